@@ -1,0 +1,72 @@
+"""Batch of matrices: matrices of different shapes, dtypes and devices, handled as a few stacks of equal ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+WORKSPACE = 256 * 2**20
+"""Bytes that the Grams of one stack may take; a larger stack is worked through in pieces."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Matrices that fit one stack: same smaller and larger side, dtype and device."""
+
+    indices: tuple[int, ...]
+    rows: int
+    columns: int
+    """rows <= columns: a tall matrix enters transposed, which changes no singular value."""
+
+    def stack(self, matrices: Sequence[Tensor]) -> Tensor:
+        """`(b, rows, columns)` from the whole list of matrices the groups were made for."""
+        chosen = (matrices[i] for i in self.indices)
+        return torch.stack([m.mT if m.shape[0] > m.shape[1] else m for m in chosen])
+
+
+def group(matrices: Sequence[Tensor]) -> list[Group]:
+    """Groups of 2-D `matrices`, in order of first appearance, split where their Grams would exceed `WORKSPACE`."""
+    members: dict[tuple[int, int, torch.dtype, torch.device], list[int]] = {}
+    for i, matrix in enumerate(matrices):
+        rows, columns = sorted(matrix.shape)
+        members.setdefault((rows, columns, matrix.dtype, matrix.device), []).append(i)
+    groups = []
+    for (rows, columns, _, _), indices in members.items():
+        size = chunk_size(rows)
+        groups += [Group(tuple(indices[i : i + size]), rows, columns) for i in range(0, len(indices), size)]
+    return groups
+
+
+def chunk_size(r: int) -> int:
+    """How many matrices of smaller side `r` have Grams within `WORKSPACE`; at least 1."""
+    return max(1, WORKSPACE // max(1, 8 * r * r))
+
+
+def over_matrices(
+    matrices: Tensor | Sequence[Tensor], measure: Callable[..., Sequence[Tensor]], *arguments: Tensor
+) -> list[Tensor]:
+    """Apply `measure` to stacks and put its answers back in the order of the matrices.
+
+    Args:
+        matrices: `(b, m, n)`, or 2-D tensors of any shapes.
+        measure: takes a stack `(b', r, n)`, r <= n, and the stack's share of each argument; returns tensors `(b',)`.
+        arguments: `(b,)` each, a value a matrix.
+
+    Returns:
+        As many tensors as `measure` returns, `(b,)` each, on the first matrix's device.
+    """
+    if isinstance(matrices, Tensor):
+        wide = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
+        size = chunk_size(wide.shape[-2])
+        parts = [measure(*pieces) for pieces in zip(*(torch.split(t, size) for t in (wide, *arguments)), strict=True)]
+        return [torch.cat(columns) for columns in zip(*parts, strict=True)]
+    groups = group(matrices)
+    if not groups:
+        return list(measure(torch.empty(0, 0, 0), *arguments))
+    device = matrices[0].device
+    order = torch.tensor([i for g in groups for i in g.indices], device=device).argsort()
+    parts = [measure(g.stack(matrices), *(a[list(g.indices)] for a in arguments)) for g in groups]
+    return [torch.cat([c.to(device) for c in columns])[order] for columns in zip(*parts, strict=True)]

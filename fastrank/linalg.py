@@ -1,0 +1,205 @@
+"""Ranks, norms and randomised SVDs of batches of matrices.
+
+`A` is a tensor `(..., m, n)` in float16, bfloat16, float32 or float64, or a list of 2-D tensors of different shapes
+(answers then come as one 1-D tensor, or a list of matrices). NumPy and CuPy arrays are taken in the same forms and
+answered in kind. Matrices are taken at the values they hold, the arithmetic is FP64, and so are metrics. Answers
+carry no gradient; no argument is modified.
+
+A matrix that holds NaN or Inf has no rank and no norm: its metrics are NaN, its bounds -1 with status `NONFINITE`, and
+the other matrices of the batch are answered as if it were not there.
+
+Every function raises `TypeError` for integer, boolean, complex, sparse or meta input and `ValueError` for fewer than
+two dimensions, naming the argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrank import backend, metrics
+from fastrank.arrays import check_count, take_matrices, to_kind
+from fastrank.batch import over_matrices
+from fastrank.bounds import eigenvalue_bounds, inertia_bounds, resolve_bounds
+from fastrank.matrix_rank import count_as_torch
+from fastrank.metrics import RankBounds, Tolerance
+from fastrank.reference.gram import gram, normalized
+from fastrank.reference.inertia import inertia
+from fastrank.reference.lowrank import gaussian, randomized_svd, residual_norm
+from fastrank.spectrum import singular_values, top_singular_value
+
+__all__ = [
+    "LowRankSVD",
+    "effective_rank",
+    "matrix_rank",
+    "nuclear_norm",
+    "participation_ratio",
+    "rank_bounds",
+    "spectral_norm",
+    "stable_rank",
+    "svd_lowrank",
+]
+
+
+def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = True) -> RankBounds:
+    """Proven lower and upper bound of each matrix's numerical rank; equal ones are a certificate.
+
+    Args:
+        A: matrices, see the module.
+        tolerance: threshold of the numerical rank (default `Tolerance()`: 1e-3 of the Frobenius norm).
+        resolve: settle with FP64 singular values what the count leaves open, status `FALLBACK` (default). False
+            returns the count's own interval, and on CUDA never waits for the device.
+
+    Returns:
+        `RankBounds` of shape `(...)`. Bounds still differ only where a singular value is within FP64 rounding of the
+        threshold.
+
+    Source: Sylvester's law of inertia on the FP64 Gram, see `fastrank.bounds`.
+    """
+    tolerance = Tolerance() if tolerance is None else tolerance
+    if not isinstance(tolerance, Tolerance):
+        raise TypeError(f"tolerance: expected a fastrank.Tolerance, not {tolerance!r}")
+    matrices = take_matrices(A)
+
+    def measure(stack: Tensor) -> RankBounds:
+        g = gram(stack)
+        # sigma_1 has to be known first for a tolerance relative to it; with it come all eigenvalues.
+        spectral = tolerance.relative_to == "spectral"
+        if spectral or backend.counting(stack.device, stack.shape[-2], "rank") == "eigenvalues":
+            bounds = eigenvalue_bounds(g, torch.linalg.eigvalsh(g.matrix), tolerance)
+        else:
+            bounds = inertia_bounds(g, [tolerance], inertia)[0]
+        return resolve_bounds(bounds, stack, tolerance) if resolve else bounds
+
+    return RankBounds(*map(matrices.answer, over_matrices(matrices.data, measure)))
+
+
+def matrix_rank(A: Any, *, atol: Any = None, rtol: Any = None) -> Any:
+    """Number of singular values above `max(atol, rtol * sigma_1)`: `torch.linalg.matrix_rank`, batched and ragged.
+
+    Args:
+        A: matrices, see the module.
+        atol: absolute threshold, a number or a tensor that broadcasts with the batch (default 0).
+        rtol: relative threshold, likewise (default `max(m, n) * eps` of A's dtype, or 0 where `atol` > 0).
+
+    Returns:
+        int64 ranks `(...)`, equal to `torch.linalg.matrix_rank`'s: where a singular value is so near the threshold
+        that rounding in A's dtype decides, torch's own singular values are asked.
+
+    Raises:
+        ValueError: a matrix holds NaN or Inf (`rank_bounds` reports such a matrix and answers the others).
+    """
+    matrices = take_matrices(A)
+    return to_kind(count_as_torch(matrices, atol, rtol), matrices.kind)
+
+
+def spectral_norm(A: Any) -> Any:
+    """Largest singular value sigma_1 `(...)`, FP64."""
+
+    def measure(stack: Tensor) -> Tensor:
+        g = gram(stack)
+        return torch.where(g.finite, top_singular_value(g) * g.scale, torch.nan)
+
+    return _metric(A, measure)
+
+
+def stable_rank(A: Any) -> Any:
+    """`||A||_F^2 / sigma_1^2` `(...)`, FP64; 0 for a zero matrix."""
+
+    def measure(stack: Tensor) -> Tensor:
+        g = gram(stack)
+        ratio = metrics.stable_rank(g.trace.sqrt(), top_singular_value(g))
+        return torch.where(g.finite, ratio, torch.nan)
+
+    return _metric(A, measure)
+
+
+def effective_rank(A: Any) -> Any:
+    """`exp(entropy(sigma / sum sigma))` `(...)`, FP64 (Roy & Vetterli 2007); 0 for a zero matrix."""
+    return _metric(A, lambda stack: metrics.effective_rank(singular_values(stack)))
+
+
+def nuclear_norm(A: Any) -> Any:
+    """Sum of the singular values `(...)`, FP64."""
+    return _metric(A, lambda stack: metrics.nuclear_norm(singular_values(stack)))
+
+
+def participation_ratio(A: Any) -> Any:
+    """`(sum sigma^2)^2 / sum sigma^4` `(...)`, FP64; 0 for a zero matrix."""
+    return _metric(A, lambda stack: metrics.participation_ratio(singular_values(stack)))
+
+
+def _metric(A: Any, measure: Callable[[Tensor], Tensor]) -> Any:
+    matrices = take_matrices(A)
+    return matrices.answer(over_matrices(matrices.data, lambda stack: (measure(stack),))[0])
+
+
+class LowRankSVD(NamedTuple):
+    """`A ~ U @ diag(S) @ Vh`, with the proof of how nearly. Lists of these tensors for a ragged `A`."""
+
+    U: Any
+    """`(..., m, k)` in A's dtype (float32 for half precision), orthonormal columns."""
+    S: Any
+    """`(..., k)`, likewise, descending."""
+    Vh: Any
+    """`(..., k, n)`, likewise, orthonormal rows."""
+    error: Any
+    """`(...)` FP64, proven: `||A - U diag(S) Vh||_2 <= ||A - U diag(S) Vh||_F <= error`, for these very factors."""
+
+
+def svd_lowrank(A: Any, k: int, *, oversample: int = 8, power_iters: int = 2, seed: int = 0) -> LowRankSVD:
+    """Randomised SVD of rank `k` of each matrix, with a proven error bound.
+
+    Args:
+        A: matrices, see the module.
+        k: number of singular triplets, 1 to min(m, n) of the smallest matrix.
+        oversample: columns of the sketch beyond k (default 8; cut at min(m, n)).
+        power_iters: power iterations (default 2); 0 is enough only for spectra that fall off fast.
+        seed: key of the Philox generator (default 0), at least 0 and less than 2^128. Matrix i of the batch draws
+            the same numbers whatever else is in the batch; the global generators are not touched.
+
+    Returns:
+        `LowRankSVD(U, S, Vh, error)`, NaN for a matrix that is not finite.
+
+    Raises:
+        ValueError: k, oversample, power_iters or seed out of range.
+
+    Source: Halko, Martinsson & Tropp (2011), algorithms 4.4 and 5.1.
+    """
+    k = check_count(k, "k", 1)
+    oversample = check_count(oversample, "oversample", 0)
+    power_iters = check_count(power_iters, "power_iters", 0)
+    seed = check_count(seed, "seed", 0)
+    if seed >= 2**128:
+        raise ValueError(f"seed: must be less than 2^128, not {seed}")
+    matrices = take_matrices(A)
+    data = matrices.data
+    for i, matrix in enumerate([data] if isinstance(data, Tensor) else data):
+        if min(matrix.shape[-2:]) < k:
+            where = "A" if isinstance(data, Tensor) else f"A[{i}]"
+            raise ValueError(f"k: {k} singular triplets asked of {where}, of shape {tuple(matrix.shape[-2:])}")
+
+    def factor(stack: Tensor, keys: range) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        finite = stack.isfinite().all(-1).all(-1)
+        wide, scale = normalized(torch.where(finite[:, None, None], stack, 0).double())
+        m, n = stack.shape[-2:]
+        omega = gaussian(seed, keys, n, min(k + oversample, m, n)).to(stack.device)
+        dtype = stack.dtype if stack.dtype == torch.float64 else torch.float32
+        u, s, vh = randomized_svd(wide, omega, k, power_iters)
+        u, s, vh = u.to(dtype), (s * scale[:, None]).to(dtype), vh.to(dtype)
+        error = residual_norm(wide, u, s.double() / scale[:, None], vh) * scale
+        # Where S overflows its dtype nothing is proven; where the error is subnormal, scaling may have rounded it down.
+        error = torch.where(error > 0, error.nextafter(torch.full_like(error, torch.inf)), error)
+        factors = (u, s, vh, error.nan_to_num(torch.inf, torch.inf))
+        u, s, vh, error = (torch.where(finite.view(-1, *[1] * (f.ndim - 1)), f, torch.nan) for f in factors)
+        return u, s, vh, error
+
+    if not isinstance(data, Tensor):
+        parts = [factor(matrix[None], range(i, i + 1)) for i, matrix in enumerate(data)]
+        us, ss, vhs = ([to_kind(part[j][0], matrices.kind) for part in parts] for j in range(3))
+        errors = torch.stack([part[3][0] for part in parts]) if parts else torch.empty(0, dtype=torch.float64)
+        return LowRankSVD(us, ss, vhs, to_kind(errors, matrices.kind))
+    return LowRankSVD(*map(matrices.answer, factor(data, range(len(data)))))

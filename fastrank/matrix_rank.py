@@ -1,0 +1,77 @@
+"""`torch.linalg.matrix_rank`'s semantics, on the FP64 Gram.
+
+torch counts singular values that were computed in A's own dtype. Away from the threshold the exact count is the same
+number; within torch's own rounding of it, torch itself is asked, so that both always agree.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastrank.arrays import Matrices, as_threshold
+from fastrank.batch import over_matrices
+from fastrank.bounds import eigenvalue_error
+from fastrank.reference.gram import gram
+
+
+def count_as_torch(matrices: Matrices, atol: Any, rtol: Any) -> Tensor:
+    """Ranks `(*batch_shape)`, int64. Raises for non-finite matrices and bad thresholds; see `fastrank.linalg`."""
+    data, shape = matrices.data, matrices.batch_shape
+    if shape.numel() == 0:
+        device = data.device if isinstance(data, Tensor) else None
+        return torch.zeros(shape, dtype=torch.int64, device=device)
+    device = data[0].device
+    atol, rtol = (as_threshold(v, name, shape, device) for v, name in ((atol, "atol"), (rtol, "rtol")))
+    flat = [t.expand(shape).reshape(-1) if isinstance(t, Tensor) else t for t in (atol, rtol)]
+    # NaN stands for "not given", so that every threshold travels with its matrix.
+    given = [
+        torch.as_tensor(torch.nan if t is None else t, dtype=torch.float64, device=device).expand(shape.numel())
+        for t in flat
+    ]
+    rank, undecided, finite = over_matrices(data, _count, *given)
+    if not finite.all():
+        i = int((~finite).nonzero()[0])
+        raise ValueError(f"A: matrix {i} of the batch holds NaN or Inf and has no rank; see rank_bounds")
+    # torch is asked in the form the caller would have asked it: batched and single tolerances promote differently.
+    batched = isinstance(data, Tensor) and len(shape) > 0
+    picks = [undecided] if batched else undecided.nonzero().flatten().tolist()
+    for pick in picks if undecided.any() else []:
+        own = [t[pick] if isinstance(t, Tensor) else t for t in flat]
+        rank[pick] = _stock_rank(data[pick], *own)
+    return rank.view(shape)
+
+
+def _count(stack: Tensor, atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rank, whether rounding in A's dtype could change it, and whether the matrix is finite, `(b,)` each."""
+    g = gram(stack)
+    if stack.shape[-2] == 0:
+        return torch.zeros_like(g.finite, dtype=torch.int64), ~g.finite, g.finite
+    eps = torch.finfo(stack.dtype).eps
+    n = stack.shape[-1]
+    eigenvalues = torch.linalg.eigvalsh(g.matrix)
+    delta = eigenvalue_error(g)
+    top = eigenvalues[:, -1].clamp(min=0).sqrt()
+    default = torch.where(atol > 0, 0.0, n * eps)
+    tau = torch.maximum(atol.nan_to_num(0.0) / g.scale, rtol.where(~rtol.isnan(), default) * top)
+    # Backward error of an SVD in A's dtype, generously; relative thresholds inherit it from sigma_1. What is subnormal
+    # there is rounded to multiples of the smallest number.
+    noise = 8 * n**0.5 * eps * top * (1 + rtol.nan_to_num(0.0)) + 4 * torch.finfo(stack.dtype).tiny * eps / g.scale
+    lower = (eigenvalues - delta[:, None] > (tau + noise).square()[:, None]).sum(-1)
+    upper = ((eigenvalues + delta[:, None]).clamp(min=0).sqrt() > (tau - noise)[:, None]).sum(-1)
+    return lower, lower != upper, g.finite
+
+
+def _stock_rank(matrix: Tensor, atol: Any, rtol: Any) -> Tensor:
+    """`torch.linalg.matrix_rank` `(...)`; half precision, which it does not take, is widened, with its own eps."""
+    if matrix.dtype in (torch.float16, torch.bfloat16):
+        if rtol is None:
+            default = max(matrix.shape[-2:]) * torch.finfo(matrix.dtype).eps
+            rtol = default if atol is None else torch.where(torch.as_tensor(atol) > 0, 0.0, default)
+        matrix = matrix.double()
+    if isinstance(atol, Tensor) != isinstance(rtol, Tensor) and None not in (atol, rtol):
+        atol, rtol = (torch.as_tensor(t, dtype=torch.float64, device=matrix.device) for t in (atol, rtol))
+    rank: Tensor = torch.linalg.matrix_rank(matrix, atol=atol, rtol=rtol)
+    return rank

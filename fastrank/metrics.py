@@ -1,0 +1,116 @@
+"""What is measured, defined once: tolerances, status, bounds, and the metrics of a spectrum.
+
+Everything here takes singular values `sigma` in descending order in the last dimension, `(..., r)`, or norms of
+matrices, and answers one value a matrix, `(...)`. A zero (or empty) matrix has every kind of rank 0: each of them
+is at most the number of non-zero singular values.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+RelativeTo = Literal["frobenius", "spectral", "absolute"]
+
+
+class Status(IntEnum):
+    """How a matrix's answer was come by."""
+
+    OK = 0
+    """The fast path answered."""
+    NONFINITE = 1
+    """The matrix holds NaN or Inf: it has no rank and no norm. Bounds are -1, metrics NaN (null in histories)."""
+    FALLBACK = 2
+    """The fast path could not answer for certain, so singular values were computed. Nothing to do; only slower."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Threshold `tau` of the numerical rank: the number of singular values strictly above it.
+
+    Args:
+        value: a finite number, at least 0 (default 1e-3, the paper's).
+        relative_to: `"frobenius"`: tau = value * ||W||_F (default, the paper's); `"spectral"`: tau = value * sigma_1;
+            `"absolute"`: tau = value.
+
+    Raises:
+        ValueError: `value` is negative, NaN or infinite; `relative_to` is none of the three.
+    """
+
+    value: float = 1e-3
+    relative_to: RelativeTo = "frobenius"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            raise ValueError(f"Tolerance: value must be a number, not {self.value!r}")
+        if not 0 <= self.value <= sys.float_info.max:
+            raise ValueError(f"Tolerance: value must be finite and at least 0, not {self.value!r}")
+        object.__setattr__(self, "value", float(self.value))
+        if self.relative_to not in get_args(RelativeTo):
+            names = ", ".join(map(repr, get_args(RelativeTo)))
+            raise ValueError(f"Tolerance: relative_to must be one of {names}, not {self.relative_to!r}")
+
+    @property
+    def suffix(self) -> str:
+        """What tells this tolerance's history columns apart: `"0.04"`, `"1e-05-absolute"`."""
+        return repr(self.value).removesuffix(".0") + ("" if self.relative_to == "frobenius" else f"-{self.relative_to}")
+
+
+class RankBounds(NamedTuple):
+    """Proven bounds of the numerical rank, one of each a matrix, shape `(...)` of the batch.
+
+    `lower == upper` is a certificate: the numerical rank is exactly that.
+    """
+
+    lower: Tensor
+    """int64; -1 where the matrix is not finite."""
+    upper: Tensor
+    """int64; -1 where the matrix is not finite."""
+    status: Tensor
+    """int8, a `Status` each."""
+
+    @property
+    def certified(self) -> Tensor:
+        """bool: the bounds meet and the matrix is finite."""
+        return (self.lower == self.upper) & (self.lower >= 0)
+
+
+def numerical_rank(sigma: Tensor, tau: Tensor | float) -> Tensor:
+    """Number of singular values strictly above `tau` (broadcast against `(...)`); int64."""
+    return (sigma > torch.as_tensor(tau, dtype=sigma.dtype, device=sigma.device).unsqueeze(-1)).sum(-1)
+
+
+def stable_rank(frobenius: Tensor, spectral: Tensor) -> Tensor:
+    """`||W||_F^2 / sigma_1^2` from the two norms; 0 for a zero matrix."""
+    return torch.where(spectral == 0, 0.0, (frobenius / spectral).square())
+
+
+def effective_rank(sigma: Tensor) -> Tensor:
+    """`exp(entropy(sigma / sum sigma))` (Roy & Vetterli 2007); 0 for a zero matrix."""
+    if sigma.shape[-1] == 0:
+        return sigma.sum(-1)
+    # Dividing by sigma_1 first keeps the sum inside the range of the dtype.
+    top = sigma.amax(-1, keepdim=True)
+    shares = sigma / top
+    entropy = torch.special.entr(shares / shares.sum(-1, keepdim=True)).sum(-1)
+    return torch.where(top.squeeze(-1) == 0, 0.0, entropy.exp())
+
+
+def participation_ratio(sigma: Tensor) -> Tensor:
+    """`(sum sigma^2)^2 / sum sigma^4`; 0 for a zero matrix."""
+    if sigma.shape[-1] == 0:
+        return sigma.sum(-1)
+    # Dividing by sigma_1 first keeps sigma^4 inside the range of the dtype.
+    top = sigma.amax(-1, keepdim=True)
+    squares = (sigma / top).square()
+    return torch.where(top.squeeze(-1) == 0, 0.0, squares.sum(-1).square() / squares.square().sum(-1))
+
+
+def nuclear_norm(sigma: Tensor) -> Tensor:
+    """`sum sigma`."""
+    return sigma.sum(-1)

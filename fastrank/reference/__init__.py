@@ -1,0 +1,1 @@
+"""Plain PyTorch twin of every kernel: the specification, and the CPU path."""

@@ -1,0 +1,55 @@
+"""Randomised SVD of a stack: Halko, Martinsson & Tropp (2011), algorithms 4.4 (range finder) and 5.1 (direct SVD).
+
+    Q = orth(A Omega);  power_iters times: Q = orth(A orth(A^T Q));  Q^T A = U' S Vh;  U = Q U'
+
+Omega is (n, k + oversample) Gaussian. It comes from Philox, a counter-based generator, keyed by (seed, matrix): a
+matrix's answer does not depend on what else is in the batch, and no global generator is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def gaussian(seed: int, matrices: Sequence[int], rows: int, columns: int) -> Tensor:
+    """`(len(matrices), rows, columns)` FP64 standard normal numbers on the CPU; `matrices` are their keys."""
+    draws = [
+        np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, i])).standard_normal((rows, columns))
+        for i in matrices
+    ]
+    return torch.from_numpy(np.stack(draws)) if draws else torch.empty(0, rows, columns, dtype=torch.float64)
+
+
+def randomized_svd(stack: Tensor, omega: Tensor, k: int, power_iters: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rank-`k` SVD of finite FP64 `stack` `(b, m, n)` from its test matrix `omega` `(b, n, k + oversample)`.
+
+    Returns:
+        U `(b, m, k)`, S `(b, k)` descending, Vh `(b, k, n)`, FP64.
+    """
+    q = torch.linalg.qr(stack @ omega).Q
+    for _ in range(power_iters):
+        # Orthonormalised after every product: the powers of a decaying spectrum leave FP64 at once.
+        q = torch.linalg.qr(stack.mT @ q).Q
+        q = torch.linalg.qr(stack @ q).Q
+    u, s, vh = torch.linalg.svd(q.mT @ stack, full_matrices=False)
+    return (q @ u)[..., :k], s[..., :k], vh[..., :k, :]
+
+
+def residual_norm(stack: Tensor, u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
+    """Proven upper bound `(b,)` of `||A - U diag(S) Vh||_F`, hence of its spectral norm, for the factors as given.
+
+    The residual is formed in FP64; the allowance covers the rounding of that: (k + 4) u for each element's product
+    sum, whose size is bounded by |U| diag(S) |Vh|, and m n additions in the norm. No square may leave the range of
+    FP64: see `fastrank.reference.gram.normalized`.
+    """
+    u, s, vh = u.double(), s.double(), vh.double()
+    scaled = u * s[..., None, :]
+    residual = torch.linalg.matrix_norm(stack - scaled @ vh)
+    size = torch.linalg.matrix_norm(stack) + torch.linalg.matrix_norm(scaled) * torch.linalg.matrix_norm(vh)
+    unit = 2.0**-53
+    bound: Tensor = residual * (1 + unit * (stack.shape[-2] * stack.shape[-1] + 8)) + unit * (s.shape[-1] + 4) * size
+    return bound

@@ -1,0 +1,250 @@
+"""Matrices with known spectra, and what a computed rank or factorisation got wrong: for tests, benchmarks and users.
+
+    case = fastrank.testing.make("clustered", 100, 300, seed=1)
+    bounds = fastrank.linalg.rank_bounds(case.matrix, case.tolerance)
+    truth = fastrank.testing.true_rank(case.matrix, case.tolerance)
+    assert fastrank.testing.count_errors(bounds, truth).wrong == 0
+
+Everything is computed on the CPU in FP64. Random numbers come from Philox, a counter-based generator, keyed by the
+caller's seed: no global generator is touched, and the same arguments give the same matrix in every process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastrank.metrics import RankBounds, Tolerance
+from fastrank.reference.gram import normalized
+
+Family = Callable[[int, np.random.Generator], NDArray[np.float64]]
+
+
+def _quarter(r: int, above: float, below: float) -> NDArray[np.float64]:
+    return np.where(np.arange(r) < math.ceil(r / 4), above, below)
+
+
+SPECTRA: dict[str, Family] = {
+    "zero": lambda r, rng: np.zeros(r),
+    "identity": lambda r, rng: np.ones(r),
+    "one_large": lambda r, rng: np.where(np.arange(r) == 0, 1.0, 1e-4),
+    "one_small": lambda r, rng: np.where(np.arange(r) == r - 1, 1e-5, 1.0),
+    "geometric": lambda r, rng: np.geomspace(1.0, 1e-6, r),
+    "arithmetic": lambda r, rng: 1.0 - np.arange(r) / max(r, 1),
+    "log_uniform": lambda r, rng: 10.0 ** rng.uniform(-8, 0, r),
+    "low_rank": lambda r, rng: _quarter(r, 1.0, 0.0) * rng.uniform(0.5, 1.0, r),
+    "noisy_low_rank": lambda r, rng: _quarter(r, 1.0, 1e-4) * rng.uniform(0.5, 1.0, r),
+}
+"""Families of r singular values, at most 1, by name. `zero`. `identity`: all 1. `one_large`: 1, the others 1e-4.
+`one_small`: the last 1e-5, the others 1. `geometric`: from 1 to 1e-6. `arithmetic`: from 1 to 1/r in equal steps.
+`log_uniform`: random over eight decades. `low_rank`: a quarter in [0.5, 1], then exact zeros. `noisy_low_rank`: the
+same over noise of 1e-4."""
+
+FAMILIES = (*SPECTRA, "clustered", "hilbert", "kahan")
+"""All that `make` makes: `SPECTRA`; `clustered`, most of the spectrum close to tau; and two matrices of the textbooks
+that are barely of full rank: `hilbert`, 1 / (i + j + 1), and `kahan`, an upper triangle that looks well conditioned."""
+
+
+def spectrum(family: str, r: int, *, seed: int = 0) -> Tensor:
+    """`r` singular values of one of `SPECTRA`, FP64, descending.
+
+    Raises:
+        ValueError: no such family.
+    """
+    if family not in SPECTRA:
+        raise ValueError(f"family: {family!r} is none of {', '.join(SPECTRA)}")
+    return torch.from_numpy(np.sort(SPECTRA[family](r, _generator(seed, 0)))[::-1].copy())
+
+
+def clustered(r: int, tolerance: Tolerance, distance: float) -> tuple[Tensor, int]:
+    """A spectrum `(r,)`, FP64, descending, most of which lies next to tau, and the number of values above tau.
+
+    A quarter are 1, half of the others `tau * (1 + distance)`, the rest `tau * (1 - distance)`, where tau is what the
+    tolerance amounts to for this very spectrum.
+
+    Raises:
+        ValueError: r or the tolerance is so large that there is no such spectrum with sigma_1 = 1.
+    """
+    top = math.ceil(r / 4)
+    upper, lower = (r - top + 1) // 2, (r - top) // 2
+    tau = tolerance.value
+    if tolerance.relative_to == "frobenius":
+        # tau^2 = value^2 (top + cluster * tau^2), solved for tau.
+        cluster = upper * (1 + distance) ** 2 + lower * (1 - distance) ** 2
+        share = tau**2 * cluster
+        tau = tau * math.sqrt(top / (1 - share)) if share < 1 else math.inf
+    if tau * (1 + distance) > 1:
+        raise ValueError(f"tolerance: {tolerance} is too large for {r} singular values of which the first is 1")
+    values = [1.0] * top + [tau * (1 + distance)] * upper + [tau * (1 - distance)] * lower
+    return torch.tensor(values, dtype=torch.float64), top + upper
+
+
+def planted(sigma: Tensor, rows: int, cols: int, *, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`U diag(sigma) V^T` `(rows, cols)` with Haar-distributed orthogonal factors, formed in FP64, rounded to `dtype`.
+
+    The singular values of the answer are off by its rounding: by about sqrt(max(rows, cols)) eps sigma_1 at most.
+
+    Args:
+        sigma: `(min(rows, cols),)` singular values, in any order and on any scale that `dtype` can hold.
+        rows, cols: the shape.
+        seed: key of the Philox generator of both factors, at least 0.
+        dtype: floating dtype of the answer (default float32).
+
+    Raises:
+        ValueError: sigma has another shape.
+    """
+    if sigma.shape != (r := min(rows, cols),):
+        raise ValueError(f"sigma: {rows} x {cols} has {r} singular values; this has shape {tuple(sigma.shape)}")
+    left, right = _haar(rows, r, _generator(seed, 1)), _haar(cols, r, _generator(seed, 2))
+    return ((left * sigma.double()) @ right.mT).to(dtype)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A matrix and what is known of it."""
+
+    family: str
+    matrix: Tensor
+    """(rows, cols), rounded to its dtype."""
+    sigma: Tensor
+    """(r,) FP64 singular values, descending, as planted: before rounding. Computed, for `hilbert` and `kahan`."""
+    tolerance: Tolerance
+    """What the matrix is to be measured with; `clustered` lies around it."""
+
+
+def make(
+    family: str,
+    rows: int,
+    cols: int,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    scale: float = 1.0,
+    tolerance: Tolerance | None = None,
+    distance: float = 1e-3,
+) -> Case:
+    """A matrix of one of `FAMILIES`.
+
+    Args:
+        family, rows, cols, seed, dtype: see `FAMILIES` and `planted`.
+        scale: the whole matrix, and a tolerance that is absolute, are multiplied by it (default 1).
+        tolerance: default `Tolerance()`, see `clustered`.
+        distance: relative distance of the cluster from tau (default 1e-3). Rounding to `dtype` moves singular values
+            by about eps sigma_1: count a closer cluster afresh, with `true_rank`.
+
+    Raises:
+        ValueError: no such family, or no such cluster.
+    """
+    tolerance = tolerance or Tolerance()
+    i, j = torch.arange(rows)[:, None].double(), torch.arange(cols).double()
+    if family == "hilbert":
+        sigma = true_singular_values(exact := 1 / (i + j + 1))
+    elif family == "kahan":
+        sigma = true_singular_values(exact := math.sin(1.2) ** i * ((i == j).double() - math.cos(1.2) * (i < j)))
+    else:
+        r = min(rows, cols)
+        sigma = clustered(r, tolerance, distance)[0] if family == "clustered" else spectrum(family, r, seed=seed)
+        exact = planted(sigma, rows, cols, seed=seed, dtype=torch.float64)
+    if tolerance.relative_to == "absolute":
+        tolerance = Tolerance(tolerance.value * scale, "absolute")
+    return Case(family, (exact * scale).to(dtype), sigma * scale, tolerance)
+
+
+def cases(
+    rows: int,
+    cols: int,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    scales: Sequence[float] = (1.0, 1e-30, 1e30),
+    tolerance: Tolerance | None = None,
+) -> Iterator[Case]:
+    """A case of each of `FAMILIES` on each of `scales`, every one with a seed of its own; see `make`."""
+    for i, family in enumerate(FAMILIES):
+        for j, scale in enumerate(scales):
+            key = (seed * len(FAMILIES) + i) * len(scales) + j
+            yield make(family, rows, cols, seed=key, dtype=dtype, scale=scale, tolerance=tolerance)
+
+
+class TrueRank(NamedTuple):
+    """Numerical ranks `(...)`, int64, from FP64 singular values; -1 where a matrix is not finite."""
+
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def ambiguous(self) -> Tensor:
+        """bool `(...)`: a singular value lies within FP64 rounding of tau, so either count may be the true one."""
+        return self.lower != self.upper
+
+
+def true_singular_values(A: Tensor) -> Tensor:
+    """Singular values `(..., r)`, descending, of `A` `(..., m, n)` as stored, by an FP64 SVD; NaN where not finite."""
+    sigma, scale, finite = _decompose(A)
+    return torch.where(finite[:, None], sigma * scale[:, None], torch.nan).view(*A.shape[:-2], sigma.shape[-1])
+
+
+def true_rank(A: Tensor, tolerance: Tolerance | None = None) -> TrueRank:
+    """Numerical rank of each matrix of `A` `(..., m, n)` as stored, on any scale (default tolerance `Tolerance()`)."""
+    tolerance = tolerance or Tolerance()
+    sigma, scale, finite = _decompose(A)
+    top = sigma[:, 0] if sigma.shape[-1] else torch.zeros_like(scale)
+    unit = {"absolute": 1 / scale, "spectral": top, "frobenius": _frobenius(A, scale)}[tolerance.relative_to]
+    tau = tolerance.value * unit
+    margin = 2.0**-52 * (max(A.shape[-2:]) + 10) * top
+    counts = ((sigma > t[:, None]).sum(-1) for t in (tau + margin, tau - margin))
+    return TrueRank(*(torch.where(finite, count, -1).view(A.shape[:-2]) for count in counts))
+
+
+class CountErrors(NamedTuple):
+    """How many of `matrices` have bounds that exclude the true rank, and how many have open ones."""
+
+    matrices: int
+    wrong: int
+    uncertified: int
+
+
+def count_errors(bounds: RankBounds, truth: TrueRank) -> CountErrors:
+    """Judge `bounds` by the truth, of the same shape. An ambiguous one contradicts only bounds beyond both counts."""
+    wrong = (bounds.lower > truth.upper) | (bounds.upper < truth.lower)
+    return CountErrors(wrong.numel(), int(wrong.sum()), int((bounds.lower < bounds.upper).sum()))
+
+
+def factor_error(A: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
+    """Spectral and Frobenius norm `(...)` of `A - U diag(S) Vh`, FP64, on any scale."""
+    wide, scale = normalized(A.double().reshape(A.shape[:-2].numel(), *A.shape[-2:]))
+    scale = scale.view(A.shape[:-2])
+    residual = wide.view(A.shape) - U.double() * (S.double() / scale[..., None])[..., None, :] @ Vh.double()
+    spectral, frobenius = (torch.linalg.matrix_norm(residual, ord) for ord in (2, "fro"))
+    return spectral * scale, frobenius * scale
+
+
+def _decompose(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular values `(b, r)` of `A / scale`, the scale, and whether A is finite `(b,)`; zeros where it is not."""
+    flat = A.detach().cpu().double().reshape(A.shape[:-2].numel(), *A.shape[-2:])
+    finite = flat.isfinite().all(-1).all(-1)
+    wide, scale = normalized(torch.where(finite[:, None, None], flat, 0.0))
+    return torch.linalg.svdvals(wide), scale, finite
+
+
+def _frobenius(A: Tensor, scale: Tensor) -> Tensor:
+    """Frobenius norms `(b,)` of `A / scale`, summed in NumPy's longest floating type."""
+    wide = A.detach().cpu().double().reshape(len(scale), A.shape[-2:].numel()) / scale[:, None]
+    return torch.from_numpy(np.sqrt(np.square(wide.numpy().astype(np.longdouble)).sum(-1)).astype(np.float64))
+
+
+def _haar(rows: int, columns: int, generator: np.random.Generator) -> Tensor:
+    q, r = np.linalg.qr(generator.standard_normal((rows, columns)))
+    # A QR factorisation is Haar distributed only once R's diagonal is positive.
+    return torch.from_numpy(q * np.where(np.diagonal(r) < 0, -1.0, 1.0))
+
+
+def _generator(seed: int, stream: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, stream]))

@@ -1,0 +1,103 @@
+"""Power iteration: lower bounds of lambda_1, and certificates that are never false."""
+
+import math
+
+import pytest
+import torch
+
+from fastrank import testing
+from fastrank.reference.gram import gram
+from fastrank.reference.power import COLUMNS, SLACK, exact_start, largest_by_squaring, power_iteration
+
+FAMILIES = testing.FAMILIES
+
+
+def grams(rows=24, cols=30, dtype=torch.float64):
+    stack = torch.stack([testing.make(f, rows, cols, seed=i, dtype=dtype).matrix for i, f in enumerate(FAMILIES)])
+    matrices = gram(stack).matrix
+    return matrices, torch.linalg.eigvalsh(matrices)[:, -1]
+
+
+def random_basis(b, r, k=COLUMNS, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.linalg.qr(torch.randn(b, r, k, generator=generator, dtype=torch.float64)).Q
+
+
+def test_a_certificate_is_true_and_the_value_a_lower_bound():
+    matrices, top = grams()
+    basis = random_basis(*matrices.shape[:2])
+    for _ in range(30):
+        found = power_iteration(matrices, basis, iterations=1)
+        basis = found.basis
+        assert (found.value <= top * (1 + 1e-13)).all()
+        assert (top[found.certified] <= found.value[found.certified] * (1 + SLACK)).all()
+        identity = torch.eye(basis.shape[-1]).double().expand(len(basis), -1, -1)
+        torch.testing.assert_close(basis.mT @ basis, identity)
+    assert found.certified.all()
+
+
+def test_a_basis_that_misses_the_top_is_not_certified():
+    matrix = torch.diag(torch.tensor([2.0] + [1.0] * 19, dtype=torch.float64))[None]
+    blind = torch.eye(20, dtype=torch.float64)[None, :, 1 : 1 + COLUMNS]
+    found = power_iteration(matrix, blind)
+    assert not found.certified.item()
+    assert found.value.item() <= 2
+
+
+def test_a_warm_start_follows_a_matrix_that_moves():
+    weights = testing.make("arithmetic", 40, 50, dtype=torch.float64).matrix[None]
+    step = testing.make("arithmetic", 40, 50, seed=1, dtype=torch.float64).matrix[None] * 1e-3
+    basis = exact_start(gram(weights).matrix).basis
+    for i in range(1, 20):
+        matrices = gram(weights + i * step).matrix
+        found = power_iteration(matrices, basis)
+        basis = found.basis
+        assert found.certified.item()
+        assert found.value.item() == pytest.approx(torch.linalg.eigvalsh(matrices)[0, -1].item(), rel=SLACK)
+
+
+@pytest.mark.parametrize("r", [1, 3, COLUMNS, 20])
+def test_exact_start_is_exact_and_has_the_columns_there_are(r):
+    matrices, top = grams(r, 30)
+    start = exact_start(matrices)
+    torch.testing.assert_close(start.value, top, rtol=1e-13, atol=1e-300)
+    assert start.certified.all()
+    assert start.basis.shape == (len(FAMILIES), r, min(COLUMNS, r))
+    again = power_iteration(matrices, start.basis)
+    assert again.certified.all()
+    torch.testing.assert_close(again.value, top, rtol=1e-12, atol=1e-300)
+
+
+def test_a_zero_matrix_has_a_certified_zero():
+    found = power_iteration(torch.zeros(2, 5, 5, dtype=torch.float64), random_basis(2, 5, 5))
+    assert found.certified.all()
+    assert found.value.tolist() == [0, 0]
+    assert found.basis.isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-80, 1e-30, 1.0, 1e30, 1e76])
+@pytest.mark.parametrize("k", [1, 2, 8])
+def test_squaring_finds_the_largest_eigenvalue_within_its_bound(k, scale):
+    """Scales of the Gram of FP32 matrices, which is not scaled."""
+    bound = k / (math.e * 2**20)
+    for gap in (0.0, 1e-16, 1e-8, 2.0**-20, 1e-6, 1e-3, 1.0):
+        eigenvalues = torch.full((k,), 1 - gap, dtype=torch.float64)
+        eigenvalues[0] = 1
+        q = testing.planted(torch.ones(k, dtype=torch.float64), k, k, seed=k, dtype=torch.float64)
+        small = ((q * eigenvalues) @ q.mT)[None] * scale
+        top = torch.linalg.eigvalsh(small)[0, -1].item()
+        assert top * (1 - bound - 1e-13) <= largest_by_squaring(small).item() <= top * (1 + 1e-13)
+
+
+def test_fewer_squarings_are_still_a_lower_bound_and_zero_is_zero():
+    matrices, top = grams(8, 12)
+    values = [largest_by_squaring(matrices, n) for n in (0, 1, 4, 20)]
+    for value, better in zip(values, [*values[1:], top], strict=True):
+        assert (value <= better * (1 + 1e-13)).all()
+    assert largest_by_squaring(torch.zeros(1, 3, 3, dtype=torch.float64)).item() == 0
+    # Negative control: without squarings the answer is well below lambda_1.
+    assert (values[0] < 0.9 * top).any()
+
+
+def test_squarings_bound_is_tighter_than_the_certificates_slack():
+    assert COLUMNS / (math.e * 2**20) < SLACK
