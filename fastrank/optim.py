@@ -1,0 +1,227 @@
+"""`fastrank.SGD`: `torch.optim.SGD`, with stacks of models and with what goes wrong under AMP put right."""
+
+from collections.abc import Callable
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
+from torch.optim.sgd import sgd
+
+from fastrank.reference.sgd import stacked_sgd_
+
+
+class SGD(torch.optim.SGD):
+    """Drop-in for `torch.optim.SGD`, whose signature, update, hooks and state dict it has.
+
+    Where `lr` and `weight_decay` are numbers or 0-d tensors, the arithmetic is PyTorch's own. Beyond PyTorch:
+
+    - **Stacks.** A group whose `lr` and/or `weight_decay` is a tensor of shape (E,), and whose parameters all
+      have E as leading axis, is E independent models. Slice e of every parameter follows the trajectory of a
+      model of its own with `lr[e]` and `weight_decay[e]` (see `fastrank.reference.sgd`): to the last bit
+      where `torch.addcmul` rounds as `torch.add` does, which it does on x86; within a rounding error an
+      operation elsewhere. In half precision, `lr` and `weight_decay` stay float32, as PyTorch has it on CUDA
+      (on a CPU it rounds them). A float stands for all slices. The group owns a copy of the tensors: change
+      `group["lr"]` in place. `foreach` and `fused` do not matter to a stack, except to `GradScaler`, which
+      leaves unscaling and skipping to an optimizer made with `fused=True`.
+    - **Overflow.** With `fused=True` and `GradScaler`, a step that overflowed changes nothing: neither
+      parameters nor momentum nor the state dict. (PyTorch 2.13 stores an uninitialised momentum buffer if it
+      is the first step, and updates all the same if gradients on two devices overflow at once.) The host
+      waits for the device only where a parameter is due its first momentum buffer.
+    - **Late gradients.** With `fused=True` and momentum, a parameter may get its first gradient at any step.
+
+    The schedulers of `torch.optim.lr_scheduler` write one number into a tensor `lr`. They refuse a stacked
+    one with an error: when made, or, for `ReduceLROnPlateau`, when it first reduces. (`OneCycleLR`, whose
+    rates are absolute, gives every slice the same.) For a stack, scale the tensor instead:
+
+        if epoch in milestones:
+            for group in optimizer.param_groups:
+                group["lr"].mul_(gamma)
+
+    Args:
+        params: parameters, `(name, parameter)` pairs, or dicts of parameter groups.
+        lr: learning rate: a number, a 0-d tensor, or a tensor of shape (E,) for a stack. Default 1e-3.
+        momentum: momentum factor. Default 0.
+        dampening: dampening of the momentum, from a parameter's second step on. Default 0.
+        weight_decay: L2 penalty (2 lambda in the paper's terms), in the same forms as `lr`. Default 0.
+        nesterov: Nesterov momentum; needs momentum and no dampening. Default False.
+        maximize: ascend instead of descend. Default False.
+        foreach, fused: which of PyTorch's implementations updates ordinary groups. Default: PyTorch's choice.
+        differentiable: let autograd run through the step. Default False.
+
+    Raises:
+        ValueError: a negative value; a tensor that is neither one number nor fits the parameters as a stack.
+        RuntimeError: `fused` with `foreach` or `differentiable`; in `step`, sparse gradients in a stack.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float | Tensor = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+    ) -> None:
+        given = {"lr": lr, "weight_decay": weight_decay}
+        stacked = {name: value for name, value in given.items() if _is_stack(value, name)}
+        super().__init__(
+            _with_values(params, stacked),
+            # PyTorch's constructor takes no stack: the groups have the stacked values already
+            lr=0.0 if "lr" in stacked else lr,
+            momentum=momentum,
+            dampening=dampening,
+            weight_decay=0.0 if "weight_decay" in stacked else weight_decay,  # type: ignore[arg-type,unused-ignore]
+            nesterov=nesterov,
+            maximize=maximize,
+            foreach=foreach,
+            differentiable=differentiable,
+            fused=fused,
+        )
+        self.defaults.update(stacked)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a parameter group. Stacked values are checked, and copied.
+
+        Raises:
+            ValueError: as the constructor. The optimizer is then as it was.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups.pop()  # comes back when it is found good
+        for name in _stacked_values(group):
+            for index, value in enumerate(group[name].tolist()):
+                if value < 0:
+                    raise ValueError(f"{name} must not be negative: it is {value} for slice {index}")
+            group[name] = group[name].clone()
+        self.param_groups.append(group)
+
+    @_use_grad_for_differentiable
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override,unused-ignore]
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: clears the gradients, computes the loss, calls `backward` and returns the loss. It is run
+                before any gradient is read.
+
+        Returns:
+            What `closure` returned; None without one.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        found_inf: Tensor | None = getattr(self, "found_inf", None)  # both are set by GradScaler
+        grad_scale: Tensor | None = getattr(self, "grad_scale", None)
+        if found_inf is not None:
+            if self._starts_momentum() and found_inf.item():
+                return loss
+            found_inf = found_inf.clamp(max=1)  # a sum over devices, which PyTorch's kernels compare with 1
+        for group in self.param_groups:
+            self._step_group(group, grad_scale, found_inf)
+        return loss
+
+    def _starts_momentum(self) -> bool:
+        """Whether a parameter is due its first momentum buffer, so that there is none to leave as it is."""
+        return any(
+            param.grad is not None and self.state.get(param, {}).get("momentum_buffer") is None
+            for group in self.param_groups
+            if group["momentum"] != 0
+            for param in group["params"]
+        )
+
+    def _step_group(self, group: dict[str, Any], grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
+        stacked = _stacked_values(group)
+        params: list[Tensor] = []
+        grads: list[Tensor] = []
+        buffers: list[Tensor | None] = []
+        has_sparse_grad = self._init_group(group, params, grads, buffers)  # type: ignore[no-untyped-call]
+        options = {name: group[name] for name in _OPTIONS} | {
+            "grad_scale": grad_scale,
+            "found_inf": found_inf,
+        }
+        if stacked:
+            if has_sparse_grad:
+                raise RuntimeError(f"a group with stacked {' and '.join(stacked)} takes no sparse gradients")
+            _update_stacks(params, grads, buffers, options)
+        elif group["fused"] and group["momentum"] != 0:
+            _update_fused(params, grads, buffers, {"has_sparse_grad": has_sparse_grad, **options})
+        else:
+            sgd(
+                params,
+                grads,
+                buffers,
+                has_sparse_grad=has_sparse_grad,
+                foreach=group["foreach"],
+                fused=group["fused"],
+                **options,
+            )
+        if group["momentum"] != 0:
+            for param, buffer in zip(params, buffers, strict=True):
+                self.state[param]["momentum_buffer"] = buffer
+
+
+_OPTIONS = ("lr", "weight_decay", "momentum", "dampening", "nesterov", "maximize")
+
+
+def _update_stacks(
+    params: list[Tensor], grads: list[Tensor], buffers: list[Tensor | None], options: dict[str, Any]
+) -> None:
+    """`torch.optim.sgd.sgd` for stacks: without momentum `buffers` is empty, else it receives new ones."""
+    for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        buffer = stacked_sgd_(param, grad, buffers[i] if buffers else None, **options)
+        if buffers:
+            buffers[i] = buffer
+
+
+def _update_fused(
+    params: list[Tensor], grads: list[Tensor], buffers: list[Tensor | None], options: dict[str, Any]
+) -> None:
+    """`torch.optim.sgd.sgd(fused=True)`, which wants all momentum buffers or none, in two parts."""
+    due = [i for i, buffer in enumerate(buffers) if buffer is None]
+    others = [i for i, buffer in enumerate(buffers) if buffer is not None]
+    for chosen in (due, others):
+        part = [buffers[i] for i in chosen]
+        sgd([params[i] for i in chosen], [grads[i] for i in chosen], part, fused=True, **options)
+        for i, buffer in zip(chosen, part, strict=True):
+            buffers[i] = buffer
+
+
+def _is_stack(value: object, name: str) -> TypeGuard[Tensor]:
+    """Whether `value` is a tensor with one value a slice. To PyTorch, a 1-element `lr` is a number."""
+    return isinstance(value, Tensor) and (value.numel() != 1 if name == "lr" else value.ndim > 0)
+
+
+def _stacked_values(group: dict[str, Any]) -> list[str]:
+    """Which of `lr` and `weight_decay` are stacked; ValueError where one does not fit a parameter."""
+    stacked = [name for name in ("lr", "weight_decay") if _is_stack(group[name], name)]
+    for name in stacked:
+        shape = group[name].shape
+        for index, param in enumerate(group["params"]):
+            if len(shape) != 1 or param.shape[:1] != shape:
+                label = repr(group["param_names"][index]) if "param_names" in group else str(index)
+                number = "1-element" if name == "lr" else "0-d"
+                raise ValueError(
+                    f"Tensor {name} must be {number}, or of shape (E,) in a group "
+                    f"whose parameters all have E as leading axis: {name} has shape {tuple(shape)}, "
+                    f"parameter {label} has shape {tuple(param.shape)}"
+                )
+    return stacked
+
+
+def _with_values(params: ParamsT, values: dict[str, Tensor]) -> ParamsT:
+    """`params` as parameter groups that have `values`, except where they have their own."""
+    if not values or isinstance(params, Tensor):
+        return params
+    groups: list[Any] = list(params)
+    if groups and not isinstance(groups[0], dict):
+        groups = [{"params": groups}]
+    for group in groups:
+        if isinstance(group, dict):
+            for name, value in values.items():
+                group.setdefault(name, value)
+    return groups

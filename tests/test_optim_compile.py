@@ -1,0 +1,71 @@
+"""A `torch.compile`d step: one graph, as of `torch.optim.SGD`, and the same trajectory."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.nn import Parameter
+from torch.testing import assert_close
+
+import fastrank.optim
+
+# PyTorch's compiler imports something that PyTorch itself deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+
+STACKED = {"lr": torch.tensor([0.5, 0.1, 0.0]), "weight_decay": torch.tensor([0.1, 0.0, 0.2])}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_before() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def run(kind: Any, counter: CompileCounterWithBackend | None, **options: Any) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    params = [Parameter(torch.randn(shape, generator=generator)) for shape in [(3, 5), (3,), (3, 2, 2)]]
+    optimizer = kind(params, **options)
+    step = optimizer.step if counter is None else torch.compile(optimizer.step, backend=counter)
+    for _ in range(5):
+        for param in params:
+            param.grad = torch.randn(param.shape, generator=generator)
+        step()
+    return [param.detach() for param in params]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr": 0.1, "foreach": False},
+        {"lr": torch.tensor(0.1), "momentum": 0.9, "nesterov": True, "foreach": True},
+        {"lr": 0.1, "momentum": 0.9, "dampening": 0.1, "weight_decay": 0.1, "fused": True},
+    ],
+    ids=["forloop", "foreach", "fused"],
+)
+def test_compiled_step_is_torch_compiled_step(options: dict[str, Any]) -> None:
+    counters = [CompileCounterWithBackend("aot_eager") for _ in range(2)]
+    ours = run(fastrank.optim.SGD, counters[0], **options)
+    stock = run(torch.optim.SGD, counters[1], **options)
+    assert_close(ours, stock, rtol=0, atol=0)
+    assert counters[0].frame_count == counters[1].frame_count
+    assert counters[0].frame_count > 0 or options.get("fused")  # PyTorch does not compile its fused update
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_compiled_stacked_step(momentum: float) -> None:
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = run(fastrank.optim.SGD, counter, **STACKED, momentum=momentum)
+    assert counter.frame_count > 0
+    assert_close(compiled, run(fastrank.optim.SGD, None, **STACKED, momentum=momentum), rtol=0, atol=0)
+
+
+def test_inductor() -> None:
+    options = {**STACKED, "momentum": 0.9, "nesterov": True}
+    counter = CompileCounterWithBackend("inductor")
+    compiled = run(fastrank.optim.SGD, counter, **options)
+    assert counter.frame_count > 0
+    # Generated code rounds in its own way: an ulp an operation.
+    assert_close(compiled, run(fastrank.optim.SGD, None, **options), rtol=1e-5, atol=1e-6)
