@@ -1,0 +1,30 @@
+"""fastrank: the exact numerical rank of every weight matrix, at every training step.
+
+SGD             drop-in for torch.optim.SGD
+RankTracker     records ranks and norms as any optimizer steps
+linalg          rank, norms and randomised SVD of batches of matrices
+Tolerance       threshold of the numerical rank
+read_history    a history that a tracker wrote
+"""
+
+from fastrank import linalg
+from fastrank.history import HistoryWarning
+from fastrank.metrics import RankBounds, Status, Tolerance
+from fastrank.optim import SGD
+from fastrank.parquet import HistoryError, read_history
+from fastrank.tracker import RankTracker
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "HistoryError",
+    "HistoryWarning",
+    "RankBounds",
+    "RankTracker",
+    "Status",
+    "Tolerance",
+    "__version__",
+    "linalg",
+    "read_history",
+]

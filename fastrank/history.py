@@ -1,0 +1,158 @@
+"""History: a row for each (step, matrix), in memory and as Parquet parts, written as training goes.
+
+Parts are `part-00000.parquet`, `part-00001.parquet`, ... in one folder: each is written under a temporary name, synced
+and renamed, so a part is whole or not there. Rows not yet in a part travel in `state_dict`, and loading one removes
+parts written after it was taken: a resumed run has neither a gap nor a double row.
+
+`pyarrow` is imported when a table is first made.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastrank import ring
+from fastrank.parquet import HistoryError, concat, list_parts, part_path, read_history, write_table
+from fastrank.ring import Block, Ring
+from fastrank.table import Layout, block_table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class HistoryWarning(UserWarning):
+    """A part could not be written. Its rows are kept in memory and written with the next part."""
+
+
+class History:
+    """Rows of one run.
+
+    Args:
+        layout: what a row holds.
+        device: where rows are measured.
+        directory: folder of the Parquet parts, made if missing; None keeps every row in memory.
+        rows_per_part: rows that make a part.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+
+    def __init__(self, layout: Layout, device: torch.device, directory: Path | None, rows_per_part: int) -> None:
+        self.layout = layout
+        self._ring = Ring(len(layout.names), len(layout.columns), device, ring.CAPACITY)
+        self._pending: list[Block] = []
+        self._last: Block | None = None
+        self._directory = directory
+        self._rows_per_part = rows_per_part
+        self._parts = 0
+        self._claimed = False
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+
+    def append(self, step: Tensor, values: Tensor, spectra: Tensor | None) -> None:
+        """Add a step's rows. Never waits for the device, except to write a part.
+
+        Raises:
+            HistoryError: the folder holds parts of another run.
+        """
+        if not self._claimed:
+            self._claim()
+        if self._ring.append(step, values, spectra) and self._directory is not None:
+            self._keep(self._ring.collect())
+            if self._pending_rows() >= self._rows_per_part:
+                self._write_part(warn=True)
+
+    def flush(self) -> None:
+        """Write the rows that are in no part yet as one.
+
+        Raises:
+            OSError: it cannot be written; the rows are kept.
+        """
+        self._drain()
+        if self._directory is not None and self._pending:
+            self._claim()
+            self._write_part(warn=False)
+
+    def last(self) -> Block | None:
+        """The run's last row as a block of one; None before the first row."""
+        self._drain()
+        return self._last
+
+    def to_arrow(self) -> pa.Table:
+        """All rows, from the parts and from memory."""
+        self._drain()
+        recent = self.table(self._pending)
+        if not self._parts or self._directory is None:
+            return recent
+        return concat([read_history([part_path(self._directory, i) for i in range(self._parts)]), recent])
+
+    def table(self, blocks: Sequence[Block]) -> pa.Table:
+        """Blocks as rows."""
+        return concat([self.layout.schema.empty_table(), *(block_table(self.layout, block) for block in blocks)])
+
+    def state_dict(self) -> dict[str, Any]:
+        self._drain()
+        last = [] if self._last is None else [asdict(self._last)]
+        return {"parts": self._parts, "blocks": [asdict(block) for block in self._pending], "last": last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`: parts written since are removed.
+
+        Raises:
+            HistoryError: a part that `state` counts on is missing.
+        """
+        parts = int(state["parts"])
+        if parts and self._directory is None:
+            raise HistoryError(f"the state has {parts} parts in a folder; make the tracker with directory=")
+        if self._directory is not None:
+            for i in range(parts):
+                if not part_path(self._directory, i).exists():
+                    raise HistoryError(f"{part_path(self._directory, i)}: missing, but the state counts on it")
+            for extra in list_parts(self._directory)[parts:]:
+                extra.unlink()
+        self._ring.drain()
+        self._pending = [Block(**block) for block in state["blocks"]]
+        self._last = Block(**state["last"][0]) if state["last"] else None
+        self._parts = parts
+        self._claimed = True
+
+    def _claim(self) -> None:
+        """The first row: the folder must not hold another run's parts."""
+        if self._directory is not None and not self._claimed and list_parts(self._directory):
+            raise HistoryError(
+                f"{self._directory}: holds parts of an earlier run; load that run's tracker state to continue it, "
+                "or choose another folder"
+            )
+        self._claimed = True
+
+    def _drain(self) -> None:
+        self._keep(self._ring.drain())
+
+    def _keep(self, blocks: list[Block]) -> None:
+        self._pending += blocks
+        if blocks:
+            self._last = blocks[-1].row(-1)
+
+    def _pending_rows(self) -> int:
+        return sum(len(b.steps) for b in self._pending) * len(self.layout.names)
+
+    def _write_part(self, warn: bool) -> None:
+        assert self._directory is not None
+        path = part_path(self._directory, self._parts)
+        try:
+            write_table(self.table(self._pending), path)
+        except OSError as error:
+            if not warn:
+                raise
+            message = f"{path}: not written ({error}); its rows are kept in memory and tried again with the next part"
+            warnings.warn(message, HistoryWarning, stacklevel=4)
+            return
+        self._parts += 1
+        self._pending.clear()

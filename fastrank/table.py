@@ -1,0 +1,94 @@
+"""From blocks of measured numbers to Arrow tables: the history's schema."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fastrank.metrics import Status
+from fastrank.ring import Block
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a step's rows hold: one row a matrix."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, int], ...]
+    """(rows, cols) of each matrix."""
+    columns: tuple[str, ...]
+    """Measured columns, see `fastrank.measure.columns`."""
+    singular_values: bool
+    """Whether there is a column of singular values."""
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """`step, name, rows, cols`, the measured columns, `singular_values`."""
+        import pyarrow as pa
+
+        text = pa.dictionary(pa.int32(), pa.string())
+        fields = [("step", pa.int64()), ("name", text), ("rows", pa.int32()), ("cols", pa.int32())]
+        for column in self.columns:
+            if column == "status":
+                fields.append((column, text))
+            else:
+                fields.append((column, pa.int32() if column.startswith("rank_") else pa.float64()))
+        if self.singular_values:
+            fields.append(("singular_values", pa.list_(pa.float64())))
+        return pa.schema(fields)
+
+
+def block_table(layout: Layout, block: Block) -> pa.Table:
+    """The rows of a block. Numbers a matrix does not have (it is not finite, or they were not due) are null."""
+    import pyarrow as pa
+
+    steps, count = len(block.steps), len(layout.names)
+    values = block.values.numpy().reshape(steps * count, len(layout.columns))
+    rows, cols = np.array(layout.shapes, dtype=np.int32).reshape(count, 2).T
+    arrays: list[pa.Array] = [
+        pa.array(np.repeat(block.steps.numpy(), count)),
+        _dictionary(np.tile(np.arange(count, dtype=np.int32), steps), layout.names),
+        pa.array(np.tile(rows, steps)),
+        pa.array(np.tile(cols, steps)),
+    ]
+    for i, column in enumerate(layout.columns):
+        data = values[:, i]
+        if column == "status":
+            arrays.append(_dictionary(data.astype(np.int32), [status.name for status in Status]))
+        elif column.startswith("rank_"):
+            arrays.append(pa.array(data.astype(np.int32), mask=data < 0))
+        else:
+            arrays.append(pa.array(data, mask=np.isnan(data)))
+    if layout.singular_values:
+        arrays.append(_singular_values(layout, block))
+    return pa.Table.from_arrays(arrays, schema=layout.schema)
+
+
+def _dictionary(indices: np.ndarray[tuple[int], np.dtype[np.int32]], words: Sequence[str]) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.DictionaryArray.from_arrays(pa.array(indices), pa.array(list(words), type=pa.string()))
+
+
+def _singular_values(layout: Layout, block: Block) -> pa.Array:
+    """One list a row; null where they were not due, or the matrix is not finite."""
+    import pyarrow as pa
+
+    sizes = [min(shape) for shape in layout.shapes]
+    ends = np.cumsum(sizes)
+    lists: list[np.ndarray[tuple[int], np.dtype[np.float64]] | None] = []
+    for i in range(len(block.steps)):
+        sigma = block.spectra.get(i)
+        if sigma is None:
+            lists += [None] * len(sizes)
+        else:
+            pieces = np.split(sigma.numpy(), ends[:-1])
+            lists += [None if np.isnan(piece).any() else piece for piece in pieces]
+    return pa.array(lists, type=pa.list_(pa.float64()))

@@ -1,0 +1,256 @@
+"""RankTracker: hooks, cadence, what is measured when."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch._compile import _disable_dynamo
+from torch.optim import Optimizer
+
+from fastrank.arrays import check_count
+from fastrank.batch import Group, group
+from fastrank.history import History
+from fastrank.matricize import CoverageTable, Select, find_parameters
+from fastrank.measure import check_spectrum, check_tolerances, columns, measure
+from fastrank.metrics import Tolerance
+from fastrank.parquet import write_table
+from fastrank.ring import SKIPPED
+from fastrank.table import Layout
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+STATE_VERSION = 1
+
+
+class RankTracker:
+    """Records the numerical rank of every weight matrix as a model trains. Training itself is not changed by a bit.
+
+    Args:
+        model: its parameters with two or more dimensions are tracked; see `include`, `exclude`, `types`, `select`.
+        optimizer: whose steps are followed. None: call `tracker.step()` after each step.
+        tolerance: one `Tolerance` or several (default 1e-3 of the Frobenius norm). The first one's bounds are the
+            columns `rank_lower` and `rank_upper`, a further one's `rank_lower@0.04` and so on.
+        every: measure at step 1 and at each multiple of this (default 1: every step).
+        include: globs; only parameters whose names match one are tracked (default: all).
+        exclude: globs; parameters whose names match one are not (default: none).
+        types: module types; only parameters these own are tracked (default: any).
+        select: `"all"` (default), or `"paper"`: without the classifier head (the last linear layer) and without 1 x 1
+            convolutions, as in arXiv 2206.05794.
+        spectrum: metrics of the whole spectrum to record as well, of `"effective_rank"`, `"nuclear_norm"`,
+            `"participation_ratio"` and `"singular_values"` (default: none).
+        spectrum_every: record those at step 1 and at each multiple of this (default 1).
+        directory: folder where the history is written as Parquet parts while training goes on (default: kept in
+            memory). A part that cannot be written is warned of and tried again; training goes on.
+        rows_per_part: rows, one for each (step, matrix), that make a part (default 32768).
+
+    Raises:
+        ValueError: nothing to track, or an argument out of range. TypeError: an argument of the wrong type.
+        OSError: `directory` cannot be made.
+
+    Names are the model's, without the `module.` and `_orig_mod.` of wrappers. A parameter under several names is
+    tracked once, under the first. Parameters may be replaced or moved while they are tracked, as long as each keeps
+    its number of matrices.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        *,
+        tolerance: Tolerance | Sequence[Tolerance] | None = None,
+        every: int = 1,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        types: Sequence[type[nn.Module]] | None = None,
+        select: Select = "all",
+        spectrum: Sequence[str] = (),
+        spectrum_every: int = 1,
+        directory: str | os.PathLike[str] | None = None,
+        rows_per_part: int = 32768,
+    ) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model: expected a torch.nn.Module, not {type(model).__name__}")
+        if optimizer is not None and not isinstance(optimizer, Optimizer):
+            raise TypeError(f"optimizer: expected a torch.optim.Optimizer, not {type(optimizer).__name__}")
+        self.tolerances = check_tolerances(tolerance)
+        self._spectrum = check_spectrum(spectrum)
+        self._every = check_count(every, "every", 1)
+        self._spectrum_every = check_count(spectrum_every, "spectrum_every", 1)
+        rows_per_part = check_count(rows_per_part, "rows_per_part", 1)
+        chosen = tuple(types) if types is not None else None
+        self._parameters, self._coverage = find_parameters(model, include, exclude, chosen, select)
+        matrices = self._matrices()
+        layout = Layout(
+            names=tuple(name for p in self._parameters for name in p.matrices),
+            shapes=tuple((m.shape[0], m.shape[1]) for m in matrices),
+            columns=tuple(columns(self.tolerances, self._spectrum)),
+            singular_values="singular_values" in self._spectrum,
+        )
+        self._device = matrices[0].device
+        folder = Path(directory) if directory is not None else None
+        self._history = History(layout, self._device, folder, rows_per_part)
+        self._calls = 0
+        self._steps = torch.zeros((), dtype=torch.int64, device=self._device)
+        self._plan: list[tuple[Group, Tensor]] = []
+        self._planned_for: list[tuple[torch.Size, torch.dtype, torch.device]] = []
+        self._bases: dict[Group, Tensor | None] = {}
+        self._handle = optimizer.register_step_post_hook(self._after_step) if optimizer is not None else None
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each tracked matrix, in the order of the model."""
+        return list(self._history.layout.names)
+
+    @property
+    def full_rank(self) -> float:
+        """Mean over the matrices of min(rows, cols): the average rank that no training can exceed."""
+        sides = [min(shape) for shape in self._history.layout.shapes]
+        return sum(sides) / len(sides)
+
+    def coverage(self) -> CoverageTable:
+        """A row for every parameter of the model: which matrices it is tracked as, or why it is not. `print` it."""
+        return self._coverage
+
+    @torch.no_grad()
+    def step(self, found_inf: Tensor | None = None) -> None:
+        """Count an optimizer step and measure, if it is time. Called by the optimizer's hook, or by hand.
+
+        Args:
+            found_inf: 0-d tensor, non-zero where the optimizer did not step because gradients had overflowed: then
+                nothing is counted or recorded.
+
+        Raises:
+            RuntimeError: a tracked parameter left the model or changed its number of matrices.
+            HistoryError: `directory` holds another run's parts.
+        """
+        if found_inf is not None and not found_inf.is_cuda and found_inf.item():
+            return
+        self._calls += 1
+        if found_inf is None or not found_inf.is_cuda:
+            self._steps += 1
+            number = self._steps
+        else:
+            # The host does not know whether the step was taken, and does not wait to hear.
+            skipped = found_inf.to(self._device, non_blocking=True).reshape(()) != 0
+            self._steps += ~skipped
+            number = torch.where(skipped, SKIPPED, self._steps)
+        first = self._calls == 1
+        due = bool(self._spectrum) and (first or self._calls % self._spectrum_every == 0)
+        if first or due or self._calls % self._every == 0:
+            self._history.append(number, *self._measure(due))
+
+    def _measure(self, due: bool) -> tuple[Tensor, Tensor | None]:
+        """Values `(matrices, columns)` and, where due, all singular values end to end."""
+        matrices = self._matrices()
+        layout = self._history.layout
+        values = torch.empty(len(matrices), len(layout.columns), dtype=torch.float64, device=self._device)
+        sigmas: dict[int, Tensor] = {}
+        bases: dict[Group, Tensor | None] = {}
+        for g, places in self._groups(matrices):
+            m = measure(g.stack(matrices), self.tolerances, self._spectrum, due, self._bases.get(g))
+            values[places] = m.values.to(self._device, non_blocking=True)
+            bases[g] = m.basis
+            if m.sigma is not None and layout.singular_values:
+                sigmas.update(zip(g.indices, m.sigma.to(self._device), strict=True))
+        self._bases = bases  # only groups that still exist: a matrix of a new shape starts afresh
+        spectra = torch.cat([sigmas[i] for i in range(len(matrices))]) if sigmas else None
+        return values, spectra
+
+    def _groups(self, matrices: list[Tensor]) -> list[tuple[Group, Tensor]]:
+        """Groups of the matrices and their places among them, on the device: made again only when something changed."""
+        now = [(m.shape, m.dtype, m.device) for m in matrices]
+        if now != self._planned_for:
+            self._plan = [(g, torch.tensor(g.indices, device=self._device)) for g in group(matrices)]
+            self._planned_for = now
+        return self._plan
+
+    def _matrices(self) -> list[Tensor]:
+        return [view for parameter in self._parameters for view in parameter.views()]
+
+    # Dynamo must not trace the measurement when the optimizer's step is compiled. torch.compiler.disable would say so
+    # as well, but imports Dynamo on the spot, which takes seconds; this is what torch.optim itself uses.
+    @_disable_dynamo
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self.step(getattr(optimizer, "found_inf", None))
+
+    def latest(self) -> dict[str, dict[str, Any]]:
+        """The last recorded row of each matrix, `{name: {column: value}}`; empty before the first step.
+
+        Waits for the device.
+        """
+        last = self._history.last()
+        rows = self._history.table([last] if last is not None else []).to_pylist()
+        return {row.pop("name"): row for row in rows}
+
+    def to_arrow(self) -> pa.Table:
+        """The whole history as a `pyarrow.Table`: a row for each (step, matrix)."""
+        return self._history.to_arrow()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The whole history as a `pandas.DataFrame`; missing numbers are `<NA>` or NaN."""
+        frame: pd.DataFrame = self.to_arrow().to_pandas()
+        return frame
+
+    def write_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole history to one file, at once: it is whole or not there. Raises `OSError`."""
+        write_table(self.to_arrow(), Path(path))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All it takes to continue in another process: tensors, numbers and strings. Waits for the device."""
+        layout = self._history.layout
+        return {
+            "version": STATE_VERSION,
+            "names": list(layout.names),
+            "columns": list(layout.columns),
+            "calls": self._calls,
+            "steps": int(self._steps),
+            "bases": {
+                layout.names[i]: b.cpu()
+                for g, basis in self._bases.items()
+                if basis is not None
+                for i, b in zip(g.indices, basis, strict=True)
+            },
+            "history": self._history.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state`. Rows measured since it was taken are dropped, and parts written since removed.
+
+        Raises:
+            ValueError: the state is of another version, or of a tracker of other matrices or columns.
+            HistoryError: a part the state counts on is missing.
+        """
+        layout = self._history.layout
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(f"state_dict: version {state.get('version')!r}, not {STATE_VERSION}")
+        for key, own in (("names", layout.names), ("columns", layout.columns)):
+            if tuple(state[key]) != own:
+                differing = sorted(set(state[key]) ^ set(own))
+                raise ValueError(f"state_dict: {key} differ from this tracker's: {', '.join(differing) or 'order'}")
+        self._history.load_state_dict(state["history"])
+        self._calls = int(state["calls"])
+        self._steps.fill_(state["steps"])
+        saved, matrices = state["bases"], self._matrices()
+        self._bases = {
+            g: torch.stack([saved[layout.names[i]] for i in g.indices]).to(matrices[g.indices[0]].device)
+            for g in group(matrices)
+            if all(layout.names[i] in saved for i in g.indices)
+        }
+
+    def flush(self) -> None:
+        """Write rows that are in no part yet to `directory`. Raises `OSError`; the rows are then kept."""
+        self._history.flush()
+
+    def close(self) -> None:
+        """Stop following the optimizer, and flush."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+        self.flush()

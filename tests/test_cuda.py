@@ -1,0 +1,107 @@
+"""What only a CUDA device can show: the same counts as on the CPU, and no step in which the host waits."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+import fastrank
+from fastrank import RankTracker, Tolerance
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+TOLERANCES = [Tolerance(), Tolerance(0.04), Tolerance(0.1, "spectral"), Tolerance(0.5, "absolute")]
+
+
+@contextmanager
+def no_waiting():
+    """Inside, an operation that makes the host wait for the device raises."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def spectrum_matrix(r, n, seed, floor=1e-5):
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.linalg.qr(torch.randn(r, r, generator=generator, dtype=torch.float64)).Q
+    v = torch.linalg.qr(torch.randn(n, r, generator=generator, dtype=torch.float64)).Q
+    return (u * torch.logspace(0, torch.tensor(floor).log10().item(), r, dtype=torch.float64) @ v.mT).float()
+
+
+@pytest.mark.parametrize("tolerance", TOLERANCES, ids=str)
+def test_bounds_are_those_of_the_cpu(tolerance):
+    matrices = [spectrum_matrix(r, r + 5, r) for r in (1, 2, 7, 33, 64, 100, 257)] + [torch.zeros(4, 4)]
+    on_cpu = fastrank.linalg.rank_bounds(matrices, tolerance)
+    on_cuda = fastrank.linalg.rank_bounds([m.cuda() for m in matrices], tolerance)
+    assert on_cuda.certified.all()
+    assert torch.equal(on_cpu.lower, on_cuda.lower.cpu())
+
+
+def test_neighbours_of_a_nan_are_unharmed():
+    stack = torch.stack([spectrum_matrix(50, 60, i) for i in range(4)]).cuda()
+    before = fastrank.linalg.rank_bounds(stack)
+    stack[2, 3, 4] = torch.nan
+    after = fastrank.linalg.rank_bounds(stack)
+    assert after.lower.tolist() == [*before.lower[:2].tolist(), -1, before.lower[3].item()]
+
+
+def test_a_tracked_step_never_waits(mlp):
+    """After the first step, which looks for the top of the spectrum from scratch."""
+    model = mlp.cuda()
+    optimizer = fastrank.SGD(model.parameters(), lr=0.1, weight_decay=1e-2)
+    tracker = RankTracker(model, optimizer, tolerance=TOLERANCES)
+    inputs = torch.randn(16, 8, device="cuda")
+    targets = torch.zeros(16, dtype=torch.int64, device="cuda")
+
+    def step():
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+        optimizer.step()
+
+    step()
+    with no_waiting():
+        for _ in range(600):  # several blocks of the ring
+            step()
+    assert tracker.to_pandas().step.tolist() == [s for s in range(1, 602) for _ in range(3)]
+
+
+def test_history_of_a_run_is_that_of_the_cpu(mlp, train):
+    """The same weights, measured on either device."""
+    optimizer = fastrank.SGD(mlp.parameters(), lr=0.5, weight_decay=0.05)
+    there = copy.deepcopy(mlp).cuda()
+    on_cpu, on_cuda = RankTracker(mlp), RankTracker(there)
+    for i in range(30):
+        train(mlp, optimizer, 1, start=i)
+        there.load_state_dict(mlp.state_dict())
+        on_cpu.step()
+        on_cuda.step()
+    a, b = on_cpu.to_pandas(), on_cuda.to_pandas()
+    assert (b.rank_lower <= a.rank_lower).all()
+    assert (a.rank_upper <= b.rank_upper).all()
+    known = b.spectral_norm.notna()
+    assert known.mean() > 0.9
+    assert ((a.spectral_norm - b.spectral_norm).abs() / a.spectral_norm)[known].max() < 1e-5
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_overflow_leaves_no_trace(mlp, fused):
+    model = mlp.cuda()
+    optimizer = fastrank.SGD(model.parameters(), lr=0.1, momentum=0.9, fused=fused)
+    tracker = RankTracker(model, optimizer)
+    scaler = torch.amp.GradScaler("cuda", init_scale=4.0)
+    for poison in (True, False, True, False):
+        before = [p.detach().clone() for p in model.parameters()]
+        optimizer.zero_grad()
+        scaler.scale(model(torch.ones(4, 8, device="cuda")).sum()).backward()
+        if poison:
+            model[0].weight.grad[0, 0] = torch.inf
+        scaler.step(optimizer)
+        scaler.update()
+        if poison:
+            assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert tracker.to_pandas().step.unique().tolist() == [1, 2]

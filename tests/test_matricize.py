@@ -1,0 +1,161 @@
+"""Which parameters are tracked, as which matrices, under which names."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fastrank import RankTracker
+
+
+class Block(nn.Module):
+    """As in a ResNet: a 3 x 3 convolution and a 1 x 1 shortcut."""
+
+    def __init__(self, c_in, c_out):
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, 3)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1)
+
+
+class Network(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.Sequential(Block(3, 8), Block(8, 4))
+        self.signal = nn.Conv1d(2, 5, 7)
+        self.experts = nn.Parameter(torch.randn(3, 4, 6))
+        self.norm = nn.LayerNorm(6)
+        self.head = nn.Linear(6, 10)
+
+
+def shapes(tracker):
+    tracker.step()
+    return {name: (row["rows"], row["cols"]) for name, row in tracker.latest().items()}
+
+
+ALL = {
+    "experts[0]": (4, 6),
+    "experts[1]": (4, 6),
+    "experts[2]": (4, 6),
+    "blocks.0.conv.weight": (8, 27),
+    "blocks.0.shortcut.weight": (8, 3),
+    "blocks.1.conv.weight": (4, 72),
+    "blocks.1.shortcut.weight": (4, 8),
+    "signal.weight": (5, 14),
+    "head.weight": (10, 6),
+}
+
+
+def test_convolutions_stacks_and_linear_layers():
+    assert shapes(RankTracker(Network())) == ALL
+
+
+def test_the_numbers_are_those_of_the_documented_view():
+    model = Network()
+    tracker = RankTracker(model)
+    tracker.step()
+    latest = tracker.latest()
+    kernel = model.blocks[0].conv.weight.detach()
+    sigma = torch.linalg.matrix_norm(kernel.double().reshape(8, 27), 2).item()
+    assert latest["blocks.0.conv.weight"]["spectral_norm"] == pytest.approx(sigma)
+    for i in range(3):
+        sigma = torch.linalg.matrix_norm(model.experts[i].detach().double(), 2).item()
+        assert latest[f"experts[{i}]"]["spectral_norm"] == pytest.approx(sigma)
+
+
+def test_a_kernel_in_channels_last_memory_is_the_same_matrix():
+    model = Network()
+    before = RankTracker(model, include=["*conv*"])
+    before.step()
+    after = RankTracker(model.to(memory_format=torch.channels_last), include=["*conv*"])
+    after.step()
+    for name, row in before.latest().items():
+        assert row["frobenius_norm"] == pytest.approx(after.latest()[name]["frobenius_norm"], rel=1e-14)
+        assert row["spectral_norm"] == pytest.approx(after.latest()[name]["spectral_norm"], rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ({"select": "paper"}, set(ALL) - {"head.weight", "blocks.0.shortcut.weight", "blocks.1.shortcut.weight"}),
+        ({"include": ["blocks.*"]}, {n for n in ALL if n.startswith("blocks")}),
+        ({"include": ["blocks.*"], "exclude": ["*shortcut*"]}, {"blocks.0.conv.weight", "blocks.1.conv.weight"}),
+        ({"types": [nn.Linear, nn.Conv1d]}, {"signal.weight", "head.weight"}),
+        ({"exclude": ["experts"]}, {n for n in ALL if "experts" not in n}),
+    ],
+)
+def test_selection(options, kept):
+    assert set(RankTracker(Network(), **options).names) == kept
+
+
+def test_a_tied_parameter_is_tracked_once_and_the_table_says_so():
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9, bias=False))
+    model[1].weight = model[0].weight
+    tracker = RankTracker(model)
+    assert tracker.names == ["0.weight"]
+    assert tracker.coverage()[1].reason == "(the same parameter as 0.weight)"
+
+
+def test_a_module_used_twice_is_tracked_once():
+    layer = nn.Linear(4, 4)
+    assert RankTracker(nn.Sequential(layer, nn.ReLU(), layer)).names == ["0.weight"]
+
+
+def test_coverage_table():
+    lines = str(RankTracker(Network(), select="paper").coverage()).splitlines()
+    assert lines[0].split() == ["parameter", "shape", "module", "tracked", "as"]
+    by_name = {line.split()[0]: line for line in lines[1:]}
+    assert by_name["experts"].split()[1:] == ["3x4x6", "Network", "3", "matrices"]
+    assert by_name["blocks.0.conv.weight"].split()[1:] == ["8x3x3x3", "Conv2d", "1", "matrix"]
+    assert by_name["head.weight"].endswith("- (classifier head)")
+    assert by_name["blocks.1.shortcut.weight"].endswith("- (1x1 shortcut convolution)")
+    assert by_name["norm.weight"].endswith("- (not a matrix)")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        nn.DataParallel,
+        lambda m: torch.compile(m, backend="eager"),
+        lambda m: nn.DataParallel(torch.compile(m, backend="eager")),
+        torch.optim.swa_utils.AveragedModel,
+    ],
+    ids=["DataParallel", "compile", "both", "AveragedModel"],
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
+def test_wrappers_leave_no_trace_in_names(wrap):
+    assert RankTracker(wrap(Network())).names == list(ALL)
+
+
+def test_names_that_only_a_wrappers_word_tells_apart_are_kept():
+    model = nn.ModuleDict({"module": nn.Linear(2, 2)})
+    model.register_module("weight_owner", nn.Linear(2, 2))
+    inner = nn.Module()
+    inner.module = nn.Linear(2, 3)
+    inner.weight = nn.Parameter(torch.ones(2, 2))
+    assert sorted(RankTracker(inner).names) == ["module.weight", "weight"]
+
+
+def test_a_parameter_without_elements_has_rank_zero():
+    model = nn.Module()
+    model.empty = nn.Parameter(torch.empty(0, 5))
+    model.full = nn.Parameter(torch.eye(3))
+    tracker = RankTracker(model, spectrum=["singular_values"])
+    tracker.step()
+    row = tracker.latest()["empty"]
+    assert (row["rank_lower"], row["rank_upper"], row["stable_rank"], row["frobenius_norm"]) == (0, 0, 0.0, 0.0)
+    assert row["singular_values"] == []
+    assert tracker.latest()["full"]["rank_lower"] == 3
+
+
+def test_an_uninitialised_parameter_is_named():
+    model = nn.Sequential(nn.Linear(2, 2), nn.LazyLinear(3))
+    with pytest.raises(ValueError, match=r"'1\.weight' is not initialised yet"):
+        RankTracker(model)
+
+
+def test_a_complex_parameter_is_left_out_and_named():
+    model = nn.Sequential(nn.Linear(2, 2, dtype=torch.complex64), nn.Linear(2, 2))
+    tracker = RankTracker(model)
+    assert tracker.names == ["1.weight"]
+    assert tracker.coverage()[0].reason == "(dtype complex64)"
