@@ -1,0 +1,1 @@
+"""Sweeps that reproduce the paper's figures: configuration, trials, ledger, figures, report."""

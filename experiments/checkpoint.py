@@ -1,0 +1,40 @@
+"""Checkpoints: written whole or not at all, and never trusted without their seal.
+
+The file is ``torch.save``'s, followed by the SHA-256 of it: PyTorch does not verify the checksums of its own
+format, and a flipped bit would go on as a wrong number.
+"""
+
+import hashlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastrank.experiments.layout import write_atomically
+
+_SEAL = hashlib.sha256().digest_size
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be used. The message names the file and says why."""
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Replace the checkpoint at ``path``. Raises OSError with the earlier one intact."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    write_atomically(path, content + hashlib.sha256(content).digest())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; raises CheckpointError where it is not, to the bit, what was saved."""
+    try:
+        sealed = path.read_bytes()
+        content, seal = sealed[:-_SEAL], sealed[-_SEAL:]
+        if hashlib.sha256(content).digest() != seal:
+            raise CheckpointError(f"{path}: the checkpoint is damaged ({len(sealed)} bytes)")
+        state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+    except (OSError, RuntimeError, ValueError) as error:  # torch's unpickling errors are ValueErrors
+        raise CheckpointError(f"{path}: the checkpoint cannot be read: {error}") from error
+    return state

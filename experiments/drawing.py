@@ -1,0 +1,44 @@
+"""A figure together with its words and its numbers, and the one way in which it becomes files."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from fastrank.experiments.layout import write_atomically
+from matplotlib.figure import Figure
+
+
+class NothingToDraw(Exception):
+    """A figure has no data; the message says which, as a clause that can follow "because"."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture, what to read in it, and the table it was drawn from."""
+
+    caption: str
+    figure: Figure
+    data: pd.DataFrame
+
+
+def save(name: str, drawing: Drawing, folder: Path) -> bytes:
+    """Write `name.csv`, `name.png` and `name.svg` into `folder`; return the SVG.
+
+    The same drawing gives the same bytes: neither date nor version of matplotlib is recorded. Call it inside
+    `styled()`, because matplotlib reads some settings only now.
+    """
+    svg, png = io.BytesIO(), io.BytesIO()
+    drawing.figure.savefig(png, format="png", metadata={"Software": None})
+    drawing.figure.set_layout_engine("none")  # places are found; finding them again takes as long as drawing
+    drawing.figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    write_atomically(folder / f"{name}.csv", drawing.data.to_csv(index=False).encode())
+    write_atomically(folder / f"{name}.png", png.getvalue())
+    write_atomically(folder / f"{name}.svg", svg.getvalue())
+    return svg.getvalue()
+
+
+def remove(name: str, folder: Path) -> None:
+    """Remove what an earlier `save` wrote under this name."""
+    for ending in ("csv", "png", "svg"):
+        (folder / f"{name}.{ending}").unlink(missing_ok=True)

@@ -1,0 +1,211 @@
+"""The ledger: which trials a sweep has, how far each has come, and what came out. SQLite, one row a trial.
+
+The driver alone writes it; anybody may read it meanwhile. Every change is one transaction, and a connection
+lives only as long as its transaction, so there is nothing to close and nothing half done to find later.
+"""
+
+import json
+import os
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fastrank.experiments.errors import UserError
+from fastrank.experiments.layout import Layout, sync_folder
+
+SCHEMA_VERSION = 1
+MAX_ATTEMPTS = 2  # a trial that crashes is tried once more
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE trials (
+    position INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, spec TEXT NOT NULL,
+    status TEXT NOT NULL DEFAULT 'pending', attempts INTEGER NOT NULL DEFAULT 0,
+    host TEXT, started TEXT, finished TEXT, seconds REAL, error TEXT, result TEXT
+);
+PRAGMA journal_mode = WAL;
+"""
+
+
+class LedgerError(UserError):
+    """The ledger is missing, damaged, of another version or cannot be written. The message names the file."""
+
+
+class Status(StrEnum):
+    """Where a trial stands. ``diverged`` (the loss became non-finite) is a result, as ``done`` is."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    DIVERGED = "diverged"
+    FAILED = "failed"
+
+    @property
+    def is_result(self) -> bool:
+        """Whether the trial has come to its end and has numbers to show."""
+        return self in (Status.DONE, Status.DIVERGED)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """One row. Times are ISO 8601 in UTC; ``seconds`` is training time, over all sessions of the trial."""
+
+    id: str
+    spec: dict[str, Any]
+    status: Status
+    attempts: int
+    host: str | None
+    started: str | None
+    finished: str | None
+    seconds: float | None
+    error: str | None
+    result: dict[str, Any] | None
+
+
+class Ledger:
+    """Handle of ``trials.sqlite`` in a sweep's folder. Make one with `create` or `open`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, folder: Path, meta: dict[str, Any], trials: dict[str, dict[str, Any]]) -> "Ledger":
+        """Write a new ledger with all ``trials`` (id -> specification) pending.
+
+        It appears under its name only when complete.
+        """
+        path, draft = Layout(folder).ledger, Layout(folder).ledger.with_suffix(".draft")
+        for leftover in folder.glob(f"{draft.name}*"):  # of a driver that was killed right here
+            leftover.unlink()
+        meta = {"schema": SCHEMA_VERSION, "created": _now(), **meta}
+        with _named(draft), closing(sqlite3.connect(draft)) as connection:
+            connection.executescript(_SCHEMA)
+            entries = [(key, json.dumps(value)) for key, value in meta.items()]
+            rows = [(i, name, json.dumps(spec)) for i, (name, spec) in enumerate(trials.items())]
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", entries)
+            connection.executemany("INSERT INTO trials (position, id, spec) VALUES (?, ?, ?)", rows)
+            connection.commit()
+        draft.replace(path)
+        sync_folder(folder)
+        return cls(path)
+
+    @classmethod
+    def open(cls, folder: Path) -> "Ledger":
+        """The ledger of a folder. Raises LedgerError where it is missing, damaged or of another version."""
+        ledger = cls(Layout(folder).ledger)
+        if not ledger.path.is_file():
+            raise LedgerError(
+                f"{ledger.path}: no such ledger. Is this a sweep's folder? "
+                f"'fastrank sweep CONFIG --out {folder}' makes one"
+            )
+        with ledger._connection() as connection:
+            sound = connection.execute("PRAGMA quick_check").fetchone()[0]
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if sound != "ok" or not {"meta", "trials"} <= tables:
+            raise LedgerError(_damaged(ledger.path, sound if sound != "ok" else "it has no table of trials"))
+        version = ledger.meta.get("schema")
+        if version != SCHEMA_VERSION:
+            raise LedgerError(
+                f"{ledger.path}: written in schema {version}, and this fastrank reads {SCHEMA_VERSION}: "
+                "use the fastrank that wrote it, or start a new folder"
+            )
+        return ledger
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """``config`` (canonical), ``commit``, ``versions``, ``created`` and ``schema``."""
+        with self._connection() as connection:
+            entries = connection.execute("SELECT key, value FROM meta")
+            return {key: json.loads(value) for key, value in entries}
+
+    def trials(self) -> list[TrialRecord]:
+        """All trials, in the order of the grid."""
+        with self._connection() as connection:
+            connection.row_factory = sqlite3.Row
+            return [_record(row) for row in connection.execute("SELECT * FROM trials ORDER BY position")]
+
+    def start(self, trial: str) -> None:
+        """A worker takes the trial: one more attempt."""
+        self._update(
+            "status = 'running', attempts = attempts + 1, host = ?, started = ?, finished = NULL, error = NULL",
+            (socket.gethostname(), _now()),
+            trial,
+        )
+
+    def finish(self, trial: str, status: Status, result: dict[str, Any], seconds: float) -> None:
+        """The trial has come to its end: ``done`` or ``diverged``."""
+        values = (status, json.dumps(result), seconds, _now())
+        self._update("status = ?, result = ?, seconds = ?, finished = ?", values, trial)
+
+    def crash(self, trial: str, error: str) -> Status:
+        """The trial's worker failed or died. Returns ``pending`` (it is to be tried again) or ``failed``."""
+        self._update(
+            f"status = CASE WHEN attempts < {MAX_ATTEMPTS} THEN 'pending' ELSE 'failed' END, error = ?, finished = ?",
+            (error, _now()),
+            trial,
+        )
+        return next(record.status for record in self.trials() if record.id == trial)
+
+    def release(self) -> None:
+        """Put running trials back: an interruption is not the trial's fault and counts as no attempt."""
+        self._write("UPDATE trials SET status = 'pending', attempts = attempts - 1 WHERE status = 'running'")
+
+    def reopen_failed(self) -> None:
+        """Give failed trials their attempts back: the user has asked for another run."""
+        self._write("UPDATE trials SET status = 'pending', attempts = 0 WHERE status = 'failed'")
+
+    def _update(self, assignments: str, values: tuple[Any, ...], trial: str) -> None:
+        self._write(f"UPDATE trials SET {assignments} WHERE id = ?", (*values, trial))
+
+    def _write(self, statement: str, values: tuple[Any, ...] = ()) -> None:
+        with self._connection() as connection, connection:  # the inner one commits, or rolls back
+            connection.execute(statement, values)
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        with _named(self.path), closing(sqlite3.connect(_uri(self.path), uri=True, timeout=30)) as connection:
+            yield connection
+
+
+def _uri(path: Path) -> str:
+    """SQLite makes files beside a WAL database even to read it, unless told, in a read-only folder, not to."""
+    settled = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
+    return f"file:{quote(str(path.absolute()))}" + ("?immutable=1" if settled else "")
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors, which name no file, into LedgerError."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:  # disk full, read-only, locked
+        raise LedgerError(
+            f"{path}: cannot be used: {error}. Check free space and permissions, and run again"
+        ) from error
+    except (sqlite3.DatabaseError, ValueError) as error:  # not a database; JSON or a status that cannot be read
+        raise LedgerError(_damaged(path, str(error))) from error
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return (
+        f"{path}: the ledger is damaged ({reason}): put a backup of it back, or start again in a new folder; "
+        "history and summary.csv beside it are untouched"
+    )
+
+
+def _record(row: sqlite3.Row) -> TrialRecord:
+    fields = {key: row[key] for key in row.keys() if key != "position"}  # noqa: SIM118 (a Row iterates over values)
+    fields["spec"] = json.loads(fields["spec"])
+    fields["result"] = None if fields["result"] is None else json.loads(fields["result"])
+    return TrialRecord(**{**fields, "status": Status(fields["status"])})
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,36 @@
+"""Where numbers come from: the commit of the code and the versions of what it stands on."""
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("fastrank", "torch", "numpy", "scikit-learn", "triton")
+
+
+def commit() -> str:
+    """The commit this code is checked out at, ``+dirty`` where files differ; ``unknown`` outside a checkout."""
+    here = Path(__file__)
+    if _git("ls-files", "--error-unmatch", here.name) is None:  # installed inside somebody else's repository
+        return "unknown"
+    head, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", ":/")
+    return "unknown" if head is None else head + ("+dirty" if changes else "")
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True)
+    except OSError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of the machine's system and of the packages that are installed."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,120 @@
+"""The tables of a report, as HTML. Every text that comes from a sweep is escaped here."""
+
+from collections.abc import Callable, Iterable, Mapping
+from html import escape
+from typing import Any
+
+import pandas as pd
+from fastrank.experiments.ledger import Status
+from fastrank.experiments.results import Results
+
+NONE = "&ndash;"
+
+
+def pivots(results: Results) -> str:
+    """For every facet a table weight decay x batch size: average rank, and test accuracy beside it."""
+    return "\n".join(_pivot(str(facet), trials) for facet, trials in results.table.groupby("facet", sort=True))
+
+
+def _pivot(facet: str, trials: pd.DataFrame) -> str:
+    sizes = sorted(trials["batch_size"].unique())
+    head = "".join(f"<th scope=col>batch size {size}</th>" for size in sizes)
+    rows = []
+    for decay, line in trials.groupby("weight_decay", sort=True):
+        cells = "".join(_pivot_cell(line[line["batch_size"] == size]) for size in sizes)
+        rows.append(f"<tr><th scope=row>weight decay {decay:g}</th>{cells}</tr>")
+    caption = f"<caption>{escape(facet)}</caption>" if facet else ""
+    body = "".join(rows)
+    return f"<div class=scroll><table class=pivot>{caption}<thead><tr><td></td>{head}</tr></thead>{body}</table></div>"
+
+
+def _pivot_cell(trials: pd.DataFrame) -> str:
+    done = trials[trials["status"] == Status.DONE]
+    if done.empty:
+        return f"<td><small>{escape(', '.join(sorted(trials['status'].unique()))) or NONE}</small></td>"
+    ranks, accuracy = done["average_rank"], done["test_accuracy"].mean()
+    seeds = f"<small>{ranks.min():.1f} to {ranks.max():.1f}</small>" if len(done) > 1 else ""
+    mark = " <span class=alert>collapsed</span>" if done["collapsed"].any() else ""
+    fill = f"{ranks.mean() / done['full_rank'].mean():.1%}"
+    return f'<td style="--fill: {fill}"><b>{rank(ranks.mean())}</b><small>{share(accuracy)}{mark}</small>{seeds}</td>'
+
+
+def trials(results: Results) -> str:
+    """One row a trial, with everything that was set and measured."""
+    extra = {f"average_rank@{suffix}": (f"rank @{suffix}", rank) for suffix in results.suffixes[1:]}
+    columns: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "batch_size": ("batch size", str),
+        "lr": ("lr", _setting),
+        "weight_decay": ("weight decay", _setting),
+        "momentum": ("momentum", _setting),
+        "seed": ("seed", str),
+        "epochs": ("epochs", str),
+        "steps": ("steps", _count),
+        "average_rank": ("average rank", rank),
+        **extra,
+        "full_rank": ("full rank", rank),
+        "train_accuracy": ("train acc.", share),
+        "test_accuracy": ("test acc.", share),
+        "seconds": ("seconds", _count),
+    }
+    head = "".join(f"<th scope=col>{escape(title)}</th>" for title, _ in columns.values())
+    rows = []
+    for name, trial in results.table.iterrows():
+        cells = "".join(f"<td>{show(trial[key])}</td>" for key, (_, show) in columns.items())
+        rows.append(f"<tr><td><code>{escape(str(name))}</code></td>{cells}<td>{_status(trial)}</td></tr>")
+    body = "".join(rows)
+    return f"<table class=trials><thead><tr><th>trial</th>{head}<th>status</th></tr></thead>{body}</table>"
+
+
+def pairs(rows: Iterable[tuple[str, str]]) -> str:
+    """A table of names and values; the values are HTML."""
+    lines = "".join(f"<tr><th scope=row>{escape(name)}</th><td>{value}</td></tr>" for name, value in rows)
+    return f"<table class=plain>{lines}</table>"
+
+
+def config(settings: Mapping[str, Any]) -> str:
+    """The configuration, a row a section."""
+    return pairs((key, _value(value)) for key, value in settings.items())
+
+
+def failures(results: Results) -> str:
+    """The error text of every trial that has one."""
+    blocks = [
+        f"<h3>Trial <code>{escape(trial.id)}</code> {escape(trial.status)}, attempts: {trial.attempts}</h3>"
+        f"<pre>{escape(trial.error)}</pre>"
+        for trial in results.trials
+        if trial.error
+    ]
+    return "\n".join(blocks)
+
+
+def rank(value: float) -> str:
+    """An average rank."""
+    return NONE if pd.isna(value) else f"{value:.1f}"
+
+
+def share(value: float) -> str:
+    """An accuracy or another share of one."""
+    return NONE if pd.isna(value) else f"{value:.1%}"
+
+
+def _count(value: float) -> str:
+    return NONE if pd.isna(value) else f"{value:,.0f}"
+
+
+def _setting(value: float) -> str:
+    return f"{value:g}"
+
+
+def _status(trial: "pd.Series[Any]") -> str:
+    if trial["collapsed"]:
+        return f"{escape(trial['status'])}, <span class=alert>collapsed</span>"
+    return escape(trial["status"]) if trial["status"] == Status.DONE else f"<span class=alert>{trial['status']}</span>"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{escape(str(key))} = {_value(entry)}" for key, entry in value.items())
+    if isinstance(value, list):
+        return "[" + ", ".join(f"({_value(e)})" if isinstance(e, dict) else _value(e) for e in value) + "]"
+    return escape(_setting(value) if isinstance(value, float) else str(value))

@@ -1,0 +1,135 @@
+"""A sweep's results as ``summary.csv`` and as tables for the terminal."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from fastrank.experiments.layout import write_csv
+from fastrank.experiments.ledger import Status, TrialRecord
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+COLUMNS = (
+    *("trial", "model", "data", "batch_size", "lr", "weight_decay", "momentum", "seed", "epochs", "steps"),
+    *("average_rank", "full_rank", "train_accuracy", "test_accuracy", "seconds", "status"),
+)
+
+_AXES = ("batch_size", "lr", "weight_decay", "momentum", "seed")
+_NUMBERS = {"average_rank": 1, "train_accuracy": 3, "test_accuracy": 3, "seconds": 1}  # digits shown
+
+COLOURS = {
+    Status.PENDING: "dim",
+    Status.RUNNING: "cyan",
+    Status.DONE: "green",
+    Status.DIVERGED: "yellow",
+    Status.FAILED: "bold red",
+}
+
+
+def summary_row(record: TrialRecord) -> dict[str, Any]:
+    """A trial's row of ``summary.csv``; None where there is no number (yet)."""
+    spec, result = record.spec, record.result or {}
+    shared = ("batch_size", "lr", "weight_decay", "momentum", "seed", "epochs")
+    numbers = ("steps", "average_rank", "full_rank", "train_accuracy", "test_accuracy")
+    return {
+        "trial": record.id,
+        "model": f"{spec['model']['name']}-{spec['model']['depth']}x{spec['model']['width']}",
+        "data": spec["data"]["name"],
+        **{key: spec[key] for key in shared},
+        **{key: result.get(key) for key in numbers},
+        "seconds": None if record.seconds is None else round(record.seconds, 3),
+        "status": str(record.status),
+    }
+
+
+def write_summary(path: Path, records: Sequence[TrialRecord]) -> None:
+    """Write ``summary.csv``, a row a trial in the order of the grid, atomically."""
+    write_csv(path, COLUMNS, map(summary_row, records))
+
+
+def print_tables(console: Console, records: Sequence[TrialRecord]) -> None:
+    """Print the table of trials and those of average rank."""
+    for table in (trials_table(records), *rank_tables(records)):
+        console.print(table)
+        console.print()
+
+
+def trials_table(records: Sequence[TrialRecord]) -> Table:
+    """A row a trial: what it was and what came out. What is the same in all of them goes into the title."""
+    rows = [summary_row(record) for record in records]
+    varying = [key for key in _AXES if len({row[key] for row in rows}) > 1]
+    shared = [f"{_heading(key)} {rows[0][key]:g}" for key in _AXES if key not in varying]
+    table = Table(
+        title=f"{len(rows)} trials" + (f" with {', '.join(shared)}" if shared else ""),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("trial", no_wrap=True)
+    for key in (*varying, *_NUMBERS):
+        table.add_column(_heading(key).replace(" ", "\n"), justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for record, row in zip(records, rows, strict=True):
+        table.add_row(
+            record.id,
+            *(f"{row[key]:g}" for key in varying),
+            *(number(row[key], digits) for key, digits in _NUMBERS.items()),
+            f"[{COLOURS[record.status]}]{record.status}[/]",
+        )
+    return table
+
+
+def _heading(key: str) -> str:
+    return key.replace("_", " ").replace("accuracy", "acc.")
+
+
+def rank_tables(records: Sequence[TrialRecord]) -> list[Table]:
+    """Batch size against weight decay, for each learning rate and momentum: average rank, mean over seeds."""
+    groups: dict[tuple[float, float], list[TrialRecord]] = defaultdict(list)
+    for record in records:
+        if record.result and record.result["average_rank"] is not None:
+            groups[record.spec["lr"], record.spec["momentum"]].append(record)
+    return [_rank_table(lr, momentum, group) for (lr, momentum), group in groups.items()]
+
+
+def _rank_table(lr: float, momentum: float, records: list[TrialRecord]) -> Table:
+    results = [record.result or {} for record in records]
+    cells: dict[tuple[int, float], list[tuple[float, float]]] = defaultdict(list)
+    for record, result in zip(records, results, strict=True):
+        key = record.spec["batch_size"], record.spec["weight_decay"]
+        cells[key].append((result["average_rank"], result["test_accuracy"]))
+    decays = sorted({decay for _, decay in cells})
+    seeds = max(map(len, cells.values()))
+    title = f"Average rank (full: {results[0]['full_rank']:.1f}) and test accuracy; lr {lr:g}, momentum {momentum:g}"
+    title += f"; mean of {seeds} seeds" if seeds > 1 else ""
+    table = Table(
+        title=title,
+        min_width=len(title),  # a title is wrapped to its table
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        title_justify="left",
+        title_style="bold",
+    )
+    table.add_column("batch size", justify="right")
+    for decay in decays:
+        table.add_column(f"weight decay {decay:g}", justify="right", no_wrap=True)
+    for size in sorted({size for size, _ in cells}):
+        table.add_row(str(size), *(_cell(cells.get((size, decay))) for decay in decays))
+    return table
+
+
+def _cell(values: list[tuple[float, float]] | None) -> str:
+    if not values:
+        return "-"
+    ranks, accuracies = zip(*values, strict=True)
+    return f"[bold]{mean(ranks):.1f}[/]  [dim]{mean(accuracies):.3f}[/]"
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number for a table; a dash for none."""
+    return "-" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,154 @@
+"""A finished sweep's folder with planted numbers: what figures and reports are checked against."""
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fastrank.experiments.config import SweepConfig, Trial
+from fastrank.experiments.layout import Layout
+from fastrank.experiments.ledger import Ledger, Status
+
+LAYERS = {"layers.0.weight": (100, 64), "layers.1.weight": (100, 100), "layers.2.weight": (100, 100)}
+FULL_RANK = 88.0  # mean of 64, 100 and 100
+META = {"commit": "0123abcd4567", "versions": {"fastrank": "0.1.0", "torch": "2.13.0"}}
+
+
+class Sweep:
+    """A folder under construction: 12 epochs of training on 1,437 digits, of which every 30th step is recorded."""
+
+    every = 30
+
+    def __init__(self, folder: Path, tolerances: tuple[float, ...] = (1e-3,), **grid: list[Any]) -> None:
+        self.folder, self.suffixes = folder, ["", *(f"@{value:g}" for value in tolerances[1:])]
+        axes: dict[str, list[Any]] = {"batch_size": [8, 32], "lr": [0.5], "weight_decay": [0.0, 0.01], "seed": [0]}
+        config = SweepConfig.model_validate(
+            {
+                "name": "planted",
+                "epochs": 12,
+                "model": {"name": "mlp_bn", "depth": 3, "width": 100},
+                "data": {"name": "digits"},
+                "grid": axes | grid,
+                "tracking": {"tolerances": [{"value": value} for value in tolerances], "every": self.every},
+            }
+        )
+        folder.mkdir()
+        self.trials = config.trials()
+        specs = {trial.id: trial.spec for trial in self.trials}
+        self.ledger = Ledger.create(folder, {"config": config.canonical, **META}, specs)
+
+    def finish_all(self) -> "Sweep":
+        """Every trial is done, with its history."""
+        for trial in self.trials:
+            self.finish(trial)
+        return self
+
+    def finish(self, trial: Trial, test_accuracy: float = 0.975) -> None:
+        """The trial is done: its history, and the result that goes with it."""
+        self.write_history(trial, self.history(trial))
+        average = float(np.mean([self.rank(trial, full, trial.steps) for full in (64, 100, 100)]))
+        result = {"steps": trial.steps, "average_rank": average, "full_rank": FULL_RANK}
+        result |= {"train_accuracy": 1.0, "test_accuracy": test_accuracy}
+        self.ledger.start(trial.id)
+        self.ledger.finish(trial.id, Status.DONE, result, seconds=61.5)
+
+    def fail(self, trial: Trial, error: str) -> None:
+        """The trial has crashed as often as it may."""
+        while True:
+            self.ledger.start(trial.id)
+            if self.ledger.crash(trial.id, error) is Status.FAILED:
+                return
+
+    def diverge(self, trial: Trial) -> None:
+        """The trial's loss became non-finite."""
+        self.ledger.start(trial.id)
+        result = {"steps": 60, "average_rank": None, "full_rank": FULL_RANK}
+        result |= {"train_accuracy": None, "test_accuracy": None}
+        self.ledger.finish(trial.id, Status.DIVERGED, result, seconds=2.0)
+
+    @staticmethod
+    def rank(trial: Trial, full: int, step: int, suffix: str = "") -> int:
+        """The planted rank: it falls with training, the further the smaller the batch and the larger the decay."""
+        depth = 0.45 * (8 / trial.batch_size) ** 0.5 * trial.weight_decay / 0.01 * (1 - 0.1 * trial.seed)
+        fallen = depth * (1 - np.exp(-4 * step / trial.steps)) / (1 - np.exp(-4))
+        return round(full * (1 - fallen)) - (10 if suffix else 0)
+
+    def history(self, trial: Trial) -> pa.Table:
+        """The history table, with spectra at the first and the last recorded step."""
+        steps = [*range(self.every, trial.steps + 1, self.every)]
+        columns: dict[str, list[Any]] = {key: [] for key in ("step", "name", "rows", "cols", "singular_values")}
+        columns |= {f"rank_{side}{suffix}": [] for suffix in self.suffixes for side in ("lower", "upper")}
+        for step in steps:
+            for name, (rows, cols) in LAYERS.items():
+                rank = self.rank(trial, min(rows, cols), step)
+                spectral = step in (steps[0], steps[-1])
+                values = {"step": step, "name": name, "rows": rows, "cols": cols}
+                values |= {"singular_values": spectrum(rank, min(rows, cols)) if spectral else None}
+                for suffix in self.suffixes:
+                    planted = self.rank(trial, min(rows, cols), step, suffix)
+                    values |= {f"rank_lower{suffix}": planted, f"rank_upper{suffix}": planted}
+                for key, column in columns.items():
+                    column.append(values[key])
+        table = pa.table(columns)
+        ones = pa.array(np.ones(len(table)))
+        for key in ("frobenius_norm", "spectral_norm", "stable_rank"):
+            table = table.append_column(key, ones)
+        return table.append_column("status", pa.array(["OK"] * len(table)))
+
+    def write_history(self, trial: Trial, table: pa.Table) -> None:
+        """Replace the trial's history by `table`, in two parts."""
+        folder = Layout(self.folder).history(trial.id)
+        folder.mkdir(parents=True, exist_ok=True)
+        half = len(table) // 2
+        for number, part in enumerate((table.slice(0, half), table.slice(half))):
+            types = {"name": pa.dictionary(pa.int32(), pa.string()), "status": pa.dictionary(pa.int32(), pa.string())}
+            ranks = {key: pa.int32() for key in part.column_names if key.startswith("rank_") or key in ("rows", "cols")}
+            schema = pa.schema([(field.name, (types | ranks).get(field.name, field.type)) for field in part.schema])
+            pq.write_table(part.cast(schema), folder / f"part-{number:05d}.parquet")
+
+
+def spectrum(rank: int, full: int) -> list[float]:
+    """Singular values of which `rank` lie above 1e-3, for a matrix of Frobenius norm 1."""
+    return [*np.geomspace(0.3, 2e-3, rank), *np.geomspace(1e-5, 1e-6, full - rank)]
+
+
+@pytest.fixture(scope="session")
+def make_sweep(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Sweep]:
+    """`make_sweep(tolerances=(1e-3,), batch_size=[...], ...)`: a sweep with every trial pending."""
+
+    def make(**kwargs: Any) -> Sweep:
+        return Sweep(tmp_path_factory.mktemp("made") / "sweep", **kwargs)
+
+    return make
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Callable[..., Path]:
+    """`config_file(content, *changes)`: a TOML file of `content`, each change (a line of TOML) laid over it."""
+
+    def write(content: dict[str, Any], *changes: str) -> Path:
+        for change in changes:
+            content = _laid_over(content, tomllib.loads(change))
+        path = tmp_path / "config.toml"
+        path.write_text("\n".join(f"{key} = {_toml(value)}" for key, value in content.items()))
+        return path
+
+    return write
+
+
+def _laid_over(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = {key: _laid_over(under.get(key, {}), v) if isinstance(v, dict) else v for key, v in over.items()}
+    return under | merged
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value) if isinstance(value, str | bool) else repr(value)

@@ -1,0 +1,55 @@
+"""Files that are never half written."""
+
+import errno
+import resource
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastrank.experiments.layout import Layout, write_atomically, write_csv
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file may grow past 1,000 bytes: the system's own refusal, in the middle of a write."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_file_is_replaced_and_others_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "file"
+    write_atomically(path, b"one")
+    write_atomically(path, b"two")
+    assert path.read_bytes() == b"two"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    with pytest.raises(OSError, match="large") as caught:
+        write_atomically(path, b"n" * 5000)
+    assert caught.value.errno == errno.EFBIG
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_csv_keeps_every_digit_and_leaves_none_empty(tmp_path: Path) -> None:
+    write_csv(tmp_path / "a.csv", ("x", "y"), [{"x": 0.1 + 0.2, "y": None}, {"x": 1, "y": "a,b"}])
+    assert (tmp_path / "a.csv").read_text() == 'x,y\n0.30000000000000004,\n1,"a,b"\n'
+
+
+def test_forgetting_a_trial_spares_the_others(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    for trial in ("one", "two"):
+        write_atomically(layout.checkpoint(trial), b"c")
+        write_atomically(layout.history(trial) / "part-00000.parquet", b"h")
+    layout.forget("one")
+    layout.forget("three")
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["two.pt"]
+    assert [path.name for path in (tmp_path / "history").iterdir()] == ["two"]

@@ -1,0 +1,126 @@
+"""The command line: exit statuses, what is printed, and no traceback for what the user can mend."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fastrank import backend
+from fastrank.cli import main
+
+CONFIG = """
+name = "tiny"
+epochs = 2
+model = { name = "mlp_bn", depth = 2, width = 16 }
+data = { name = "digits" }
+grid = { batch_size = [64, 128], lr = [0.5], weight_decay = [0.01] }
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """`run(*arguments)`: the exit status of `fastrank arguments...` and a message it may leave with."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["fastrank", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        code = caught.value.code
+        return (code, "") if isinstance(code, int) else (1 if code else 0, str(code or ""))
+
+    return call
+
+
+def test_a_sweep_from_plan_to_status(run, config: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "out"
+    assert run("sweep", config, "--out", out, "--plan") == (0, "")
+    assert "2 trials, 66 steps in all; 2 trials, 66 steps to do" in capsys.readouterr().out
+    assert not out.exists()
+
+    assert run("sweep", config, "--out", out, "--workers", 2) == (0, "")
+    assert "2/2 trials, 100 % of the steps" in capsys.readouterr().out
+    assert run("sweep", config, "--out", out) == (0, "")
+    assert "All 2 trials are done" in capsys.readouterr().out
+    assert run("sweep", config, "--out", out, "--plan") == (0, "")
+    assert "0 trials, 0 steps to do" in capsys.readouterr().out
+    assert run("status", out) == (0, "")
+    output = capsys.readouterr().out
+    assert "2 done" in output
+    assert "Average rank (full: 16.0)" in output
+
+    config.write_text(CONFIG.replace("epochs = 2", "epochs = 3"))
+    for plan in ([], ["--plan"]):
+        assert run("sweep", config, "--out", out, *plan) == (2, "")
+        errors = capsys.readouterr().err
+        assert f"fastrank: {out}: holds a sweep of another configuration" in errors
+        assert "  epochs: 2 -> 3" in errors
+
+
+def test_a_bad_config_exits_with_2_and_names_the_key(run, config: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
+    config.write_text(CONFIG.replace("epochs", "epoch").replace("[0.5]", "[-0.5]"))
+    assert run("sweep", config, "--out", tmp_path / "out") == (2, "")
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.removeprefix("fastrank: ") for line in lines] == [
+        f"{config}: epochs: is missing",
+        f"{config}: grid.lr[0]: must be greater than 0 (got -0.5)",
+        f"{config}: epoch: unknown key; did you mean 'epochs'?",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_a_folder_without_a_ledger_is_named(run, tmp_path: Path, capsys, command: str) -> None:  # type: ignore[no-untyped-def]
+    assert run(command, tmp_path) == (1, "")
+    assert f"fastrank: {tmp_path / 'trials.sqlite'}: no such ledger" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_named(run, config: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "file").touch()
+    assert run("sweep", config, "--out", tmp_path / "file" / "out") == (
+        *(1, f"fastrank: {tmp_path / 'file' / 'out'}: Not a directory"),
+    )
+
+
+def test_usage_errors_exit_with_2(run, config: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    assert run("sweep", config) == (2, "")
+    assert run("sweep", config, "--out", tmp_path / "out", "--workers", 0) == (2, "")
+    assert run("dance") == (2, "")
+
+
+def test_doctor_says_what_serves_what_and_why(run, capsys) -> None:  # type: ignore[no-untyped-def]
+    assert run("doctor") == (0, "")
+    output = capsys.readouterr().out
+    for name in ("python", "torch", "fastrank", "commit", "cpu"):
+        assert re.search(rf"^{name} +\S", output, re.MULTILINE)
+    for choice in backend.report():
+        assert all(field in output for field in choice)
+
+
+@pytest.mark.parametrize("missing", ["typer", "pydantic", "rich"])
+def test_a_missing_extra_is_said_in_one_line(config: Path, missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = ['status', '/nowhere']; "
+    code += "from fastrank.cli import main; main()"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        f"fastrank: this command needs {missing}, which is not installed: pip install 'fastrank[experiments]'"
+    ]
+
+
+def test_python_m_is_the_same_program(monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(sys, "argv", ["fastrank", "--help"])
+    monkeypatch.delitem(sys.modules, "fastrank.cli")
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("fastrank.cli", run_name="__main__")
+    assert caught.value.code == 0
+    assert "doctor" in capsys.readouterr().out
