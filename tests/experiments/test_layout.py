@@ -4,19 +4,25 @@ import errno
 import resource
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from fastrank.experiments.layout import Layout, write_atomically, write_csv
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file may grow past 1,000 bytes: the system's own refusal, in the middle of a write."""
+    """No file may grow past 1,000 bytes: the system's own refusal, in the middle of a write.
+
+    Only around the write itself: the limit also holds for a file that pytest's own output goes to.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_file_is_replaced_and_others_may_read_it(tmp_path: Path) -> None:
@@ -28,11 +34,10 @@ def test_a_file_is_replaced_and_others_may_read_it(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-@pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")
-    with pytest.raises(OSError, match="large") as caught:
+    with pytest.raises(OSError, match="large") as caught, full_disk():
         write_atomically(path, b"n" * 5000)
     assert caught.value.errno == errno.EFBIG
     assert path.read_bytes() == b"old"
