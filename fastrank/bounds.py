@@ -83,7 +83,7 @@ def eigenvalue_bounds(gram: Gram, eigenvalues: Tensor, tolerance: Tolerance) -> 
     delta = delta + tau_error(gram, tolerance)
     lower = (eigenvalues - delta[:, None] > high[:, None]).sum(-1)
     upper = (eigenvalues + delta[:, None] > low[:, None]).sum(-1)
-    return _answer(gram.finite, torch.ones_like(gram.finite), lower, upper, r)
+    return _answer(gram.finite, None, lower, upper, r)
 
 
 def eigenvalue_error(gram: Gram) -> Tensor:
@@ -137,12 +137,14 @@ def _shifted(matrices: Tensor, shift: Tensor) -> Tensor:
     return shifted
 
 
-def _answer(finite: Tensor, sound: Tensor, lower: Tensor, upper: Tensor, r: int) -> RankBounds:
-    lower = torch.where(sound, lower, 0)
-    upper = torch.where(sound, upper, r)
-    status = torch.where(sound, Status.OK, Status.FALLBACK)
+def _answer(finite: Tensor, sound: Tensor | None, lower: Tensor, upper: Tensor, r: int) -> RankBounds:
+    """Counts as bounds: [0, r] where they are not `sound` (None: all are), none where the matrix is not `finite`."""
+    status = torch.zeros_like(lower, dtype=torch.int8)  # Status.OK
+    if sound is not None:
+        lower = lower.masked_fill(~sound, 0)
+        upper = upper.masked_fill(~sound, r)
+        status.masked_fill_(~sound, Status.FALLBACK)
+    bad = ~finite
     return RankBounds(
-        torch.where(finite, lower, -1),
-        torch.where(finite, upper, -1),
-        torch.where(finite, status, Status.NONFINITE).to(torch.int8),
+        lower.masked_fill(bad, -1), upper.masked_fill(bad, -1), status.masked_fill_(bad, Status.NONFINITE)
     )

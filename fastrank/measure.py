@@ -62,7 +62,7 @@ def measure(
         basis: last step's, if any.
     """
     g = gram(stack)
-    b, r = g.matrix.shape[:2]
+    r = g.matrix.shape[-1]
     if r == 0 or backend.counting(stack.device, r, "tracking") == "eigenvalues":
         eigenvalues = torch.linalg.eigvalsh(g.matrix)
         bounds = [eigenvalue_bounds(g, eigenvalues, t) for t in tolerances]
@@ -73,14 +73,14 @@ def measure(
         bounds = [resolve_bounds(x, stack, t) for x, t in zip(bounds, tolerances, strict=True)]
     frobenius = g.trace.sqrt()
     sigma = singular_values(stack) if due else None
-    nan = torch.full((b,), torch.nan, dtype=torch.float64, device=stack.device)
+    bad, not_due = ~g.finite, torch.full_like(frobenius, torch.nan)
     values = [
         *(x.double() for bound in bounds for x in (bound.lower, bound.upper)),
-        torch.where(g.finite, metrics.stable_rank(frobenius, top), nan),
-        torch.where(g.finite, top * g.scale, nan),
-        torch.where(g.finite, frobenius * g.scale, nan),
+        metrics.stable_rank(frobenius, top).masked_fill(bad, torch.nan),
+        (top * g.scale).masked_fill(bad, torch.nan),
+        (frobenius * g.scale).masked_fill(bad, torch.nan),
         torch.stack([x.status for x in bounds]).amax(0).double(),
-        *(f(sigma) if sigma is not None else nan for name, f in SPECTRUM_METRICS.items() if name in spectrum),
+        *(not_due if sigma is None else f(sigma) for name, f in SPECTRUM_METRICS.items() if name in spectrum),
     ]
     return Measurement(torch.stack(values, dim=-1), sigma, basis)
 

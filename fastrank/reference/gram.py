@@ -59,5 +59,5 @@ def gram(stack: Tensor) -> Gram:
     product = wide @ wide.mT
     trace = product.diagonal(dim1=-2, dim2=-1).sum(-1)
     finite = trace.isfinite()
-    matrix = torch.where(finite[:, None, None], product, 0.0)
-    return Gram(matrix, torch.where(finite, trace, 0.0), scale, finite, stack.shape[-1])
+    product.masked_fill_(~finite[:, None, None], 0.0)
+    return Gram(product, trace.masked_fill(~finite, 0.0), scale, finite, stack.shape[-1])
