@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test lint types clean
+.PHONY: sweep test lint types kernels bench bench-gpu clean
 
 sweep: .venv/.ready
 	$(BIN)/fastrank sweep experiments/configs/digits.toml --out runs/digits
@@ -22,10 +22,42 @@ types: .venv/.ready
 	$(BIN)/pip install --quiet --no-deps --target build/site build/wheel/*.whl
 	cd build/wheel && MYPYPATH=../site ../../$(BIN)/mypy --config-file ../../pyproject.toml -p fastrank
 
+# Every kernel, compiled for every architecture by two Tritons: they emit different instructions. No GPU is needed; the
+# second Triton is fetched only when there is something to compile.
+KERNELS := $(filter-out kernels/__init__.py kernels/variant.py,$(wildcard kernels/*.py kernels/*/*.py))
+
+kernels: .venv/.ready $(if $(KERNELS),build/triton-3.6.0)
+	$(BIN)/python bench/aot.py
+	$(if $(KERNELS),PYTHONPATH=build/triton-3.6.0 $(BIN)/python bench/aot.py)
+
+build/triton-3.6.0: | .venv/.ready
+	rm -rf $@.part
+	$(BIN)/pip install --quiet --no-deps --target $@.part triton==3.6.0
+	mv $@.part $@
+
+# The quick set on this machine's CPU, with its figures; then the README's performance section.
+bench: .venv/.ready
+	$(BIN)/python -m pytest bench --quick --device cpu --deadline 240 --benchmark-columns=median,iqr,rounds --benchmark-sort=median
+	$(BIN)/python bench/figures.py
+	$(BIN)/python bench/tables.py --write
+
+# All that matters on a CUDA machine, in nine minutes, with the Python that is there (and no network): the tests that
+# need it, then the suite. Rows are written as they are measured, so that a time limit loses only the rest.
+# RESULTS=FILE.csv puts them elsewhere; without a repository, FASTRANK_COMMIT names the commit.
+GPU_PYTHON ?= python3
+GPU_TESTS := tests/test_cuda.py $(wildcard tests/kernels)
+bench-gpu:
+	$(GPU_PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	status=0; \
+	$(GPU_PYTHON) -m pytest $(GPU_TESTS) -m gpu -p no:cacheprovider || status=$$?; \
+	$(GPU_PYTHON) -m pytest bench --device cuda --deadline 400 $(if $(RESULTS),--results $(RESULTS)) \
+		-p no:cacheprovider --benchmark-columns=median,iqr,rounds --benchmark-sort=median || status=$$?; \
+	exit $$status
+
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fastrank needs Python >= 3.11; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=/path/to/python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[experiments,dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[experiments,bench,dev]'
 	touch $@
 
 clean:

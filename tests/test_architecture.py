@@ -64,6 +64,13 @@ def test_the_ground_floor_knows_nothing_of_what_stands_on_it(name):
         assert not imports(path, inside_functions=True) & upper, path
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "kernels").rglob("*.py")), ids=lambda p: p.name)
+def test_kernels_know_nothing_of_the_library_they_serve(path):
+    used = imports(path, inside_functions=True)
+    assert top(used) <= STANDARD | {"torch", "triton", "cupy", "fastrank"}
+    assert all(name.startswith("fastrank.kernels.") for name in used if top({name}) == {"fastrank"})
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda p: p.name)
 def test_experiments_use_the_public_interface(path):
     import fastrank
@@ -71,6 +78,15 @@ def test_experiments_use_the_public_interface(path):
     public = {"fastrank", "fastrank.backend", "fastrank.testing"} | {f"fastrank.{name}" for name in fastrank.__all__}
     used = {name for name in imports(path, inside_functions=True) if top({name}) == {"fastrank"}}
     assert {name for name in used if not name.startswith("fastrank.experiments")} <= public
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.py")), ids=lambda p: p.name)
+def test_benchmarks_use_the_public_interface_and_the_kernels(path):
+    import fastrank
+
+    public = {"fastrank", "fastrank.testing"} | {f"fastrank.{name}" for name in fastrank.__all__}
+    used = {name for name in imports(path, inside_functions=True) if top({name}) == {"fastrank"}}
+    assert {name for name in used if not name.startswith(("fastrank.kernels", "fastrank.reference"))} <= public
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=lambda p: str(p.relative_to(ROOT)))

@@ -1,0 +1,1 @@
+"""Device code and its launchers: one file an operation, no policy, no validation."""

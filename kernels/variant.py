@@ -1,0 +1,53 @@
+"""One launch configuration of a Triton kernel, as the ahead-of-time compiler needs it.
+
+A module of this package that has kernels (`@triton.jit` functions named `..._kernel`) also has a function `variants()`
+that yields a `Variant` for every configuration its launch heuristic can choose. `make kernels` compiles them all, for
+every architecture, and fails for a kernel without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What one launch specialises a kernel on.
+
+    Args:
+        kernel: the `@triton.jit` function.
+        signature: type of every argument that is not in `constexprs`, as Triton writes it: `"*fp32"`, `"i64"`; with
+            `":16"` appended where the launch finds a pointer aligned to, or an integer divisible by, 16.
+        constexprs: values of the compile-time arguments; also of integers that are 1 at the launch, or None, which
+            Triton makes compile-time by itself.
+        num_warps, num_stages, maxnreg, enable_fp_fusion: the launch's options of these names. `enable_fp_fusion`
+            is always given, because Triton 3.9 warns of a default that is going to change.
+        label: what tells this configuration from others with the same `constexprs` and options, such as `"bf16"`.
+        architectures: those the heuristic chooses it on, such as `("sm_90", "sm_100")`; all of them when empty.
+    """
+
+    kernel: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any] = field(default_factory=dict)
+    num_warps: int = 4
+    num_stages: int = 3
+    maxnreg: int | None = None
+    enable_fp_fusion: bool = True
+    label: str = ""
+    architectures: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The launch's options: a launcher that passes `**variant.options` runs what was compiled ahead of time."""
+        options = {name: getattr(self, name) for name in ("num_warps", "num_stages", "enable_fp_fusion")}
+        return options if self.maxnreg is None else options | {"maxnreg": self.maxnreg}
+
+    def __str__(self) -> str:
+        names = [self.label] if self.label else []
+        names += [f"{name}={value}" for name, value in self.constexprs.items()]
+        names += [f"warps={self.num_warps}", f"stages={self.num_stages}"]
+        if self.maxnreg is not None:
+            names.append(f"maxnreg={self.maxnreg}")
+        return " ".join(names)
