@@ -22,7 +22,7 @@ from torch import Tensor
 
 from fastrank import backend, metrics
 from fastrank.arrays import check_count, take_matrices, to_kind
-from fastrank.batch import over_matrices
+from fastrank.batch import chunk_size, group, over_matrices
 from fastrank.bounds import eigenvalue_bounds, inertia_bounds, resolve_bounds
 from fastrank.matrix_rank import count_as_torch
 from fastrank.metrics import RankBounds, Tolerance
@@ -41,6 +41,7 @@ __all__ = [
     "spectral_norm",
     "stable_rank",
     "svd_lowrank",
+    "svdvals",
 ]
 
 
@@ -115,6 +116,22 @@ def stable_rank(A: Any) -> Any:
         return torch.where(g.finite, ratio, torch.nan)
 
     return _metric(A, measure)
+
+
+def svdvals(A: Any) -> Any:
+    """Singular values `(..., r)`, FP64, descending; a list of `(r,)` for a ragged `A`. NaN where not finite.
+
+    Values of FP64 matrices are those of an FP64 SVD. Narrower matrices go through their FP64 Gram, which costs much
+    less: sigma_i is off by about 1e-15 ||A||_F^2 / sigma_i, and by 1e-8 sqrt(n) ||A||_F at worst, for the smallest.
+    """
+    matrices = take_matrices(A)
+    data = matrices.data
+    if isinstance(data, Tensor):
+        wide = data.mT if data.shape[-2] > data.shape[-1] else data
+        parts = [singular_values(piece) for piece in torch.split(wide, chunk_size(wide.shape[-2]))]
+        return matrices.answer(torch.cat(parts))
+    sigma = {i: s for g in group(data) for i, s in zip(g.indices, singular_values(g.stack(data)), strict=True)}
+    return [to_kind(sigma[i], matrices.kind) for i in range(len(data))]
 
 
 def effective_rank(A: Any) -> Any:
