@@ -1,0 +1,86 @@
+"""The front door: `pytest bench/`, with pytest-benchmark.
+
+    pytest bench/ [--workload NAME ...] [--provider NAME ...] [--operation NAME ...] [--device cpu|cuda] [--quick]
+
+Rows go to `bench/results/<device>.csv` as they are measured. All of pytest-benchmark's options work,
+`--benchmark-compare` and `--benchmark-autosave` among them; its timer synchronises the device.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import environment
+import pytest
+import results
+import roofs
+import timing
+import torch
+from harness import FULL, QUICK, Harness
+from operations import OPERATIONS, Operation
+from providers import Provider
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fastrank benchmarks")
+    for name in ("operation", "workload", "provider"):
+        group.addoption(f"--{name}", action="append", help=f"only this {name}; may be repeated (default: all)")
+    group.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
+    group.addoption("--dtype", default="float32", help="of the matrices (default: float32)")
+    group.addoption("--quick", action="store_true", help="a small set of workloads, and less time for each")
+    group.addoption("--deadline", type=float, default=float("inf"), help="start no row after so many seconds")
+    group.addoption("--results", type=Path, help="file of the rows (default: bench/results/<device>.csv)")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-benchmark reads its timer
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("filterwarnings", "default")  # rivals warn of what they like
+    config.stash[STARTED] = time.monotonic()
+    config.option.benchmark_timer = f"{timing.__name__}.{timing.clock.__name__}"
+
+
+STARTED = pytest.StashKey[float]()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "provider" not in metafunc.fixturenames:
+        return
+    option = metafunc.config.option
+    rows = [
+        pytest.param(operation, workload, provider, id=f"{operation.name} | {workload} | {provider.name}")
+        for operation in OPERATIONS.values()
+        for workload in operation.workloads
+        for provider in operation.providers
+        if _asked(option, operation, workload, provider)
+    ]
+    metafunc.parametrize(("operation", "workload", "provider"), rows)
+
+
+def _asked(option: object, operation: Operation, workload: str, provider: Provider) -> bool:
+    named = {"operation": operation.name, "workload": workload, "provider": provider.name}
+    if any(getattr(option, kind) and name not in getattr(option, kind) for kind, name in named.items()):
+        return False
+    return not option.quick or bool(option.workload) or workload in operation.quick  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+def results_path(request: pytest.FixtureRequest) -> Path:
+    return request.config.option.results or environment.results_file(torch.device(request.config.option.device))
+
+
+@pytest.fixture(scope="session")
+def harness(request: pytest.FixtureRequest, results_path: Path) -> Harness:
+    """The session's harness, once the device's roofs are measured."""
+    option = request.config.option
+    device = torch.device(option.device)
+    budget = QUICK if option.quick else FULL
+    where = environment.columns(device)
+    results.save(results_path, [row | where for row in roofs.measure(device, budget.seconds)])
+    return Harness(device, getattr(torch, option.dtype), budget, roofs.Roofs.of(results.load(results_path)))
+
+
+@pytest.fixture(autouse=True)
+def deadline(request: pytest.FixtureRequest) -> None:
+    if time.monotonic() - request.config.stash[STARTED] > request.config.option.deadline:
+        pytest.skip(f"after the deadline of {request.config.option.deadline:.0f} s")

@@ -1,0 +1,208 @@
+"""The operations that are measured: what each is given, what counts as its error, and what it costs at least."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import baselines
+import costs
+import lowrank
+import ours
+import steps
+import torch
+import training
+from costs import Cost
+from providers import Provider
+from torch import Tensor
+from workloads import TOLERANCE, WORKLOADS, Matrices, Workload
+
+import fastrank
+from fastrank import testing
+
+TINY = torch.finfo(torch.float64).tiny
+
+
+def _those(chosen: Callable[[Workload], bool]) -> dict[str, Workload]:
+    return {name: workload for name, workload in WORKLOADS.items() if chosen(workload)}
+
+
+class Operation:
+    """Base of all: inputs are a workload's matrices, and a buffer of them is a copy.
+
+    `make` is called once a workload, `inputs` once a buffer; `answer` runs a call for the check, and `error` compares
+    what came out with the truth.
+    """
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    """What the error is measured in."""
+    limit: ClassVar[float]
+    """Error up to which an answer is correct."""
+    providers: ClassVar[tuple[Provider, ...]]
+    workloads: ClassVar[Mapping[str, Any]] = WORKLOADS
+    quick: ClassVar[tuple[str, ...]]
+    """Workloads of a quick run on a CPU."""
+    baseline: ClassVar[Provider | None] = None
+    """Timed in turn with every provider, where overhead over it is the point."""
+    threads: ClassVar[int | None] = None
+    """CPU threads, where not PyTorch's default."""
+
+    def make(self, workload: Any, dtype: torch.dtype, device: torch.device) -> Any:
+        return workload.make(dtype, device)
+
+    def inputs(self, problem: Any) -> Any:
+        return [matrix.clone() for matrix in problem.matrices]
+
+    def bytes(self, problem: Any) -> int:
+        """Size of one buffer."""
+        return sum(matrix.nbytes for matrix in problem.matrices)
+
+    def answer(self, call: Any) -> Any:
+        return call()
+
+    def error(self, problem: Any, answer: Any) -> float:
+        raise NotImplementedError
+
+    def cost(self, workload: Any, dtype: torch.dtype) -> Cost | None:
+        raise NotImplementedError
+
+
+class Rank(Operation):
+    """Numerical rank of every matrix at 1e-3 of its Frobenius norm."""
+
+    name, unit, limit = "rank", "ranks off by, at most", 0
+    providers = (*ours.RANK, *baselines.RANK)
+    quick = (
+        *("resnet18-cifar", "mlp-bn-10-100", "square-128", "square-256", "square-512", "square-1024"),
+        *("square-512-gaussian", "families-96x128", "clustered-96x128"),
+    )
+
+    def error(self, problem: Matrices, answer: Any) -> float:
+        """Largest distance of a rank, or of bounds, from what the truth leaves open."""
+        lower, upper = answer[:2] if isinstance(answer, fastrank.RankBounds) else (answer, answer)
+        worst = 0
+        for low, high, sigma in zip(lower, upper, problem.sigma, strict=True):
+            tau = TOLERANCE.value * torch.linalg.vector_norm(sigma)
+            slack = problem.slack * sigma[0]
+            least, most = ((sigma > t).sum().item() for t in (tau + slack, tau - slack))
+            worst = max(worst, least - int(high), int(low) - most)
+        return float(worst)
+
+    def cost(self, workload: Workload, dtype: torch.dtype) -> Cost:
+        return costs.rank(workload.shapes, dtype)
+
+
+class Spectrum(Operation):
+    """Singular values of every matrix."""
+
+    name, unit, limit = "spectrum", "of sigma_1, at most", 1e-4
+    providers = (*ours.SPECTRUM, *baselines.SPECTRUM)
+    quick = ("resnet18-cifar", "mlp-bn-10-100", "square-512")
+
+    def error(self, problem: Matrices, answer: list[Tensor]) -> float:
+        """Largest error of a singular value, relative to sigma_1."""
+        pairs = zip(answer, problem.sigma, strict=True)
+        return max(((computed.cpu().double() - s).abs().max() / s[0].clamp(min=TINY)).item() for computed, s in pairs)
+
+    def cost(self, workload: Workload, dtype: torch.dtype) -> Cost:
+        return costs.spectrum(workload.shapes, dtype)
+
+
+class Norm(Operation):
+    """Spectral norm of every matrix."""
+
+    name, unit, limit = "norm", "of sigma_1, at most", 1e-4
+    providers = (*ours.NORM, *baselines.NORM)
+    quick = ("resnet18-cifar", "mlp-bn-10-100", "square-1024")
+
+    def error(self, problem: Matrices, answer: list[Tensor]) -> float:
+        pairs = zip(answer, problem.sigma, strict=True)
+        return max(((computed.cpu().double() - s[0]).abs() / s[0].clamp(min=TINY)).item() for computed, s in pairs)
+
+    def cost(self, workload: Workload, dtype: torch.dtype) -> Cost:
+        return costs.norm(workload.shapes, dtype)
+
+
+class LowRank(Operation):
+    """The first K singular triplets of every matrix."""
+
+    name, unit, limit = "lowrank", "of ||W||_F above the best residual", 2e-2
+    providers = lowrank.PROVIDERS
+    workloads = _those(lambda w: min(map(min, w.shapes)) >= lowrank.K)
+    quick = ("resnet18-cifar", "square-512", "square-1024")
+
+    def error(self, problem: Matrices, answer: list[lowrank.Factors]) -> float:
+        """Largest excess of ||W - U S Vh||_F over that of the best rank-K matrix, relative to ||W||_F."""
+        worst = 0.0
+        for matrix, sigma, (U, S, Vh) in zip(problem.matrices, problem.sigma, answer, strict=True):
+            U, S, Vh = (x.to(matrix.device, torch.float64) for x in (U, S, Vh))
+            residual = torch.linalg.matrix_norm(matrix.double() - (U * S) @ Vh).item()
+            best = torch.linalg.vector_norm(sigma[lowrank.K :]).item()
+            worst = max(worst, (residual - best) / torch.linalg.vector_norm(sigma).item())
+        return worst
+
+    def cost(self, workload: Workload, dtype: torch.dtype) -> Cost:
+        return costs.lowrank(workload.shapes, dtype, lowrank.K + lowrank.OVERSAMPLE, lowrank.POWER_ITERS)
+
+
+class Step(Operation):
+    """One optimizer step over every parameter of a network."""
+
+    name, unit, limit = "step", "of a parameter's largest element, at most", 1e-6
+    providers = steps.PROVIDERS
+    workloads = _those(lambda w: bool(w.network.rest) and w.spectrum == "trained")
+    quick = ("resnet18-cifar", "mlp-bn-10-100")
+
+    def make(self, workload: Workload, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+        return steps.make_parameters(workload, dtype, device)
+
+    def inputs(self, problem: list[Tensor]) -> list[Tensor]:
+        return steps.clone(problem, problem[0].dtype, problem[0].device)
+
+    def bytes(self, problem: list[Tensor]) -> int:
+        return sum(3 * parameter.nbytes for parameter in problem)  # with gradient and momentum
+
+    def answer(self, call: steps.Call) -> list[Tensor]:
+        return [call() for _ in range(steps.CHECKED_STEPS)][-1]
+
+    def error(self, problem: list[Tensor], answer: list[Tensor]) -> float:
+        return steps.relative_error(problem, answer)
+
+    def cost(self, workload: Workload, dtype: torch.dtype) -> Cost:
+        return costs.step(workload.network.parameters, dtype)
+
+
+class TrainingStep(Operation):
+    """Whole training steps with the rank of every matrix measured, against the same without."""
+
+    name, unit, limit = "training", "ranks off by, at most", 0
+    providers = training.PROVIDERS
+    workloads = training.TRAININGS
+    quick = ("digits-mlp-b8", "digits-mlp-b64")
+    baseline = Provider("untracked", training.untracked)
+    threads = 1  # as a sweep's worker has it; two threads are no faster on matrices this small
+
+    def make(self, workload: training.Training, dtype: torch.dtype, device: torch.device) -> tuple[Any, torch.device]:
+        return workload, device
+
+    def inputs(self, problem: tuple[Any, torch.device]) -> training.Run:
+        return training.Run(*problem)
+
+    def bytes(self, problem: tuple[Any, torch.device]) -> int:
+        return 4 * problem[0].network.parameters
+
+    def error(self, problem: Any, answer: training.Outcome) -> float:
+        """Largest distance of the last step's ranks from those of the weights as they are now."""
+        worst = 0
+        for rank, matrix in zip(answer.ranks(), answer.run.matrices, strict=True):
+            truth = testing.true_rank(matrix, TOLERANCE)
+            worst = max(worst, int(truth.lower) - rank, rank - int(truth.upper))
+        return float(worst)
+
+    def cost(self, workload: Any, dtype: torch.dtype) -> None:
+        return None
+
+
+OPERATIONS = {o.name: o for o in (Rank(), Step(), TrainingStep(), LowRank(), Norm(), Spectrum())}
+"""By name, the most telling first."""

@@ -1,0 +1,61 @@
+"""What a provider is: one way of doing an operation, ours or a rival's."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One way of doing an operation.
+
+    Args:
+        name: as in the results.
+        prepare: takes inputs of its own and returns the call to be timed, which returns the answer.
+        needs: packages it imports.
+        devices: kinds of device it runs on.
+        strict: whether it promises a right answer: then a wrong one is a failure of the suite, not a finding.
+        graph: whether its call can be captured in a CUDA graph.
+    """
+
+    name: str
+    prepare: Callable[[Any], Callable[[], Any]]
+    needs: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ("cpu", "cuda")
+    strict: bool = False
+    graph: bool = False
+
+    def unavailable(self, device: torch.device) -> str | None:
+        """Why it cannot run here, or None."""
+        if device.type not in self.devices:
+            return f"not for {device.type}"
+        missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
+        return f"{', '.join(missing)} not installed" if missing else None
+
+
+def of(run: Callable[[list[Tensor]], Any]) -> Callable[[list[Tensor]], Callable[[], Any]]:
+    """`prepare` of a provider that needs no preparation."""
+    return lambda matrices: partial(run, matrices)
+
+
+def by_shape(matrices: list[Tensor], run: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """`run` on stacks `(b, r, n)`, r <= n, of matrices of one shape; its answers one a matrix, in their order.
+
+    What a user with many layers would write around a batched function; the stacking is part of the time.
+    """
+    places: dict[tuple[int, int], list[int]] = {}
+    for i, matrix in enumerate(matrices):
+        places.setdefault((min(matrix.shape), max(matrix.shape)), []).append(i)
+    answers: list[Tensor] = [None] * len(matrices)  # type: ignore[list-item]
+    for indices in places.values():
+        stack = torch.stack([m.mT if m.shape[0] > m.shape[1] else m for m in (matrices[i] for i in indices)])
+        for i, answer in zip(indices, run(stack), strict=True):
+            answers[i] = answer
+    return answers

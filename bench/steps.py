@@ -1,0 +1,79 @@
+"""Providers of the optimizer's step: SGD with momentum and weight decay over every parameter of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from providers import Provider
+from torch import Tensor
+from workloads import Workload
+
+import fastrank
+
+OPTIONS = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+CHECKED_STEPS = 3
+
+Call = Callable[[], list[Tensor]]
+
+
+def make_parameters(workload: Workload, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """A network's parameters with gradients, the same in every process."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = [*workload.network.matrices, *workload.network.rest]
+    return [_with_gradient(torch.randn(shape, generator=generator), dtype, device, generator) for shape in shapes]
+
+
+def _with_gradient(value: Tensor, dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> Tensor:
+    parameter = value.to(device, dtype).requires_grad_()
+    parameter.grad = torch.randn(value.shape, generator=generator).to(device, dtype)
+    return parameter
+
+
+def clone(parameters: list[Tensor], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """Independent parameters with independent gradients: a step works in place."""
+    copies = []
+    for parameter in parameters:
+        assert parameter.grad is not None
+        copy = parameter.detach().to(device, dtype, copy=True).requires_grad_()
+        copy.grad = parameter.grad.to(device, dtype, copy=True)
+        copies.append(copy)
+    return copies
+
+
+def prepare(make: Callable[..., torch.optim.Optimizer], compiled: bool, parameters: list[Tensor], **form: Any) -> Call:
+    optimizer = make(parameters, **OPTIONS, **form)
+    step = torch.compile(optimizer.step) if compiled else optimizer.step
+
+    def call() -> list[Tensor]:
+        step()
+        return parameters
+
+    return call
+
+
+def relative_error(before: list[Tensor], after: list[Tensor]) -> float:
+    """Largest difference from FP64 steps on the CPU, relative to each parameter's largest element.
+
+    `CHECKED_STEPS` steps lead from `before` to `after`. One parameter at a time: FP64 copies of all would be large.
+    """
+    worst = 0.0
+    for start, end in zip(before, after, strict=True):
+        (exact,) = clone([start], torch.float64, torch.device("cpu"))
+        optimizer = torch.optim.SGD([exact], **OPTIONS)
+        for _ in range(CHECKED_STEPS):
+            optimizer.step()
+        difference = (end.detach().cpu().double() - exact.detach()).abs().max()
+        worst = max(worst, (difference / exact.detach().abs().max()).item())
+    return worst
+
+
+PROVIDERS = (
+    Provider("fastrank.SGD", partial(prepare, fastrank.SGD, False), strict=True, graph=True),
+    Provider("torch SGD fused", partial(prepare, torch.optim.SGD, False, fused=True), graph=True),
+    Provider("torch SGD foreach", partial(prepare, torch.optim.SGD, False, foreach=True), graph=True),
+    Provider("torch SGD for-loop", partial(prepare, torch.optim.SGD, False, foreach=False), graph=True),
+    Provider("torch SGD compiled", partial(prepare, torch.optim.SGD, True)),
+)

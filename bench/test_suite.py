@@ -1,0 +1,37 @@
+"""The suite: every operation, workload and provider that was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import results
+from harness import Harness, Skipped
+from operations import Operation
+from providers import Provider
+from timing import Call
+
+
+def test_row(
+    benchmark: Any, harness: Harness, results_path: Path, operation: Operation, workload: str, provider: Provider
+) -> None:
+    benchmark.group = f"{operation.name} | {workload}"
+
+    def wall(call: Call, setup: Call | None, rounds: int, calls: int) -> list[float]:
+        benchmark.pedantic(call, setup=setup, rounds=rounds, iterations=calls)
+        return [seconds * 1e3 for seconds in benchmark.stats.stats.data]
+
+    try:
+        row = harness.row(operation, workload, provider, wall)
+    except Skipped as reason:
+        pytest.skip(f"{provider.name}: {reason}")
+    results.save(results_path, [row])
+    benchmark.extra_info |= {
+        k: row[k] for k in ("error", "device_ms", "device_timer", "ratio", "roof_share") if k in row
+    }
+    if row["status"] == "failed":
+        pytest.skip(f"{provider.name}: {row['note']}")
+    if row["status"] == "wrong":
+        message = f"{provider.name}: not timed, its answer is wrong: {row['error']:.3g} {operation.unit}"
+        (pytest.fail if provider.strict else pytest.skip)(message)

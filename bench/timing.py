@@ -1,0 +1,122 @@
+"""Timing one call: what the user waits, what the device works, and the memory it takes."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+Call = Callable[[], Any]
+
+CACHE = 256 * 2**20
+"""Bytes that rotated buffers cover together, so that none is found in a cache: more than any CPU's or GPU's."""
+MOST_BUFFERS = 16
+
+
+class Spread(NamedTuple):
+    """Milliseconds."""
+
+    median: float
+    p20: float
+    p80: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        if len(values) == 1:
+            return cls(*values * 3)
+        quintiles = statistics.quantiles(values, n=5, method="inclusive")
+        return cls(statistics.median(values), quintiles[0], quintiles[3])
+
+
+def clock() -> float:
+    """`time.perf_counter`, once the CUDA device (if there is one in use) has done all it was asked to."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def buffer_count(size: int) -> int:
+    """How many buffers of `size` bytes to rotate."""
+    return max(2, min(MOST_BUFFERS, math.ceil(CACHE / max(size, 1))))
+
+
+def plan(seconds: float, budget: float) -> tuple[int, int]:
+    """Rounds, and calls a round, for a call of `seconds`: a round of at least a millisecond, `budget` seconds in all.
+
+    At least 5 rounds, so that percentiles mean something, but for a call that takes the whole budget: 1.
+    """
+    if seconds > budget:
+        return 1, 1
+    calls = max(1, math.ceil(1e-3 / max(seconds, 1e-9)))
+    return max(5, min(200, int(budget / (calls * seconds)))), calls
+
+
+def device_times(calls: Sequence[Call], rounds: int, graph: bool) -> tuple[Spread, str]:
+    """Time on the current CUDA device, and how it was taken: of a graph's replay, or between events.
+
+    Replay leaves out the gaps between launches; events include them, where the host is the slower one.
+    """
+    timer = "events"
+    if graph:
+        calls, timer = [_captured(call) for call in calls], "graph"
+    for call in calls:
+        call()
+    pairs = []
+    for call in itertools.islice(itertools.cycle(calls), rounds):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        pairs.append((start, end))
+    torch.cuda.synchronize()
+    return Spread.of([start.elapsed_time(end) for start, end in pairs]), timer
+
+
+def _captured(call: Call) -> Call:
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # lazy initialisation must not happen in the capture
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
+def peak_memory(call: Call, device: torch.device) -> float | None:
+    """MiB that a call takes above what is there before; None where the system does not tell.
+
+    On CUDA PyTorch's allocator tells, exactly; a library with an allocator of its own does not show. On a CPU it is
+    how far the process's resident set grows, to the page: what an allocator keeps from an earlier call is missed.
+    """
+    if device.type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        torch.cuda.synchronize(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+        before = _resident("VmRSS")
+        call()
+        return _resident("VmHWM") - before
+    except OSError:
+        call()
+        return None
+
+
+def _resident(field: str) -> float:
+    status = Path("/proc/self/status").read_text()
+    found = re.search(rf"{field}:\s+(\d+) kB", status)
+    if not found:
+        raise OSError(f"/proc/self/status has no {field}")
+    return int(found[1]) / 1024

@@ -1,0 +1,128 @@
+"""The harness: what it refuses, what it skips, and what a row holds."""
+
+import itertools
+from functools import partial
+
+import pytest
+import torch
+from harness import Budget, Harness, Skipped
+from networks import Network
+from operations import OPERATIONS, Rank
+from providers import Provider, of
+from roofs import Roofs
+from workloads import TOLERANCE, Workload
+
+CPU = torch.device("cpu")
+ROOFS = Roofs(1e6, {torch.float64: 1e6, torch.float32: 1e6})
+
+
+class SmallRank(Rank):
+    workloads = {  # noqa: RUF012
+        "small": Workload("small", Network(((20, 30), (20, 30)), ())),
+        "large": Workload("large", Network(((200, 300),), ())),
+    }
+
+
+@pytest.fixture
+def harness():
+    return Harness(CPU, torch.float32, Budget(seconds=0.01, longest=1.0), ROOFS)
+
+
+def wall(call, setup, rounds, calls):
+    times = []
+    for _ in range(rounds):
+        if setup:
+            setup()
+        for _ in range(calls):
+            call()
+        times.append(1.0)
+    return times
+
+
+def never(*_):
+    raise AssertionError("timed")
+
+
+def ranks(matrices, off=0):
+    sigma = [torch.linalg.svdvals(m.double()) for m in matrices]
+    return [(s > TOLERANCE.value * s.norm()).sum() + off for s in sigma]
+
+
+def test_a_right_answer_is_timed(harness):
+    row = harness.row(SmallRank(), "small", Provider("right", of(ranks)), wall)
+    assert (row["status"], row["error"], row["wall_ms"]) == ("ok", 0.0, 1.0)
+    assert row["flops"] == 2 * (20 * 20 * 30 + 2 * 20**3 / 3)
+    assert row["roof"] == "float64 product"
+    assert row["roof_share"] == pytest.approx(row["flops"] / 1e6)
+    assert {"device", "torch", "commit", "dirty", "date", "threads"} <= set(row)
+
+
+@pytest.mark.parametrize("off", [1, -1])
+def test_a_wrong_answer_is_not_timed(harness, off):
+    row = harness.row(SmallRank(), "small", Provider("planted", of(partial(ranks, off=off))), never)
+    assert (row["status"], row["error"], row["limit"]) == ("wrong", 1.0, 0.0)
+    assert not {"wall_ms", "device_ms", "roof_share"} & set(row)
+
+
+def test_an_answer_that_is_not_a_number_is_not_timed(harness):
+    spectrum = OPERATIONS["spectrum"]
+    provider = Provider("nan", of(lambda ms: [torch.full((min(m.shape),), torch.nan) for m in ms]))
+    assert harness.row(spectrum, "square-128", provider, never)["status"] == "wrong"
+
+
+def test_a_rival_that_raises_is_a_row(harness):
+    def refuse(matrices):
+        raise ValueError("not for these\nmatrices")
+
+    row = harness.row(SmallRank(), "small", Provider("refuses", of(refuse)), never)
+    assert (row["status"], row["note"]) == ("failed", "ValueError: not for these matrices")
+    with pytest.raises(ValueError, match="not for these"):
+        harness.row(SmallRank(), "small", Provider("ours", of(refuse), strict=True), never)
+
+
+def test_what_is_not_there_is_skipped_by_name(harness):
+    with pytest.raises(Skipped, match="no_such_package not installed"):
+        harness.row(SmallRank(), "small", Provider("absent", of(ranks), needs=("no_such_package",)), never)
+    with pytest.raises(Skipped, match="not for cpu"):
+        harness.row(SmallRank(), "small", Provider("cuda's", of(ranks), devices=("cuda",)), never)
+
+
+def test_what_a_smaller_workload_has_shown_to_be_hopeless_is_skipped(harness):
+    slow = Provider("slow", of(ranks))
+    harness.row(SmallRank(), "small", slow, wall)
+    harness._slowest["rank", "slow"] = (1e3, 1.0)  # a second for a thousand flops
+    with pytest.raises(Skipped, match="would take about"):
+        harness.row(SmallRank(), "large", slow, never)
+
+
+def test_calls_rotate_over_buffers_of_their_own(harness):
+    """Neither a cache nor an in-place operation can make one call's work lighter than another's."""
+    seen = []
+
+    def look(matrices):
+        seen.append(matrices[0].data_ptr())
+        return ranks(matrices)
+
+    harness.row(SmallRank(), "small", Provider("looks", of(look)), wall)
+    timed = seen[-16:]
+    assert len(set(timed)) > 4
+    assert all(a != b for a, b in itertools.pairwise(timed))
+
+
+def test_overhead_is_taken_in_turn_with_the_baseline(harness):
+    class Overhead(SmallRank):
+        baseline = Provider("bare", of(lambda matrices: None))
+
+    turns = []
+
+    def in_turn(call, setup, rounds, calls):
+        assert calls == 1
+        for _ in range(rounds):
+            setup()
+            call()
+            turns.append(1)
+        return [1.0] * rounds
+
+    row = harness.row(Overhead(), "small", Provider("right", of(ranks)), in_turn)
+    assert len(turns) == row["rounds"]
+    assert row["ratio"] >= row["ratio_p20"] > 1  # a millisecond over nothing

@@ -1,0 +1,98 @@
+"""Every operation notices a wrong answer, and the right one has the error that rounding explains."""
+
+import operations
+import pytest
+import steps
+import torch
+import training
+from networks import Network
+from operations import OPERATIONS
+from workloads import TOLERANCE, Workload
+
+from fastrank import RankBounds
+
+CPU = torch.device("cpu")
+SMALL = Workload("small", Network(((40, 60), (64, 48)), ((40,),)))
+
+
+@pytest.fixture(scope="module")
+def matrices():
+    return SMALL.make(torch.float32, CPU)
+
+
+def test_rank(matrices):
+    rank = OPERATIONS["rank"]
+    truth = torch.tensor([(s > TOLERANCE.value * s.norm()).sum() for s in matrices.sigma])
+    assert rank.error(matrices, truth) == 0
+    assert rank.error(matrices, truth + torch.tensor([0, -2])) == 2
+    status = torch.zeros_like(truth)
+    assert rank.error(matrices, RankBounds(truth - 3, truth + 1, status)) == 0
+    assert rank.error(matrices, RankBounds(truth + 1, truth + 1, status)) == 1
+
+
+def test_spectrum(matrices):
+    spectrum = OPERATIONS["spectrum"]
+    assert spectrum.error(matrices, matrices.sigma) == 0
+    off = [matrices.sigma[0], matrices.sigma[1] + 0.01 * matrices.sigma[1][0]]
+    assert spectrum.error(matrices, off) == pytest.approx(0.01)
+    assert not spectrum.error(matrices, [s * torch.nan for s in matrices.sigma]) <= spectrum.limit
+
+
+def test_norm(matrices):
+    norm = OPERATIONS["norm"]
+    assert norm.error(matrices, [s[0] for s in matrices.sigma]) == 0
+    assert norm.error(matrices, [s[1] for s in matrices.sigma]) > norm.limit
+
+
+def test_lowrank(matrices):
+    lowrank = OPERATIONS["lowrank"]
+    exact = [torch.linalg.svd(m.double(), full_matrices=False) for m in matrices.matrices]
+    best = [(U[:, :16], S[:16], Vh[:16]) for U, S, Vh in exact]
+    assert abs(lowrank.error(matrices, best)) < 1e-6
+    assert lowrank.error(matrices, [(U[:, :4], S[:4], Vh[:4]) for U, S, Vh in exact]) > lowrank.limit
+
+
+def test_step():
+    step = OPERATIONS["step"]
+    problem = step.make(SMALL, torch.float32, CPU)
+    provider = steps.PROVIDERS[0]
+    good = step.answer(provider.prepare(step.inputs(problem)))
+    assert step.error(problem, good) < 4 * torch.finfo(torch.float32).eps
+    one_less = step.inputs(problem)
+    provider.prepare(one_less)()
+    assert step.error(problem, one_less) > step.limit
+
+
+def test_training():
+    operation = OPERATIONS["training"]
+    small = training.Training("small", depth=2, width=20, features=16, batch_size=8)
+    problem = operation.make(small, torch.float32, CPU)
+    answer = operation.answer(training.PROVIDERS[0].prepare(operation.inputs(problem)))
+    assert operation.error(problem, answer) == 0
+    assert answer.ranks() == [16, 20]
+    assert operation.error(problem, answer._replace(ranks=lambda: [16, 18])) == 2
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+def test_every_operation_is_whole(operation):
+    names = [provider.name for provider in operation.providers]
+    assert len(set(names)) == len(names)
+    assert any(name.startswith("fastrank") for name in names)
+    assert len(names) >= 2
+    assert set(operation.quick) <= set(operation.workloads)
+    assert operation.unit
+    assert operation.__doc__ != operations.Operation.__doc__
+
+
+@pytest.mark.parametrize("name", ["rank", "spectrum", "norm", "lowrank"])
+def test_every_provider_answers(name, matrices):
+    """All that can run here, on wide and tall matrices; a rival's precision is its own affair, its form is not."""
+    operation = OPERATIONS[name]
+    answered = 0
+    for provider in operation.providers:
+        if provider.unavailable(CPU) or provider.name == "torch.lobpcg":  # it refuses matrices this small
+            continue
+        answer = operation.answer(provider.prepare(operation.inputs(matrices)))
+        assert operation.error(matrices, answer) <= operation.limit, provider.name
+        answered += 1
+    assert answered >= 3

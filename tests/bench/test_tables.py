@@ -1,0 +1,55 @@
+"""The README's performance section, and what it is written from."""
+
+from pathlib import Path
+
+import pytest
+import results
+import tables
+
+README = Path(__file__).parents[2] / "README.md"
+WHERE = {"device": "a CPU", "torch": "2.0", "cuda": "", "threads": "2", "commit": "abc", "dirty": "no", "status": "ok"}
+
+
+def row(operation, provider, **values):
+    return WHERE | {"operation": operation, "workload": "w", "provider": provider, "dtype": "float32"} | values
+
+
+def test_the_readme_says_what_was_measured():
+    text = README.read_text()
+    said = text.partition(tables.START)[2].partition(tables.END)[0].lstrip("\n")
+    assert said == tables.section(), "run `python bench/tables.py --write`"
+    assert "**" in said
+
+
+def test_ours_against_the_best_right_rival(tmp_path):
+    results.save(
+        tmp_path / "cpu.csv",
+        [
+            row("rank", "fastrank.rank_bounds", wall_ms=2.0),
+            row("rank", "slow", wall_ms=9.0),
+            row("rank", "best", wall_ms=5.0),
+            row("rank", "wrong", status="wrong", error=3.0),
+        ],
+    )
+    text = tables.section(tmp_path)
+    assert "| w | 2 ms | best | 5 ms | 2.50 | 1 |" in text
+    assert "No CUDA device has been measured yet" in text
+
+
+def test_a_cuda_file_is_compared_by_device_times(tmp_path):
+    ours = row("rank", "fastrank.rank_bounds", cuda="13.0", wall_ms=5.0, device_ms=1.0)
+    rival = row("rank", "rival", cuda="13.0", wall_ms=5.5, device_ms=4.0)
+    results.save(tmp_path / "gpu.csv", [ours, rival])
+    text = tables.section(tmp_path)
+    assert "| w | 1 ms | rival | 4 ms | 4.00 | 0 |" in text
+    assert "No CUDA device" not in text
+
+
+def test_it_is_written_between_the_marks(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{tables.START}\nold\n{tables.END}\nafter\n")
+    tables.write(readme, "new\n")
+    assert readme.read_text() == f"before\n{tables.START}\nnew\n{tables.END}\nafter\n"
+    readme.write_text("no marks")
+    with pytest.raises(SystemExit, match="has no"):
+        tables.write(readme, "new\n")
