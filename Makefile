@@ -37,7 +37,7 @@ build/triton-3.6.0: | .venv/.ready
 
 # The quick set on this machine's CPU, with its figures; then the README's performance section.
 bench: .venv/.ready
-	$(BIN)/python -m pytest bench --quick --device cpu --deadline 240 --benchmark-columns=median,iqr,rounds --benchmark-sort=median
+	$(BIN)/python -m pytest bench --quick --device cpu --deadline 240 --benchmark-columns=median,iqr,rounds
 	$(BIN)/python bench/figures.py
 	$(BIN)/python bench/tables.py --write
 
@@ -51,7 +51,7 @@ bench-gpu:
 	status=0; \
 	$(GPU_PYTHON) -m pytest $(GPU_TESTS) -m gpu -p no:cacheprovider || status=$$?; \
 	$(GPU_PYTHON) -m pytest bench --device cuda --deadline 400 $(if $(RESULTS),--results $(RESULTS)) \
-		-p no:cacheprovider --benchmark-columns=median,iqr,rounds --benchmark-sort=median || status=$$?; \
+		-p no:cacheprovider --benchmark-columns=median,iqr,rounds || status=$$?; \
 	exit $$status
 
 .venv/.ready: pyproject.toml constraints.txt

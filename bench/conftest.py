@@ -29,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     group.addoption("--dtype", default="float32", help="of the matrices (default: float32)")
     group.addoption("--quick", action="store_true", help="a small set of workloads, and less time for each")
+    group.addoption(
+        "--visits", type=int, default=3, help="times that each row is timed, a whole pass apart (default: 3)"
+    )
     group.addoption("--deadline", type=float, default=float("inf"), help="start no row after so many seconds")
     group.addoption("--results", type=Path, help="file of the rows (default: bench/results/<device>.csv)")
 
@@ -47,8 +50,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "provider" not in metafunc.fixturenames:
         return
     option = metafunc.config.option
+    later = range(2, option.visits + 1)
+    visits = [f" | visit {visit}" for visit in later] if metafunc.function.__name__ == "test_again" else [""]
     rows = [
-        pytest.param(operation, workload, provider, id=f"{operation.name} | {workload} | {provider.name}")
+        pytest.param(operation, workload, provider, id=f"{operation.name} | {workload} | {provider.name}{visit}")
+        for visit in visits
         for operation in OPERATIONS.values()
         for workload in operation.workloads
         for provider in operation.providers

@@ -98,7 +98,7 @@ class Spectrum(Operation):
 
     name, unit, limit = "spectrum", "of sigma_1, at most", 1e-4
     providers = (*ours.SPECTRUM, *baselines.SPECTRUM)
-    quick = ("resnet18-cifar", "mlp-bn-10-100", "square-512")
+    quick = ("mlp-bn-10-100", "square-512")
 
     def error(self, problem: Matrices, answer: list[Tensor]) -> float:
         """Largest error of a singular value, relative to sigma_1."""
@@ -114,7 +114,7 @@ class Norm(Operation):
 
     name, unit, limit = "norm", "of sigma_1, at most", 1e-4
     providers = (*ours.NORM, *baselines.NORM)
-    quick = ("resnet18-cifar", "mlp-bn-10-100", "square-1024")
+    quick = ("mlp-bn-10-100", "square-512", "square-1024")
 
     def error(self, problem: Matrices, answer: list[Tensor]) -> float:
         pairs = zip(answer, problem.sigma, strict=True)
@@ -130,7 +130,7 @@ class LowRank(Operation):
     name, unit, limit = "lowrank", "of ||W||_F above the best residual", 2e-2
     providers = lowrank.PROVIDERS
     workloads = _those(lambda w: min(map(min, w.shapes)) >= lowrank.K)
-    quick = ("resnet18-cifar", "square-512", "square-1024")
+    quick = ("mlp-bn-10-100", "square-512", "square-1024")
 
     def error(self, problem: Matrices, answer: list[lowrank.Factors]) -> float:
         """Largest excess of ||W - U S Vh||_F over that of the best rank-K matrix, relative to ||W||_F."""

@@ -24,7 +24,7 @@ def matrix_rank(matrices: list[Tensor]) -> Tensor:
 
 RANK = (
     Provider("fastrank.rank_bounds", of(partial(rank_bounds, resolve=True)), strict=True),
-    Provider("fastrank.rank_bounds unresolved", of(partial(rank_bounds, resolve=False)), strict=True),
+    Provider("fastrank.rank_bounds unresolved", of(partial(rank_bounds, resolve=False)), (), ("cuda",), True),
     Provider("fastrank.matrix_rank", of(matrix_rank)),
 )
 SPECTRUM = (Provider("fastrank.svdvals", of(fastrank.linalg.svdvals), strict=True),)

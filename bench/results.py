@@ -12,7 +12,7 @@ COLUMNS = (
     "status",  # ok; wrong: refused, its error is above the limit; failed: it raised what the note says
     "error",
     "limit",
-    "wall_ms",  # median of what the user waits, device synchronised; with the 20th and 80th percentile
+    "wall_ms",  # median of what the user waits, device synchronised; lowest 20th, highest 80th percentile of a visit
     "wall_p20_ms",
     "wall_p80_ms",
     "device_ms",  # the same of the device alone, on CUDA

@@ -52,17 +52,10 @@ def measure(device: torch.device, budget: float) -> list[dict[str, object]]:
 
 def _spread(call: timing.Call, device: torch.device, budget: float) -> Spread:
     call()
-    start = timing.clock()
-    call()
-    rounds, _ = timing.plan(timing.clock() - start, budget)
+    rounds, calls = timing.plan(timing.seconds(call), budget)
     if device.type == "cuda":
-        return timing.device_times([call], rounds, graph=False)[0]
-    times = []
-    for _ in range(rounds):
-        start = timing.clock()
-        call()
-        times.append((timing.clock() - start) * 1e3)
-    return Spread.of(times)
+        return Spread.of(timing.device_times([call], rounds, graph=False)[0])
+    return Spread.of(timing.wall_times(call, None, rounds, calls))
 
 
 def _row(name: str, cost: Cost, spread: Spread) -> dict[str, object]:

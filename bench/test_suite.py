@@ -1,4 +1,7 @@
-"""The suite: every operation, workload and provider that was asked for."""
+"""The suite: every operation, workload and provider that was asked for, in as many visits.
+
+The first visit of a row is pytest-benchmark's; later ones add their rounds to the row in the results.
+"""
 
 from __future__ import annotations
 
@@ -35,3 +38,10 @@ def test_row(
     if row["status"] == "wrong":
         message = f"{provider.name}: not timed, its answer is wrong: {row['error']:.3g} {operation.unit}"
         (pytest.fail if provider.strict else pytest.skip)(message)
+
+
+def test_again(harness: Harness, results_path: Path, operation: Operation, workload: str, provider: Provider) -> None:
+    try:
+        results.save(results_path, [harness.again(operation, workload, provider)])
+    except Skipped as reason:
+        pytest.skip(f"{reason}")

@@ -21,18 +21,31 @@ MOST_BUFFERS = 16
 
 
 class Spread(NamedTuple):
-    """Milliseconds."""
+    """Milliseconds, or ratios."""
 
     median: float
+    """Of all rounds."""
     p20: float
+    """The lowest 20th percentile of a visit."""
     p80: float
+    """The highest 80th percentile of a visit."""
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        if len(values) == 1:
-            return cls(*values * 3)
-        quintiles = statistics.quantiles(values, n=5, method="inclusive")
-        return cls(statistics.median(values), quintiles[0], quintiles[3])
+    def of(cls, *visits: Sequence[float]) -> Spread:
+        """Of the rounds of each visit.
+
+        Percentiles of all rounds together would hide the drift of the machine between visits behind the longest one.
+        """
+        rounds = [value for visit in visits for value in visit]
+        return cls(
+            statistics.median(rounds),
+            min(_quintiles(visit)[0] for visit in visits),
+            max(_quintiles(visit)[-1] for visit in visits),
+        )
+
+
+def _quintiles(values: Sequence[float]) -> Sequence[float]:
+    return statistics.quantiles(values, n=5, method="inclusive") if len(values) > 1 else values
 
 
 def clock() -> float:
@@ -58,8 +71,28 @@ def plan(seconds: float, budget: float) -> tuple[int, int]:
     return max(5, min(200, int(budget / (calls * seconds)))), calls
 
 
-def device_times(calls: Sequence[Call], rounds: int, graph: bool) -> tuple[Spread, str]:
-    """Time on the current CUDA device, and how it was taken: of a graph's replay, or between events.
+def seconds(call: Call) -> float:
+    """Seconds that a call takes."""
+    start = clock()
+    call()
+    return clock() - start
+
+
+def wall_times(call: Call, setup: Call | None, rounds: int, calls: int) -> list[float]:
+    """Milliseconds a call, of each round of so many `calls`; `setup` runs before each round, untimed."""
+    times = []
+    for _ in range(rounds):
+        if setup is not None:
+            setup()
+        start = clock()
+        for _ in range(calls):
+            call()
+        times.append((clock() - start) / calls * 1e3)
+    return times
+
+
+def device_times(calls: Sequence[Call], rounds: int, graph: bool) -> tuple[list[float], str]:
+    """Milliseconds on the current CUDA device, and how they were taken: of a graph's replay, or between events.
 
     Replay leaves out the gaps between launches; events include them, where the host is the slower one.
     """
@@ -76,7 +109,7 @@ def device_times(calls: Sequence[Call], rounds: int, graph: bool) -> tuple[Sprea
         end.record()
         pairs.append((start, end))
     torch.cuda.synchronize()
-    return Spread.of([start.elapsed_time(end) for start, end in pairs]), timer
+    return [start.elapsed_time(end) for start, end in pairs], timer
 
 
 def _captured(call: Call) -> Call:

@@ -15,12 +15,12 @@ def run(*arguments):
 
 
 def test_rows_are_written_and_the_absent_are_named(tmp_path):
-    chosen = ["--operation", "rank", "--workload", "square-128", "--quick", "--device", "cpu"]
+    chosen = ["--operation", "rank", "--workload", "square-128", "--quick", "--visits", "2", "--device", "cpu"]
     providers = ["--provider", "fastrank.rank_bounds", "--provider", "torch.linalg.svdvals"]
     absent = ["--provider", "cupy.linalg.svd"]
     out = run(*chosen, *providers, *absent, "--results", tmp_path / "r.csv", "--benchmark-json", tmp_path / "b.json")
     assert out.returncode == 0, out.stdout + out.stderr
-    assert "2 passed, 1 skipped" in out.stdout
+    assert "4 passed, 2 skipped" in out.stdout
     assert "cupy.linalg.svd: not for cpu" in out.stdout
     with (tmp_path / "r.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -4,6 +4,7 @@ import itertools
 from functools import partial
 
 import pytest
+import timing
 import torch
 from harness import Budget, Harness, Skipped
 from networks import Network
@@ -29,14 +30,8 @@ def harness():
 
 
 def wall(call, setup, rounds, calls):
-    times = []
-    for _ in range(rounds):
-        if setup:
-            setup()
-        for _ in range(calls):
-            call()
-        times.append(1.0)
-    return times
+    timing.wall_times(call, setup, rounds, calls)
+    return [1.0] * rounds
 
 
 def never(*_):
@@ -107,6 +102,18 @@ def test_calls_rotate_over_buffers_of_their_own(harness):
     timed = seen[-16:]
     assert len(set(timed)) > 4
     assert all(a != b for a, b in itertools.pairwise(timed))
+
+
+def test_later_visits_add_their_rounds(harness, monkeypatch):
+    provider = Provider("right", of(ranks))
+    first = dict(harness.row(SmallRank(), "small", provider, wall))
+    monkeypatch.setattr(timing, "wall_times", lambda call, setup, rounds, calls: [3.0] * rounds)
+    row = harness.again(SmallRank(), "small", provider)
+    assert row["rounds"] > first["rounds"]
+    assert (first["wall_p20_ms"], first["wall_p80_ms"]) == (1, 1)
+    assert (row["wall_p20_ms"], row["wall_p80_ms"]) == (1, 3)
+    with pytest.raises(Skipped, match="not timed before"):
+        harness.again(SmallRank(), "large", provider)
 
 
 def test_overhead_is_taken_in_turn_with_the_baseline(harness):

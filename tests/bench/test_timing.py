@@ -9,6 +9,9 @@ from timing import Spread
 def test_spread():
     assert Spread.of([5.0]) == (5.0, 5.0, 5.0)
     assert Spread.of([float(i) for i in range(11)]) == (5.0, 2.0, 8.0)
+    # A machine that was slower in the second visit: the median is of all rounds, the spread covers both visits.
+    assert Spread.of([1.0] * 9, [float(i) for i in range(10, 21)]) == (10.5, 1.0, 18.0)
+    assert Spread.of([3.0], [1.0], [2.0]) == (2.0, 1.0, 3.0)
 
 
 @pytest.mark.parametrize(
