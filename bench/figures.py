@@ -16,6 +16,7 @@ import matplotlib as mpl
 import results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 from results import Row, number, time_ms
 
 RESULTS = Path(__file__).parent / "results"
@@ -134,6 +135,9 @@ def tradeoff(rows: Sequence[Row]) -> Figure | None:
         axes.set_title(f"{title[0]}: {chosen[0]['workload']}")
         axes.margins(x=0.45, y=0.2)
         axes.minorticks_off()
+        if math.log10(axes.get_xlim()[1] / axes.get_xlim()[0]) < 2:  # too few powers of ten to read a time from
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
         axes.grid(axis="both")
     return figure
 

@@ -17,14 +17,14 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
 START, END = "<!-- performance: written by bench/tables.py -->", "<!-- /performance -->"
 
-TITLES = {
-    "rank": ("Certified rank of every matrix", "fastrank.rank_bounds"),
-    "step": ("Optimizer step, SGD with momentum", "fastrank.SGD"),
-    "norm": ("Spectral norm of every matrix", "fastrank.spectral_norm"),
-    "spectrum": ("All singular values of every matrix", "fastrank.svdvals"),
-    "lowrank": ("First 16 singular triplets of every matrix", "fastrank.svd_lowrank"),
+TABLES = {
+    "rank": ("Certified rank of every matrix", "fastrank.rank_bounds", "torch.linalg.svdvals"),
+    "step": ("Optimizer step, SGD with momentum", "fastrank.SGD", "torch SGD fused"),
+    "norm": ("Spectral norm of every matrix", "fastrank.spectral_norm", "torch.linalg.matrix_norm"),
+    "spectrum": ("All singular values of every matrix", "fastrank.svdvals", "torch.linalg.svdvals"),
+    "lowrank": ("First 16 singular triplets of every matrix", "fastrank.svd_lowrank", "torch.svd_lowrank"),
 }
-"""Operation -> title, and the provider that stands for this project."""
+"""Operation -> title, the provider that stands for this project, and what a PyTorch user has at hand."""
 
 
 def section(folder: Path = RESULTS) -> str:
@@ -40,18 +40,32 @@ def device(path: Path, rows: Sequence[Row]) -> str:
     """One device's tables and figures."""
     first = rows[0]
     versions = f"torch {first['torch']}" + (f", CUDA {first['cuda']}" if first["cuda"] else "")
-    commits = sorted({row["commit"] + ("+" if row["dirty"] == "yes" else "") for row in rows})
     threads = "" if first["cuda"] else f", {max(int(row['threads']) for row in rows)} threads"
-    lines = [f"### {first['device']}", f"{versions}{threads}; commit {', '.join(commits)}. {clock(first)}"]
-    lines += [training(rows), *(against(rows, name) for name in TITLES)]
-    pictures = [path.with_name(f"{path.stem}-{name}.png") for name in ("speed", "tradeoff", "overhead")]
-    lines += [f"![{p.stem}](bench/results/{p.name})" for p in pictures if p.exists()]
-    return "\n\n".join(line for line in lines if line)
+    commits = sorted({row["commit"] + ("+" if row["dirty"] == "yes" else "") for row in rows})
+    kind = "device times" if first["cuda"] else "wall times"
+    where = f"{versions}{threads}; commit {', '.join(commits)}; {kind}, medians. [All rows]({link(path)}), with spread"
+    speed, tradeoff, overhead = (picture(path, name) for name in ("speed", "tradeoff", "overhead"))
+    rest = [against(rows, name) for name in ("norm", "spectrum", "lowrank")]
+    parts = [
+        *(f"### {first['device']}", f"{where}, error and share of the roof."),
+        *(training(rows), overhead, against(rows, "rank"), speed, against(rows, "step")),
+        *(
+            "<details><summary>Spectral norms, singular values, low-rank factors</summary>",
+            *rest,
+            tradeoff,
+            "</details>",
+        ),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
-def clock(row: Row) -> str:
-    kind = "Device times" if row["device_ms"] else "Wall times"
-    return f"{kind}, medians; [{'all rows, with spread and error'}](bench/results)."
+def picture(path: Path, name: str) -> str:
+    drawn = path.with_name(f"{path.stem}-{name}.png")
+    return f"![{drawn.stem}]({link(drawn)})" if drawn.exists() else ""
+
+
+def link(path: Path) -> str:
+    return f"bench/results/{path.name}"
 
 
 def training(rows: Iterable[Row]) -> str:
@@ -65,27 +79,35 @@ def training(rows: Iterable[Row]) -> str:
 
 
 def against(rows: Iterable[Row], operation: str) -> str:
-    """Ours against the best right rival of each workload, and against PyTorch's own."""
-    title, ours = TITLES[operation]
+    """Ours against what PyTorch has at hand, and against the best right rival of each workload."""
+    title, ours, stock = TABLES[operation]
     timed: dict[str, dict[str, float]] = {}
-    wrong: dict[str, int] = {}
+    wrong: dict[str, list[str]] = {}
     for row in rows:
         if row["operation"] == operation:
             time = time_ms(row)
             if time is not None:
                 timed.setdefault(row["workload"], {})[row["provider"]] = time
-            wrong[row["workload"]] = wrong.get(row["workload"], 0) + (row["status"] == "wrong")
+            wrong.setdefault(row["workload"], []).extend([row["provider"]] if row["status"] == "wrong" else [])
     body = []
     for workload, times in timed.items():
         rivals = {name: time for name, time in times.items() if not name.startswith("fastrank")}
         if ours in times and rivals:
             best = min(rivals, key=lambda name: rivals[name])
-            ratio = f"{rivals[best] / times[ours]:.2f}"
-            body.append(
-                (workload, f"{times[ours]:.3g} ms", best, f"{rivals[best]:.3g} ms", ratio, str(wrong[workload]))
-            )
-    head = ("workload", ours, "best rival", "its time", "times faster", "rivals wrong")
-    return table(title, head, body)
+            mine, refused = times[ours], wrong[workload]
+            beside = "wrong" if stock in refused else faster(rivals.get(stock), mine)
+            cells = (workload, milliseconds(mine), beside, f"{best}: {faster(rivals[best], mine)}", str(len(refused)))
+            body.append(cells)
+    return table(title, ("workload", ours, stock, "best rival", "rivals wrong"), body)
+
+
+def faster(rival: float | None, ours: float) -> str:
+    """A rival's time, and how many times faster ours is."""
+    return "not timed" if rival is None else f"{milliseconds(rival)} ({rival / ours:.2g}x)"
+
+
+def milliseconds(time: float) -> str:
+    return f"{time:.0f} ms" if time >= 100 else f"{time:.3g} ms"
 
 
 def table(title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

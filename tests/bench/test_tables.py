@@ -26,14 +26,20 @@ def test_ours_against_the_best_right_rival(tmp_path):
         tmp_path / "cpu.csv",
         [
             row("rank", "fastrank.rank_bounds", wall_ms=2.0),
-            row("rank", "slow", wall_ms=9.0),
+            row("rank", "torch.linalg.svdvals", wall_ms=9.0),
             row("rank", "best", wall_ms=5.0),
             row("rank", "wrong", status="wrong", error=3.0),
         ],
     )
     text = tables.section(tmp_path)
-    assert "| w | 2 ms | best | 5 ms | 2.50 | 1 |" in text
+    assert "| w | 2 ms | 9 ms (4.5x) | best: 5 ms (2.5x) | 1 |" in text
     assert "No CUDA device has been measured yet" in text
+
+
+def test_what_is_wrong_or_missing_is_said(tmp_path):
+    ours, rival = row("rank", "fastrank.rank_bounds", wall_ms=2.0), row("rank", "best", wall_ms=1234.5)
+    results.save(tmp_path / "cpu.csv", [ours, rival, row("rank", "torch.linalg.svdvals", status="wrong", error=1.0)])
+    assert "| w | 2 ms | wrong | best: 1234 ms (6.2e+02x) | 1 |" in tables.section(tmp_path)
 
 
 def test_a_cuda_file_is_compared_by_device_times(tmp_path):
@@ -41,7 +47,7 @@ def test_a_cuda_file_is_compared_by_device_times(tmp_path):
     rival = row("rank", "rival", cuda="13.0", wall_ms=5.5, device_ms=4.0)
     results.save(tmp_path / "gpu.csv", [ours, rival])
     text = tables.section(tmp_path)
-    assert "| w | 1 ms | rival | 4 ms | 4.00 | 0 |" in text
+    assert "| w | 1 ms | not timed | rival: 4 ms (4x) | 0 |" in text
     assert "No CUDA device" not in text
 
 
