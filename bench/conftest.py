@@ -8,7 +8,9 @@ Rows go to `bench/results/<device>.csv` as they are measured. All of pytest-benc
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import environment
@@ -17,7 +19,7 @@ import results
 import roofs
 import timing
 import torch
-from harness import FULL, QUICK, Harness
+from harness import FULL, QUICK, Budget, Harness
 from operations import OPERATIONS, Operation
 from providers import Provider
 
@@ -29,6 +31,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     group.addoption("--dtype", default="float32", help="of the matrices (default: float32)")
     group.addoption("--quick", action="store_true", help="a small set of workloads, and less time for each")
+    group.addoption("--seconds", type=float, help="of timing a row, in one visit (default: 1; quick: 0.2)")
+    group.addoption("--longest", type=float, help="seconds of a call; a slower one is skipped (default: 30; quick: 4)")
     group.addoption(
         "--visits", type=int, default=3, help="times that each row is timed, a whole pass apart (default: 3)"
     )
@@ -55,12 +59,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     rows = [
         pytest.param(operation, workload, provider, id=f"{operation.name} | {workload} | {provider.name}{visit}")
         for visit in visits
-        for operation in OPERATIONS.values()
-        for workload in operation.workloads
+        for operation, workload in _by_importance()
         for provider in operation.providers
         if _asked(option, operation, workload, provider)
     ]
     metafunc.parametrize(("operation", "workload", "provider"), rows)
+
+
+def _by_importance() -> Iterator[tuple[Operation, str]]:
+    """Every operation's first workload, then every operation's second: what a deadline loses is the least telling."""
+    for row in itertools.zip_longest(*(operation.workloads for operation in OPERATIONS.values())):
+        for operation, workload in zip(OPERATIONS.values(), row, strict=True):
+            if workload is not None:
+                yield operation, workload
 
 
 def _asked(option: object, operation: Operation, workload: str, provider: Provider) -> bool:
@@ -80,7 +91,8 @@ def harness(request: pytest.FixtureRequest, results_path: Path) -> Harness:
     """The session's harness, once the device's roofs are measured."""
     option = request.config.option
     device = torch.device(option.device)
-    budget = QUICK if option.quick else FULL
+    default = QUICK if option.quick else FULL
+    budget = Budget(option.seconds or default.seconds, option.longest or default.longest)
     where = environment.columns(device)
     results.save(results_path, [row | where for row in roofs.measure(device, budget.seconds)])
     return Harness(device, getattr(torch, option.dtype), budget, roofs.Roofs.of(results.load(results_path)))

@@ -190,7 +190,7 @@ class TrainingStep(Operation):
         return training.Run(*problem)
 
     def bytes(self, problem: tuple[Any, torch.device]) -> int:
-        return 4 * problem[0].network.parameters
+        return 4 * problem[0].parameters
 
     def error(self, problem: Any, answer: training.Outcome) -> float:
         """Largest distance of the last step's ranks from those of the weights as they are now."""

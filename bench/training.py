@@ -13,8 +13,8 @@ from functools import partial
 from typing import NamedTuple
 
 import baselines
+import models
 import torch
-from networks import Network, mlp_bn
 from providers import Provider
 from torch import Tensor, nn
 from workloads import TOLERANCE
@@ -36,25 +36,25 @@ Call = Callable[[], Outcome]
 
 @dataclass(frozen=True)
 class Training:
-    """A network (MLP with batch-norm), and the size of its batches."""
+    """A network, and the shape of a batch of its inputs."""
 
     name: str
-    depth: int
-    width: int
-    features: int
-    batch_size: int
+    make: Callable[[], nn.Module]
+    batch: tuple[int, ...]
 
     @property
-    def network(self) -> Network:
-        return mlp_bn(self.depth, self.width, self.features, classes=10)
+    def parameters(self) -> int:
+        with torch.device("meta"):
+            return sum(parameter.numel() for parameter in self.make().parameters())
 
 
 TRAININGS = {
     t.name: t
     for t in (
-        Training("digits-mlp-b8", depth=5, width=100, features=64, batch_size=8),
-        Training("digits-mlp-b64", depth=5, width=100, features=64, batch_size=64),
-        Training("mlp-bn-10-100-b128", depth=10, width=100, features=3072, batch_size=128),
+        Training("digits-mlp-b8", partial(models.mlp_bn, 5, 100, 64), (8, 64)),
+        Training("digits-mlp-b64", partial(models.mlp_bn, 5, 100, 64), (64, 64)),
+        Training("resnet18-cifar-b128", models.resnet18, (128, 3, 32, 32)),
+        Training("mlp-bn-10-100-b128", partial(models.mlp_bn, 10, 100, 3072), (128, 3072)),
     )
 }
 
@@ -63,38 +63,24 @@ class Run:
     """A network in training on random data, the same in every process."""
 
     def __init__(self, training: Training, device: torch.device) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.model = _model(training, generator).to(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.model = training.make().to(device)
+            self.inputs = torch.randn(STEPS, *training.batch).to(device)
+            self.targets = torch.randint(10, (STEPS, training.batch[0])).to(device)
         self.optimizer = fastrank.SGD(self.model.parameters(), lr=0.1, weight_decay=5e-3)
-        self.inputs = torch.randn(STEPS, training.batch_size, training.features, generator=generator).to(device)
-        self.targets = torch.randint(10, (STEPS, training.batch_size), generator=generator).to(device)
 
     @property
     def matrices(self) -> list[Tensor]:
-        """The hidden matrices, as the paper selects them: without the classifier head."""
-        return [layer.weight.detach() for layer in self.model if isinstance(layer, nn.Linear)][:-1]
+        """As the paper selects them: without the classifier head and the 1 x 1 shortcuts."""
+        weights = [m.weight.detach() for m in self.model.modules() if isinstance(m, nn.Linear | nn.Conv2d)][:-1]
+        return [w.flatten(1) for w in weights if w.shape[2:] != (1, 1)]
 
     def train(self) -> None:
         for x, y in zip(self.inputs, self.targets, strict=True):
             self.optimizer.zero_grad()
             nn.functional.cross_entropy(self.model(x), y).backward()
             self.optimizer.step()
-
-
-def _model(training: Training, generator: torch.Generator) -> nn.Sequential:
-    sides = [training.features, *[training.width] * training.depth]
-    hidden = [
-        layer
-        for c_in, c_out in itertools.pairwise(sides)
-        for layer in (nn.Linear(c_in, c_out), nn.BatchNorm1d(c_out), nn.ReLU())
-    ]
-    model = nn.Sequential(*hidden, nn.Linear(training.width, 10))
-    with torch.no_grad():
-        for layer in model:
-            if isinstance(layer, nn.Linear):
-                layer.weight.uniform_(-1, 1, generator=generator).div_(layer.in_features**0.5)
-                layer.bias.zero_()
-    return model
 
 
 def untracked(run: Run) -> Callable[[], None]:

@@ -1,5 +1,9 @@
 """Every operation notices a wrong answer, and the right one has the error that rounding explains."""
 
+from functools import partial
+
+import models
+import networks
 import operations
 import pytest
 import steps
@@ -65,12 +69,20 @@ def test_step():
 
 def test_training():
     operation = OPERATIONS["training"]
-    small = training.Training("small", depth=2, width=20, features=16, batch_size=8)
+    small = training.Training("small", partial(models.mlp_bn, 2, 20, 16), (8, 16))
     problem = operation.make(small, torch.float32, CPU)
     answer = operation.answer(training.PROVIDERS[0].prepare(operation.inputs(problem)))
     assert operation.error(problem, answer) == 0
     assert answer.ranks() == [16, 20]
     assert operation.error(problem, answer._replace(ranks=lambda: [16, 18])) == 2
+
+
+def test_networks_in_training_are_those_of_the_workloads():
+    resnet = training.TRAININGS["resnet18-cifar-b128"]
+    assert resnet.parameters == networks.resnet18_cifar().parameters
+    matrices = training.Run(resnet, CPU).matrices
+    assert tuple(tuple(m.shape) for m in matrices) == networks.resnet18_cifar().matrices
+    assert training.TRAININGS["mlp-bn-10-100-b128"].parameters == networks.mlp_bn(10, 100, 3072, 10).parameters
 
 
 @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())

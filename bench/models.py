@@ -1,0 +1,43 @@
+"""Networks that the benchmarks train: two of the paper's, with 10 classes."""
+
+from __future__ import annotations
+
+import itertools
+
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+
+def mlp_bn(depth: int, width: int, features: int) -> nn.Sequential:
+    """`depth` times Linear, batch-norm, ReLU; then a head."""
+    layers = [
+        layer
+        for c_in, c_out in itertools.pairwise([features, *[width] * depth])
+        for layer in (nn.Linear(c_in, c_out), nn.BatchNorm1d(c_out), nn.ReLU())
+    ]
+    return nn.Sequential(*layers, nn.Linear(width, 10))
+
+
+def conv_bn(c_in: int, c_out: int, size: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(c_in, c_out, size, stride, size // 2, bias=False), nn.BatchNorm2d(c_out))
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut, which is a 1 x 1 convolution where the shape changes."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int) -> None:
+        super().__init__()
+        self.first = conv_bn(c_in, c_out, 3, stride)
+        self.second = conv_bn(c_out, c_out, 3, 1)
+        self.shortcut = nn.Identity() if c_in == c_out else conv_bn(c_in, c_out, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return relu(self.second(relu(self.first(x))) + self.shortcut(x))
+
+
+def resnet18() -> nn.Sequential:
+    """ResNet-18 with a 3 x 3 stem, for inputs `(b, 3, 32, 32)` (He et al. 2016)."""
+    sizes = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2)]
+    blocks = [Block(*size) for size in (*sizes, (512, 512, 1))]
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)]
+    return nn.Sequential(conv_bn(3, 64, 3, 1), nn.ReLU(), *blocks, *pool)
