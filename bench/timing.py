@@ -98,7 +98,10 @@ def device_times(calls: Sequence[Call], rounds: int, graph: bool) -> tuple[list[
     """
     timer = "events"
     if graph:
-        calls, timer = [_captured(call) for call in calls], "graph"
+        try:
+            calls, timer = [_captured(call) for call in calls], "graph"
+        except RuntimeError:  # what cannot be captured is timed all the same, and the row says how
+            torch.cuda.synchronize()
     for call in calls:
         call()
     pairs = []
