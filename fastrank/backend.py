@@ -9,11 +9,13 @@ import torch
 
 Counting = Literal["eigenvalues", "inertia"]
 
-EIGENVALUES_UP_TO = {"rank": 80, "tracking": 512}
-"""Largest r = min(m, n) for which all eigenvalues of the Gram cost no more on a CPU than what replaces them: for a rank
-alone two LDL^T factorisations, for tracking those and a certified power iteration. One thread, FP64, 4 matrices of
-r = 64, 100 and 200: eigenvalues 0.36, 0.93, 4.7 ms; two factorisations 0.29, 0.69, 3.1 ms; with power iteration
-0.58, 1.2, 4.7 ms."""
+EIGENVALUES_UP_TO = {"rank": 128, "tracking": 512}
+"""Largest r = min(m, n) for which all eigenvalues of the Gram cost about as little on a CPU as what replaces them: for
+a rank alone two LDL^T factorisations, for tracking those and a certified power iteration.
+
+`rank_bounds` of one r x r matrix, partly collapsed, on two threads: eigenvalues 0.77, 1.11, 2.5 ms at r = 100, 128 and
+200, factorisations 0.89, 1.40, 2.3 ms; of eight: 3.4, 5.9, 17.8 ms against 2.6, 4.4, 10.7 ms. Tracking four, on one
+thread: eigenvalues 0.36, 0.93, 4.7 ms at r = 64, 100, 200, factorisations with power iteration 0.58, 1.2, 4.7 ms."""
 
 
 def counting(device: torch.device, r: int, purpose: Literal["rank", "tracking"]) -> Counting:
