@@ -50,7 +50,7 @@ bench-gpu:
 	$(GPU_PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	status=0; \
 	$(GPU_PYTHON) -m pytest $(GPU_TESTS) -m gpu -W default -p no:cacheprovider || status=$$?; \
-	$(GPU_PYTHON) -m pytest bench --device cuda --deadline 400 --seconds 0.1 --longest 2 --visits 2 $(if $(RESULTS),--results $(RESULTS)) \
+	$(GPU_PYTHON) -m pytest bench --device cuda --deadline 330 --seconds 0.1 --longest 2 --visits 2 $(if $(RESULTS),--results $(RESULTS)) \
 		-p no:cacheprovider --benchmark-columns=median,iqr,rounds || status=$$?; \
 	exit $$status
 

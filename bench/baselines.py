@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from providers import Provider, by_shape, of
+from providers import Provider, by_shape, of, stacked
 from torch import Tensor
 from workloads import TOLERANCE
 
@@ -102,7 +102,10 @@ def cupy_eigenvalues(matrices: list[Tensor], solver: str) -> list[Tensor]:
     import cupy
     from cupyx import cusolver
 
-    solve = {"eigvalsh": cupy.linalg.eigvalsh, "syevj": partial(cusolver.syevj, with_eigen_vector=False)}[solver]
+    def looped(grams: Any) -> Any:
+        return cupy.stack([cupy.linalg.eigvalsh(gram) for gram in grams])  # for a stack it would be syevj
+
+    solve = {"eigvalsh": looped, "syevj": partial(cusolver.syevj, with_eigen_vector=False)}[solver]
 
     def roots(a: Any) -> Any:
         wide = a.astype(cupy.float64)
@@ -114,8 +117,12 @@ def cupy_eigenvalues(matrices: list[Tensor], solver: str) -> list[Tensor]:
 
 def count(spectrum: Spectrum, matrices: list[Tensor]) -> list[Tensor]:
     """Numerical ranks from singular values of any precision; the norm in FP64, where no square leaves the range."""
-    norm = partial(torch.linalg.vector_norm, dtype=torch.float64)
-    return [(s > TOLERANCE.value * norm(s)).sum() for s in spectrum(matrices)]
+
+    def ranks(sigma: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(sigma, dim=-1, keepdim=True, dtype=torch.float64)
+        return (sigma > TOLERANCE.value * norm).sum(-1)
+
+    return stacked(spectrum(matrices), ranks, key=len)
 
 
 def matrix_rank(matrices: list[Tensor]) -> list[Tensor]:
@@ -137,7 +144,7 @@ def gram_lu_signs(matrices: list[Tensor]) -> list[Tensor]:
     """Pivots of an LU factorisation without pivoting have the signs of the LDL^T's: the law of inertia, uncertified."""
 
     def ranks(stack: Tensor) -> Tensor:
-        lu = torch.linalg.lu_factor(_shifted_gram(stack), pivot=False).LU
+        lu = torch.linalg.lu_factor_ex(_shifted_gram(stack), pivot=False)[0]  # waits for nothing
         return (lu.diagonal(dim1=-2, dim2=-1) > 0).sum(-1)
 
     return by_shape(matrices, ranks)

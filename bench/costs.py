@@ -1,7 +1,8 @@
 """What each operation has to do at least: bytes moved and flops, whoever does it and however.
 
-These are floors of the operation, not counts of an implementation, so that every provider of a workload stands under
-the same roof. A matrix is r x n, r <= n; one that is not is taken transposed.
+These are counts of the cheapest way we know to a proven answer, not of an implementation, so that every provider of a
+workload stands under the same roof; one that proves nothing may do with less. A matrix is r x n, r <= n; one that is
+not is taken transposed.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def label_ends(axes: Axes, ends: list[tuple[float, str]], x: float) -> None:
 
 
 def tradeoff(rows: Sequence[Row]) -> Figure | None:
-    """Error against time: one panel an operation, on the largest workload that all its providers were timed on."""
+    """Error against time: one panel an operation, on the largest workload that most providers were timed on."""
     panels = [(title, chosen) for title, name in PANELS if (chosen := widest(rows, name))]
     if not panels:
         return None

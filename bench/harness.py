@@ -93,13 +93,22 @@ class Harness:
             raise Skipped(reason)
         self._expect(operation, name, provider)
         with _threads(operation):
-            row = self._check(operation, name, provider)
+            row: dict[str, object] = {"operation": operation.name, "workload": name, "provider": provider.name}
+            row |= {"dtype": str(self.dtype).removeprefix("torch."), "limit": float(operation.limit)}
             row |= environment.columns(self.device) | {"threads": str(torch.get_num_threads())}
-            row |= {"operation": operation.name, "workload": name, "provider": provider.name}
-            row["dtype"] = str(self.dtype).removeprefix("torch.")
-            if row["status"] == "ok":
-                self._timed[operation.name, name, provider.name] = (row, Samples())
-                self._time(operation, name, provider, wall, memory=True)
+            try:
+                row |= self._check(operation, name, provider)
+                if row["status"] == "ok":
+                    self._timed[operation.name, name, provider.name] = (row, Samples())
+                    self._time(operation, name, provider, wall, memory=True)
+            except Skipped:
+                self._timed.pop((operation.name, name, provider.name), None)
+                raise
+            except Exception as error:  # a rival may not take every workload, and says so in its own way
+                if provider.strict:
+                    raise
+                self._timed.pop((operation.name, name, provider.name), None)
+                row |= {"status": "failed", "note": f"{type(error).__name__}: {error}"[:200].replace("\n", " ")}
         return row
 
     def again(self, operation: Operation, name: str, provider: Provider) -> dict[str, object]:
@@ -127,40 +136,33 @@ class Harness:
         """Skip what a smaller workload has shown to be hopeless."""
         known, seconds = self._slowest.get((operation.name, provider.name), (0.0, 0.0))
         expected = seconds * self._flops(operation, name) / known if known else 0.0
-        if expected > 3 * self.budget.longest:
+        if expected > 10 * self.budget.longest:
             raise Skipped(f"would take about {expected:.0f} s a call")
 
     def _check(self, operation: Operation, name: str, provider: Provider) -> dict[str, object]:
         problem = self._problem(operation, name)
-        row: dict[str, object] = {"limit": float(operation.limit), "status": "ok"}
-        try:
-            answer = operation.answer(provider.prepare(operation.inputs(problem)))
-        except Exception as error:  # a rival may not take every workload, and says so in its own way
-            if provider.strict:
-                raise
-            return row | {"status": "failed", "note": f"{type(error).__name__}: {error}"[:200].replace("\n", " ")}
-        row["error"] = operation.error(problem, answer)
-        if not row["error"] <= operation.limit:  # NaN is not correct either
-            row["status"] = "wrong"
-        return row
+        error = operation.error(problem, operation.answer(provider.prepare(operation.inputs(problem))))
+        return {"error": error, "status": "ok" if error <= operation.limit else "wrong"}  # NaN is not correct either
 
     def _time(self, operation: Operation, name: str, provider: Provider, wall: Wall, memory: bool) -> dict[str, object]:
         row, samples = self._timed[operation.name, name, provider.name]
         problem = self._problem(operation, name)
         call = provider.prepare(operation.inputs(problem))
-        seconds = timing.seconds(call)  # may compile or load something, and makes an optimizer's state
+        operation.warm(call)
         if not samples.seconds:
-            samples.seconds = timing.seconds(call) if seconds < self.budget.longest else seconds
+            samples.seconds = timing.seconds(call)
             self._note(operation, name, provider, samples.seconds)
+            if samples.seconds > self.budget.longest:
+                raise Skipped(f"takes {samples.seconds:.1f} s a call")
         rounds, calls = timing.plan(samples.seconds, self.budget.seconds)
-        if memory and rounds > 1:
+        if memory and rounds > 1 and "cupy" not in provider.needs:
             row["peak_mib"] = timing.peak_memory(call, self.device)
         # A call that takes long has more to wait for than a cache: it gets few buffers, for each is warmed up.
         warm = max(2, int(self.budget.seconds / samples.seconds))
         buffers = min(warm, timing.buffer_count(operation.bytes(problem))) if rounds > 1 else 1
         rotated = [call, *(provider.prepare(operation.inputs(problem)) for _ in range(buffers - 1))]
         for other in rotated[1:]:
-            other()
+            operation.warm(other)
         turn, setup = itertools.cycle(rotated), None
         if operation.baseline is not None:
             baseline = operation.baseline.prepare(operation.inputs(problem))

@@ -46,6 +46,8 @@ def torch_lobpcg(matrices: list[Tensor]) -> list[Factors]:
     """Eigenvectors of the Gram in the matrix's own dtype: it knows no SVD. It needs r >= 3 K."""
 
     def factors(matrix: Tensor) -> Factors:
+        if min(matrix.shape) < 3 * K:
+            return svd_truncated([matrix])[0]
         wide = _wide(matrix)
         _, U = torch.lobpcg(wide @ wide.mT, k=K, largest=True)
         Z = U.mT @ wide

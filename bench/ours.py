@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
-from providers import Provider, of
+from providers import Provider, by_shape, of
 from torch import Tensor
 from workloads import TOLERANCE
 
 import fastrank
 
 
-def rank_bounds(matrices: list[Tensor], resolve: bool) -> fastrank.RankBounds:
-    return fastrank.linalg.rank_bounds(matrices, TOLERANCE, resolve=resolve)
+def rank_bounds(matrices: list[Tensor]) -> fastrank.RankBounds:
+    return fastrank.linalg.rank_bounds(matrices, TOLERANCE)
+
+
+def unresolved(matrices: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The count's own intervals: true, and not always closed."""
+    bounds = fastrank.linalg.rank_bounds(matrices, TOLERANCE, resolve=False)
+    return bounds.lower, bounds.upper
 
 
 def matrix_rank(matrices: list[Tensor]) -> Tensor:
     """It agrees with `torch.linalg.matrix_rank`, rounding of the input's dtype and all: not strict."""
-    tau = [TOLERANCE.value * torch.linalg.matrix_norm(matrix, dtype=torch.float64) for matrix in matrices]
+    tau = by_shape(matrices, lambda stack: TOLERANCE.value * torch.linalg.matrix_norm(stack, dtype=torch.float64))
     return fastrank.linalg.matrix_rank(matrices, atol=torch.stack(tau), rtol=0.0)
 
 
 RANK = (
-    Provider("fastrank.rank_bounds", of(partial(rank_bounds, resolve=True)), strict=True),
-    Provider("fastrank.rank_bounds unresolved", of(partial(rank_bounds, resolve=False)), (), ("cuda",), True),
+    Provider("fastrank.rank_bounds", of(rank_bounds), strict=True),
+    Provider("fastrank.rank_bounds unresolved", of(unresolved), (), ("cuda",), strict=True),
     Provider("fastrank.matrix_rank", of(matrix_rank)),
 )
 SPECTRUM = (Provider("fastrank.svdvals", of(fastrank.linalg.svdvals), strict=True),)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,17 +45,21 @@ def of(run: Callable[[list[Tensor]], Any]) -> Callable[[list[Tensor]], Callable[
     return lambda matrices: partial(run, matrices)
 
 
-def by_shape(matrices: list[Tensor], run: Callable[[Tensor], Tensor]) -> list[Tensor]:
+def by_shape(matrices: list[Tensor], run: Callable[[Tensor], Any]) -> list[Any]:
     """`run` on stacks `(b, r, n)`, r <= n, of matrices of one shape; its answers one a matrix, in their order.
 
     What a user with many layers would write around a batched function; the stacking is part of the time.
     """
-    places: dict[tuple[int, int], list[int]] = {}
-    for i, matrix in enumerate(matrices):
-        places.setdefault((min(matrix.shape), max(matrix.shape)), []).append(i)
-    answers: list[Tensor] = [None] * len(matrices)  # type: ignore[list-item]
+    return stacked([m.mT if m.shape[0] > m.shape[1] else m for m in matrices], run, key=lambda m: m.shape)
+
+
+def stacked(tensors: list[Tensor], run: Callable[[Tensor], Any], key: Callable[[Tensor], Hashable]) -> list[Any]:
+    """`run` on stacks of tensors of one key; its answers one a tensor, in their order."""
+    places: dict[Hashable, list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        places.setdefault(key(tensor), []).append(i)
+    answers: list[Any] = [None] * len(tensors)
     for indices in places.values():
-        stack = torch.stack([m.mT if m.shape[0] > m.shape[1] else m for m in (matrices[i] for i in indices)])
-        for i, answer in zip(indices, run(stack), strict=True):
+        for i, answer in zip(indices, run(torch.stack([tensors[i] for i in indices])), strict=True):
             answers[i] = answer
     return answers

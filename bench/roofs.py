@@ -1,6 +1,6 @@
-"""The roofs of a device, measured: how fast it copies, and how fast it multiplies matrices of each dtype.
+"""The roofs of a device, measured: how fast it streams, and how fast it multiplies matrices of each dtype.
 
-A row's floor is the longer of its bytes at the copy rate and its flops at the product rate of its arithmetic.
+A row's floor is the longer of its bytes at the streaming rate and its flops at the product rate of its arithmetic.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ def measure(device: torch.device, budget: float) -> list[dict[str, object]]:
     source, target = torch.randn(count, device=device), torch.empty(count, device=device)
     cost = Cost(8 * count, 0, torch.float32)
     rows.append(_row("copy", cost, _spread(partial(target.copy_, source), device, budget)))
+    # In place: a CPU's copy also reads what it overwrites, which its count of bytes does not have.
+    rows.append(_row("scale", cost, _spread(partial(target.mul_, 1.0), device, budget)))
     del source, target
     n = SIDE[device.type]
     for name, (dtype, tf32) in PRODUCTS[device.type].items():
@@ -53,6 +55,7 @@ def measure(device: torch.device, budget: float) -> list[dict[str, object]]:
 def _spread(call: timing.Call, device: torch.device, budget: float) -> Spread:
     call()
     rounds, calls = timing.plan(timing.seconds(call), budget)
+    rounds = max(rounds, 5)  # every share of a roof stands on it
     if device.type == "cuda":
         return Spread.of(timing.device_times([call], rounds, graph=False)[0])
     return Spread.of(timing.wall_times(call, None, rounds, calls))
@@ -83,12 +86,11 @@ class Roofs(NamedTuple):
     def of(cls, rows: list[Row]) -> Roofs:
         """From rows of results, of which those of other operations do not matter."""
         found = {row["workload"]: row for row in rows if row["operation"] == "roof"}
-        copied = found["copy"]
         rates = {}
         for name, dtype in (("fp64", torch.float64), ("fp32", torch.float32), ("bf16", torch.bfloat16)):
             if row := found.get(f"gemm-{name}"):
                 rates[dtype] = _rate(row, "flops")
-        return cls(_rate(copied, "bytes"), rates)
+        return cls(max(_rate(found[name], "bytes") for name in ("copy", "scale")), rates)
 
     def floor(self, cost: Cost) -> tuple[str, float]:
         """What bounds an operation, and the milliseconds it takes at least."""

@@ -40,7 +40,7 @@ def device(path: Path, rows: Sequence[Row]) -> str:
     """One device's tables and figures."""
     first = rows[0]
     versions = f"torch {first['torch']}" + (f", CUDA {first['cuda']}" if first["cuda"] else "")
-    threads = "" if first["cuda"] else f", {max(int(row['threads']) for row in rows)} threads"
+    threads = "" if first["cuda"] else f", {max(int(row['threads']) for row in rows)} threads (training: 1)"
     commits = sorted({row["commit"] + ("+" if row["dirty"] == "yes" else "") for row in rows})
     kind = "device times" if first["cuda"] else "wall times"
     where = f"{versions}{threads}; commit {', '.join(commits)}; {kind}, medians. [All rows]({link(path)}), with spread"
@@ -96,7 +96,13 @@ def against(rows: Iterable[Row], operation: str) -> str:
             best = min(rivals, key=lambda name: rivals[name])
             mine, refused = times[ours], wrong[workload]
             beside = "wrong" if stock in refused else faster(rivals.get(stock), mine)
-            cells = (workload, milliseconds(mine), beside, f"{best}: {faster(rivals[best], mine)}", str(len(refused)))
+            cells = (
+                workload,
+                milliseconds(mine),
+                beside,
+                f"{best}: {faster(rivals[best], mine)}",
+                str(sum(not name.startswith("fastrank") for name in refused)),
+            )
             body.append(cells)
     return table(title, ("workload", ours, stock, "best rival", "rivals wrong"), body)
 

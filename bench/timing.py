@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +14,8 @@ import torch
 Call = Callable[[], Any]
 
 CACHE = 256 * 2**20
-"""Bytes that rotated buffers cover together, so that none is found in a cache: more than any CPU's or GPU's."""
-MOST_BUFFERS = 16
+"""Bytes that rotated buffers cover together, if `MOST_BUFFERS` do: more than any CPU's or GPU's cache."""
+MOST_BUFFERS = 32
 
 
 class Spread(NamedTuple):
@@ -129,30 +127,14 @@ def _captured(call: Call) -> Call:
 
 
 def peak_memory(call: Call, device: torch.device) -> float | None:
-    """MiB that a call takes above what is there before; None where the system does not tell.
+    """MiB of a CUDA device that a call takes above what is there before; None on a CPU, whose allocators do not tell.
 
-    On CUDA PyTorch's allocator tells, exactly; a library with an allocator of its own does not show. On a CPU it is
-    how far the process's resident set grows, to the page: what an allocator keeps from an earlier call is missed.
+    PyTorch's allocator tells: a library with an allocator of its own does not show.
     """
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        call()
-        torch.cuda.synchronize(device)
-        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-        before = _resident("VmRSS")
-        call()
-        return _resident("VmHWM") - before
-    except OSError:
-        call()
+    if device.type != "cuda":
         return None
-
-
-def _resident(field: str) -> float:
-    status = Path("/proc/self/status").read_text()
-    found = re.search(rf"{field}:\s+(\d+) kB", status)
-    if not found:
-        raise OSError(f"/proc/self/status has no {field}")
-    return int(found[1]) / 1024
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    call()
+    torch.cuda.synchronize(device)
+    return (torch.cuda.max_memory_allocated(device) - before) / 2**20

@@ -32,7 +32,12 @@ def test_rows_are_written_and_the_absent_are_named(tmp_path):
         assert 0 < float(row["roof_share"]) < 1
         assert row["commit"]
         assert row["device"]
-    assert [row["workload"] for row in rows if row["operation"] == "roof"] == ["copy", "gemm-fp32", "gemm-fp64"]
+    assert [row["workload"] for row in rows if row["operation"] == "roof"] == [
+        "copy",
+        "gemm-fp32",
+        "gemm-fp64",
+        "scale",
+    ]
     saved = json.loads((tmp_path / "b.json").read_text())["benchmarks"]
     assert all("error" in benchmark["extra_info"] for benchmark in saved)
     assert {benchmark["group"] for benchmark in saved} == {"rank | square-128"}

@@ -75,6 +75,31 @@ def test_a_rival_that_raises_is_a_row(harness):
         harness.row(SmallRank(), "small", Provider("ours", of(refuse), strict=True), never)
 
 
+def test_a_rival_that_fails_late_is_a_row_too(harness):
+    def half(matrices):
+        return ranks(matrices)[:1]
+
+    row = harness.row(SmallRank(), "small", Provider("half", of(half)), never)
+    assert row["status"] == "failed"
+    calls = itertools.count()
+
+    def soon(matrices):
+        if next(calls):
+            raise RuntimeError("out of memory")
+        return ranks(matrices)
+
+    row = harness.row(SmallRank(), "small", Provider("soon", of(soon)), never)
+    assert (row["status"], row["note"]) == ("failed", "RuntimeError: out of memory")
+    with pytest.raises(Skipped, match="not timed before"):
+        harness.again(SmallRank(), "small", Provider("soon", of(soon)))
+
+
+def test_a_call_that_is_too_long_is_skipped(harness):
+    harness.budget = Budget(seconds=0.01, longest=1e-9)
+    with pytest.raises(Skipped, match="s a call"):
+        harness.row(SmallRank(), "small", Provider("slow", of(ranks)), never)
+
+
 def test_what_is_not_there_is_skipped_by_name(harness):
     with pytest.raises(Skipped, match="no_such_package not installed"):
         harness.row(SmallRank(), "small", Provider("absent", of(ranks), needs=("no_such_package",)), never)

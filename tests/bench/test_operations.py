@@ -30,8 +30,12 @@ def test_rank(matrices):
     assert rank.error(matrices, truth) == 0
     assert rank.error(matrices, truth + torch.tensor([0, -2])) == 2
     status = torch.zeros_like(truth)
-    assert rank.error(matrices, RankBounds(truth - 3, truth + 1, status)) == 0
+    assert rank.error(matrices, RankBounds(truth, truth, status)) == 0
     assert rank.error(matrices, RankBounds(truth + 1, truth + 1, status)) == 1
+    # A certificate has to be one; an interval that claims no more only has to be true.
+    assert rank.error(matrices, RankBounds(truth - 3, truth + 1, status)) == 4
+    assert rank.error(matrices, (truth - 3, truth + 1)) == 0
+    assert rank.error(matrices, (truth + 1, truth + 2)) == 1
 
 
 def test_spectrum(matrices):
@@ -39,13 +43,14 @@ def test_spectrum(matrices):
     assert spectrum.error(matrices, matrices.sigma) == 0
     off = [matrices.sigma[0], matrices.sigma[1] + 0.01 * matrices.sigma[1][0]]
     assert spectrum.error(matrices, off) == pytest.approx(0.01)
-    assert not spectrum.error(matrices, [s * torch.nan for s in matrices.sigma]) <= spectrum.limit
+    assert spectrum.error(matrices, [matrices.sigma[0], matrices.sigma[1] * torch.nan]) == torch.inf
 
 
 def test_norm(matrices):
     norm = OPERATIONS["norm"]
     assert norm.error(matrices, [s[0] for s in matrices.sigma]) == 0
     assert norm.error(matrices, [s[1] for s in matrices.sigma]) > norm.limit
+    assert norm.error(matrices, [matrices.sigma[0][0], torch.tensor(torch.nan)]) == torch.inf
 
 
 def test_lowrank(matrices):
@@ -53,7 +58,10 @@ def test_lowrank(matrices):
     exact = [torch.linalg.svd(m.double(), full_matrices=False) for m in matrices.matrices]
     best = [(U[:, :16], S[:16], Vh[:16]) for U, S, Vh in exact]
     assert abs(lowrank.error(matrices, best)) < 1e-6
-    assert lowrank.error(matrices, [(U[:, :4], S[:4], Vh[:4]) for U, S, Vh in exact]) > lowrank.limit
+    assert lowrank.error(matrices, [best[0], tuple(x * torch.nan for x in best[1])]) == torch.inf
+    assert lowrank.error(matrices, [best[0], tuple(x * 0 for x in best[1])]) == pytest.approx(1)
+    for k in (15, 17):
+        assert lowrank.error(matrices, [(U[:, :k], S[:k], Vh[:k]) for U, S, Vh in exact]) == torch.inf
 
 
 def test_step():
@@ -65,6 +73,9 @@ def test_step():
     one_less = step.inputs(problem)
     provider.prepare(one_less)()
     assert step.error(problem, one_less) > step.limit
+    with torch.no_grad():
+        good[-1].fill_(torch.nan)
+    assert not step.error(problem, good) <= step.limit
 
 
 def test_training():
@@ -102,7 +113,7 @@ def test_every_provider_answers(name, matrices):
     operation = OPERATIONS[name]
     answered = 0
     for provider in operation.providers:
-        if provider.unavailable(CPU) or provider.name == "torch.lobpcg":  # it refuses matrices this small
+        if provider.unavailable(CPU):
             continue
         answer = operation.answer(provider.prepare(operation.inputs(matrices)))
         assert operation.error(matrices, answer) <= operation.limit, provider.name

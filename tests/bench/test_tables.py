@@ -29,6 +29,7 @@ def test_ours_against_the_best_right_rival(tmp_path):
             row("rank", "torch.linalg.svdvals", wall_ms=9.0),
             row("rank", "best", wall_ms=5.0),
             row("rank", "wrong", status="wrong", error=3.0),
+            row("rank", "fastrank.matrix_rank", status="wrong", error=3.0),
         ],
     )
     text = tables.section(tmp_path)
