@@ -115,6 +115,8 @@ class Harness:
         """A later visit: the row of the first, with more rounds. Raises Skipped where there was none."""
         if (operation.name, name, provider.name) not in self._timed:
             raise Skipped("not timed before")
+        if provider.buffers == 1:
+            raise Skipped(f"{provider.name}: visited once")
         with _threads(operation):
             return self._time(operation, name, provider, timing.wall_times, memory=False)
 
@@ -159,7 +161,7 @@ class Harness:
             row["peak_mib"] = timing.peak_memory(call, self.device)
         # A call that takes long has more to wait for than a cache: it gets few buffers, for each is warmed up.
         warm = max(2, int(self.budget.seconds / samples.seconds))
-        buffers = min(warm, timing.buffer_count(operation.bytes(problem))) if rounds > 1 else 1
+        buffers = min(warm, provider.buffers, timing.buffer_count(operation.bytes(problem))) if rounds > 1 else 1
         rotated = [call, *(provider.prepare(operation.inputs(problem)) for _ in range(buffers - 1))]
         for other in rotated[1:]:
             operation.warm(other)

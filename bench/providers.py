@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import timing
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ class Provider:
         devices: kinds of device it runs on.
         strict: whether it promises a right answer: then a wrong one is a failure of the suite, not a finding.
         graph: whether its call can be captured in a CUDA graph.
+        buffers: most buffers to rotate over. 1: preparing one is so expensive that it is visited once, too.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Provider:
     devices: tuple[str, ...] = ("cpu", "cuda")
     strict: bool = False
     graph: bool = False
+    buffers: int = timing.MOST_BUFFERS
 
     def unavailable(self, device: torch.device) -> str | None:
         """Why it cannot run here, or None."""

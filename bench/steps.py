@@ -85,5 +85,5 @@ PROVIDERS = (
     Provider("torch SGD fused", partial(prepare, torch.optim.SGD, False, fused=True), graph=True),
     Provider("torch SGD foreach", partial(prepare, torch.optim.SGD, False, foreach=True), graph=True),
     Provider("torch SGD for-loop", partial(prepare, torch.optim.SGD, False, foreach=False), graph=True),
-    Provider("torch SGD compiled", partial(prepare, torch.optim.SGD, True), graph=True),
+    Provider("torch SGD compiled", partial(prepare, torch.optim.SGD, True), graph=True, buffers=1),
 )
