@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 import results
-from results import KEY, Row, number
+from results import Row, key, number
 
 
 def intervals_meet(a: Row, b: Row) -> bool:
@@ -20,10 +20,10 @@ def intervals_meet(a: Row, b: Row) -> bool:
 
 def compare(first: list[Row], second: list[Row]) -> tuple[int, list[str]]:
     """Number of rows that both runs timed, and the names of those that disagree."""
-    known = {tuple(row[k] for k in KEY): row for row in first if row["wall_ms"]}
-    both = [(known[key], row) for row in second if row["wall_ms"] and (key := tuple(row[k] for k in KEY)) in known]
+    known = {key(row): row for row in first if row["wall_ms"]}
+    both = [(known[key(row)], row) for row in second if row["wall_ms"] and key(row) in known]
     apart = [
-        f"{' | '.join(b[k] for k in KEY)}: {a['wall_ms']} ms against {b['wall_ms']} ms"
+        f"{' | '.join(key(b))}: {a['wall_ms']} ms against {b['wall_ms']} ms"
         for a, b in both
         if not intervals_meet(a, b)
     ]

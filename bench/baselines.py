@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from providers import Provider, by_shape, of, stacked
+from providers import Provider, by_shape, of, stacked, wide
 from torch import Tensor
 from workloads import TOLERANCE
 
@@ -23,8 +23,8 @@ def svdvals(matrices: list[Tensor], driver: str | None = None) -> list[Tensor]:
 
 
 def _gram(stack: Tensor) -> Tensor:
-    wide = stack.double()
-    return wide @ wide.mT
+    doubled = stack.double()
+    return doubled @ doubled.mT
 
 
 def _roots(stack: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def _roots(stack: Tensor) -> Tensor:
 
 
 def gram_eigvalsh_looped(matrices: list[Tensor]) -> list[Tensor]:
-    return [_roots(m.mT if m.shape[0] > m.shape[1] else m) for m in matrices]
+    return [_roots(wide(m)) for m in matrices]
 
 
 def gram_eigvalsh_batched(matrices: list[Tensor]) -> list[Tensor]:
@@ -108,8 +108,8 @@ def cupy_eigenvalues(matrices: list[Tensor], solver: str) -> list[Tensor]:
     solve = {"eigvalsh": looped, "syevj": partial(cusolver.syevj, with_eigen_vector=False)}[solver]
 
     def roots(a: Any) -> Any:
-        wide = a.astype(cupy.float64)
-        eigenvalues = cupy.sort(solve(wide @ wide.transpose(0, 2, 1)), axis=-1)[:, ::-1]
+        doubled = a.astype(cupy.float64)
+        eigenvalues = cupy.sort(solve(doubled @ doubled.transpose(0, 2, 1)), axis=-1)[:, ::-1]
         return cupy.sqrt(cupy.maximum(eigenvalues, 0))
 
     return cupy_stacks(matrices, roots)
@@ -167,8 +167,8 @@ def matrix_norm(matrices: list[Tensor]) -> list[Tensor]:
 
 def lobpcg(matrices: list[Tensor]) -> list[Tensor]:
     def top(matrix: Tensor) -> Tensor:
-        wide = matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
-        return torch.lobpcg(wide @ wide.mT, k=1, largest=True)[0].sqrt()
+        w = wide(matrix)
+        return torch.lobpcg(w @ w.mT, k=1, largest=True)[0].sqrt()
 
     return [top(matrix).squeeze() for matrix in matrices]
 

@@ -101,13 +101,10 @@ class Harness:
                 if row["status"] == "ok":
                     self._timed[operation.name, name, provider.name] = (row, Samples())
                     self._time(operation, name, provider, wall, memory=True)
-            except Skipped:
-                self._timed.pop((operation.name, name, provider.name), None)
-                raise
             except Exception as error:  # a rival may not take every workload, and says so in its own way
-                if provider.strict:
-                    raise
                 self._timed.pop((operation.name, name, provider.name), None)
+                if provider.strict or isinstance(error, Skipped):
+                    raise
                 row |= {"status": "failed", "note": f"{type(error).__name__}: {error}"[:200].replace("\n", " ")}
         return row
 

@@ -6,17 +6,13 @@ Oversampling and power iterations are the same for all that have them. Answers a
 from __future__ import annotations
 
 import torch
-from providers import Provider, by_shape, of
+from providers import Provider, by_shape, of, wide
 from torch import Tensor
 
 import fastrank
 
 K, OVERSAMPLE, POWER_ITERS = 16, 8, 2
 Factors = tuple[Tensor, Tensor, Tensor]
-
-
-def _wide(matrix: Tensor) -> Tensor:
-    return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
 
 
 def ours(matrices: list[Tensor]) -> list[Factors]:
@@ -48,12 +44,12 @@ def torch_lobpcg(matrices: list[Tensor]) -> list[Factors]:
     def factors(matrix: Tensor) -> Factors:
         if min(matrix.shape) < 3 * K:
             return svd_truncated([matrix])[0]
-        wide = _wide(matrix)
-        _, U = torch.lobpcg(wide @ wide.mT, k=K, largest=True)
-        Z = U.mT @ wide
+        w = wide(matrix)
+        _, U = torch.lobpcg(w @ w.mT, k=K, largest=True)
+        Z = U.mT @ w
         S = torch.linalg.vector_norm(Z, dim=1)
         Vh = Z / S[:, None]
-        return (U, S, Vh) if wide is matrix else (Vh.mT, S, U.mT)
+        return (U, S, Vh) if w is matrix else (Vh.mT, S, U.mT)
 
     return [factors(matrix) for matrix in matrices]
 

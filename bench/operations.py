@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -34,7 +35,7 @@ def _those(chosen: Callable[[Workload], bool]) -> dict[str, Workload]:
     return {name: workload for name, workload in WORKLOADS.items() if chosen(workload)}
 
 
-class Operation:
+class Operation(ABC):
     """Base of all: inputs are a workload's matrices, and a buffer of them is a copy.
 
     `make` is called once a workload, `inputs` once a buffer; `answer` runs a call for the check, and `error` compares
@@ -72,11 +73,13 @@ class Operation:
         """What may compile, load something or make a state, and is not timed."""
         call()
 
+    @abstractmethod
     def error(self, problem: Any, answer: Any) -> float:
-        raise NotImplementedError
+        """How wrong an answer is, in `unit`; 0 where it is right."""
 
+    @abstractmethod
     def cost(self, workload: Any, dtype: torch.dtype) -> Cost | None:
-        raise NotImplementedError
+        """What it takes at least; None where that is not the point."""
 
 
 class Rank(Operation):

@@ -53,7 +53,12 @@ def by_shape(matrices: list[Tensor], run: Callable[[Tensor], Any]) -> list[Any]:
 
     What a user with many layers would write around a batched function; the stacking is part of the time.
     """
-    return stacked([m.mT if m.shape[0] > m.shape[1] else m for m in matrices], run, key=lambda m: m.shape)
+    return stacked([wide(matrix) for matrix in matrices], run, key=lambda m: m.shape)
+
+
+def wide(matrix: Tensor) -> Tensor:
+    """The matrix or its transpose, whichever has no more rows than columns."""
+    return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
 
 
 def stacked(tensors: list[Tensor], run: Callable[[Tensor], Any], key: Callable[[Tensor], Hashable]) -> list[Any]:

@@ -56,17 +56,22 @@ def load(path: Path) -> list[Row]:
 
 def save(path: Path, new: Iterable[dict[str, object]]) -> None:
     """Put rows into a file: each replaces the one of its key, the others stay. The file is whole at any time."""
-    rows = {tuple(row[k] for k in KEY): row for row in load(path)}
+    rows = {key(row): row for row in load(path)}
     for row in new:
         row = {column: _text(row.get(column)) for column in COLUMNS}
-        rows[tuple(row[k] for k in KEY)] = row
+        rows[key(row)] = row
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     with part.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows[key] for key in sorted(rows))
+        writer.writerows(rows[k] for k in sorted(rows))
     part.replace(path)
+
+
+def key(row: Row) -> tuple[str, ...]:
+    """What a row is of."""
+    return tuple(row[column] for column in KEY)
 
 
 def number(row: Row, column: str) -> float | None:
