@@ -19,8 +19,14 @@ thread: eigenvalues 0.36, 0.93, 4.7 ms at r = 64, 100, 200, factorisations with 
 
 
 def counting(device: torch.device, r: int, purpose: Literal["rank", "tracking"]) -> Counting:
-    """How ranks of matrices with smaller side `r` are counted: from all eigenvalues, or by inertia."""
-    return "eigenvalues" if device.type == "cpu" and r <= EIGENVALUES_UP_TO[purpose] else "inertia"
+    """How ranks of matrices with smaller side `r` are counted without kernels: from all eigenvalues, or by inertia."""
+    # cuSOLVER has no LDL^T for batches, and an LU without pivots proves nothing.
+    return "eigenvalues" if device.type != "cpu" or r <= EIGENVALUES_UP_TO[purpose] else "inertia"
+
+
+def kernels_serve(device: torch.device) -> bool:
+    """Whether ranks on `device` are counted by the kernels."""
+    return device.type == "cuda" and installed("triton")
 
 
 class Choice(NamedTuple):
@@ -53,9 +59,11 @@ def report() -> list[Choice]:
     ]
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
+        serving = "Triton kernels" if kernels_serve(torch.device("cuda")) else "eigvalsh of the FP64 Gram"
+        reason = "a whole network in a few launches" if serving == "Triton kernels" else "Triton is not installed"
         choices += [
-            Choice("rank", name, "unpivoted LU inertia of the FP64 Gram", "one factorisation a threshold, no SVD"),
-            Choice("tracking", name, "unpivoted LU inertia + power iteration", "never waits for the host"),
+            Choice("rank", name, f"{serving}", reason),
+            Choice("tracking", name, f"{serving} + power iteration", reason),
             Choice("SGD", name, "torch.optim.SGD's foreach or fused form", "as its options say"),
         ]
     return choices

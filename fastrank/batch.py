@@ -27,22 +27,25 @@ class Group:
         return torch.stack([m.mT if m.shape[0] > m.shape[1] else m for m in chosen])
 
 
-def group(matrices: Sequence[Tensor]) -> list[Group]:
-    """Groups of 2-D `matrices`, in order of first appearance, split where their Grams would exceed `WORKSPACE`."""
+def group(matrices: Sequence[Tensor], budget: int | None = None) -> list[Group]:
+    """Groups of 2-D `matrices`, in order of first appearance, split where their Grams would exceed `budget` bytes.
+
+    budget: default `WORKSPACE`.
+    """
     members: dict[tuple[int, int, torch.dtype, torch.device], list[int]] = {}
     for i, matrix in enumerate(matrices):
         rows, columns = sorted(matrix.shape)
         members.setdefault((rows, columns, matrix.dtype, matrix.device), []).append(i)
     groups = []
     for (rows, columns, _, _), indices in members.items():
-        size = chunk_size(rows)
+        size = chunk_size(rows, budget)
         groups += [Group(tuple(indices[i : i + size]), rows, columns) for i in range(0, len(indices), size)]
     return groups
 
 
-def chunk_size(r: int) -> int:
-    """How many matrices of smaller side `r` have Grams within `WORKSPACE`; at least 1."""
-    return max(1, WORKSPACE // max(1, 8 * r * r))
+def chunk_size(r: int, budget: int | None = None) -> int:
+    """How many matrices of smaller side `r` have Grams within `budget` bytes (default `WORKSPACE`); at least 1."""
+    return max(1, (WORKSPACE if budget is None else budget) // max(1, 8 * r * r))
 
 
 def over_matrices(

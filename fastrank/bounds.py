@@ -8,32 +8,92 @@ brackets the numerical rank: equal counts are a certificate, unequal ones the ho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastrank.batch import over_matrices
 from fastrank.metrics import RankBounds, Status, Tolerance
-from fastrank.reference.gram import Gram, normalized
+from fastrank.reference.gram import Gram, Moments, normalized
 
 UNIT = 2.0**-53
 """Unit roundoff u of FP64."""
 GROWTH_LIMIT = 8.0
 """Growth of the LDL^T factors that delta allows for; about 1 is what is seen. Beyond it the count is not believed."""
+WIDENING = 1e-8
+"""Share of tau^2 that delta allows growth beyond that: where tau is large, so is what one may be off by."""
 
 Inertia = Callable[[Tensor], tuple[Tensor, Tensor]]
+Number = float | Tensor
 
 
-def tau_squared(gram: Gram, tolerance: Tolerance, top: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
-    """Lower and upper bound `(b,)` of tau^2 in the Gram's scale; `top` bounds lambda_1, for "spectral" only."""
+@dataclass(frozen=True)
+class Affine:
+    """`slope * ||W||_F^2 + intercept`: what every threshold is, before or after the norm is known."""
+
+    slope: Number
+    intercept: Number
+
+    def __add__(self, other: Affine) -> Affine:
+        return Affine(self.slope + other.slope, self.intercept + other.intercept)
+
+    def __sub__(self, other: Affine) -> Affine:
+        return self + other * -1.0
+
+    def __mul__(self, factor: Number) -> Affine:
+        return Affine(self.slope * factor, self.intercept * factor)
+
+    def at(self, trace: Tensor) -> Tensor:
+        return self.slope * trace + self.intercept
+
+
+TRACE = Affine(1.0, 0.0)
+
+
+class Shifts(NamedTuple):
+    """Where to count for one tolerance, and when not to believe what comes out."""
+
+    upper: Affine
+    """Counting above tau^2 - delta bounds the rank from above,"""
+    lower: Affine
+    """and above tau^2 + delta from below."""
+    limit: Affine
+    """Growth up to which delta covers the errors of the factors."""
+
+
+def tau_squared(
+    moments: Moments, tolerance: Tolerance, top: tuple[Tensor, Tensor] | None = None
+) -> tuple[Affine, Affine]:
+    """Lower and upper bound of tau^2 in the Gram's scale; `top` bounds lambda_1, for "spectral" only."""
     square = _factor(tolerance) ** 2
     if tolerance.relative_to == "absolute":
-        # Twice the Frobenius norm is as far above every singular value as anything, and its square does not overflow.
-        tau = torch.minimum((tolerance.value / gram.scale).square(), 4 * gram.trace)
+        # Beyond 1e150 the square leaves FP64's range, and every singular value is smaller anyway.
+        tau = Affine(0.0, (tolerance.value / moments.scale).clamp(max=1e150).square())
         return tau, tau
     if tolerance.relative_to == "frobenius":
-        return square * gram.trace, square * gram.trace
+        return Affine(square, 0.0), Affine(square, 0.0)
     assert top is not None, "a tolerance relative to sigma_1 needs bounds of lambda_1"
-    return square * top[0], square * top[1]
+    return Affine(0.0, square * top[0]), Affine(0.0, square * top[1])
+
+
+def shifts(moments: Moments, tolerance: Tolerance, top: tuple[Tensor, Tensor] | None = None) -> Shifts:
+    """Shifts for one tolerance; `top` bounds lambda_1 and is needed for one relative to it."""
+    return shifts_around(moments, *tau_squared(moments, tolerance, top), tau_error(moments, tolerance))
+
+
+def shifts_around(moments: Moments, low: Affine, high: Affine, error: Affine) -> Shifts:
+    """Shifts for a tau^2 computed to be between `low` and `high`, which are off by at most `error`.
+
+    delta covers that, the rounding of the Gram's sums and of the shift, and factors that have grown up to the limit.
+    """
+    terms = moments.order + 64.0  # what the LDL^T of the CPU and of the kernels do at most to one element
+    size = TRACE + high * moments.order  # at least ||G - tau^2 I||_F
+    limit = size * GROWTH_LIMIT + low * (WIDENING / UNIT / terms)
+    delta = TRACE * (UNIT * (moments.inner + 4.0)) + (size + limit) * (UNIT * terms) + error
+    return Shifts(low - delta, high + delta, limit)
 
 
 def inertia_bounds(
@@ -44,51 +104,50 @@ def inertia_bounds(
 ) -> list[RankBounds]:
     """Bounds for each tolerance by the law of inertia: two factorisations each, one Gram for all.
 
-    A matrix whose factors grew beyond `GROWTH_LIMIT` gets the trivial bounds [0, r] and status `FALLBACK`.
     `top` `(lower, upper)` `(b,)` bounds lambda_1 and is needed for tolerances relative to it.
     """
-    r = gram.matrix.shape[-1]
     answers = []
     for tolerance in tolerances:
-        # Any tau gives a zero matrix rank 0; one that is not 0 itself spares an unpivoted LU the division 0 / 0.
-        low, high = (torch.where(gram.trace == 0, 1.0, t) for t in tau_squared(gram, tolerance, top))
-        size = gram.trace + r * high
-        delta = backward_error(gram, size) + tau_error(gram, tolerance)
-        upper, growth_low = inertia(_shifted(gram.matrix, low - delta))
-        lower, growth_high = inertia(_shifted(gram.matrix, high + delta))
-        sound = torch.maximum(growth_low, growth_high) <= GROWTH_LIMIT * size
-        answers.append(_answer(gram.finite, sound, lower, upper, r))
+        s = shifts(gram.moments, tolerance, top)
+        # Any shift gives a zero matrix rank 0; one that is not 0 spares the factorisation a division 0 / 0.
+        at = (torch.where(gram.trace == 0, 1.0, x.at(gram.trace)) for x in (s.upper, s.lower))
+        answers.append(judge(gram.moments, s, *(inertia(_shifted(gram.matrix, shift)) for shift in at)))
     return answers
 
 
-def backward_error(gram: Gram, size: Tensor) -> Tensor:
-    """delta: rounding of the Gram's sums, of the shift and of the factors of a matrix of norm at most `size` `(b,)`."""
-    r = gram.matrix.shape[-1]
-    return UNIT * ((gram.inner + 4) * gram.trace + (1 + GROWTH_LIMIT) * (r + 10) * size)
+def judge(moments: Moments, shifts: Shifts, upper: tuple[Tensor, Tensor], lower: tuple[Tensor, Tensor]) -> RankBounds:
+    """Bounds from count and growth `(b,)` at either shift; [0, r] and `FALLBACK` where a growth is over the limit."""
+    sound = torch.maximum(upper[1], lower[1]) <= shifts.limit.at(moments.trace)
+    sound |= moments.trace == 0
+    return _answer(moments, sound, lower[0], upper[0])
 
 
-def tau_error(gram: Gram, tolerance: Tolerance) -> Tensor:
-    """Error `(b,)` of a computed tau^2: value^2 times that of the trace, or of lambda_1 and its Rayleigh quotient."""
+def tau_error(moments: Moments, tolerance: Tolerance) -> Affine:
+    """Error of a computed tau^2: value^2 times that of the trace, or of lambda_1 and its Rayleigh quotient."""
     if tolerance.relative_to == "absolute":
-        return torch.zeros_like(gram.trace)
-    return _factor(tolerance) ** 2 * 4 * eigenvalue_error(gram)
+        return TRACE * 0.0
+    return TRACE * (_factor(tolerance) ** 2 * 4 * _eigenvalue_terms(moments))
 
 
 def eigenvalue_bounds(gram: Gram, eigenvalues: Tensor, tolerance: Tolerance) -> RankBounds:
     """Bounds from all eigenvalues `(b, r)`, ascending: the count of those beyond their own backward error of tau^2."""
-    r = gram.matrix.shape[-1]
-    delta = eigenvalue_error(gram)
-    top = eigenvalues[:, -1] if r else gram.trace
-    low, high = tau_squared(gram, tolerance, ((top - delta).clamp(min=0), top + delta))
-    delta = delta + tau_error(gram, tolerance)
-    lower = (eigenvalues - delta[:, None] > high[:, None]).sum(-1)
-    upper = (eigenvalues + delta[:, None] > low[:, None]).sum(-1)
-    return _answer(gram.finite, None, lower, upper, r)
+    moments = gram.moments
+    delta = eigenvalue_error(moments)
+    top = eigenvalues[:, -1] if eigenvalues.shape[-1] else gram.trace
+    low, high = tau_squared(moments, tolerance, ((top - delta).clamp(min=0), top + delta))
+    delta = delta + tau_error(moments, tolerance).at(gram.trace)
+    lower = (eigenvalues > (high.at(gram.trace) + delta)[:, None]).sum(-1)
+    upper = (eigenvalues > (low.at(gram.trace) - delta)[:, None]).sum(-1)
+    return _answer(moments, None, lower, upper)
 
 
-def eigenvalue_error(gram: Gram) -> Tensor:
+def eigenvalue_error(moments: Moments) -> Tensor:
     """Bound `(b,)` on the error of each computed eigenvalue: rounding of the Gram's sums and of the solver."""
-    return UNIT * (gram.inner + 8 * (gram.matrix.shape[-1] + 10)) * gram.trace
+    return _eigenvalue_terms(moments) * moments.trace
+
+
+def _eigenvalue_terms(moments: Moments) -> Number:
+    return UNIT * (moments.inner + 8.0 * (moments.order + 10.0))
 
 
 def singular_value_bounds(stack: Tensor, tolerance: Tolerance) -> RankBounds:
@@ -112,17 +171,22 @@ def singular_value_bounds(stack: Tensor, tolerance: Tolerance) -> RankBounds:
     return RankBounds(lower, upper, status)
 
 
-def resolve_bounds(bounds: RankBounds, stack: Tensor, tolerance: Tolerance) -> RankBounds:
-    """`bounds` with every open one of a finite matrix replaced by the slow path's. Waits for the device."""
+def resolve_bounds(bounds: RankBounds, matrices: Tensor | Sequence[Tensor], tolerance: Tolerance) -> RankBounds:
+    """`bounds` with every open one of a finite matrix replaced by the slow path's. Waits for the device.
+
+    `matrices` are a stack `(b, m, n)` or 2-D tensors of any shapes.
+    """
     open_ = (bounds.lower != bounds.upper) | (bounds.status == Status.FALLBACK)
     if not open_.any():
         return bounds
-    slow = singular_value_bounds(stack[open_], tolerance)
+    picks = open_.nonzero().flatten()
+    chosen = matrices[picks] if isinstance(matrices, Tensor) else [matrices[i] for i in picks.tolist()]
+    slow = RankBounds(*over_matrices(chosen, partial(singular_value_bounds, tolerance=tolerance)))
     # Both paths are proofs, so their intersection is one too.
     lower, upper, status = (x.clone() for x in bounds)
-    lower[open_] = torch.maximum(lower[open_], slow.lower)
-    upper[open_] = torch.minimum(upper[open_], slow.upper)
-    status[open_] = slow.status
+    lower[picks] = torch.maximum(lower[picks], slow.lower)
+    upper[picks] = torch.minimum(upper[picks], slow.upper)
+    status[picks] = slow.status
     return RankBounds(lower, upper, status)
 
 
@@ -137,14 +201,15 @@ def _shifted(matrices: Tensor, shift: Tensor) -> Tensor:
     return shifted
 
 
-def _answer(finite: Tensor, sound: Tensor | None, lower: Tensor, upper: Tensor, r: int) -> RankBounds:
-    """Counts as bounds: [0, r] where they are not `sound` (None: all are), none where the matrix is not `finite`."""
+def _answer(moments: Moments, sound: Tensor | None, lower: Tensor, upper: Tensor) -> RankBounds:
+    """Counts as bounds: [0, r] where they are not `sound` (None: all are), none where the matrix is not finite."""
     status = torch.zeros_like(lower, dtype=torch.int8)  # Status.OK
     if sound is not None:
         lower = lower.masked_fill(~sound, 0)
-        upper = upper.masked_fill(~sound, r)
+        order = moments.order.long() if isinstance(moments.order, Tensor) else int(moments.order)
+        upper = torch.where(sound, upper, order)
         status.masked_fill_(~sound, Status.FALLBACK)
-    bad = ~finite
+    bad = ~moments.finite
     return RankBounds(
         lower.masked_fill(bad, -1), upper.masked_fill(bad, -1), status.masked_fill_(bad, Status.NONFINITE)
     )

@@ -56,6 +56,11 @@ class History:
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device, of rows that wait there."""
+        return self._ring.nbytes
+
     def append(self, step: Tensor, values: Tensor, spectra: Tensor | None) -> None:
         """Add a step's rows. Never waits for the device, except to write a part.
 

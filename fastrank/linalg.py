@@ -26,6 +26,7 @@ from fastrank.batch import chunk_size, group, over_matrices
 from fastrank.bounds import eigenvalue_bounds, inertia_bounds, resolve_bounds
 from fastrank.matrix_rank import count_as_torch
 from fastrank.metrics import RankBounds, Tolerance
+from fastrank.ragged import by_kernels, planned
 from fastrank.reference.gram import gram, normalized
 from fastrank.reference.inertia import inertia
 from fastrank.reference.lowrank import gaussian, randomized_svd, residual_norm
@@ -52,7 +53,8 @@ def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = T
         A: matrices, see the module.
         tolerance: threshold of the numerical rank (default `Tolerance()`: 1e-3 of the Frobenius norm).
         resolve: settle with FP64 singular values what the count leaves open, status `FALLBACK` (default). False
-            returns the count's own interval, and on CUDA never waits for the device.
+            returns the count's own interval, and on CUDA, unless the tolerance is relative to sigma_1, never waits
+            for the device; a CUDA graph can capture it after a first call with the same tensors.
 
     Returns:
         `RankBounds` of shape `(...)`. Bounds still differ only where a singular value is within FP64 rounding of the
@@ -64,6 +66,10 @@ def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = T
     if not isinstance(tolerance, Tolerance):
         raise TypeError(f"tolerance: expected a fastrank.Tolerance, not {tolerance!r}")
     matrices = take_matrices(A)
+    if tolerance.relative_to != "spectral" and (views := by_kernels(matrices)):
+        counted = planned(views).bounds([tolerance])[0]
+        counted = resolve_bounds(counted, matrices.data, tolerance) if resolve else counted
+        return RankBounds(*map(matrices.answer, counted))
 
     def measure(stack: Tensor) -> RankBounds:
         g = gram(stack)
@@ -118,35 +124,40 @@ def stable_rank(A: Any) -> Any:
     return _metric(A, measure)
 
 
-def svdvals(A: Any) -> Any:
+def svdvals(A: Any, *, accurate: bool = False) -> Any:
     """Singular values `(..., r)`, FP64, descending; a list of `(r,)` for a ragged `A`. NaN where not finite.
 
-    Values of FP64 matrices are those of an FP64 SVD. Narrower matrices go through their FP64 Gram, which costs much
-    less: sigma_i is off by about 1e-15 ||A||_F^2 / sigma_i, and by 1e-8 sqrt(n) ||A||_F at worst, for the smallest.
+    Args:
+        A: matrices, see the module.
+        accurate: decompose the matrices themselves in FP64: every sigma_i to about 1e-15 sigma_1. FP64 matrices always
+            are. Default False: narrower ones go through their FP64 Gram, which costs much less, and sigma_i is off by
+            at most min(sqrt(delta), delta / sigma_i), where delta = 1.1e-16 (n + 8 r + 80) ||A||_F^2.
     """
     matrices = take_matrices(A)
     data = matrices.data
     if isinstance(data, Tensor):
         wide = data.mT if data.shape[-2] > data.shape[-1] else data
-        parts = [singular_values(piece) for piece in torch.split(wide, chunk_size(wide.shape[-2]))]
-        return matrices.answer(torch.cat(parts))
-    sigma = {i: s for g in group(data) for i, s in zip(g.indices, singular_values(g.stack(data)), strict=True)}
+        pieces = torch.split(wide, chunk_size(wide.shape[-2]))
+        return matrices.answer(torch.cat([singular_values(piece, accurate=accurate) for piece in pieces]))
+    sigma: dict[int, Tensor] = {}
+    for g in group(data):
+        sigma.update(zip(g.indices, singular_values(g.stack(data), accurate=accurate), strict=True))
     return [to_kind(sigma[i], matrices.kind) for i in range(len(data))]
 
 
-def effective_rank(A: Any) -> Any:
-    """`exp(entropy(sigma / sum sigma))` `(...)`, FP64 (Roy & Vetterli 2007); 0 for a zero matrix."""
-    return _metric(A, lambda stack: metrics.effective_rank(singular_values(stack)))
+def effective_rank(A: Any, *, accurate: bool = False) -> Any:
+    """`exp(entropy(sigma / sum sigma))` `(...)`, FP64 (Roy & Vetterli 2007); 0 for a zero matrix. See `svdvals`."""
+    return _metric(A, lambda stack: metrics.effective_rank(singular_values(stack, accurate=accurate)))
 
 
-def nuclear_norm(A: Any) -> Any:
-    """Sum of the singular values `(...)`, FP64."""
-    return _metric(A, lambda stack: metrics.nuclear_norm(singular_values(stack)))
+def nuclear_norm(A: Any, *, accurate: bool = False) -> Any:
+    """Sum of the singular values `(...)`, FP64. See `svdvals`."""
+    return _metric(A, lambda stack: metrics.nuclear_norm(singular_values(stack, accurate=accurate)))
 
 
-def participation_ratio(A: Any) -> Any:
-    """`(sum sigma^2)^2 / sum sigma^4` `(...)`, FP64; 0 for a zero matrix."""
-    return _metric(A, lambda stack: metrics.participation_ratio(singular_values(stack)))
+def participation_ratio(A: Any, *, accurate: bool = False) -> Any:
+    """`(sum sigma^2)^2 / sum sigma^4` `(...)`, FP64; 0 for a zero matrix. See `svdvals`."""
+    return _metric(A, lambda stack: metrics.participation_ratio(singular_values(stack, accurate=accurate)))
 
 
 def _metric(A: Any, measure: Callable[[Tensor], Tensor]) -> Any:

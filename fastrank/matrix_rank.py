@@ -6,6 +6,7 @@ number; within torch's own rounding of it, torch itself is asked, so that both a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,8 +14,11 @@ from torch import Tensor
 
 from fastrank.arrays import Matrices, as_threshold
 from fastrank.batch import over_matrices
-from fastrank.bounds import eigenvalue_error
-from fastrank.reference.gram import gram
+from fastrank.bounds import TRACE, Affine, Shifts, eigenvalue_error, shifts_around
+from fastrank.metrics import Status
+from fastrank.ragged import Chunk, Grams, by_kernels, planned
+from fastrank.reference.gram import Moments, gram
+from fastrank.reference.power import top_interval
 
 
 def count_as_torch(matrices: Matrices, atol: Any, rtol: Any) -> Tensor:
@@ -31,7 +35,10 @@ def count_as_torch(matrices: Matrices, atol: Any, rtol: Any) -> Tensor:
         torch.as_tensor(torch.nan if t is None else t, dtype=torch.float64, device=device).expand(shape.numel())
         for t in flat
     ]
-    rank, undecided, finite = over_matrices(data, _count, *given)
+    if views := by_kernels(matrices):
+        rank, undecided, finite = _count_by_kernels(views, *given)
+    else:
+        rank, undecided, finite = over_matrices(data, _count, *given)
     if not finite.all():
         i = int((~finite).nonzero()[0])
         raise ValueError(f"A: matrix {i} of the batch holds NaN or Inf and has no rank; see rank_bounds")
@@ -49,19 +56,50 @@ def _count(stack: Tensor, atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, T
     g = gram(stack)
     if stack.shape[-2] == 0:
         return torch.zeros_like(g.finite, dtype=torch.int64), ~g.finite, g.finite
-    eps = torch.finfo(stack.dtype).eps
-    n = stack.shape[-1]
     eigenvalues = torch.linalg.eigvalsh(g.matrix)
-    delta = eigenvalue_error(g)
-    top = eigenvalues[:, -1].clamp(min=0).sqrt()
-    default = torch.where(atol > 0, 0.0, n * eps)
-    tau = torch.maximum(atol.nan_to_num(0.0) / g.scale, rtol.where(~rtol.isnan(), default) * top)
-    # Backward error of an SVD in A's dtype, generously; relative thresholds inherit it from sigma_1. What is subnormal
-    # there is rounded to multiples of the smallest number.
-    noise = 8 * n**0.5 * eps * top * (1 + rtol.nan_to_num(0.0)) + 4 * torch.finfo(stack.dtype).tiny * eps / g.scale
-    lower = (eigenvalues - delta[:, None] > (tau + noise).square()[:, None]).sum(-1)
-    upper = ((eigenvalues + delta[:, None]).clamp(min=0).sqrt() > (tau - noise)[:, None]).sum(-1)
+    delta = eigenvalue_error(g.moments)
+    top = eigenvalues[:, -1].clamp(min=0)
+    low, high = _thresholds(top, top, g.scale, stack.shape[-1], stack.dtype, atol, rtol)
+    lower = (eigenvalues - delta[:, None] > high.square()[:, None]).sum(-1)
+    upper = ((eigenvalues + delta[:, None]).clamp(min=0).sqrt() > low[:, None]).sum(-1)
     return lower, lower != upper, g.finite
+
+
+def _count_by_kernels(views: list[Tensor], atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for 2-D tensors by the law of inertia."""
+    batch = planned(views, keep=True)
+
+    def wanted(chunk: Chunk, moments: Moments, grams: Iterator[Grams]) -> list[Shifts]:
+        between = []
+        for group, _, g in grams:
+            chosen = list(group.indices)
+            top = top_interval(g.matrix)
+            between.append(
+                _thresholds(*top, g.scale, group.columns, views[chosen[0]].dtype, atol[chosen], rtol[chosen])
+            )
+        low, high = (torch.cat(x).clamp(0.0, 1e150).square() for x in zip(*between, strict=True))
+        return [shifts_around(moments, Affine(0.0, low), Affine(0.0, high), TRACE * 0.0)]
+
+    counted = list(batch.count(wanted))
+    bounds = batch.in_order([c.bounds[0] for c in counted])
+    undecided = (bounds.lower != bounds.upper) | (bounds.status == Status.FALLBACK)
+    return bounds.lower, undecided, bounds.status != Status.NONFINITE
+
+
+def _thresholds(
+    top_low: Tensor, top_high: Tensor, scale: Tensor, n: int, dtype: torch.dtype, atol: Tensor, rtol: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Between which tau lies for torch, given bounds `(b,)` of lambda_1: how an SVD in A's dtype would have it."""
+    eps = torch.finfo(dtype).eps
+    default = torch.where(atol > 0, 0.0, n * eps)
+    low, high = (
+        torch.maximum(atol.nan_to_num(0.0) / scale, rtol.where(~rtol.isnan(), default) * top.sqrt())
+        for top in (top_low, top_high)
+    )
+    # Backward error of that SVD, generously; relative thresholds inherit it from sigma_1. What is subnormal there is
+    # rounded to multiples of the smallest number.
+    noise = 8 * n**0.5 * eps * top_high.sqrt() * (1 + rtol.nan_to_num(0.0)) + 4 * torch.finfo(dtype).tiny * eps / scale
+    return low - noise, high + noise
 
 
 def _stock_rank(matrix: Tensor, atol: Any, rtol: Any) -> Tensor:

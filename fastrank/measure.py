@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastrank import backend, metrics
-from fastrank.bounds import eigenvalue_bounds, inertia_bounds, resolve_bounds
+from fastrank.batch import Group
+from fastrank.bounds import Shifts, eigenvalue_bounds, inertia_bounds, resolve_bounds, shifts
 from fastrank.metrics import RankBounds, Tolerance
-from fastrank.reference.gram import Gram, gram
+from fastrank.ragged import Chunk, Grams, RaggedBatch
+from fastrank.reference.gram import Gram, Moments, gram
 from fastrank.reference.inertia import inertia
-from fastrank.reference.power import SLACK, exact_start, power_iteration
+from fastrank.reference.power import SLACK, TopEigenvalue, exact_start, power_iteration
 from fastrank.spectrum import singular_values
 
 SPECTRUM_METRICS = {
@@ -68,27 +70,66 @@ def measure(
         bounds = [eigenvalue_bounds(g, eigenvalues, t) for t in tolerances]
         top = eigenvalues[:, -1].clamp(min=0).sqrt() if r else g.trace
     else:
-        bounds, top, basis = _by_inertia(g, tolerances, basis)
+        found = _top(g, basis)
+        bounds = inertia_bounds(g, tolerances, inertia, _interval(found, g.trace))
+        top, basis = torch.where(found.certified, found.value.sqrt(), torch.nan), found.basis
     if stack.device.type == "cpu":
         bounds = [resolve_bounds(x, stack, t) for x, t in zip(bounds, tolerances, strict=True)]
-    frobenius = g.trace.sqrt()
-    sigma = singular_values(stack) if due else None
-    bad, not_due = ~g.finite, torch.full_like(frobenius, torch.nan)
-    values = [
-        *(x.double() for bound in bounds for x in (bound.lower, bound.upper)),
-        metrics.stable_rank(frobenius, top).masked_fill(bad, torch.nan),
-        (top * g.scale).masked_fill(bad, torch.nan),
-        (frobenius * g.scale).masked_fill(bad, torch.nan),
-        torch.stack([x.status for x in bounds]).amax(0).double(),
-        *(not_due if sigma is None else f(sigma) for name, f in SPECTRUM_METRICS.items() if name in spectrum),
-    ]
-    return Measurement(torch.stack(values, dim=-1), sigma, basis)
+    sigma = singular_values(stack, g) if due else None
+    return Measurement(_row(g.moments, bounds, top, spectrum, _metrics(sigma, spectrum)), sigma, basis)
 
 
-def _by_inertia(
-    g: Gram, tolerances: Sequence[Tolerance], basis: Tensor | None
-) -> tuple[list[RankBounds], Tensor, Tensor]:
-    """Bounds, sigma_1 (NaN where it is not certified) and the next basis, from factorisations alone."""
+class RaggedMeasurement(NamedTuple):
+    values: Tensor
+    """As of `Measurement`, of all matrices."""
+    sigma: dict[int, Tensor]
+    """Singular values `(r,)` by matrix, where they were asked for."""
+    bases: dict[Group, Tensor | None]
+    """The warm start of the next step, by group."""
+
+
+def measure_ragged(
+    batch: RaggedBatch,
+    matrices: Sequence[Tensor],
+    tolerances: Sequence[Tolerance],
+    spectrum: Sequence[str],
+    due: bool,
+    bases: Mapping[Group, Tensor | None],
+) -> RaggedMeasurement:
+    """Measure all `matrices` of a ragged batch that keeps its Grams; otherwise as `measure`."""
+    sigma: dict[int, Tensor] = {}
+    new: dict[Group, Tensor | None] = {}
+    tops: list[Tensor] = []
+    spectra: list[list[Tensor]] = []
+    values = []
+
+    def wanted(chunk: Chunk, moments: Moments, grams: Iterator[Grams]) -> list[Shifts]:
+        found = []
+        for group, _, g in grams:
+            found.append(_top(g, bases.get(group)))
+            new[group] = found[-1].basis
+            if due:
+                of_group = singular_values(group.stack(matrices), g)
+                sigma.update(zip(group.indices, of_group, strict=True))
+                spectra.append(_metrics(of_group, spectrum))
+        value, certified = (torch.cat(x) for x in list(zip(*found, strict=True))[:2])
+        tops.append(torch.where(certified, value.sqrt(), torch.nan))
+        top = _interval(TopEigenvalue(value, certified, value), moments.trace)
+        return [shifts(moments, t, top) for t in tolerances]
+
+    for counted in batch.count(wanted):
+        metrics_ = [torch.cat(x) for x in zip(*spectra, strict=True)]
+        values.append(_row(counted.moments, counted.bounds, tops.pop(), spectrum, metrics_))
+        spectra.clear()
+    if batch.empty:
+        nothing = measure(matrices[0].new_empty(len(batch.empty), 0, 1), tolerances, spectrum, due, None)
+        values.append(nothing.values)
+        sigma.update({i: nothing.values.new_empty(0) for i in batch.empty if due})
+    return RaggedMeasurement(torch.cat(values)[batch.places], sigma, new)
+
+
+def _top(g: Gram, basis: Tensor | None) -> TopEigenvalue:
+    """lambda_1, warm-started where there is a `basis`."""
     top = exact_start(g.matrix) if basis is None else power_iteration(g.matrix, basis)
     if g.matrix.device.type == "cpu" and not top.certified.all():
         # The basis has lost the top of the spectrum (the weights jumped): look again, from scratch.
@@ -96,9 +137,32 @@ def _by_inertia(
         fresh = exact_start(g.matrix[lost])
         for old, new in zip(top, fresh, strict=True):
             old[lost] = new
-    ceiling = torch.where(top.certified, top.value * (1 + SLACK), g.trace)
-    bounds = inertia_bounds(g, tolerances, inertia, (top.value, ceiling))
-    return bounds, torch.where(top.certified, top.value.sqrt(), torch.nan), top.basis
+    return top
+
+
+def _interval(top: TopEigenvalue, trace: Tensor) -> tuple[Tensor, Tensor]:
+    return top.value, torch.where(top.certified, top.value * (1 + SLACK), trace)
+
+
+def _metrics(sigma: Tensor | None, spectrum: Sequence[str]) -> list[Tensor]:
+    return [] if sigma is None else [f(sigma) for name, f in SPECTRUM_METRICS.items() if name in spectrum]
+
+
+def _row(
+    moments: Moments, bounds: Sequence[RankBounds], top: Tensor, spectrum: Sequence[str], metrics_: Sequence[Tensor]
+) -> Tensor:
+    """Values `(b, columns)`; `top` is sigma_1 in the Gram's scale, `metrics_` is empty where they are not due."""
+    frobenius = moments.trace.sqrt()
+    bad, not_due = ~moments.finite, torch.full_like(frobenius, torch.nan)
+    values = [
+        *(x.double() for bound in bounds for x in (bound.lower, bound.upper)),
+        metrics.stable_rank(frobenius, top).masked_fill(bad, torch.nan),
+        (top * moments.scale).masked_fill(bad, torch.nan),
+        (frobenius * moments.scale).masked_fill(bad, torch.nan),
+        torch.stack([x.status for x in bounds]).amax(0).double(),
+        *(metrics_ or (not_due for name in SPECTRUM_METRICS if name in spectrum)),
+    ]
+    return torch.stack(values, dim=-1)
 
 
 def check_tolerances(tolerance: Tolerance | Sequence[Tolerance] | None) -> tuple[Tolerance, ...]:

@@ -46,6 +46,11 @@ class Ring:
         self._filled = 0
         self._moving: list[tuple[torch.cuda.Event | None, Block]] = []
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device; spectra come on top where they are recorded."""
+        return self._steps.nbytes + self._values.nbytes
+
     def append(self, step: Tensor, values: Tensor, spectra: Tensor | None) -> bool:
         """Add a row; `step` is a 0-d int64 tensor on the device. Returns whether a block has been sent off."""
         self._steps[self._filled] = step

@@ -8,26 +8,32 @@ from torch import Tensor
 from fastrank.reference.gram import Gram, gram
 
 
-def singular_values(stack: Tensor) -> Tensor:
+def singular_values(stack: Tensor, g: Gram | None = None, *, accurate: bool = False) -> Tensor:
     """Singular values `(b, r)`, descending, of a stack `(b, r, n)`, r <= n; NaN for a matrix that is not finite.
 
-    Matrices of at most 24 significant bits go through the FP64 Gram: sigma_i^2 is off by about 1e-15 n ||W||_F^2, so
-    sigma_i by 1e-8 sqrt(n) ||W||_F at worst, and by far less for all but the smallest. FP64 matrices are decomposed
-    directly.
+    Args:
+        stack: of any floating dtype.
+        g: its Gram, if it is there already.
+        accurate: decompose the matrices themselves, as FP64 ones always are. Others go through the Gram, whose
+            eigenvalues are off by delta = u (n + 8 r + 80) ||W||_F^2 at most (u = 2^-53; `bounds.eigenvalue_error`),
+            and so sigma_i by min(sqrt(delta), delta / sigma_i): nothing to speak of unless it is a small one.
     """
-    g = gram(stack)
-    if stack.dtype == torch.float64:
-        scaled = torch.where(g.finite[:, None, None], stack, 0.0) / g.scale[:, None, None]
-        sigma = torch.linalg.svdvals(scaled)
-    else:
-        sigma = gram_singular_values(g)
-    return torch.where(g.finite[:, None], sigma * g.scale[:, None], torch.nan)
+    g = gram(stack) if g is None else g
+    if accurate or stack.dtype == torch.float64:
+        finite = torch.where(g.finite[:, None, None], stack, 0.0).double()
+        return in_scale(g, torch.linalg.svdvals(finite / g.scale[:, None, None]))
+    return in_scale(g, gram_singular_values(g))
 
 
 def gram_singular_values(g: Gram) -> Tensor:
     """Singular values `(b, r)`, descending, of the scaled matrices of a Gram."""
     eigenvalues: Tensor = torch.linalg.eigvalsh(g.matrix)
     return eigenvalues.clamp(min=0).sqrt().flip(-1)
+
+
+def in_scale(g: Gram, sigma: Tensor) -> Tensor:
+    """Singular values `(b, r)` of the scaled matrices as those of the caller's; NaN where not finite."""
+    return torch.where(g.finite[:, None], sigma * g.scale[:, None], torch.nan)
 
 
 def top_singular_value(g: Gram) -> Tensor:

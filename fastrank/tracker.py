@@ -13,10 +13,10 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from fastrank.arrays import check_count
-from fastrank.batch import Group, group
 from fastrank.history import History
 from fastrank.matricize import CoverageTable, Select, find_parameters
-from fastrank.measure import check_spectrum, check_tolerances, columns, measure
+from fastrank.measure import check_spectrum, check_tolerances, columns
+from fastrank.measurer import Measurer
 from fastrank.metrics import Tolerance
 from fastrank.parquet import write_table
 from fastrank.ring import SKIPPED
@@ -98,9 +98,7 @@ class RankTracker:
         self._history = History(layout, self._device, folder, rows_per_part)
         self._calls = 0
         self._steps = torch.zeros((), dtype=torch.int64, device=self._device)
-        self._plan: list[tuple[Group, Tensor]] = []
-        self._planned_for: list[tuple[torch.Size, torch.dtype, torch.device]] = []
-        self._bases: dict[Group, Tensor | None] = {}
+        self._measurer = Measurer(self.tolerances, self._spectrum, self._device)
         self._handle = optimizer.register_step_post_hook(self._after_step) if optimizer is not None else None
 
     @property
@@ -113,6 +111,14 @@ class RankTracker:
         """Mean over the matrices of min(rows, cols): the average rank that no training can exceed."""
         sides = [min(shape) for shape in self._history.layout.shapes]
         return sum(sides) / len(sides)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes on the device: `"history"`, rows that wait there, and `"workspace"`, Grams and factors of the kernels.
+
+        The workspace is there from the first measurement on, 0 before that and on a CPU. It is at most
+        `fastrank.ragged.BUDGET`, unless one matrix alone takes more.
+        """
+        return {"history": self._history.nbytes, "workspace": self._measurer.nbytes}
 
     def coverage(self) -> CoverageTable:
         """A row for every parameter of the model: which matrices it is tracked as, or why it is not. `print` it."""
@@ -144,32 +150,7 @@ class RankTracker:
         first = self._calls == 1
         due = bool(self._spectrum) and (first or self._calls % self._spectrum_every == 0)
         if first or due or self._calls % self._every == 0:
-            self._history.append(number, *self._measure(due))
-
-    def _measure(self, due: bool) -> tuple[Tensor, Tensor | None]:
-        """Values `(matrices, columns)` and, where due, all singular values end to end."""
-        matrices = self._matrices()
-        layout = self._history.layout
-        values = torch.empty(len(matrices), len(layout.columns), dtype=torch.float64, device=self._device)
-        sigmas: dict[int, Tensor] = {}
-        bases: dict[Group, Tensor | None] = {}
-        for g, places in self._groups(matrices):
-            m = measure(g.stack(matrices), self.tolerances, self._spectrum, due, self._bases.get(g))
-            values[places] = m.values.to(self._device, non_blocking=True)
-            bases[g] = m.basis
-            if m.sigma is not None and layout.singular_values:
-                sigmas.update(zip(g.indices, m.sigma.to(self._device), strict=True))
-        self._bases = bases  # only groups that still exist: a matrix of a new shape starts afresh
-        spectra = torch.cat([sigmas[i] for i in range(len(matrices))]) if sigmas else None
-        return values, spectra
-
-    def _groups(self, matrices: list[Tensor]) -> list[tuple[Group, Tensor]]:
-        """Groups of the matrices and their places among them, on the device: made again only when something changed."""
-        now = [(m.shape, m.dtype, m.device) for m in matrices]
-        if now != self._planned_for:
-            self._plan = [(g, torch.tensor(g.indices, device=self._device)) for g in group(matrices)]
-            self._planned_for = now
-        return self._plan
+            self._history.append(number, *self._measurer.measure(self._matrices(), due))
 
     def _matrices(self) -> list[Tensor]:
         return [view for parameter in self._parameters for view in parameter.views()]
@@ -211,12 +192,7 @@ class RankTracker:
             "columns": list(layout.columns),
             "calls": self._calls,
             "steps": int(self._steps),
-            "bases": {
-                layout.names[i]: b.cpu()
-                for g, basis in self._bases.items()
-                if basis is not None
-                for i, b in zip(g.indices, basis, strict=True)
-            },
+            "bases": {layout.names[i]: basis.cpu() for i, basis in self._measurer.bases().items()},
             "history": self._history.state_dict(),
         }
 
@@ -237,12 +213,8 @@ class RankTracker:
         self._history.load_state_dict(state["history"])
         self._calls = int(state["calls"])
         self._steps.fill_(state["steps"])
-        saved, matrices = state["bases"], self._matrices()
-        self._bases = {
-            g: torch.stack([saved[layout.names[i]] for i in g.indices]).to(matrices[g.indices[0]].device)
-            for g in group(matrices)
-            if all(layout.names[i] in saved for i in g.indices)
-        }
+        saved = {i: state["bases"][name] for i, name in enumerate(layout.names) if name in state["bases"]}
+        self._measurer.load_bases(self._matrices(), saved)
 
     def flush(self) -> None:
         """Write rows that are in no part yet to `directory`. Raises `OSError`; the rows are then kept."""

@@ -7,12 +7,21 @@ import torch
 from fastrank import backend
 
 
-def test_small_matrices_take_eigenvalues_on_a_cpu_and_nothing_else_does():
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+def test_on_a_cpu_small_matrices_take_eigenvalues():
+    cpu = torch.device("cpu")
     for purpose, limit in backend.EIGENVALUES_UP_TO.items():
         assert backend.counting(cpu, limit, purpose) == "eigenvalues"
         assert backend.counting(cpu, limit + 1, purpose) == "inertia"
-        assert backend.counting(cuda, 1, purpose) == "inertia"
+
+
+def test_kernels_serve_cuda_where_triton_is_and_eigenvalues_where_it_is_not(monkeypatch):
+    cuda = torch.device("cuda")
+    monkeypatch.setattr(backend, "installed", lambda package: True)
+    assert backend.kernels_serve(cuda)
+    assert not backend.kernels_serve(torch.device("cpu"))
+    monkeypatch.setattr(backend, "installed", lambda package: False)
+    assert not backend.kernels_serve(cuda)
+    assert backend.counting(cuda, 10**6, "tracking") == "eigenvalues"
 
 
 def test_report_names_the_limits_in_force():

@@ -26,12 +26,31 @@ def normalized(stack: Tensor) -> tuple[Tensor, Tensor]:
     """
     if not stack.numel():
         return stack, stack.new_ones(len(stack))
-    largest = torch.linalg.vector_norm(stack, float("inf"), dim=(-2, -1))
+    scale = power_of_two(torch.linalg.vector_norm(stack, float("inf"), dim=(-2, -1)))
+    return stack / scale[:, None, None], scale
+
+
+def power_of_two(largest: Tensor) -> Tensor:
+    """The power of two next to each of `largest`, FP64; 1 where it is not finite."""
     exponent = torch.where(largest.isfinite(), torch.frexp(largest).exponent, 0)
     # Short of the ends of the range, where 2^exponent itself overflows or is subnormal. Not torch.ldexp: older
     # versions of PyTorch form 2^exponent in FP32 there.
-    scale = torch.exp2(exponent.clamp(-1000, 1000).double())
-    return stack / scale[:, None, None], scale
+    return torch.exp2(exponent.clamp(-1000, 1000).double())
+
+
+class Moments(NamedTuple):
+    """What bounds need to know of Grams, be they a stack's or a ragged batch's."""
+
+    trace: Tensor
+    """(b,) FP64: ||W_scaled||_F^2; 0 where W is not finite."""
+    scale: Tensor
+    """(b,) FP64, powers of two; 1 unless W is FP64."""
+    finite: Tensor
+    """(b,) bool: every element of W is finite."""
+    order: float | Tensor
+    """r, of all or of each (b,)."""
+    inner: float | Tensor
+    """n, the length of the sums, of all or of each (b,): what the rounding of the Gram grows with."""
 
 
 class Gram(NamedTuple):
@@ -47,6 +66,10 @@ class Gram(NamedTuple):
     """(b,) bool: every element of W is finite."""
     inner: int
     """n, the length of the sums: what the rounding of `matrix` grows with."""
+
+    @property
+    def moments(self) -> Moments:
+        return Moments(self.trace, self.scale, self.finite, float(self.matrix.shape[-1]), float(self.inner))
 
 
 def gram(stack: Tensor) -> Gram:

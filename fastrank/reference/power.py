@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastrank.reference.lowrank import gaussian
+
 SLACK = 1e-5
 """Relative width of the certified interval of lambda_1: sigma_1 is known to 5e-6."""
 COLUMNS = 8
@@ -50,6 +52,20 @@ def exact_start(matrices: Tensor, columns: int = COLUMNS) -> TopEigenvalue:
     columns = min(columns, matrices.shape[-1])
     certified = torch.ones(len(matrices), dtype=torch.bool, device=matrices.device)
     return TopEigenvalue(eigenvalues[:, -1].clamp(min=0), certified, vectors[..., -columns:].contiguous())
+
+
+def top_interval(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Proven lower and upper bound `(b,)` of lambda_1, from nowhere: no basis is known. May wait for the device."""
+    b, r = matrices.shape[:2]
+    start = gaussian(0, range(1), r, min(COLUMNS, r)).to(matrices.device).expand(b, -1, -1)
+    top = power_iteration(matrices, start, iterations=12)
+    low, high = top.value, top.value * (1 + SLACK)
+    missed = (~top.certified).nonzero().flatten()
+    if len(missed):
+        exact = torch.linalg.eigvalsh(matrices[missed])[:, -1]
+        margin = 1e-12 * r * exact.abs()
+        low, high = low.index_copy(0, missed, exact - margin), high.index_copy(0, missed, exact + margin)
+    return low.clamp(min=0), high
 
 
 def _largest(small: Tensor) -> Tensor:

@@ -1,0 +1,225 @@
+"""Ragged batch on a CUDA device: matrices of any shapes, counted by a few launches of the kernels.
+
+Matrices are not copied: the launches' tables point at them and are made once for the same tensors. Grams and factors
+stand in one workspace, which is worked through in chunks where a budget says so. The host waits for nothing.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrank import backend
+from fastrank.arrays import Matrices
+from fastrank.batch import Group, group
+from fastrank.bounds import Affine, Shifts, judge, shifts
+from fastrank.metrics import RankBounds, Tolerance
+from fastrank.reference.gram import Gram, Moments, power_of_two
+
+if TYPE_CHECKING:
+    from fastrank.kernels.launches import Launches
+
+BUDGET = 2**30
+"""Bytes that Grams, partial sums and factors may take at a time; one matrix may always take what it needs."""
+
+
+class Chunk(NamedTuple):
+    """Matrices that are in the workspace together, group after group."""
+
+    groups: tuple[Group, ...]
+    launches: Launches
+    order: Tensor
+    """(b,) FP64: r of each."""
+    inner: Tensor
+    """(b,) FP64: n of each."""
+
+    @property
+    def indices(self) -> list[int]:
+        """Where each stands in the batch."""
+        return [i for g in self.groups for i in g.indices]
+
+
+class Grams(NamedTuple):
+    """Of one group of a chunk."""
+
+    group: Group
+    rows: slice
+    """Where the group stands in the chunk."""
+    gram: Gram
+
+
+class Counted(NamedTuple):
+    """What came out for a chunk, in its own order."""
+
+    chunk: Chunk
+    moments: Moments
+    bounds: list[RankBounds]
+
+
+class RaggedBatch:
+    """Counts of the same matrices, as often as they are asked for.
+
+    Args:
+        matrices: 2-D, of any strides and floating dtypes, on one device.
+        tolerances: how many at a time.
+        keep: have every Gram in the workspace, whole, for others to work on.
+        budget: bytes, see `BUDGET`.
+
+    Attributes:
+        empty: indices of matrices without elements, which no chunk has.
+        places: where the chunks' matrices, one after the other and then the empty ones, belong: `(b,)` int64.
+    """
+
+    def __init__(
+        self, matrices: Sequence[Tensor], tolerances: int = 1, *, keep: bool = False, budget: int = BUDGET
+    ) -> None:
+        from fastrank.kernels.launches import Launches
+
+        self.device = matrices[0].device
+        self._signature = signature(matrices)
+        self._workspace: Tensor | None = None
+        self.chunks = []
+        # A matrix needs its Gram, about as much for partial sums at most, and two factors a tolerance.
+        share = budget // (2 + 2 * tolerances)
+        for groups in _packed([g for g in group(matrices, share) if g.rows], share):
+            members = [matrices[i] for g in groups for i in g.indices]
+            order = torch.tensor([float(g.rows) for g in groups for _ in g.indices], dtype=torch.float64)
+            inner = torch.tensor([float(g.columns) for g in groups for _ in g.indices], dtype=torch.float64)
+            there = (x.to(self.device) for x in (order, inner))
+            self.chunks.append(Chunk(groups, Launches(members, 2 * tolerances, keep), *there))
+        self.empty = [i for i, matrix in enumerate(matrices) if not matrix.numel()]
+        places = [i for c in self.chunks for g in c.groups for i in g.indices] + self.empty
+        self.places = torch.tensor(places, dtype=torch.int64).argsort().to(self.device)
+
+    def fits(self, matrices: Sequence[Tensor]) -> bool:
+        """Whether these are the very matrices the tables point at."""
+        return signature(matrices) == self._signature
+
+    @property
+    def groups(self) -> list[Group]:
+        """Groups of all chunks."""
+        return [g for chunk in self.chunks for g in chunk.groups]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the workspace."""
+        return 8 * max((c.launches.size for c in self.chunks), default=0)
+
+    def allocate(self) -> None:
+        """Keep a workspace; without it every call takes one from PyTorch's allocator and gives it back."""
+        self._workspace = self._new_workspace()
+
+    def bounds(self, tolerances: Sequence[Tolerance]) -> list[RankBounds]:
+        """Bounds of the numerical ranks `(b,)` for each tolerance, none of them relative to sigma_1."""
+        chunks = list(self.count(lambda chunk, moments, grams: [shifts(moments, t) for t in tolerances]))
+        return [self.in_order([c.bounds[i] for c in chunks]) for i in range(len(tolerances))]
+
+    def count(self, wanted: Callable[[Chunk, Moments, Iterator[Grams]], list[Shifts]]) -> Iterator[Counted]:
+        """Counts chunk by chunk, in the chunk's own order.
+
+        wanted: what to count, a `Shifts` for each tolerance, given a chunk, its moments and, if kept, its Grams. The
+            traces of tiny matrices are known only after the count, unless all Grams are kept.
+        """
+        workspace = self._new_workspace() if self._workspace is None else self._workspace
+        for chunk in self.chunks:
+            launches = chunk.launches
+            trace = torch.zeros_like(chunk.order)
+            largest = launches.largest()
+            scale = None if largest is None else power_of_two(largest)
+            launches.sum_grams(workspace, trace, scale)
+            ones = torch.ones_like(trace) if scale is None else scale
+            before = Moments(trace, ones, trace.isfinite(), chunk.order, chunk.inner)
+            lines = wanted(chunk, before, self._grams(chunk, workspace, before))
+            pairs = [line for s in lines for line in (s.upper, s.lower)]
+            counts, growth = launches.count(workspace, trace, scale, _coefficients(pairs, trace))
+            finite = trace.isfinite()
+            moments = before._replace(trace=trace.masked_fill(~finite, 0.0), finite=finite)
+            each = [(counts[:, i], growth[:, i]) for i in range(len(pairs))]
+            answers = zip(lines, each[::2], each[1::2], strict=True)
+            yield Counted(chunk, moments, [judge(moments, s, upper, lower) for s, upper, lower in answers])
+
+    def in_order(self, parts: Sequence[RankBounds]) -> RankBounds:
+        """Bounds of all chunks, in the order of the matrices; an empty matrix has rank 0."""
+        columns = zip(*parts, strict=True) if parts else ((), (), ())
+        kinds = (torch.int64, torch.int64, torch.int8)
+        empty = [torch.zeros(len(self.empty), dtype=kind, device=self.device) for kind in kinds]
+        return RankBounds(*(torch.cat([*c, e])[self.places] for c, e in zip(columns, empty, strict=True)))
+
+    def _new_workspace(self) -> Tensor:
+        return torch.empty(self.nbytes // 8, dtype=torch.float64, device=self.device)
+
+    def _grams(self, chunk: Chunk, workspace: Tensor, moments: Moments) -> Iterator[Grams]:
+        """Views of a group's Grams, `(b, r, r)`."""
+        start = 0
+        for g in chunk.groups:
+            shape, offset = chunk.launches.shapes[start], chunk.launches.offsets[start]
+            rows = slice(start, start := start + len(g.indices))
+            stack = workspace[offset : offset + len(g.indices) * shape.order**2].view(-1, shape.order, shape.order)
+            finite = moments.finite[rows]
+            whole = stack[:, : g.rows, : g.rows].masked_fill(~finite[:, None, None], 0.0)
+            trace = moments.trace[rows].masked_fill(~finite, 0.0)
+            yield Grams(g, rows, Gram(whole, trace, moments.scale[rows], finite, g.columns))
+
+
+def by_kernels(matrices: Matrices) -> list[Tensor]:
+    """2-D views of a call's input where the kernels serve it: all on one device of theirs. Empty otherwise."""
+    views = list(matrices.data)
+    devices = {view.device for view in views}
+    return views if len(devices) == 1 and backend.kernels_serve(devices.pop()) else []
+
+
+PLANS = 16
+"""How many ragged batches are remembered between calls."""
+
+_plans: OrderedDict[object, RaggedBatch] = OrderedDict()
+_captured: list[RaggedBatch] = []
+
+
+def planned(matrices: Sequence[Tensor], tolerances: int = 1, *, keep: bool = False) -> RaggedBatch:
+    """The ragged batch of these very matrices: made at the first call, remembered for the next ones.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured, and there was no first call before that.
+    """
+    key = (tuple(signature(matrices)), tolerances, keep)
+    capturing = matrices[0].is_cuda and torch.cuda.is_current_stream_capturing()
+    if key not in _plans:
+        if capturing:
+            raise RuntimeError("A: call this once with the same tensors before capturing it in a CUDA graph")
+        _plans[key] = RaggedBatch(matrices, tolerances, keep=keep)
+        if len(_plans) > PLANS:
+            _plans.popitem(last=False)
+    _plans.move_to_end(key)
+    if capturing:
+        _captured.append(_plans[key])  # the graph reads its tables as long as it lives
+    return _plans[key]
+
+
+def signature(matrices: Sequence[Tensor]) -> list[tuple[object, ...]]:
+    """What tables depend on."""
+    return [(m.data_ptr(), m.shape, m.stride(), m.dtype, m.device) for m in matrices]
+
+
+def _coefficients(lines: Sequence[Affine], trace: Tensor) -> Tensor:
+    """`(b, S, 2)`: slope and intercept of each."""
+    columns = [torch.as_tensor(x, device=trace.device).expand_as(trace) for a in lines for x in (a.slope, a.intercept)]
+    return torch.stack(columns, -1).double().view(len(trace), len(lines), 2)
+
+
+def _packed(groups: Sequence[Group], budget: int) -> Iterator[tuple[Group, ...]]:
+    """Groups together as long as their Grams are within `budget` bytes."""
+    packed: list[Group] = []
+    size = 0
+    for g in groups:
+        bytes_ = 8 * len(g.indices) * (g.rows + 31) ** 2
+        if packed and size + bytes_ > budget:
+            yield tuple(packed)
+            packed, size = [], 0
+        packed.append(g)
+        size += bytes_
+    if packed:
+        yield tuple(packed)

@@ -1,0 +1,35 @@
+"""What a launch heuristic asks of a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import cache
+from typing import TypeVar
+
+import torch
+
+Config = TypeVar("Config", bound=Hashable)
+
+
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability; that of an H100 for the CPU, where the interpreter runs."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    """Number of streaming multiprocessors; that of an H100 for the CPU."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+
+
+ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0), "sm_120": (12, 0)}
+"""What kernels are compiled for ahead of time, by compute capability."""
+
+
+def chosen(config: Callable[[tuple[int, int]], Config]) -> dict[Config, tuple[str, ...]]:
+    """Each configuration that the heuristic `config` chooses, with the architectures it chooses it for."""
+    found: dict[Config, tuple[str, ...]] = {}
+    for name, capability in ARCHITECTURES.items():
+        found[config(capability)] = (*found.get(config(capability), ()), name)
+    return found

@@ -1,0 +1,107 @@
+"""Elimination: LDL^T of one block that stands in registers, and how its errors are kept small without pivoting.
+
+    S = L D L^T,  L unit lower triangular,  X = L^-1        all (B, B), FP64; only S's lower triangle is read
+
+One column at a time: l = S[:, c] / d_c; S -= l S[c, :]; X -= l X[c, :]. A pivot smaller than `floor` is moved to it,
+away from zero or where it stands: a change of S by at most 2 floor, which the caller's error bound has room for, and
+which makes a zero column harmless and a column that is not show as growth.
+
+A row of blocks below S is divided by it as T -> M with M L^T = T, by products with X, which tensor cores do. A plain
+M = T X^T would be off by kappa u |T|, kappa = || |L| |X| ||; the second product takes that back to what substitution
+gives, plus (kappa u)^2 |T|, and kappa is measured (Higham, Accuracy and Stability of Numerical Algorithms, 12.1).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from fastrank.kernels.table import FIELDS, OFFSET, ORDER
+
+UNIT = tl.constexpr(2.0**-53)
+"""Unit roundoff of FP64."""
+
+
+@triton.jit
+def factor_block(s, floor, B: tl.constexpr):
+    """L (B, B), X (B, B) and d (B,) of the block `s`."""
+    o = tl.arange(0, B)
+    i_row, i_column = o[:, None], o[None, :]
+    lower = tl.where(i_row == i_column, 1.0, 0.0).to(tl.float64)
+    inverse = lower
+    d = tl.zeros((B,), tl.float64)
+    for c in range(B):
+        column = tl.sum(tl.where(i_column == c, s, 0.0), 1)
+        pivot = tl.sum(tl.where(o == c, column, 0.0), 0)
+        pivot = tl.where(tl.abs(pivot) < floor, tl.where(pivot < 0, -floor, floor), pivot)
+        multiplier = tl.where(o > c, column / pivot, 0.0)
+        s -= multiplier[:, None] * column[None, :]
+        inverse -= multiplier[:, None] * tl.sum(tl.where(i_row == c, inverse, 0.0), 0)[None, :]
+        lower = tl.where((i_column == c) & (i_row > c), multiplier[:, None], lower)
+        d = tl.where(o == c, pivot, d)
+    return lower, inverse, d
+
+
+@triton.jit
+def divide(t, lower, inverse):
+    """M (R, B) with M L^T = T, for T (R, B)."""
+    right = tl.trans(inverse)
+    m = tl.dot(t, right, out_dtype=tl.float64)
+    rest = t - tl.dot(m, tl.trans(lower), out_dtype=tl.float64)
+    return tl.dot(rest, right, m, out_dtype=tl.float64)
+
+
+@triton.jit
+def condition(lower, inverse):
+    """kappa^2, bounded by the Frobenius norms of L and X."""
+    return tl.sum(lower * lower) * tl.sum(inverse * inverse)
+
+
+@triton.jit
+def shift_of(p_coefficients, trace):
+    """Shift of one problem, from its pair (slope, intercept): linear in the trace. 1 for a zero matrix: any will do.
+
+    NaN, and so the order to do nothing, where the trace is not finite.
+    """
+    shift = tl.load(p_coefficients) * trace + tl.load(p_coefficients + 1)
+    return tl.where(trace == 0, 1.0, tl.where(tl.abs(trace) < float("inf"), shift, float("nan")))
+
+
+@triton.jit
+def problem(p_table, p_ids, p_coefficients, p_trace, p_factors, i_problem, SHIFTS):
+    """Table row, index among all problems, shift and factor of the launch's problem number `i_problem`."""
+    i_matrix = tl.load(p_ids + i_problem // SHIFTS).to(tl.int64)
+    i_shift = i_problem % SHIFTS
+    i = i_matrix * SHIFTS + i_shift
+    p_row = p_table + i_matrix * FIELDS
+    order = tl.multiple_of(tl.load(p_row + ORDER), 32)
+    shift = shift_of(p_coefficients + 2 * i, tl.load(p_trace + i_matrix))
+    p_factor = p_factors + tl.multiple_of(tl.load(p_row + OFFSET) * SHIFTS + i_shift * order * order, 32)
+    return p_row, i, order, shift, p_factor
+
+
+@triton.jit
+def minus_products(t, p_factor, o_row, m_row, o_column, order, begin, end, B: tl.constexpr):
+    """t - L[rows, begin:end] D L[columns, begin:end]^T"""
+    total = tl.zeros(t.shape, tl.float64)
+    for i_k in range(begin, end, B):
+        o_k = i_k + tl.arange(0, B)
+        b_rows = tl.load(p_factor + o_row[:, None] * order + o_k[None, :], mask=m_row[:, None], other=0.0)
+        b_columns = tl.load(p_factor + o_column[:, None] * order + o_k[None, :])
+        b_d = tl.load(p_factor + o_k * (order + 1))
+        total = tl.dot(b_rows, tl.trans(b_columns * b_d[None, :]), total, out_dtype=tl.float64)
+    return t - total
+
+
+@triton.jit
+def weights_of(d, lower, inverse, m_column):
+    """|d_j| (1 + 128 u kappa^2), 0 for padding: what the squares of L's columns grow by."""
+    return tl.where(m_column, tl.abs(d) * (1 + 128 * UNIT * condition(lower, inverse)), 0.0)
+
+
+@triton.jit
+def block_row(t, p_factor, o_row, m_row, o_column, order, begin, end, lower, inverse, d, weights, B: tl.constexpr):
+    """Finishes L of one block row and block column and stores it; returns its share of the growth."""
+    t = minus_products(t, p_factor, o_row, m_row, o_column, order, begin, end, B)
+    b_l = divide(t, lower, inverse) / d[None, :]
+    tl.store(p_factor + o_row[:, None] * order + o_column[None, :], b_l, mask=m_row[:, None])
+    return tl.sum(b_l * b_l * weights[None, :])

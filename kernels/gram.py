@@ -1,0 +1,226 @@
+"""Gram: the smaller-side Gram of every matrix of a ragged batch, in FP64, in one launch a dtype.
+
+    G = W W^T / scale^2        W (r, n), r <= n, any strides; G of order r rounded up to PAD, FP64; trace = ||W||_F^2
+
+Only tiles on and below the diagonal are computed; with `mirror` they are written above it as well. Products are
+accumulated in FP64 (see `fastrank.reference.gram`, the twin, for why). A matrix with many columns and few tiles is cut
+into chunks of columns, each summed by a program of its own and added up in a fixed order by `finish_`: two runs give
+the same bits. NaN and Inf arrive in the trace by themselves.
+
+Bytes: r n of W at least, once for each of the r / BLOCK tiles of a row (from L2 where it fits), 8 r^2 / 2 of G.
+Flops: r^2 n, FP64. On sm_90 the dot becomes DMMA (m8n8k4 by Triton 3.9, m16n8k16 by 3.6), so the tensor cores' 67
+TFLOP/s are the roof of both; ResNet-18 needs 4.9 GFLOP: 73 us. sm_120 has no FP64 tensor instruction.
+
+Tried, by what the compiler makes of it (no time is measured):
+    sm_80, sm_90     BLOCK 64, BLOCK_K 32, 8 warps: at most 182 registers, no spill; 4 warps: 255, and FP64 input spills
+    sm_100           BLOCK 64 fails under Triton 3.6, which puts FP64 products of 64 rows into tensor memory
+    sm_120           BLOCK 64 spills 192 bytes for half precision; BLOCK 32: none
+    TF32x3 products  not built: their error, 2^-22 ||W||_F^2, is a quarter of the paper's tau^2
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from fastrank.kernels.device import capability, chosen
+from fastrank.kernels.product import DTYPES, sum_products
+from fastrank.kernels.table import (
+    CHUNK,
+    COLUMNS,
+    FIELDS,
+    OFFSET,
+    ORDER,
+    PARTIAL,
+    POINTER,
+    ROWS,
+    STRIDE_COLUMN,
+    STRIDE_ROW,
+    Shape,
+)
+from fastrank.kernels.variant import Variant
+from torch import Tensor
+
+
+class Config(NamedTuple):
+    """Launch configuration."""
+
+    block: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+
+
+def config(capability: tuple[int, int]) -> Config:
+    """By architecture alone: the shapes come in through the list of tiles."""
+    return Config(32, 32, 8, 2) if capability[0] >= 10 else Config(64, 32, 8, 2)
+
+
+TILE_FIELDS = tl.constexpr(4)
+"""Of the list of work: matrix, row of tiles, column of tiles, chunk."""
+
+
+@triton.jit
+def gram_kernel(p_table, p_tiles, p_scale, p_gram, p_partial, DTYPE: tl.constexpr, SCALED: tl.constexpr,
+                BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    p_tile = p_tiles + tl.program_id(0) * TILE_FIELDS
+    i_matrix, i_row, i_column, i_chunk = (tl.load(p_tile + 0), tl.load(p_tile + 1), tl.load(p_tile + 2),
+                                          tl.load(p_tile + 3))  # fmt: skip
+    p_row = p_table + i_matrix * FIELDS
+    rows, columns = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS)
+    stride_row, stride_column = tl.load(p_row + STRIDE_ROW), tl.load(p_row + STRIDE_COLUMN)
+    order, chunk = tl.multiple_of(tl.load(p_row + ORDER), 32), tl.load(p_row + CHUNK)
+    p = tl.load(p_row + POINTER).to(tl.pointer_type(DTYPE))
+    factor = 1.0 / tl.load(p_scale + i_matrix) if SCALED else tl.full((), 1.0, tl.float64)
+    # 64-bit from here on: a matrix may have more than 2^31 elements.
+    o_a, o_b = i_row.to(tl.int64) * BLOCK + tl.arange(0, BLOCK), i_column.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    begin = i_chunk * chunk
+    end = tl.minimum(begin + chunk, columns)
+
+    total = sum_products(p, o_a, o_b, stride_row, stride_column, rows, begin, end, factor, BLOCK, BLOCK_K)
+    offsets = o_a[:, None] * order + o_b[None, :]
+    m_tile = (o_a < order)[:, None] & (o_b < order)[None, :]
+    if i_chunk == 0:
+        p_out = p_gram + tl.multiple_of(tl.load(p_row + OFFSET), 32)
+    else:
+        p_out = p_partial + tl.multiple_of(tl.load(p_row + PARTIAL) + (i_chunk - 1) * order * order, 32)
+    tl.store(p_out + offsets, total, mask=m_tile)
+
+
+@triton.jit
+def finish_kernel(p_table, p_tiles, p_gram, p_partial, MIRROR: tl.constexpr, BLOCK: tl.constexpr):
+    """Adds up the chunks of a tile, and writes it above the diagonal too."""
+    p_tile = p_tiles + tl.program_id(0) * TILE_FIELDS
+    i_matrix, i_row, i_column = tl.load(p_tile + 0), tl.load(p_tile + 1), tl.load(p_tile + 2)
+    p_row = p_table + i_matrix * FIELDS
+    order = tl.multiple_of(tl.load(p_row + ORDER), 32)
+    chunks = tl.cdiv(tl.load(p_row + COLUMNS), tl.load(p_row + CHUNK))
+    o_a, o_b = i_row.to(tl.int64) * BLOCK + tl.arange(0, BLOCK), i_column.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    offsets = o_a[:, None] * order + o_b[None, :]
+    m_tile = (o_a < order)[:, None] & (o_b < order)[None, :]
+    p_out = p_gram + tl.multiple_of(tl.load(p_row + OFFSET), 32)
+    p_more = p_partial + tl.multiple_of(tl.load(p_row + PARTIAL), 32)
+
+    total = tl.load(p_out + offsets, mask=m_tile, other=0.0)
+    for i_chunk in range(1, chunks):
+        total += tl.load(p_more + (i_chunk - 1) * order * order + offsets, mask=m_tile, other=0.0)
+
+    tl.store(p_out + offsets, total, mask=m_tile)
+    if MIRROR:  # noqa: SIM102 - one is known when compiling, the other is not
+        if i_row != i_column:
+            tl.store(p_out + (o_b[:, None] * order + o_a[None, :]), tl.trans(total), mask=tl.trans(m_tile))
+
+
+@triton.jit
+def trace_kernel(p_table, p_ids, p_gram, p_trace, BLOCK: tl.constexpr):
+    i_matrix = tl.load(p_ids + tl.program_id(0))
+    p_row = p_table + i_matrix * FIELDS
+    order = tl.load(p_row + ORDER)
+    p = p_gram + tl.load(p_row + OFFSET)
+    total = tl.zeros((BLOCK,), tl.float64)
+    for i in range(0, order, BLOCK):
+        o = i + tl.arange(0, BLOCK)
+        total += tl.load(p + o * (order + 1), mask=o < order, other=0.0)
+    tl.store(p_trace + i_matrix, tl.sum(total))
+
+
+def chunk_of(shapes: Sequence[Shape], programs: int, block: int) -> int:
+    """Columns that one program sums, so that the batch makes about `programs` of them; at least 512.
+
+    A chunk costs a write and a read of its tile, 16 bytes an element, against 2 x 512 flops to make it.
+    """
+    work = sum(len(_triangle(s.order, block)) * s.columns for s in shapes)
+    return max(512, -(-work // (programs * 32)) * 32)
+
+
+def tiles_of(shapes: Sequence[Shape], ids: Sequence[int], chunk: int, block: int) -> Tensor:
+    """List of work `(programs, TILE_FIELDS)` int32 on the CPU of the matrices `ids`, chunk by chunk of each."""
+    listed = [torch.empty(0, TILE_FIELDS.value, dtype=torch.int32)]
+    for i in ids:
+        shape = shapes[i]
+        triangle = _triangle(shape.order, block)
+        ends = torch.tensor([[i, 0, 0, c] for c in range(-(-shape.columns // chunk))], dtype=torch.int32)
+        listed.append((ends[:, None] + triangle[None]).flatten(0, 1))
+    return torch.cat(listed)
+
+
+@cache
+def _triangle(order: int, block: int) -> Tensor:
+    across = -(-order // block)
+    row, column = torch.tril_indices(across, across, dtype=torch.int32)
+    zero = torch.zeros_like(row)
+    return torch.stack([zero, row, column, zero], -1)
+
+
+def gram_(
+    gram: Tensor, partial: Tensor, table: Tensor, tiles: Tensor, scale: Tensor | None, dtype: torch.dtype
+) -> None:
+    """Writes Grams, or their first chunks, into `gram`, and further chunks into `partial`.
+
+    Args:
+        gram, partial: FP64 workspaces of the sizes that `table.rows_of` says.
+        table: of matrices of one dtype, on the device. tiles: of the same, see `tiles_of`.
+        scale: `(b,)` FP64 powers of two that matrices are divided by; None: 1.
+    """
+    variant = _gram_variant(dtype, scale is not None, config(capability(gram.device)))
+    gram_kernel[len(tiles),](
+        table, tiles, gram if scale is None else scale, gram, partial, **variant.constexprs, **variant.options
+    )
+
+
+def finish_(gram: Tensor, partial: Tensor, table: Tensor, tiles: Tensor, mirror: bool) -> None:
+    """Adds further chunks to the first; `tiles` lists chunk 0 of the tiles. Needed for chunks, and to `mirror`."""
+    variant = _finish_variant(mirror, config(capability(gram.device)))
+    finish_kernel[len(tiles),](table, tiles, gram, partial, **variant.constexprs, **variant.options)
+
+
+def trace_(trace: Tensor, table: Tensor, ids: Tensor, gram: Tensor) -> None:
+    """Traces `(b,)` of the finished Grams `ids` `(n,)` int32."""
+    trace_kernel[len(ids),](table, ids, gram, trace, **_TRACE.constexprs, **_TRACE.options)
+
+
+def gram_cost(shapes: Sequence[Shape], itemsize: int) -> tuple[int, int]:
+    """Bytes and flops: W read once, the lower triangle written once; one half of the products."""
+    moved = sum(s.rows * s.columns * itemsize + 4 * s.order**2 for s in shapes)
+    return moved, sum(s.rows**2 * s.columns for s in shapes)
+
+
+_POINTERS = {"p_table": "*i64:16", "p_tiles": "*i32:16", "p_gram": "*fp64:16", "p_partial": "*fp64:16"}
+
+
+def _gram_variant(dtype: torch.dtype, scaled: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+    return Variant(
+        kernel=gram_kernel,
+        signature=_POINTERS | {"p_scale": "*fp64:16"},
+        constexprs={"DTYPE": DTYPES[dtype], "SCALED": scaled, "BLOCK": c.block, "BLOCK_K": c.block_k},
+        num_warps=c.num_warps,
+        num_stages=c.num_stages,
+        label=str(dtype).removeprefix("torch."),
+        architectures=architectures,
+    )
+
+
+def _finish_variant(mirror: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+    constexprs = {"MIRROR": mirror, "BLOCK": c.block}
+    return Variant(
+        kernel=finish_kernel, signature=_POINTERS, constexprs=constexprs, num_warps=8, architectures=architectures
+    )
+
+
+_TRACE = Variant(
+    kernel=trace_kernel,
+    signature={"p_table": "*i64:16", "p_ids": "*i32:16", "p_gram": "*fp64:16", "p_trace": "*fp64:16"},
+    constexprs={"BLOCK": 256},
+)
+
+
+def variants() -> Iterator[Variant]:
+    for c, architectures in chosen(config).items():
+        for dtype in DTYPES:
+            yield _gram_variant(dtype, dtype == torch.float64, c, architectures)
+        yield from (_finish_variant(mirror, c, architectures) for mirror in (False, True))
+    yield _TRACE

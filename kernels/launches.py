@@ -1,0 +1,133 @@
+"""Launches: which kernels count a ragged batch, over which matrices each, decided once for a batch and kept.
+
+    Grams:   `gram_` a dtype, `finish_` where sums come in chunks, `trace_`
+    counts:  `tiny_` a dtype and size, straight from the matrices; `factor_` one program a problem, or
+             `factor_windows_` many, from the Grams
+
+Every launch is of a size that is known beforehand and waits for nothing: a CUDA graph can capture all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
+
+import torch
+from fastrank.kernels import gram, ldl, tiny
+from fastrank.kernels.device import capability, multiprocessors
+from fastrank.kernels.largest import largest_
+from fastrank.kernels.ldl import Problems
+from fastrank.kernels.ldl_windows import factor_windows_
+from fastrank.kernels.table import Shape, rows_of
+from torch import Tensor
+
+Key = TypeVar("Key", bound=Hashable)
+
+ONE_PROGRAM_UP_TO = 512
+"""Largest r factored by one program a problem however few there are. At 512 both ways take about 0.25 ms by estimate:
+a chain of 512 pivots and 45 MFLOP of one multiprocessor, or 4 windows of 3 launches. Not measured."""
+
+
+def many_programs(order: int, problems: int, multiprocessors: int) -> bool:
+    """Whether a problem is spread over many programs: large ones that are too few to fill the device."""
+    return order > ONE_PROGRAM_UP_TO and problems < multiprocessors
+
+
+class Launches:
+    """What is launched for one batch.
+
+    Args:
+        matrices: 2-D on one device, no side 0, of the dtypes in `gram.DTYPES`; whoever launches keeps them alive.
+        shifts: how many eigenvalue counts of each matrix.
+        keep: store every Gram, whole, so that others can work on it: none is counted without.
+
+    Attributes:
+        shapes: `Shape` of each matrix.
+        table, ids: on the device; they must outlive a CUDA graph that has captured a launch.
+        size: FP64 elements of the workspace: Grams, partial sums, and `shifts` factors a Gram.
+        offsets: of each Gram in the workspace, in elements; only stored ones mean anything.
+    """
+
+    def __init__(self, matrices: Sequence[Tensor], shifts: int, keep: bool) -> None:
+        self.device = matrices[0].device
+        self.shapes = [Shape.of(matrix) for matrix in matrices]
+        self.keep = keep
+        at = capability(self.device)
+        block = gram.config(at).block
+        configs = [None if keep else tiny.config(shape.rows, at) for shape in self.shapes]
+        stored = [i for i, config in enumerate(configs) if config is None]
+        chunk = gram.chunk_of([self.shapes[i] for i in stored], 8 * multiprocessors(self.device), block)
+        pointers = [matrix.data_ptr() for matrix in matrices]
+        table, self._gram, self._partial = rows_of(pointers, self.shapes, chunk, [c is None for c in configs])
+        self.table, self.offsets = self._there(table), table[:, 6].tolist()
+        self.size = self._gram * (1 + shifts) + self._partial
+        self.parts = max(ldl.parts(shape.order, at) for shape in self.shapes)
+
+        dtypes = [matrix.dtype for matrix in matrices]
+        self._scaled = self._there(torch.tensor([i for i, d in enumerate(dtypes) if d == torch.float64]).int())
+        by_dtype = _sorted_out(stored, lambda i: dtypes[i])
+        self._tiles = {d: self._there(gram.tiles_of(self.shapes, ids, chunk, block)) for d, ids in by_dtype.items()}
+        cut = stored if keep else [i for i in stored if self.shapes[i].columns > chunk]
+        self._finish = self._there(gram.tiles_of([s._replace(columns=1) for s in self.shapes], cut, chunk, block))
+        self._stored = self._ids(stored)
+        loose = [i for i, config in enumerate(configs) if config is not None]
+        self._tiny = {k: self._ids(v) for k, v in _sorted_out(loose, lambda i: (dtypes[i], configs[i])).items()}
+        problems = len(stored) * shifts
+        spread = [many_programs(s.order, problems, multiprocessors(self.device)) for s in self.shapes]
+        self._one = self._ids([i for i in stored if not spread[i]])
+        many = _sorted_out([i for i in stored if spread[i]], lambda i: self.shapes[i].order)
+        self._many = {order: self._ids(ids) for order, ids in many.items()}
+
+    def largest(self) -> Tensor | None:
+        """Largest magnitude `(b,)` FP64 of each FP64 matrix, 0 for others; None if there are only others."""
+        if not len(self._scaled):
+            return None
+        largest = torch.zeros(len(self.shapes), dtype=torch.float64, device=self.device)
+        largest_(largest, self.table, self._scaled)
+        return largest
+
+    def sum_grams(self, workspace: Tensor, trace: Tensor, scale: Tensor | None) -> None:
+        """Writes Grams into the `workspace` and their traces into `trace` `(b,)`; matrices are divided by `scale`."""
+        grams, partial = workspace[: self._gram], workspace[self._gram : self._gram + max(self._partial, 1)]
+        for dtype, tiles in self._tiles.items():
+            gram.gram_(grams, partial, self.table, tiles, scale if dtype == torch.float64 else None, dtype)
+        if len(self._finish):
+            gram.finish_(grams, partial, self.table, self._finish, self.keep)
+        if len(self._stored):
+            gram.trace_(trace, self.table, self._stored, grams)
+
+    def count(
+        self, workspace: Tensor, trace: Tensor, scale: Tensor | None, coefficients: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Counts `(b, S)` int64 above the shifts and growth `(b, S)` FP64, after `sum_grams`; completes `trace`.
+
+        coefficients `(b, S, 2)` FP64: slope and intercept of each shift over the trace.
+        """
+        b, shifts = coefficients.shape[:2]
+        counts = torch.zeros(b, shifts, dtype=torch.int64, device=self.device)
+        growth = torch.zeros(b, shifts, self.parts, dtype=torch.float64, device=self.device)
+        factors = workspace[self._gram + self._partial :]
+        problems = Problems(self.table, coefficients, trace, workspace[: self._gram], factors, counts, growth)
+        for (dtype, config), ids in self._tiny.items():
+            tiny.tiny_(problems, ids, scale if dtype == torch.float64 else None, dtype, config)
+        if len(self._one):
+            ldl.factor_(problems, self._one)
+        for order, ids in self._many.items():
+            factor_windows_(problems, ids, order)
+        return counts, growth.sum(-1)
+
+    def _ids(self, ids: list[int]) -> Tensor:
+        """On the device, the largest first: what takes longest starts first."""
+        ordered = sorted(ids, key=lambda i: (self.shapes[i].order, self.shapes[i].columns), reverse=True)
+        return self._there(torch.tensor(ordered, dtype=torch.int32))
+
+    def _there(self, tensor: Tensor) -> Tensor:
+        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return pinned.to(self.device, non_blocking=True)
+
+
+def _sorted_out(ids: Sequence[int], key) -> dict[Key, list[int]]:
+    found: dict[Key, list[int]] = {}
+    for i in ids:
+        found.setdefault(key(i), []).append(i)
+    return found

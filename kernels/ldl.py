@@ -1,0 +1,160 @@
+"""LDL: inertia of G - shift I for every matrix of a ragged batch and several shifts each, by unpivoted blocked LDL^T.
+
+    counts[i, s] = number of positive pivots,   growth[i, s] = sum_j |d_j| ||L_j||^2 (1 + 128 u kappa_j^2)
+
+One program a problem (a matrix and a shift) goes through the block columns, left-looking, so that a factor is written
+once and only read after that; `fastrank.kernels.ldl_windows` puts many programs to one problem. Both are made of the
+same block steps, `fastrank.kernels.elimination`. A diagonal block of a factor keeps L below, D on and X^T above it.
+
+The twin is `fastrank.reference.inertia`; what the counts prove, `fastrank.bounds` says. The computed factors are exact
+for a matrix within (r + 64) u (||G - shift I||_F + growth): at most r + 3 for the sums of products, 2 B + 7 for
+`divide` and D, where B columns are not summed, and 2 for a moved pivot.
+
+Bytes: r^2 / 2 of G read and of L written, r^3 / (6 BLOCK_ROW) of L read again, from L2 (8 each). Flops: r^3 / 3, FP64.
+On sm_90, 640 of 512 have 29 GFLOP a shift: 0.43 ms of the tensor cores. What bounds a small batch is the chain of r
+pivots, each a few dependent reductions over a block: at an estimated 0.3 us a pivot, 0.15 ms for r = 512.
+
+Tried, by what the compiler makes of it (no time is measured):
+    sm_80, sm_90     B 32, BLOCK_ROW 64, 8 warps: spills up to 280 bytes; B 16, 4 warps: none, with two stages
+    sm_100, sm_120   BLOCK_ROW 64 spills, and fails under Triton 3.6 (FP64 products of 64 rows in tensor memory);
+                     B 32, BLOCK_ROW 32, 8 warps: none with one stage, 400 bytes with two
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+from fastrank.kernels.device import capability, chosen
+from fastrank.kernels.elimination import UNIT, block_row, factor_block, minus_products, problem, weights_of
+from fastrank.kernels.table import OFFSET, ROWS
+from fastrank.kernels.variant import Variant
+from torch import Tensor
+
+
+class Config(NamedTuple):
+    """Launch configuration."""
+
+    b: int
+    """Order of a diagonal block."""
+    block_row: int
+    num_warps: int
+    num_stages: int
+
+
+def config(capability: tuple[int, int]) -> Config:
+    """Of `factor_kernel` and `rows_kernel`, by architecture alone."""
+    return Config(32, 32, 8, 1) if capability[0] >= 10 else Config(16, 64, 4, 2)
+
+
+@triton.jit(do_not_specialize=["SHIFTS", "PARTS"])
+def factor_kernel(p_table, p_ids, p_coefficients, p_trace, p_gram, p_factors, p_counts, p_growth, start, span, SHIFTS,
+                  PARTS, IN_PLACE: tl.constexpr, BLOCK_ROW: tl.constexpr, B: tl.constexpr):  # fmt: skip
+    """Columns and rows start : start + span of each problem; IN_PLACE, of what the factor's place holds by then."""
+    p_row, i, order, shift, p_factor = problem(
+        p_table, p_ids, p_coefficients, p_trace, p_factors, tl.program_id(0), SHIFTS
+    )
+    rows = tl.load(p_row + ROWS)
+    if start == 0:
+        tl.store(p_counts + i, 0)
+    if (shift != shift) | (start >= order):
+        return
+    end = tl.minimum(start + span, order)
+    floor = UNIT * (tl.load(p_trace + i // SHIFTS) + rows * tl.abs(shift))
+    p_source = p_factor if IN_PLACE else p_gram + tl.multiple_of(tl.load(p_row + OFFSET), 32)
+    o = tl.arange(0, B)
+    diagonal = o[:, None] == o[None, :]
+    count = tl.full((), 0, tl.int64)
+    growth = tl.full((), 0.0, tl.float64)
+    for i_column in range(start, end, B):
+        o_column = (i_column + o).to(tl.int64)
+        offsets = o_column[:, None] * order + o_column[None, :]
+        t = tl.load(p_source + offsets)
+        if not IN_PLACE:
+            # Padding has pivots of 1 and no neighbours: it counts for nothing below.
+            t = tl.where(diagonal, tl.where(o_column < rows, t - shift, 1.0), t)
+        t = minus_products(t, p_factor, o_column, o_column < order, o_column, order, start, i_column, B)
+        lower, inverse, d = factor_block(t, floor, B)
+        stored = tl.where(o[:, None] > o[None, :], lower, tl.where(diagonal, d[None, :], tl.trans(inverse)))
+        tl.store(p_factor + offsets, stored)
+        weights = weights_of(d, lower, inverse, o_column < rows)
+        count += tl.sum(((d > 0) & (o_column < rows)).to(tl.int64))
+        growth += tl.sum(lower * lower * weights[None, :])
+        for i_row in range(i_column + B, end, BLOCK_ROW):
+            o_row = (i_row + tl.arange(0, BLOCK_ROW)).to(tl.int64)
+            m_row = o_row < end
+            b = tl.load(p_source + (o_row[:, None] * order + o_column[None, :]), mask=m_row[:, None], other=0.0)
+            growth += block_row(
+                b, p_factor, o_row, m_row, o_column, order, start, i_column, lower, inverse, d, weights, B
+            )
+        # What this block column has stored, other threads of the program load in the next one.
+        tl.debug_barrier()
+    tl.store(p_counts + i, tl.load(p_counts + i) + count)
+    tl.store(p_growth + i * PARTS, tl.load(p_growth + i * PARTS) + growth)
+
+
+class Problems(NamedTuple):
+    """What both ways of factoring are given, on the device."""
+
+    table: Tensor
+    """(b, FIELDS) int64"""
+    coefficients: Tensor
+    """(b, S, 2) FP64: shift = slope * trace + intercept; NaN: nothing to do, count 0"""
+    trace: Tensor
+    """(b,) FP64"""
+    gram: Tensor
+    """FP64 workspace, finished"""
+    factors: Tensor
+    """FP64 workspace of S times the Gram's size"""
+    counts: Tensor
+    """(b, S) int64, written"""
+    growth: Tensor
+    """(b, S, parts) FP64, zeroed before: added to"""
+
+    def addresses(self, ids: Tensor) -> dict[str, Tensor]:
+        return {f"p_{name}": value for name, value in self._asdict().items()} | {"p_ids": ids}
+
+
+def parts(order: int, capability: tuple[int, int]) -> int:
+    """How many parts the growth of a matrix needs: one for each row of blocks."""
+    return -(-order // config(capability).block_row)
+
+
+def factor_(problems: Problems, ids: Tensor) -> None:
+    """Counts and growth of the matrices `ids` `(n,)` int32, one program a problem; the largest first."""
+    shifts = problems.coefficients.shape[1]
+    variant = variant_of(factor_kernel, config(capability(ids.device)), IN_PLACE=False)
+    factor_kernel[len(ids) * shifts,](
+        **problems.addresses(ids), start=0, span=2**30, SHIFTS=shifts, PARTS=problems.growth.shape[-1],
+        **variant.constexprs, **variant.options,
+    )  # fmt: skip
+
+
+def ldl_cost(orders: list[int], shifts: int) -> tuple[int, int]:
+    """Bytes and flops: the triangle of each Gram read and of each factor written, once; r^3 / 3 a shift."""
+    return sum(4 * r * r * (1 + shifts) for r in orders), sum(shifts * r**3 // 3 for r in orders)
+
+
+_SIGNATURE = {
+    "p_table": "*i64:16", "p_ids": "*i32:16", "p_coefficients": "*fp64:16", "p_trace": "*fp64:16",
+    "p_gram": "*fp64:16", "p_factors": "*fp64:16", "p_counts": "*i64:16", "p_growth": "*fp64:16",
+    "start": "i32:16", "span": "i32:16", "SHIFTS": "i32", "PARTS": "i32",
+}  # fmt: skip
+
+
+def variant_of(kernel: Any, c: Config, architectures: tuple[str, ...] = (), **constexprs: bool) -> Variant:
+    return Variant(
+        kernel=kernel,
+        signature={name: kind for name, kind in _SIGNATURE.items() if name in kernel.arg_names},
+        constexprs=constexprs | {"BLOCK_ROW": c.block_row, "B": c.b},
+        num_warps=c.num_warps,
+        num_stages=c.num_stages,
+        architectures=architectures,
+    )
+
+
+def variants() -> Iterator[Variant]:
+    for c, architectures in chosen(config).items():
+        yield variant_of(factor_kernel, c, architectures, IN_PLACE=False)

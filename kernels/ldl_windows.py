@@ -1,0 +1,136 @@
+"""LDL by windows: the same as `fastrank.kernels.ldl` with many programs a problem, for large orders.
+
+Right-looking, by windows of `WINDOW` columns, in three launches each: the window's own block by one program a problem,
+the rows below it by one program for every `block_row` of them, and everything to its right by one program a tile.
+One more launch before them puts G - shift I into the factor's place.
+
+Bytes: r^3 / (3 WINDOW) elements of the factor read and written. Flops: r^3 / 3. On sm_90 one 4096 moves 1.4 GB a shift
+(0.3 ms at 4.3 TB/s, less where the L2 holds it) and has 23 GFLOP a shift (0.34 ms of the tensor cores); its chain of
+4096 pivots takes an estimated 1.2 ms in the window launches, which the tiles to the right do not overlap yet: 97
+launches of which a third are one program a problem. Times are not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import triton
+import triton.language as tl
+from fastrank.kernels.device import capability, chosen
+from fastrank.kernels.elimination import block_row, minus_products, problem, weights_of
+from fastrank.kernels.ldl import Config, Problems, config, factor_kernel, variant_of
+from fastrank.kernels.table import OFFSET, ROWS
+from fastrank.kernels.variant import Variant
+from torch import Tensor
+
+WINDOW = 128
+
+
+def update_config(capability: tuple[int, int]) -> Config:
+    """Of `update_kernel`; `b` is the step of its sums."""
+    return Config(32, 32, 8, 1) if capability[0] >= 10 else Config(32, 64, 8, 2)
+
+
+@triton.jit(do_not_specialize=["SHIFTS", "PARTS"])
+def rows_kernel(p_table, p_ids, p_coefficients, p_trace, p_factors, p_growth, start, span, SHIFTS, PARTS,
+                BLOCK_ROW: tl.constexpr, B: tl.constexpr):  # fmt: skip
+    """The rows below a window that `factor_kernel` has finished."""
+    p_row, i, order, shift, p_factor = problem(
+        p_table, p_ids, p_coefficients, p_trace, p_factors, tl.program_id(1), SHIFTS
+    )
+    end = start + span
+    i_row = end + tl.program_id(0).to(tl.int64) * BLOCK_ROW
+    if (shift != shift) | (i_row >= order):
+        return
+    rows = tl.load(p_row + ROWS)
+    o_row = i_row + tl.arange(0, BLOCK_ROW)
+    m_row = o_row < order
+    o = tl.arange(0, B)
+    below = o[:, None] > o[None, :]
+    identity = tl.where(o[:, None] == o[None, :], 1.0, 0.0).to(tl.float64)
+    growth = tl.full((), 0.0, tl.float64)
+    for i_column in range(start, end, B):
+        o_column = (i_column + o).to(tl.int64)
+        block = tl.load(p_factor + (o_column[:, None] * order + o_column[None, :]))
+        lower = tl.where(below, block, identity)
+        inverse = tl.where(below, tl.trans(block), identity)
+        d = tl.load(p_factor + o_column * (order + 1))
+        weights = weights_of(d, lower, inverse, o_column < rows)
+        t = tl.load(p_factor + (o_row[:, None] * order + o_column[None, :]), mask=m_row[:, None], other=0.0)
+        growth += block_row(t, p_factor, o_row, m_row, o_column, order, start, i_column, lower, inverse, d, weights, B)
+        tl.debug_barrier()
+    # One program adds to a part at a time: the launches of later windows come after this one.
+    p_part = p_growth + i * PARTS + i_row // BLOCK_ROW
+    tl.store(p_part, tl.load(p_part) + growth)
+
+
+@triton.jit(do_not_specialize=["SHIFTS"])
+def update_kernel(p_table, p_ids, p_coefficients, p_trace, p_gram, p_factors, start, span, SHIFTS,
+                  FIRST: tl.constexpr, BLOCK_ROW: tl.constexpr, B: tl.constexpr):  # fmt: skip
+    """A -= L D L^T for one tile on or below the diagonal, right of a window. FIRST: A = G - shift I, for no window."""
+    p_row, _i, order, shift, p_factor = problem(
+        p_table, p_ids, p_coefficients, p_trace, p_factors, tl.program_id(1), SHIFTS
+    )
+    i_tile = tl.program_id(0)
+    # Tiles of a triangle in one dimension: row i has i + 1 of them. The root may be rounded either way.
+    i_row = ((tl.sqrt(8.0 * i_tile.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int32)
+    i_row -= (i_row * (i_row + 1) // 2 > i_tile).to(tl.int32)
+    i_row += ((i_row + 1) * (i_row + 2) // 2 <= i_tile).to(tl.int32)
+    i_column = i_tile - i_row * (i_row + 1) // 2
+    end = start + span
+    o_row = end + i_row.to(tl.int64) * BLOCK_ROW + tl.arange(0, BLOCK_ROW)
+    o_column = end + i_column.to(tl.int64) * BLOCK_ROW + tl.arange(0, BLOCK_ROW)
+    if (shift != shift) | (end + i_row.to(tl.int64) * BLOCK_ROW >= order):
+        return
+    offsets = o_row[:, None] * order + o_column[None, :]
+    m_row = o_row < order
+    m_tile = m_row[:, None] & (o_column < order)[None, :]
+    if FIRST:
+        rows = tl.load(p_row + ROWS)
+        t = tl.load(p_gram + tl.multiple_of(tl.load(p_row + OFFSET), 32) + offsets, mask=m_tile, other=0.0)
+        on_diagonal = o_row[:, None] == o_column[None, :]
+        t = tl.where(on_diagonal, tl.where((o_row < rows)[:, None], t - shift, 1.0), t)
+    else:
+        t = tl.load(p_factor + offsets, mask=m_tile, other=0.0)
+        o_safe = tl.where(o_column < order, o_column, 0)
+        t = minus_products(t, p_factor, o_row, m_row, o_safe, order, start, end, B)
+    tl.store(p_factor + offsets, t, mask=m_tile)
+
+
+def factor_windows_(problems: Problems, ids: Tensor, order: int) -> None:
+    """The same with many programs a problem, for matrices of at most `order`; 3 order / WINDOW launches."""
+    shifts, device = problems.coefficients.shape[1], capability(ids.device)
+    c, wide = config(device), update_config(device)
+    count = len(ids) * shifts
+    given = problems.addresses(ids) | {"SHIFTS": shifts}
+    growth, counts = ({name: given.pop(name)} for name in ("p_growth", "p_counts"))
+    growth["PARTS"] = problems.growth.shape[-1]
+    gram = {"p_gram": given.pop("p_gram")}
+
+    def update(start: int, span: int, first: bool) -> None:
+        across = -(-(order - start - span) // wide.block_row)
+        variant = variant_of(update_kernel, wide, FIRST=first)
+        update_kernel[across * (across + 1) // 2, count](
+            **given, **gram, start=start, span=span, **variant.constexprs, **variant.options
+        )
+
+    update(0, 0, first=True)
+    for start in range(0, order, WINDOW):
+        variant = variant_of(factor_kernel, c, IN_PLACE=True)
+        factor_kernel[count,](
+            **given, **gram, **counts, **growth, start=start, span=WINDOW, **variant.constexprs, **variant.options
+        )
+        if (left := order - start - WINDOW) > 0:
+            variant = variant_of(rows_kernel, c)
+            rows_kernel[-(-left // c.block_row), count](
+                **given, **growth, start=start, span=WINDOW, **variant.constexprs, **variant.options
+            )
+            update(start, WINDOW, first=False)
+
+
+def variants() -> Iterator[Variant]:
+    for c, architectures in chosen(config).items():
+        yield variant_of(factor_kernel, c, architectures, IN_PLACE=True)
+        yield variant_of(rows_kernel, c, architectures)
+    for c, architectures in chosen(update_config).items():
+        yield from (variant_of(update_kernel, c, architectures, FIRST=first) for first in (False, True))

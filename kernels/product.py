@@ -1,0 +1,51 @@
+"""Product: one tile of W W^T, summed in FP64, of a W of any dtype and strides. What the Gram kernels share."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+@triton.jit
+def _wide_tile(p, o_row, o_column, stride_row, stride_column, m_row, end, UNIT: tl.constexpr):
+    """Tile (BLOCK, BLOCK_K) of W. UNIT names the stride that is 1, so that the loads of a warp are neighbours."""
+    m_column = o_column < end
+    if UNIT == "row":
+        offsets = o_column[:, None] * stride_column + o_row[None, :]
+        tile = tl.trans(tl.load(p + offsets, mask=m_column[:, None] & m_row[None, :], other=0.0))
+    else:
+        step = 1 if UNIT == "column" else stride_column
+        offsets = o_row[:, None] * stride_row + o_column[None, :] * step
+        tile = tl.load(p + offsets, mask=m_row[:, None] & m_column[None, :], other=0.0)
+    if tile.dtype.primitive_bitwidth == 16:
+        # A sum of one: Triton 3.6 fails to feed an FP64 product from 16 bits, and does not look through this.
+        tile = tl.sum(tile.to(tl.float32)[:, :, None], 2)
+    return tile
+
+
+@triton.jit
+def _sum_with(p, o_a, o_b, stride_row, stride_column, rows, begin, end, factor, UNIT: tl.constexpr,
+              BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    total = tl.zeros((BLOCK, BLOCK), tl.float64)
+    for i_k in range(begin, end, BLOCK_K):
+        o_k = i_k + tl.arange(0, BLOCK_K).to(tl.int64)
+        b_a = _wide_tile(p, o_a, o_k, stride_row, stride_column, o_a < rows, end, UNIT).to(tl.float64) * factor
+        b_b = _wide_tile(p, o_b, o_k, stride_row, stride_column, o_b < rows, end, UNIT).to(tl.float64) * factor
+        total = tl.dot(b_a, tl.trans(b_b), total, out_dtype=tl.float64)
+    return total
+
+
+@triton.jit
+def sum_products(p, o_a, o_b, stride_row, stride_column, rows, begin, end, factor,
+                 BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    """Tile (BLOCK, BLOCK) of the Gram: rows `o_a` by rows `o_b` of W, over columns begin : end."""
+    if stride_column == 1:
+        total = _sum_with(p, o_a, o_b, stride_row, 1, rows, begin, end, factor, "column", BLOCK, BLOCK_K)
+    elif stride_row == 1:
+        total = _sum_with(p, o_a, o_b, 1, stride_column, rows, begin, end, factor, "row", BLOCK, BLOCK_K)
+    else:
+        total = _sum_with(p, o_a, o_b, stride_row, stride_column, rows, begin, end, factor, "none", BLOCK, BLOCK_K)
+    return total

@@ -1,0 +1,112 @@
+"""Tiny: the inertia of every matrix with r <= 64 (32 from sm_100 on) of a ragged batch, in one launch a size.
+
+    counts[i, s] = number of eigenvalues of W_i W_i^T above shift[i, s],  growth[i, s], trace[i] = ||W_i||_F^2
+
+One program a matrix: the Gram is summed and eliminated in registers and never written. Everything else is as in
+`fastrank.kernels.gram` and `fastrank.kernels.ldl`; the twin is `fastrank.reference.inertia`.
+
+Bytes: r n of W, once. Flops: 2 r^2 n for the Gram (both triangles) and, for each shift, BLOCK steps that each touch
+3 BLOCK^2 elements: at most 64 x 3 x 4096 = 0.8 MFLOP, but one after the other: the steps' latency bounds a small
+batch, about 64 x 0.3 us a shift (an estimate; not measured).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from fastrank.kernels.device import chosen
+from fastrank.kernels.elimination import UNIT, factor_block, shift_of
+from fastrank.kernels.ldl import Problems
+from fastrank.kernels.product import DTYPES, sum_products
+from fastrank.kernels.table import COLUMNS, FIELDS, POINTER, ROWS, STRIDE_COLUMN, STRIDE_ROW
+from fastrank.kernels.variant import Variant
+from torch import Tensor
+
+
+class Config(NamedTuple):
+    """Launch configuration."""
+
+    block: int
+    num_warps: int
+    num_stages: int
+
+
+def config(rows: int, capability: tuple[int, int]) -> Config | None:
+    """For matrices of `rows` rows, at least 1; None for those that are too large."""
+    # From sm_100 on products of 64 x 64 have no tensor core under Triton 3.6, and too few registers.
+    known = ((16, 2, 1), (32, 8, 1)) if capability[0] >= 10 else ((16, 1, 2), (32, 4, 2), (64, 8, 2))
+    found = (Config(*c) for c in known if rows <= c[0])
+    return next(found, None)
+
+
+@triton.jit(do_not_specialize=["SHIFTS", "PARTS"])
+def tiny_kernel(p_table, p_ids, p_scale, p_coefficients, p_trace, p_counts, p_growth, SHIFTS, PARTS,
+                DTYPE: tl.constexpr, SCALED: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    i_matrix = tl.load(p_ids + tl.program_id(0))
+    p_row = p_table + i_matrix * FIELDS
+    rows, columns = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS)
+    stride_row, stride_column = tl.load(p_row + STRIDE_ROW), tl.load(p_row + STRIDE_COLUMN)
+    p = tl.load(p_row + POINTER).to(tl.pointer_type(DTYPE))
+    factor = 1.0 / tl.load(p_scale + i_matrix) if SCALED else tl.full((), 1.0, tl.float64)
+    o = tl.arange(0, BLOCK).to(tl.int64)
+    diagonal = o[:, None] == o[None, :]
+
+    gram = sum_products(p, o, o, stride_row, stride_column, rows, 0, columns, factor, BLOCK, BLOCK_K)
+    trace = tl.sum(tl.where(diagonal, gram, 0.0))
+    tl.store(p_trace + i_matrix, trace)
+
+    for i_shift in range(SHIFTS):
+        i = i_matrix * SHIFTS + i_shift
+        shift = shift_of(p_coefficients + 2 * i, trace)
+        if shift == shift:
+            # Padding has pivots of 1 and no neighbours: it counts for nothing below.
+            s = tl.where(diagonal, tl.where(o < rows, gram - shift, 1.0), gram)
+            lower, _, d = factor_block(s, UNIT * (trace + rows * tl.abs(shift)), BLOCK)
+            weights = tl.where(o < rows, tl.abs(d), 0.0)
+            tl.store(p_counts + i, tl.sum(((d > 0) & (o < rows)).to(tl.int64)))
+            tl.store(p_growth + i * PARTS, tl.sum(lower * lower * weights[None, :]))
+        else:
+            tl.store(p_counts + i, 0)
+            tl.store(p_growth + i * PARTS, 0.0)
+
+
+def tiny_(problems: Problems, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, config: Config) -> None:
+    """Traces, counts and growth of the matrices `ids` `(n,)` int32 of one dtype and of at most `config.block` rows."""
+    variant = _variant(dtype, scale is not None, config)
+    tiny_kernel[len(ids),](
+        problems.table, ids, problems.trace if scale is None else scale, problems.coefficients, problems.trace,
+        problems.counts, problems.growth, problems.coefficients.shape[1], problems.growth.shape[-1],
+        **variant.constexprs, **variant.options,
+    )  # fmt: skip
+
+
+def tiny_cost(shapes: list[tuple[int, int]], itemsize: int, shifts: int) -> tuple[int, int]:
+    """Bytes and flops: W read once; one half of the Gram's products, and r^3 / 3 a shift."""
+    return sum(r * n * itemsize for r, n in shapes), sum(r * r * n + shifts * r**3 // 3 for r, n in shapes)
+
+
+def _variant(dtype: torch.dtype, scaled: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+    return Variant(
+        kernel=tiny_kernel,
+        signature={
+            "p_table": "*i64:16", "p_ids": "*i32:16", "p_scale": "*fp64:16", "p_coefficients": "*fp64:16",
+            "p_trace": "*fp64:16", "p_counts": "*i64:16", "p_growth": "*fp64:16", "SHIFTS": "i32", "PARTS": "i32",
+        },
+        constexprs={"DTYPE": DTYPES[dtype], "SCALED": scaled, "BLOCK": c.block, "BLOCK_K": 32},
+        num_warps=c.num_warps,
+        num_stages=c.num_stages,
+        label=str(dtype).removeprefix("torch."),
+        architectures=architectures,
+    )  # fmt: skip
+
+
+def variants() -> Iterator[Variant]:
+    for rows in (16, 32, 64):
+        for c, architectures in chosen(partial(config, rows)).items():
+            if c is not None:
+                yield from (_variant(dtype, dtype == torch.float64, c, architectures) for dtype in DTYPES)

@@ -1,0 +1,37 @@
+"""Kernels run on a GPU, or anywhere in Triton's interpreter: TRITON_INTERPRET=1, set before Triton is imported."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from fastrank import backend
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
+
+
+def pytest_configure(config):
+    # The interpreter multiplies with NumPy, which warns of Inf - Inf where a GPU does not.
+    config.addinivalue_line("filterwarnings", "ignore:(invalid|overflow) value? ?encountered:RuntimeWarning")
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "tests/kernels/" in item.path.as_posix():
+            item.add_marker(pytest.mark.gpu)
+            if not INTERPRETED and DEVICE.type == "cpu":
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device, or TRITON_INTERPRET=1"))
+
+
+@pytest.fixture
+def device():
+    return DEVICE
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """The library's own functions take the kernels, on a CPU too."""
+    monkeypatch.setattr(backend, "kernels_serve", lambda device: device.type == DEVICE.type)
