@@ -2,14 +2,27 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test lint types kernels bench bench-gpu clean
+.PHONY: sweep test test-library test-kernels truth lint types kernels kernels-3.9 kernels-3.6 bench bench-gpu clean
 
 sweep: .venv/.ready
 	$(BIN)/fastrank sweep experiments/configs/digits.toml --out runs/digits
 	$(BIN)/fastrank report runs/digits
 
+# The library, and the kernels in Triton's interpreter, which has to be chosen before Triton is imported: side by side.
 test: .venv/.ready
+	$(MAKE) --jobs=2 --output-sync=target --no-print-directory test-library test-kernels
+
+test-library: .venv/.ready
 	$(BIN)/python -m pytest
+
+test-kernels: .venv/.ready
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
+
+# Ten thousand matrices of known rank; not a single bound may be false. DEVICE=cuda LARGEST=4096 where there is a GPU.
+DEVICE ?= cpu
+LARGEST ?= 512
+truth: .venv/.ready
+	$(BIN)/python bench/truth.py --matrices 10000 --largest $(LARGEST) --device $(DEVICE)
 
 lint: .venv/.ready
 	$(BIN)/ruff check .
@@ -27,8 +40,13 @@ types: .venv/.ready
 KERNELS := $(filter-out kernels/__init__.py kernels/variant.py,$(wildcard kernels/*.py kernels/*/*.py))
 
 kernels: .venv/.ready $(if $(KERNELS),build/triton-3.6.0)
+	$(MAKE) --jobs=2 --output-sync=target --no-print-directory kernels-3.9 $(if $(KERNELS),kernels-3.6)
+
+kernels-3.9: .venv/.ready
 	$(BIN)/python bench/aot.py
-	$(if $(KERNELS),PYTHONPATH=build/triton-3.6.0 $(BIN)/python bench/aot.py)
+
+kernels-3.6: build/triton-3.6.0
+	PYTHONPATH=build/triton-3.6.0 $(BIN)/python bench/aot.py
 
 build/triton-3.6.0: | .venv/.ready
 	rm -rf $@.part

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from fastrank.backend import kernels_serve
+from fastrank import backend
 from fastrank.batch import Group, group
 from fastrank.measure import RaggedMeasurement, columns, measure, measure_ragged
 from fastrank.metrics import Tolerance
@@ -77,7 +77,7 @@ class Measurer:
         return RaggedMeasurement(values, sigma, bases)
 
     def _by_kernels(self, matrices: list[Tensor]) -> bool:
-        return kernels_serve(self._device) and all(m.device == self._device for m in matrices)
+        return backend.kernels_serve(self._device) and all(m.device == self._device for m in matrices)
 
     def _batch_of(self, matrices: list[Tensor]) -> RaggedBatch:
         """Tables and workspace, made again only when a matrix is another or elsewhere."""

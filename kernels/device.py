@@ -17,12 +17,6 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
-@cache
-def multiprocessors(device: torch.device) -> int:
-    """Number of streaming multiprocessors; that of an H100 for the CPU."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
-
-
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0), "sm_120": (12, 0)}
 """What kernels are compiled for ahead of time, by compute capability."""
 

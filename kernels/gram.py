@@ -128,23 +128,21 @@ def trace_kernel(p_table, p_ids, p_gram, p_trace, BLOCK: tl.constexpr):
     tl.store(p_trace + i_matrix, tl.sum(total))
 
 
-def chunk_of(shapes: Sequence[Shape], programs: int, block: int) -> int:
-    """Columns that one program sums, so that the batch makes about `programs` of them; at least 512.
+def chunk_of(shape: Shape, block: int) -> int:
+    """Columns that one program sums: at least 512, and more where there are 264 tiles (two an H200's multiprocessor).
 
     A chunk costs a write and a read of its tile, 16 bytes an element, against 2 x 512 flops to make it.
     """
-    work = sum(len(_triangle(s.order, block)) * s.columns for s in shapes)
-    return max(512, -(-work // (programs * 32)) * 32)
+    chunks = -(-264 // len(_triangle(shape.order, block)))
+    return max(512, -(-shape.columns // (chunks * 32)) * 32)
 
 
-def tiles_of(shapes: Sequence[Shape], ids: Sequence[int], chunk: int, block: int) -> Tensor:
+def tiles_of(shapes: Sequence[Shape], ids: Sequence[int], chunks: Sequence[int], block: int) -> Tensor:
     """List of work `(programs, TILE_FIELDS)` int32 on the CPU of the matrices `ids`, chunk by chunk of each."""
     listed = [torch.empty(0, TILE_FIELDS.value, dtype=torch.int32)]
     for i in ids:
-        shape = shapes[i]
-        triangle = _triangle(shape.order, block)
-        ends = torch.tensor([[i, 0, 0, c] for c in range(-(-shape.columns // chunk))], dtype=torch.int32)
-        listed.append((ends[:, None] + triangle[None]).flatten(0, 1))
+        ends = torch.tensor([[i, 0, 0, c] for c in range(-(-shapes[i].columns // chunks[i]))], dtype=torch.int32)
+        listed.append((ends[:, None] + _triangle(shapes[i].order, block)[None]).flatten(0, 1))
     return torch.cat(listed)
 
 

@@ -4,17 +4,18 @@
     counts:  `tiny_` a dtype and size, straight from the matrices; `factor_` one program a problem, or
              `factor_windows_` many, from the Grams
 
-Every launch is of a size that is known beforehand and waits for nothing: a CUDA graph can capture all of them.
+Every launch is of a size that is known beforehand and waits for nothing: a CUDA graph can capture all of them. How a
+matrix is cut up depends on its own shape alone: it gives the same bits whatever else is in the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeVar
 
 import torch
 from fastrank.kernels import gram, ldl, tiny
-from fastrank.kernels.device import capability, multiprocessors
+from fastrank.kernels.device import capability
 from fastrank.kernels.largest import largest_
 from fastrank.kernels.ldl import Problems
 from fastrank.kernels.ldl_windows import factor_windows_
@@ -24,13 +25,8 @@ from torch import Tensor
 Key = TypeVar("Key", bound=Hashable)
 
 ONE_PROGRAM_UP_TO = 512
-"""Largest r factored by one program a problem however few there are. At 512 both ways take about 0.25 ms by estimate:
-a chain of 512 pivots and 45 MFLOP of one multiprocessor, or 4 windows of 3 launches. Not measured."""
-
-
-def many_programs(order: int, problems: int, multiprocessors: int) -> bool:
-    """Whether a problem is spread over many programs: large ones that are too few to fill the device."""
-    return order > ONE_PROGRAM_UP_TO and problems < multiprocessors
+"""Largest r factored by one program a problem. At 512 both ways take about 0.25 ms by estimate, for few matrices: a
+chain of 512 pivots and 45 MFLOP of one multiprocessor, or 4 windows of 3 launches. Not measured."""
 
 
 class Launches:
@@ -54,11 +50,12 @@ class Launches:
         self.keep = keep
         at = capability(self.device)
         block = gram.config(at).block
-        configs = [None if keep else tiny.config(shape.rows, at) for shape in self.shapes]
-        stored = [i for i, config in enumerate(configs) if config is None]
-        chunk = gram.chunk_of([self.shapes[i] for i in stored], 8 * multiprocessors(self.device), block)
+        configs = {} if keep else {i: tiny.config(shape.rows, at) for i, shape in enumerate(self.shapes)}
+        loose = {i: config for i, config in configs.items() if config is not None}
+        stored = [i for i in range(len(matrices)) if i not in loose]
+        chunks = [gram.chunk_of(shape, block) for shape in self.shapes]
         pointers = [matrix.data_ptr() for matrix in matrices]
-        table, self._gram, self._partial = rows_of(pointers, self.shapes, chunk, [c is None for c in configs])
+        table, self._gram, self._partial = rows_of(pointers, self.shapes, chunks, stored)
         self.table, self.offsets = self._there(table), table[:, 6].tolist()
         self.size = self._gram * (1 + shifts) + self._partial
         self.parts = max(ldl.parts(shape.order, at) for shape in self.shapes)
@@ -66,16 +63,17 @@ class Launches:
         dtypes = [matrix.dtype for matrix in matrices]
         self._scaled = self._there(torch.tensor([i for i, d in enumerate(dtypes) if d == torch.float64]).int())
         by_dtype = _sorted_out(stored, lambda i: dtypes[i])
-        self._tiles = {d: self._there(gram.tiles_of(self.shapes, ids, chunk, block)) for d, ids in by_dtype.items()}
-        cut = stored if keep else [i for i in stored if self.shapes[i].columns > chunk]
-        self._finish = self._there(gram.tiles_of([s._replace(columns=1) for s in self.shapes], cut, chunk, block))
+        self._tiles = {d: self._there(gram.tiles_of(self.shapes, ids, chunks, block)) for d, ids in by_dtype.items()}
+        cut = [i for i in stored if keep or self.shapes[i].columns > chunks[i]]
+        whole = [shape.columns for shape in self.shapes]
+        self._finish = self._there(gram.tiles_of(self.shapes, cut, whole, block))
         self._stored = self._ids(stored)
-        loose = [i for i, config in enumerate(configs) if config is not None]
-        self._tiny = {k: self._ids(v) for k, v in _sorted_out(loose, lambda i: (dtypes[i], configs[i])).items()}
-        problems = len(stored) * shifts
-        spread = [many_programs(s.order, problems, multiprocessors(self.device)) for s in self.shapes]
-        self._one = self._ids([i for i in stored if not spread[i]])
-        many = _sorted_out([i for i in stored if spread[i]], lambda i: self.shapes[i].order)
+        tiny_ones = _sorted_out(list(loose), lambda i: (dtypes[i], loose[i]))
+        self._tiny = {key: self._ids(ids) for key, ids in tiny_ones.items()}
+        self._one = self._ids([i for i in stored if self.shapes[i].order <= ONE_PROGRAM_UP_TO])
+        many = _sorted_out(
+            [i for i in stored if self.shapes[i].order > ONE_PROGRAM_UP_TO], lambda i: self.shapes[i].order
+        )
         self._many = {order: self._ids(ids) for order, ids in many.items()}
 
     def largest(self) -> Tensor | None:
@@ -126,7 +124,7 @@ class Launches:
         return pinned.to(self.device, non_blocking=True)
 
 
-def _sorted_out(ids: Sequence[int], key) -> dict[Key, list[int]]:
+def _sorted_out(ids: Sequence[int], key: Callable[[int], Key]) -> dict[Key, list[int]]:
     found: dict[Key, list[int]] = {}
     for i in ids:
         found.setdefault(key(i), []).append(i)

@@ -9,7 +9,7 @@ every row is aligned. Padding is zero in a Gram.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -45,17 +45,17 @@ class Shape(NamedTuple):
 
 
 def rows_of(
-    pointers: Sequence[int], shapes: Sequence[Shape], chunk: int, stored: Sequence[bool]
+    pointers: Sequence[int], shapes: Sequence[Shape], chunks: Sequence[int], stored: Collection[int]
 ) -> tuple[Tensor, int, int]:
     """The table `(b, FIELDS)` int64 on the CPU, and the sizes of all Grams and of all partial sums, in elements.
 
-    chunk: columns that one program sums. Matrices that are not `stored` get no place.
+    chunks: columns of each matrix that one program sums. Those that are not among the `stored` get no place.
     """
     offset = partial = 0
     rows = []
-    for pointer, shape, keep in zip(pointers, shapes, stored, strict=True):
+    for i, (pointer, shape, chunk) in enumerate(zip(pointers, shapes, chunks, strict=True)):
         rows.append((pointer, *shape, shape.order, offset, chunk, partial))
-        if keep:
+        if i in stored:
             offset += shape.order**2
             partial += (-(-shape.columns // chunk) - 1) * shape.order**2
     return torch.tensor(rows, dtype=torch.int64).view(len(rows), FIELDS.value), offset, partial

@@ -84,7 +84,7 @@ def test_experiments_use_the_public_interface(path):
 def test_benchmarks_use_the_public_interface_and_the_kernels(path):
     import fastrank
 
-    public = {"fastrank", "fastrank.testing"} | {f"fastrank.{name}" for name in fastrank.__all__}
+    public = {"fastrank", "fastrank.backend", "fastrank.testing"} | {f"fastrank.{name}" for name in fastrank.__all__}
     used = {name for name in imports(path, inside_functions=True) if top({name}) == {"fastrank"}}
     assert {name for name in used if not name.startswith(("fastrank.kernels", "fastrank.reference"))} <= public
 

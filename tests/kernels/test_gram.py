@@ -78,7 +78,8 @@ def test_columns_are_summed_in_chunks(device):
     assert launches._partial > 0
     for each in zip(whole, trace, matrices, strict=True):
         close(*each)
-    again, _, _ = summed(matrices)
+    again, _, _ = summed([noise(200, 900).to(device), *matrices])
+    again = again[1:]  # whatever else is in the batch
     assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
 
 
@@ -145,7 +146,7 @@ def test_offsets_of_grams_beyond_2_to_the_31(device):
     shapes = [Shape(8192, 8192, 8192, 1)] * 34
     from fastrank.kernels.table import rows_of
 
-    table, size, _ = rows_of([0] * 34, shapes, 8192, [True] * 34)
+    table, size, _ = rows_of([0] * 34, shapes, [8192] * 34, range(34))
     assert table[33, 6].item() == 33 * 8192**2 > 2**31
     assert size == 34 * 8192**2
 
@@ -157,7 +158,7 @@ def test_cost_counts_half_of_the_products():
 def test_work_lists_each_tile_of_each_chunk_once(device):
     block = gram.config(capability(device)).block
     shape = Shape(3 * block, 1000, 1000, 1)
-    tiles = gram.tiles_of([shape, shape], [1], 300, block)
+    tiles = gram.tiles_of([shape, shape], [1], [1000, 300], block)
     assert len(tiles) == 6 * 4
     assert len(tiles.unique(dim=0)) == len(tiles)
     assert tiles[:, 0].unique().tolist() == [1]
