@@ -29,6 +29,11 @@ def rank(shapes: Shapes, dtype: torch.dtype) -> Cost:
     return _over(shapes, dtype, lambda r, n: r * r * n + 2 * r**3 / 3)
 
 
+def gram(shapes: Shapes, dtype: torch.dtype) -> Cost:
+    """Lower triangle of the FP64 Gram, r^2 n."""
+    return _over(shapes, dtype, lambda r, n: r * r * n)
+
+
 def spectrum(shapes: Shapes, dtype: torch.dtype) -> Cost:
     """Lower triangle of the FP64 Gram, r^2 n, and its reduction to tridiagonal form, 4 r^3 / 3."""
     return _over(shapes, dtype, lambda r, n: r * r * n + 4 * r**3 / 3)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import baselines
 import costs
+import grams
 import lowrank
 import ours
 import steps
@@ -231,5 +232,19 @@ class TrainingStep(Operation):
         return None
 
 
-OPERATIONS = {o.name: o for o in (Rank(), Step(), TrainingStep(), LowRank(), Norm(), Spectrum())}
+class Gram(Operation):
+    """FP64 Gram of every matrix, the first half of its certified rank."""
+
+    name, unit, limit = "gram", "of the trace, at most", 1e-12
+    providers = grams.PROVIDERS
+    quick = ("resnet18-cifar", "square-1024")
+
+    def error(self, problem: Matrices, answer: list[Tensor]) -> float:
+        return worst([grams.relative_error(problem.matrices, answer)])
+
+    def cost(self, workload: Workload, dtype: torch.dtype) -> Cost:
+        return costs.gram(workload.shapes, dtype)
+
+
+OPERATIONS = {o.name: o for o in (Rank(), Step(), TrainingStep(), LowRank(), Norm(), Spectrum(), Gram())}
 """By name, the most telling first."""

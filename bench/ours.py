@@ -28,7 +28,7 @@ def matrix_rank(matrices: list[Tensor]) -> Tensor:
 
 RANK = (
     Provider("fastrank.rank_bounds", of(rank_bounds), strict=True),
-    Provider("fastrank.rank_bounds unresolved", of(unresolved), (), ("cuda",), strict=True),
+    Provider("fastrank.rank_bounds unresolved", of(unresolved), (), ("cuda",), strict=True, graph=True),
     Provider("fastrank.matrix_rank", of(matrix_rank)),
 )
 SPECTRUM = (Provider("fastrank.svdvals", of(fastrank.linalg.svdvals), strict=True),)

@@ -66,8 +66,8 @@ def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = T
     if not isinstance(tolerance, Tolerance):
         raise TypeError(f"tolerance: expected a fastrank.Tolerance, not {tolerance!r}")
     matrices = take_matrices(A)
-    if tolerance.relative_to != "spectral" and (views := by_kernels(matrices)):
-        counted = planned(views).bounds([tolerance])[0]
+    if tolerance.relative_to != "spectral" and by_kernels(matrices):
+        counted = planned(matrices).bounds([tolerance])[0]
         counted = resolve_bounds(counted, matrices.data, tolerance) if resolve else counted
         return RankBounds(*map(matrices.answer, counted))
 

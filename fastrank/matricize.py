@@ -83,13 +83,16 @@ def matrices_of(parameter: Tensor, owner: nn.Module) -> list[Tensor]:
     """2-D matrices of a parameter with at least two dimensions.
 
     A convolution's kernel `(c_out, c_in, kh, kw)` is one matrix `(c_out, c_in*kh*kw)`, and so is anything else of four
-    or more dimensions; a stacked parameter `(E, m, n)` is E matrices.
+    or more dimensions; a stacked parameter `(E, m, n)` is E matrices. The columns of a kernel come in the order of
+    memory, which in channels-last format is another than that of its dimensions: singular values are the same, and
+    nothing is copied.
     """
     if parameter.ndim == 2:
         return [parameter]
     if parameter.ndim == 3 and not isinstance(owner, CONVOLUTIONS):
         return list(parameter)
-    return [parameter.flatten(1)]
+    by_stride = sorted(range(1, parameter.ndim), key=lambda d: (-parameter.stride(d), d))
+    return [parameter.permute(0, *by_stride).flatten(1)]
 
 
 def clean_name(name: str) -> str:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fastrank.arrays import Matrices, as_threshold
 from fastrank.batch import over_matrices
-from fastrank.bounds import TRACE, Affine, Shifts, eigenvalue_error, shifts_around
+from fastrank.bounds import TRACE, Affine, eigenvalue_error, shifts_around
 from fastrank.metrics import Status
-from fastrank.ragged import Chunk, Grams, by_kernels, planned
+from fastrank.ragged import Chunk, Grams, Lines, by_kernels, planned
 from fastrank.reference.gram import Moments, gram
 from fastrank.reference.power import top_interval
 
@@ -35,8 +35,8 @@ def count_as_torch(matrices: Matrices, atol: Any, rtol: Any) -> Tensor:
         torch.as_tensor(torch.nan if t is None else t, dtype=torch.float64, device=device).expand(shape.numel())
         for t in flat
     ]
-    if views := by_kernels(matrices):
-        rank, undecided, finite = _count_by_kernels(views, *given)
+    if by_kernels(matrices):
+        rank, undecided, finite = _count_by_kernels(matrices, *given)
     else:
         rank, undecided, finite = over_matrices(data, _count, *given)
     if not finite.all():
@@ -65,20 +65,21 @@ def _count(stack: Tensor, atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, T
     return lower, lower != upper, g.finite
 
 
-def _count_by_kernels(views: list[Tensor], atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for 2-D tensors by the law of inertia."""
-    batch = planned(views, keep=True)
+def _count_by_kernels(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The same by the law of inertia."""
+    batch = planned(matrices, keep=True)
 
-    def wanted(chunk: Chunk, moments: Moments, grams: Iterator[Grams]) -> list[Shifts]:
+    def wanted(chunk: Chunk, moments: Moments, grams: Iterator[Grams]) -> list[Lines]:
         between = []
         for group, _, g in grams:
             chosen = list(group.indices)
             top = top_interval(g.matrix)
             between.append(
-                _thresholds(*top, g.scale, group.columns, views[chosen[0]].dtype, atol[chosen], rtol[chosen])
+                _thresholds(*top, g.scale, group.columns, matrices.data[chosen[0]].dtype, atol[chosen], rtol[chosen])
             )
         low, high = (torch.cat(x).clamp(0.0, 1e150).square() for x in zip(*between, strict=True))
-        return [shifts_around(moments, Affine(0.0, low), Affine(0.0, high), TRACE * 0.0)]
+        shifts = shifts_around(moments, Affine(0.0, low), Affine(0.0, high), TRACE * 0.0)
+        return [Lines.of(shifts, moments.trace)]
 
     counted = list(batch.count(wanted))
     bounds = batch.in_order([c.bounds[0] for c in counted])

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fastrank import backend, metrics
 from fastrank.batch import Group
-from fastrank.bounds import Shifts, eigenvalue_bounds, inertia_bounds, resolve_bounds, shifts
+from fastrank.bounds import eigenvalue_bounds, inertia_bounds, resolve_bounds
 from fastrank.metrics import RankBounds, Tolerance
-from fastrank.ragged import Chunk, Grams, RaggedBatch
+from fastrank.ragged import Chunk, Grams, Lines, RaggedBatch
 from fastrank.reference.gram import Gram, Moments, gram
 from fastrank.reference.inertia import inertia
 from fastrank.reference.power import SLACK, TopEigenvalue, exact_start, power_iteration
@@ -103,7 +103,7 @@ def measure_ragged(
     spectra: list[list[Tensor]] = []
     values = []
 
-    def wanted(chunk: Chunk, moments: Moments, grams: Iterator[Grams]) -> list[Shifts]:
+    def wanted(chunk: Chunk, moments: Moments, grams: Iterator[Grams]) -> list[Lines]:
         found = []
         for group, _, g in grams:
             found.append(_top(g, bases.get(group)))
@@ -115,7 +115,7 @@ def measure_ragged(
         value, certified = (torch.cat(x) for x in list(zip(*found, strict=True))[:2])
         tops.append(torch.where(certified, value.sqrt(), torch.nan))
         top = _interval(TopEigenvalue(value, certified, value), moments.trace)
-        return [shifts(moments, t, top) for t in tolerances]
+        return [batch.lines(chunk, moments, t, top) for t in tolerances]
 
     for counted in batch.count(wanted):
         metrics_ = [torch.cat(x) for x in zip(*spectra, strict=True)]

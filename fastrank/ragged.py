@@ -16,7 +16,7 @@ from torch import Tensor
 from fastrank import backend
 from fastrank.arrays import Matrices
 from fastrank.batch import Group, group
-from fastrank.bounds import Affine, Shifts, judge, shifts
+from fastrank.bounds import Shifts, judge, shifts
 from fastrank.metrics import RankBounds, Tolerance
 from fastrank.reference.gram import Gram, Moments, power_of_two
 
@@ -52,6 +52,24 @@ class Grams(NamedTuple):
     gram: Gram
 
 
+Top = tuple[Tensor, Tensor]
+
+
+class Lines(NamedTuple):
+    """The two shifts of one tolerance, as the kernels are given them."""
+
+    shifts: Shifts
+    coefficients: Tensor
+    """(b, 2, 2) FP64: slope and intercept of the upper bound's, then of the lower's."""
+
+    @classmethod
+    def of(cls, shifts: Shifts, trace: Tensor) -> Lines:
+        """`trace` `(b,)` tells how many, and where."""
+        numbers = (x for line in (shifts.upper, shifts.lower) for x in (line.slope, line.intercept))
+        columns = [x.expand_as(trace) if isinstance(x, Tensor) else torch.full_like(trace, x) for x in numbers]
+        return cls(shifts, torch.stack(columns, -1).view(-1, 2, 2))
+
+
 class Counted(NamedTuple):
     """What came out for a chunk, in its own order."""
 
@@ -82,6 +100,7 @@ class RaggedBatch:
         self.device = matrices[0].device
         self._signature = signature(matrices)
         self._workspace: Tensor | None = None
+        self._lines: dict[tuple[int, Tolerance], Lines] = {}
         self.chunks = []
         # A matrix needs its Gram, about as much for partial sums at most, and two factors a tolerance.
         share = budget // (2 + 2 * tolerances)
@@ -115,13 +134,13 @@ class RaggedBatch:
 
     def bounds(self, tolerances: Sequence[Tolerance]) -> list[RankBounds]:
         """Bounds of the numerical ranks `(b,)` for each tolerance, none of them relative to sigma_1."""
-        chunks = list(self.count(lambda chunk, moments, grams: [shifts(moments, t) for t in tolerances]))
+        chunks = list(self.count(lambda chunk, moments, grams: [self.lines(chunk, moments, t) for t in tolerances]))
         return [self.in_order([c.bounds[i] for c in chunks]) for i in range(len(tolerances))]
 
-    def count(self, wanted: Callable[[Chunk, Moments, Iterator[Grams]], list[Shifts]]) -> Iterator[Counted]:
+    def count(self, wanted: Callable[[Chunk, Moments, Iterator[Grams]], list[Lines]]) -> Iterator[Counted]:
         """Counts chunk by chunk, in the chunk's own order.
 
-        wanted: what to count, a `Shifts` for each tolerance, given a chunk, its moments and, if kept, its Grams. The
+        wanted: what to count, `Lines` for each tolerance, given a chunk, its moments and, if kept, its Grams. The
             traces of tiny matrices are known only after the count, unless all Grams are kept.
         """
         workspace = self._new_workspace() if self._workspace is None else self._workspace
@@ -134,13 +153,21 @@ class RaggedBatch:
             ones = torch.ones_like(trace) if scale is None else scale
             before = Moments(trace, ones, trace.isfinite(), chunk.order, chunk.inner)
             lines = wanted(chunk, before, self._grams(chunk, workspace, before))
-            pairs = [line for s in lines for line in (s.upper, s.lower)]
-            counts, growth = launches.count(workspace, trace, scale, _coefficients(pairs, trace))
+            counts, growth = launches.count(workspace, trace, scale, torch.cat([x.coefficients for x in lines], 1))
             finite = trace.isfinite()
             moments = before._replace(trace=trace.masked_fill(~finite, 0.0), finite=finite)
-            each = [(counts[:, i], growth[:, i]) for i in range(len(pairs))]
+            each = [(counts[:, i], growth[:, i]) for i in range(counts.shape[1])]
             answers = zip(lines, each[::2], each[1::2], strict=True)
-            yield Counted(chunk, moments, [judge(moments, s, upper, lower) for s, upper, lower in answers])
+            yield Counted(chunk, moments, [judge(moments, x.shifts, upper, lower) for x, upper, lower in answers])
+
+    def lines(self, chunk: Chunk, moments: Moments, tolerance: Tolerance, top: Top | None = None) -> Lines:
+        """What to count for one tolerance; remembered where it is the same every time."""
+        if tolerance.relative_to == "spectral" or chunk.launches.scaled:
+            return Lines.of(shifts(moments, tolerance, top), moments.trace)
+        key = (id(chunk), tolerance)
+        if key not in self._lines:
+            self._lines[key] = Lines.of(shifts(moments, tolerance), moments.trace)
+        return self._lines[key]
 
     def in_order(self, parts: Sequence[RankBounds]) -> RankBounds:
         """Bounds of all chunks, in the order of the matrices; an empty matrix has rank 0."""
@@ -165,32 +192,33 @@ class RaggedBatch:
             yield Grams(g, rows, Gram(whole, trace, moments.scale[rows], finite, g.columns))
 
 
-def by_kernels(matrices: Matrices) -> list[Tensor]:
-    """2-D views of a call's input where the kernels serve it: all on one device of theirs. Empty otherwise."""
-    views = list(matrices.data)
-    devices = {view.device for view in views}
-    return views if len(devices) == 1 and backend.kernels_serve(devices.pop()) else []
+def by_kernels(matrices: Matrices) -> bool:
+    """Whether the kernels serve a call's input: all of it on one device of theirs, and not nothing."""
+    data = matrices.data
+    devices = {data.device} if isinstance(data, Tensor) else {matrix.device for matrix in data}
+    return len(devices) == 1 and len(data) > 0 and backend.kernels_serve(devices.pop())
 
 
-PLANS = 16
+PLANS = 64
 """How many ragged batches are remembered between calls."""
 
 _plans: OrderedDict[object, RaggedBatch] = OrderedDict()
 _captured: list[RaggedBatch] = []
 
 
-def planned(matrices: Sequence[Tensor], tolerances: int = 1, *, keep: bool = False) -> RaggedBatch:
+def planned(matrices: Matrices, *, keep: bool = False) -> RaggedBatch:
     """The ragged batch of these very matrices: made at the first call, remembered for the next ones.
 
     Raises:
         RuntimeError: a CUDA graph is being captured, and there was no first call before that.
     """
-    key = (tuple(signature(matrices)), tolerances, keep)
-    capturing = matrices[0].is_cuda and torch.cuda.is_current_stream_capturing()
+    data = matrices.data
+    key = (isinstance(data, Tensor), tuple(signature([data] if isinstance(data, Tensor) else data)), keep)
+    capturing = data[0].is_cuda and torch.cuda.is_current_stream_capturing()
     if key not in _plans:
         if capturing:
             raise RuntimeError("A: call this once with the same tensors before capturing it in a CUDA graph")
-        _plans[key] = RaggedBatch(matrices, tolerances, keep=keep)
+        _plans[key] = RaggedBatch(list(data), keep=keep)
         if len(_plans) > PLANS:
             _plans.popitem(last=False)
     _plans.move_to_end(key)
@@ -202,12 +230,6 @@ def planned(matrices: Sequence[Tensor], tolerances: int = 1, *, keep: bool = Fal
 def signature(matrices: Sequence[Tensor]) -> list[tuple[object, ...]]:
     """What tables depend on."""
     return [(m.data_ptr(), m.shape, m.stride(), m.dtype, m.device) for m in matrices]
-
-
-def _coefficients(lines: Sequence[Affine], trace: Tensor) -> Tensor:
-    """`(b, S, 2)`: slope and intercept of each."""
-    columns = [torch.as_tensor(x, device=trace.device).expand_as(trace) for a in lines for x in (a.slope, a.intercept)]
-    return torch.stack(columns, -1).double().view(len(trace), len(lines), 2)
 
 
 def _packed(groups: Sequence[Group], budget: int) -> Iterator[tuple[Group, ...]]:

@@ -61,7 +61,7 @@ class Launches:
         self.parts = max(ldl.parts(shape.order, at) for shape in self.shapes)
 
         dtypes = [matrix.dtype for matrix in matrices]
-        self._scaled = self._there(torch.tensor([i for i, d in enumerate(dtypes) if d == torch.float64]).int())
+        self._fp64 = self._ids([i for i, dtype in enumerate(dtypes) if dtype == torch.float64])
         by_dtype = _sorted_out(stored, lambda i: dtypes[i])
         self._tiles = {d: self._there(gram.tiles_of(self.shapes, ids, chunks, block)) for d, ids in by_dtype.items()}
         cut = [i for i in stored if keep or self.shapes[i].columns > chunks[i]]
@@ -76,12 +76,17 @@ class Launches:
         )
         self._many = {order: self._ids(ids) for order, ids in many.items()}
 
+    @property
+    def scaled(self) -> bool:
+        """Whether there are FP64 matrices, which are divided by a power of two of their own."""
+        return len(self._fp64) > 0
+
     def largest(self) -> Tensor | None:
         """Largest magnitude `(b,)` FP64 of each FP64 matrix, 0 for others; None if there are only others."""
-        if not len(self._scaled):
+        if not self.scaled:
             return None
         largest = torch.zeros(len(self.shapes), dtype=torch.float64, device=self.device)
-        largest_(largest, self.table, self._scaled)
+        largest_(largest, self.table, self._fp64)
         return largest
 
     def sum_grams(self, workspace: Tensor, trace: Tensor, scale: Tensor | None) -> None:

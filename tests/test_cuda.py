@@ -50,6 +50,54 @@ def test_neighbours_of_a_nan_are_unharmed():
     assert after.lower.tolist() == [*before.lower[:2].tolist(), -1, before.lower[3].item()]
 
 
+def test_counting_never_waits_and_can_be_captured():
+    """A graph that has captured the count follows the weights, which change in place."""
+    matrices = [spectrum_matrix(r, n, r).cuda() for r, n in ((7, 9), (60, 64), (100, 300), (520, 700))]
+    first = fastrank.linalg.rank_bounds(matrices, resolve=False)
+    with no_waiting():
+        again = fastrank.linalg.rank_bounds(matrices, resolve=False)
+    assert torch.equal(first.lower, again.lower)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = fastrank.linalg.rank_bounds(matrices, resolve=False)
+    for matrix in matrices:
+        matrix[: len(matrix) // 2] = 0
+    graph.replay()
+    now = fastrank.linalg.rank_bounds(matrices, resolve=False)
+    assert not torch.equal(now.lower, first.lower)
+    for a, b in zip(captured, now, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_capturing_what_was_never_called_names_the_remedy():
+    matrix = torch.eye(5, device="cuda")
+    with pytest.raises(RuntimeError, match="call this once"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        fastrank.linalg.rank_bounds([matrix], resolve=False)
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(1024, 1024), (768, 3072), (4096, 4096)])
+def test_large_matrices_are_counted_by_many_programs(rows, cols):
+    generator = torch.Generator("cuda").manual_seed(rows)
+    left, right = (
+        torch.linalg.qr(torch.randn(n, rows, generator=generator, device="cuda", dtype=torch.float64)).Q
+        for n in (rows, cols)
+    )
+    sigma = torch.logspace(0, -5, rows, dtype=torch.float64, device="cuda")
+    matrix = ((left * sigma) @ right.mT).float()
+    bounds = fastrank.linalg.rank_bounds(matrix, resolve=False)
+    exact = torch.linalg.svdvals(matrix.double())
+    assert bounds.certified
+    assert bounds.lower == (exact > 1e-3 * exact.norm()).sum()
+
+
+def test_memory_is_that_of_the_workspace(mlp):
+    tracker = RankTracker(mlp.cuda())
+    before = torch.cuda.memory_allocated()
+    tracker.step()
+    assert tracker.memory()["workspace"] == 3 * 3 * 32 * 32 * 8
+    assert torch.cuda.memory_allocated() - before >= tracker.memory()["workspace"]
+
+
 def test_a_tracked_step_never_waits(mlp):
     """After the first step, which looks for the top of the spectrum from scratch."""
     model = mlp.cuda()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fastrank import RankTracker
+from fastrank.matricize import matrices_of
 
 
 class Block(nn.Module):
@@ -159,3 +160,15 @@ def test_a_complex_parameter_is_left_out_and_named():
     tracker = RankTracker(model)
     assert tracker.names == ["1.weight"]
     assert tracker.coverage()[0].reason == "(dtype complex64)"
+
+
+@pytest.mark.parametrize("make", [nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d])
+def test_a_kernel_in_channels_last_format_is_not_copied(make):
+    layer = make(6, 10, 3)
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    plain = matrices_of(layer.weight.detach(), layer)[0]
+    layer = layer.to(memory_format=formats[layer.weight.ndim])
+    (view,) = matrices_of(layer.weight.detach(), layer)
+    assert view.data_ptr() == layer.weight.data_ptr()
+    assert view.shape == plain.shape
+    assert torch.allclose(torch.linalg.svdvals(view), torch.linalg.svdvals(plain))

@@ -10,19 +10,30 @@ from fastrank import linalg, testing
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (31, 12), (24, 50)])
 def test_values_are_as_near_as_stated(dtype, shape):
-    unit = 1e-15 * max(shape)
     scales = (1.0,) if dtype == torch.float16 else (1.0, 1e-30, 1e30)
     for case in testing.cases(*shape, dtype=dtype, scales=scales):
         exact = testing.true_singular_values(case.matrix)
         computed = linalg.svdvals(case.matrix)
         assert computed.dtype == torch.float64
         top = exact.amax().clamp(min=torch.finfo(torch.float64).tiny)
-        # sigma_i^2 is off by unit * ||A||_F^2, so sigma_i by that over sigma_i, and by its root where sigma_i is 0.
-        frobenius = torch.linalg.vector_norm(exact / top)
-        limit = unit * torch.ones(()) if dtype == torch.float64 else (unit**0.5 * frobenius).clamp(max=1)
-        near = unit * frobenius**2 / (exact / top).clamp(min=1e-300)
-        error = (computed - exact).abs() / top
-        assert (error <= (limit if dtype == torch.float64 else torch.minimum(near, limit))).all(), case.family
+        own = 2.0**-52 * max(shape)  # of the truth, and of a decomposition that is not squared
+        # The docstring's delta, with sigma_1 = 1.
+        delta = 1.1e-16 * (max(shape) + 8 * min(shape) + 80) * torch.linalg.vector_norm(exact / top) ** 2
+        near = torch.minimum(delta.sqrt(), delta / (exact / top).clamp(min=1e-300))
+        limit = torch.zeros(()) if dtype == torch.float64 else near
+        assert ((computed - exact).abs() / top <= limit + own).all(), case.family
+        assert ((linalg.svdvals(case.matrix, accurate=True) - exact).abs() / top <= own).all(), case.family
+
+
+def test_the_accurate_path_sees_what_the_gram_cannot():
+    """Singular values of 1e-10 of the first: squared they are below FP64's noise, and the default says so."""
+    matrix = torch.diag(torch.tensor([1.0, 0.5, 1e-10])) @ testing.planted(torch.ones(3), 3, 3, seed=0)
+    small = testing.true_singular_values(matrix)[-1]
+    assert not torch.isclose(linalg.svdvals(matrix)[-1], small, rtol=1e-2)
+    assert torch.isclose(linalg.svdvals(matrix, accurate=True)[-1], small, rtol=1e-4)
+    for metric in (linalg.effective_rank, linalg.nuclear_norm, linalg.participation_ratio):
+        assert torch.isclose(metric(matrix), metric(matrix, accurate=True), rtol=1e-6)
+        assert torch.equal(metric([matrix], accurate=True), metric(matrix.double(), accurate=True)[None])
 
 
 def test_one_answer_for_every_form():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 
+import grams
 import pytest
 import torch
 
@@ -163,3 +164,12 @@ def test_work_lists_each_tile_of_each_chunk_once(device):
     assert len(tiles.unique(dim=0)) == len(tiles)
     assert tiles[:, 0].unique().tolist() == [1]
     assert (tiles[:, 2] <= tiles[:, 1]).all()
+
+
+def test_the_benchmark_of_grams_asks_for_all_of_them(device):
+    matrices = [noise(*size, seed=i).to(device) for i, size in enumerate([(40, 70), (90, 33), (7, 7)])]
+    answer = grams.by_kernel(matrices)()
+    assert [g.shape for g in answer] == [(40, 40), (33, 33), (7, 7)]
+    assert grams.relative_error(matrices, answer) < 1e-14
+    answer[1][20, 3] *= 1 + 1e-6
+    assert grams.relative_error(matrices, answer) > 1e-12

@@ -9,6 +9,7 @@ import torch
 
 import fastrank
 from fastrank import RankTracker, Status, Tolerance, backend, linalg, ragged, testing
+from fastrank.arrays import take_matrices
 from fastrank.ragged import RaggedBatch
 
 pytest.importorskip("triton")
@@ -97,14 +98,16 @@ def test_open_brackets_and_growth_are_resolved_when_asked(device):
 def test_plans_are_remembered_for_the_same_tensors_only(device, monkeypatch):
     monkeypatch.setattr(ragged, "_plans", ragged.OrderedDict())
     matrices = mixed(device)[:3]
-    first = ragged.planned(matrices)
-    assert ragged.planned(list(matrices)) is first
+    first = ragged.planned(take_matrices(matrices))
+    assert ragged.planned(take_matrices(list(matrices))) is first
+    assert ragged.planned(take_matrices(matrices), keep=True) is not first
     assert first.fits(matrices)
     moved = [matrices[0].clone(), *matrices[1:]]
     assert not first.fits(moved)
-    assert ragged.planned(moved) is not first
-    for i in range(ragged.PLANS + 3):
-        ragged.planned([torch.zeros(i + 1, 2, device=device)])
+    assert ragged.planned(take_matrices(moved)) is not first
+    kept = [torch.zeros(1, i + 1, 2, device=device) for i in range(ragged.PLANS + 3)]
+    for stack in kept:
+        ragged.planned(take_matrices(stack))
     assert len(ragged._plans) == ragged.PLANS
 
 

@@ -1,0 +1,60 @@
+"""Providers of FP64 Grams, the first half of a certified rank: our kernel, and a library's product for each shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from providers import Provider, by_shape, of, wide
+from torch import Tensor
+
+import fastrank.reference.gram as reference
+
+
+def stock(matrices: list[Tensor]) -> list[Tensor]:
+    """Stacked by shape, widened to FP64 and multiplied: on CUDA by cuBLAS, both triangles."""
+
+    def product(stack: Tensor) -> Tensor:
+        widened = stack.double()
+        return widened @ widened.mT
+
+    return by_shape(matrices, product)
+
+
+def ours(matrices: list[Tensor]) -> list[Tensor]:
+    """The twin: what a CPU is served by."""
+    return by_shape(matrices, lambda stack: reference.gram(stack).matrix)
+
+
+def by_kernel(matrices: list[Tensor]) -> Callable[[], list[Tensor]]:
+    """Plans and workspace are made once, as a tracker does; what is timed is the launches."""
+    from fastrank.kernels.launches import Launches
+
+    launches = Launches(matrices, shifts=1, keep=True)
+    workspace = torch.empty(launches.size, dtype=torch.float64, device=launches.device)
+    trace = torch.empty(len(matrices), dtype=torch.float64, device=launches.device)
+    places = zip(launches.shapes, launches.offsets, strict=True)
+    views = [workspace[o : o + s.order**2].view(s.order, s.order)[: s.rows, : s.rows] for s, o in places]
+
+    def run() -> list[Tensor]:
+        launches.sum_grams(workspace, trace, launches.largest())
+        return views
+
+    return run
+
+
+def relative_error(matrices: list[Tensor], answer: list[Tensor]) -> float:
+    """Largest error of an element below the diagonal, of the trace; the truth is an FP64 product, row by row."""
+    errors = [0.0]
+    for matrix, gram in zip(matrices, answer, strict=True):
+        w = wide(matrix).double()
+        exact = (w @ w.mT).tril()
+        errors.append(((gram.tril() - exact).abs().max() / exact.trace().clamp(min=torch.finfo(w.dtype).tiny)).item())
+    return max(errors)
+
+
+PROVIDERS = (
+    Provider("fastrank gram", of(ours), devices=("cpu",), strict=True),
+    Provider("fastrank gram kernel", by_kernel, ("triton",), ("cuda",), strict=True, graph=True),
+    Provider("torch.matmul by shape", of(stock), graph=True),
+)
