@@ -11,6 +11,7 @@ matrix is cut up depends on its own shape alone: it gives the same bits whatever
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -86,18 +87,20 @@ class Launches:
         if not self.scaled:
             return None
         largest = torch.zeros(len(self.shapes), dtype=torch.float64, device=self.device)
-        largest_(largest, self.table, self._fp64)
+        with self._current():
+            largest_(largest, self.table, self._fp64)
         return largest
 
     def sum_grams(self, workspace: Tensor, trace: Tensor, scale: Tensor | None) -> None:
         """Writes Grams into the `workspace` and their traces into `trace` `(b,)`; matrices are divided by `scale`."""
         grams, partial = workspace[: self._gram], workspace[self._gram : self._gram + max(self._partial, 1)]
-        for dtype, tiles in self._tiles.items():
-            gram.gram_(grams, partial, self.table, tiles, scale if dtype == torch.float64 else None, dtype)
-        if len(self._finish):
-            gram.finish_(grams, partial, self.table, self._finish, self.keep)
-        if len(self._stored):
-            gram.trace_(trace, self.table, self._stored, grams)
+        with self._current():
+            for dtype, tiles in self._tiles.items():
+                gram.gram_(grams, partial, self.table, tiles, scale if dtype == torch.float64 else None, dtype)
+            if len(self._finish):
+                gram.finish_(grams, partial, self.table, self._finish, self.keep)
+            if len(self._stored):
+                gram.trace_(trace, self.table, self._stored, grams)
 
     def count(
         self, workspace: Tensor, trace: Tensor, scale: Tensor | None, coefficients: Tensor
@@ -111,13 +114,18 @@ class Launches:
         growth = torch.zeros(b, shifts, self.parts, dtype=torch.float64, device=self.device)
         factors = workspace[self._gram + self._partial :]
         problems = Problems(self.table, coefficients, trace, workspace[: self._gram], factors, counts, growth)
-        for (dtype, config), ids in self._tiny.items():
-            tiny.tiny_(problems, ids, scale if dtype == torch.float64 else None, dtype, config)
-        if len(self._one):
-            ldl.factor_(problems, self._one)
-        for order, ids in self._many.items():
-            factor_windows_(problems, ids, order)
+        with self._current():
+            for (dtype, config), ids in self._tiny.items():
+                tiny.tiny_(problems, ids, scale if dtype == torch.float64 else None, dtype, config)
+            if len(self._one):
+                ldl.factor_(problems, self._one)
+            for order, ids in self._many.items():
+                factor_windows_(problems, ids, order)
         return counts, growth.sum(-1)
+
+    def _current(self) -> AbstractContextManager[object]:
+        """Triton launches on the current device, whatever device its arguments are on."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def _ids(self, ids: list[int]) -> Tensor:
         """On the device, the largest first: what takes longest starts first."""
