@@ -91,7 +91,7 @@ def matrices_of(parameter: Tensor, owner: nn.Module) -> list[Tensor]:
         return [parameter]
     if parameter.ndim == 3 and not isinstance(owner, CONVOLUTIONS):
         return list(parameter)
-    by_stride = sorted(range(1, parameter.ndim), key=lambda d: (-parameter.stride(d), d))
+    by_stride = sorted(range(1, parameter.ndim), key=lambda d: (-parameter.stride()[d], d))
     return [parameter.permute(0, *by_stride).flatten(1)]
 
 
