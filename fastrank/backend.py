@@ -9,13 +9,15 @@ import torch
 
 Counting = Literal["eigenvalues", "inertia"]
 
-EIGENVALUES_UP_TO = {"rank": 128, "tracking": 512}
+EIGENVALUES_UP_TO = {"rank": 96, "tracking": 512}
 """Largest r = min(m, n) for which all eigenvalues of the Gram cost about as little on a CPU as what replaces them: for
 a rank alone two LDL^T factorisations, for tracking those and a certified power iteration.
 
-`rank_bounds` of one r x r matrix, partly collapsed, on two threads: eigenvalues 0.77, 1.11, 2.5 ms at r = 100, 128 and
-200, factorisations 0.89, 1.40, 2.3 ms; of eight: 3.4, 5.9, 17.8 ms against 2.6, 4.4, 10.7 ms. Tracking four, on one
-thread: eigenvalues 0.36, 0.93, 4.7 ms at r = 64, 100, 200, factorisations with power iteration 0.58, 1.2, 4.7 ms."""
+`rank_bounds` of eight r x r matrices, partly collapsed, on two threads: eigenvalues 0.94, 1.33, 4.2 and 5.6 ms at
+r = 64, 80, 100 and 128, factorisations 1.05, 1.28, 2.0 and 3.2 ms; of one, whose calls cost more than their arithmetic:
+0.32, 0.38, 0.52 and 0.77 ms against 0.62, 0.67, 0.86 and 0.92 ms, or 0.57 and 0.75 ms at r = 100 and 128 where the rank
+is full. Tracking four, on one thread: eigenvalues 0.36, 0.93, 4.7 ms at r = 64, 100, 200, factorisations with power
+iteration 0.58, 1.2, 4.7 ms."""
 
 
 def counting(device: torch.device, r: int, purpose: Literal["rank", "tracking"]) -> Counting:

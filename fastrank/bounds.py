@@ -102,16 +102,25 @@ def inertia_bounds(
     inertia: Inertia,
     top: tuple[Tensor, Tensor] | None = None,
 ) -> list[RankBounds]:
-    """Bounds for each tolerance by the law of inertia: two factorisations each, one Gram for all.
+    """Bounds for each tolerance by the law of inertia: two factorisations each, one Gram for all. For a CPU.
 
     `top` `(lower, upper)` `(b,)` bounds lambda_1 and is needed for tolerances relative to it.
     """
+    diagonal = gram.matrix.diagonal(dim1=-2, dim2=-1)
+    shifted = gram.matrix.clone()  # one for all shifts: only its diagonal changes
+
+    def count(shift: Affine) -> tuple[Tensor, Tensor]:
+        # Any shift gives a zero matrix rank 0; one that is not 0 spares the factorisation a division 0 / 0.
+        at = torch.where(gram.trace == 0, 1.0, shift.at(gram.trace))
+        torch.sub(diagonal, at[:, None], out=shifted.diagonal(dim1=-2, dim2=-1))
+        return inertia(shifted)
+
     answers = []
     for tolerance in tolerances:
         s = shifts(gram.moments, tolerance, top)
-        # Any shift gives a zero matrix rank 0; one that is not 0 spares the factorisation a division 0 / 0.
-        at = (torch.where(gram.trace == 0, 1.0, x.at(gram.trace)) for x in (s.upper, s.lower))
-        answers.append(judge(gram.moments, s, *(inertia(_shifted(gram.matrix, shift)) for shift in at)))
+        lower = count(s.lower)
+        full = bool((lower[0] == gram.matrix.shape[-1]).all())  # then there is nothing left to bound from above
+        answers.append(judge(gram.moments, s, lower if full else count(s.upper), lower))
     return answers
 
 
@@ -193,12 +202,6 @@ def resolve_bounds(bounds: RankBounds, matrices: Tensor | Sequence[Tensor], tole
 def _factor(tolerance: Tolerance) -> float:
     """`value` of a relative tolerance. Above 1 every rank is 0, and 2 says so with a square that cannot overflow."""
     return min(tolerance.value, 2.0)
-
-
-def _shifted(matrices: Tensor, shift: Tensor) -> Tensor:
-    shifted = matrices.clone()
-    shifted.diagonal(dim1=-2, dim2=-1).sub_(shift[:, None])
-    return shifted
 
 
 def _answer(moments: Moments, sound: Tensor | None, lower: Tensor, upper: Tensor) -> RankBounds:

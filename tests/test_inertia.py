@@ -6,7 +6,7 @@ import torch
 from fastrank import Status, Tolerance, testing
 from fastrank.bounds import inertia_bounds, resolve_bounds
 from fastrank.reference.gram import gram
-from fastrank.reference.inertia import count_ldl, inertia
+from fastrank.reference.inertia import count_ldl_, inertia
 
 
 def symmetric(eigenvalues, seed=0):
@@ -40,14 +40,14 @@ def test_two_by_two_pivots(matrix):
     matrix = torch.tensor(matrix, dtype=torch.float64)[None]
     factors, pivots, _ = torch.linalg.ldl_factor_ex(matrix)
     assert (pivots < 0).any()
-    counts, growth = count_ldl(factors, pivots)
+    counts, growth = count_ldl_(factors, pivots)
     assert counts.tolist() == [int((torch.linalg.eigvalsh(matrix) > 0).sum())]
     assert growth.isfinite().all()
 
 
 def test_a_two_by_two_block_that_is_not_indefinite_is_not_trusted():
     factors = torch.tensor([[[2.0, 0.0], [1.0, 2.0]]], dtype=torch.float64)
-    counts, growth = count_ldl(factors, torch.tensor([[-2, -2]], dtype=torch.int32))
+    counts, growth = count_ldl_(factors, torch.tensor([[-2, -2]], dtype=torch.int32))
     assert growth.tolist() == [torch.inf]
     assert counts.tolist() == [1]
 

@@ -15,37 +15,45 @@ from torch import Tensor
 
 
 def inertia(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Positive eigenvalues and growth of symmetric FP64 `matrices` `(b, r, r)`.
+    """Positive eigenvalues and growth of symmetric FP64 `matrices` `(b, r, r)`, of which the lower triangle is read.
 
     Returns:
         count `(b,)` int64 and growth `(b,)` FP64; growth is infinite where the factors cannot be trusted at all.
     """
     factors, pivots, _ = torch.linalg.ldl_factor_ex(matrices)
-    return count_ldl(factors, pivots)
+    return count_ldl_(factors, pivots)
 
 
-def count_ldl(factors: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor]:
-    """From LAPACK's Bunch-Kaufman factors: D has 1 x 1 and 2 x 2 blocks, the latter marked by negative pivots.
+def count_ldl_(factors: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor]:
+    """From LAPACK's Bunch-Kaufman factors, which are overwritten; above their diagonal there are zeros.
 
-    Bunch-Kaufman takes a 2 x 2 block only where its determinant is negative: one positive, one negative eigenvalue.
+    D has 1 x 1 and 2 x 2 blocks, the latter marked by negative pivots. Bunch-Kaufman takes a 2 x 2 block only where its
+    determinant is negative: one positive, one negative eigenvalue.
     """
-    d = factors.diagonal(dim1=-2, dim2=-1)
-    lower = factors.tril(-1).square_()
+    d = factors.diagonal(dim1=-2, dim2=-1).clone()
+    below = factors.diagonal(-1, -2, -1)
+    factors.diagonal(dim1=-2, dim2=-1).zero_()
     paired = pivots < 0
     if factors.shape[-1] < 2 or not paired.any():
-        return _answer((d > 0).sum(-1), (d.abs() * (lower.sum(-2) + 1)).sum(-1))
+        return _answer((d > 0).sum(-1), (d.abs() * (_squares(factors) + 1)).sum(-1))
     first = paired & (paired.cumsum(-1) % 2 == 1)
     second = paired & ~first
-    coupling = torch.where(first[..., :-1], factors.diagonal(-1, -2, -1), 0.0)
     # The coupling of a 2 x 2 block stands where L's subdiagonal would: it belongs to D.
-    lower.diagonal(-1, -2, -1).masked_fill_(first[..., :-1], 0.0)
+    coupling = torch.where(first[..., :-1], below, 0.0)
+    below.masked_fill_(first[..., :-1], 0.0)
     size = d.abs()
     size[..., :-1] += coupling.abs()
     size[..., 1:] += coupling.abs()
     indefinite = d[..., :-1] * d[..., 1:] < coupling.square()
     trusted = (indefinite | ~first[..., :-1]).all(-1)
-    growth = torch.where(trusted, (size * (lower.sum(-2) + 1)).sum(-1), torch.inf)
+    growth = torch.where(trusted, (size * (_squares(factors) + 1)).sum(-1), torch.inf)
     return _answer(((d > 0) & ~paired).sum(-1) + second.sum(-1), growth)
+
+
+def _squares(lower: Tensor) -> Tensor:
+    """Sums of squares of the columns, with no copy as large as the factors."""
+    norms: Tensor = torch.linalg.vector_norm(lower, dim=-2)
+    return norms.square()
 
 
 def _answer(count: Tensor, growth: Tensor) -> tuple[Tensor, Tensor]:
