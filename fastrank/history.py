@@ -65,25 +65,35 @@ class History:
         """Add a step's rows. Never waits for the device, except to write a part.
 
         Raises:
-            HistoryError: the folder holds parts of another run.
+            HistoryError: the folder holds parts of another run, or replays were miscounted.
         """
         if not self._claimed:
             self._claim()
-        if self._ring.append(step, values, spectra) and self._directory is not None:
-            self._keep(self._ring.collect())
-            if self._pending_rows() >= self._rows_per_part:
-                self._write_part(warn=True)
+        if self._ring.append(step, values, spectra):
+            self._gather()
+
+    def replayed(self, steps: int) -> None:
+        """Count the rows that the replay of a CUDA graph with `steps` captured steps has added, as `append` does.
+
+        Raises:
+            HistoryError: replays were miscounted.
+        """
+        if self._ring.replayed(steps):
+            self._gather()
 
     def flush(self) -> None:
         """Write the rows that are in no part yet as one.
 
         Raises:
             OSError: it cannot be written; the rows are kept.
+            HistoryError: replays were miscounted; what is certain has been written.
         """
-        self._drain()
-        if self._directory is not None and self._pending:
-            self._claim()
-            self._write_part(warn=False)
+        try:
+            self._drain()
+        finally:
+            if self._directory is not None and self._pending:
+                self._claim()
+                self._write_part(warn=False)
 
     def last(self) -> Block | None:
         """The run's last row as a block of one; None before the first row."""
@@ -122,7 +132,7 @@ class History:
                     raise HistoryError(f"{part_path(self._directory, i)}: missing, but the state counts on it")
             for extra in list_parts(self._directory)[parts:]:
                 extra.unlink()
-        self._ring.drain()
+        self._ring.clear()
         self._pending = [Block(**block) for block in state["blocks"]]
         self._last = Block(**state["last"][0]) if state["last"] else None
         self._parts = parts
@@ -137,6 +147,12 @@ class History:
             )
         self._claimed = True
 
+    def _gather(self) -> None:
+        """A block has been sent off: what has arrived is kept, and written as soon as it makes a part."""
+        self._keep(self._ring.collect())
+        if self._directory is not None and self._pending_rows() >= self._rows_per_part:
+            self._write_part(warn=True)
+
     def _drain(self) -> None:
         self._keep(self._ring.drain())
 
@@ -144,6 +160,12 @@ class History:
         self._pending += blocks
         if blocks:
             self._last = blocks[-1].row(-1)
+        if surplus := self._ring.surplus:
+            wrong = f"{surplus} more" if surplus > 0 else f"{-surplus} fewer"
+            raise HistoryError(
+                f"the device has recorded {wrong} steps than were counted: after each replay() of a CUDA graph, call "
+                "the tracker's replayed() once, with the number of steps the graph has captured"
+            )
 
     def _pending_rows(self) -> int:
         return sum(len(b.steps) for b in self._pending) * len(self.layout.names)
@@ -157,7 +179,7 @@ class History:
             if not warn:
                 raise
             message = f"{path}: not written ({error}); its rows are kept in memory and tried again with the next part"
-            warnings.warn(message, HistoryWarning, stacklevel=4)
+            warnings.warn(message, HistoryWarning, stacklevel=5)
             return
         self._parts += 1
         self._pending.clear()

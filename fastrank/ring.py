@@ -2,11 +2,16 @@
 
 A full block is copied to pinned memory on the stream that filled it, so the next row may overwrite it at once; the
 copy is looked at when it is needed. On a CPU the same code simply copies.
+
+A row's place is read from a counter on the device, which the row's own operations advance. So a CUDA graph that has
+captured a row writes the next place at every replay. The host counts along: what it runs itself, and what it is told
+has been replayed. Every block brings the device's count with it, and the two must agree.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,15 +41,41 @@ class Block:
         return Block(self.steps[i : i + 1].clone(), self.values[i : i + 1].clone(), spectra)
 
 
+class _Sent(NamedTuple):
+    """A block on its way to the host."""
+
+    event: torch.cuda.Event | None
+    written: Tensor
+    """(1,) int64: how many rows the device says are in it."""
+    block: Block
+
+    def arrived(self) -> bool:
+        return self.event is None or bool(self.event.query())  # type: ignore[no-untyped-call]
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether what is launched on `device` now is captured in a CUDA graph instead of run."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 class Ring:
-    """Rows of `(matrices, columns)` values on `device`, `capacity` at a time."""
+    """Rows of `(matrices, columns)` values on `device`, `capacity` at a time.
+
+    Attributes:
+        surplus: rows that the device wrote beyond those the host counted, as found when blocks were last looked at. If
+            it is not 0, no block from there on is handed out.
+    """
 
     def __init__(self, matrices: int, columns: int, device: torch.device, capacity: int) -> None:
+        self.surplus = 0
         self._steps = torch.empty(capacity, dtype=torch.int64, device=device)
         self._values = torch.empty(capacity, matrices, columns, dtype=torch.float64, device=device)
         self._spectra: dict[int, Tensor] = {}
-        self._filled = 0
-        self._moving: list[tuple[torch.cuda.Event | None, Block]] = []
+        self._written = torch.zeros(1, dtype=torch.int64, device=device)  # since a block was last sent
+        self._counted = 0  # the host's idea of it
+        self._captured = 0  # rows captured since anything else happened: by one graph, or by several in a row
+        self._longest = 0  # at least as many as any one replay writes
+        self._moving: list[_Sent] = []
 
     @property
     def nbytes(self) -> int:
@@ -52,35 +83,93 @@ class Ring:
         return self._steps.nbytes + self._values.nbytes
 
     def append(self, step: Tensor, values: Tensor, spectra: Tensor | None) -> bool:
-        """Add a row; `step` is a 0-d int64 tensor on the device. Returns whether a block has been sent off."""
-        self._steps[self._filled] = step
-        self._values[self._filled] = values
-        if spectra is not None:
-            self._spectra[self._filled] = spectra
-        self._filled += 1
-        if self._filled < len(self._steps):
+        """Add a row; `step` is a 0-d int64 tensor on the device. Returns whether a block has been sent off.
+
+        While a CUDA graph is being captured nothing is written yet, and nothing counted: see `replayed`.
+
+        Raises:
+            RuntimeError: a graph has captured more rows than are free.
+        """
+        if capturing(self._values.device):
+            self._reserve()
+            self._write(step, values)
             return False
-        self._send()
-        return True
+        self._write(step, values)
+        if spectra is not None:
+            self._spectra[self._counted] = spectra
+        return self._count(1)
+
+    def replayed(self, rows: int) -> bool:
+        """Count `rows` that one replay has written. Returns whether a block has been sent off.
+
+        Raises:
+            ValueError: no graph has captured so many. RuntimeError: a graph is being captured.
+        """
+        self._refuse_capture()
+        if rows > self._longest:
+            raise ValueError(f"steps: {rows} replayed, but no CUDA graph has captured more than {self._longest}")
+        return self._count(rows)
 
     def collect(self) -> list[Block]:
         """Blocks that have arrived on the host since the last call, in order. Does not wait."""
+        self.surplus = 0
         arrived = []
-        while self._moving and (self._moving[0][0] is None or self._moving[0][0].query()):  # type: ignore[no-untyped-call]
-            arrived.append(_without_skipped(self._moving.pop(0)[1]))
+        while self._moving and self._moving[0].arrived():
+            _, written, block = self._moving[0]
+            self.surplus = int(written) - len(block.steps)
+            if self.surplus:
+                break  # some of its rows are others than they should be; it stays, so that nobody overlooks it
+            arrived.append(_without_skipped(self._moving.pop(0).block))
         return [block for block in arrived if len(block.steps)]
 
     def drain(self) -> list[Block]:
         """Every row that has not been collected, in order. Waits for the device."""
-        if self._filled:
+        self._refuse_capture()
+        self._captured = 0
+        surplus = int(self._written) - self._counted
+        if self._counted and not surplus:  # what is miscounted stays: the count may yet be put right
             self._send()
-        for event, _ in self._moving:
-            if event is not None:
-                event.synchronize()
-        return self.collect()
+        for sent in self._moving:
+            if sent.event is not None:
+                sent.event.synchronize()
+        blocks = self.collect()
+        self.surplus = self.surplus or surplus
+        return blocks
+
+    def clear(self) -> None:
+        """Forget every row. Graphs that have captured rows stay good."""
+        self._moving.clear()
+        self._restart()
+
+    def _write(self, step: Tensor, values: Tensor) -> None:
+        """What the device does for a row; a graph does it again at every replay."""
+        place = self._written % len(self._steps)  # rows nobody counted must not end up outside the ring
+        self._steps.index_copy_(0, place, step.reshape(1))
+        self._values.index_copy_(0, place, values.to(self._values.dtype).unsqueeze(0))
+        self._written += 1
+
+    def _reserve(self) -> None:
+        """Room for one more captured row: the host hears of a replay when all its rows are written."""
+        self._captured += 1
+        free = len(self._steps) - self._counted
+        if self._captured > free:
+            raise RuntimeError(
+                f"a CUDA graph with {self._captured} tracked steps, but only {free} rows are free: call flush() before "
+                f"capturing it, and capture at most {len(self._steps)} steps in one"
+            )
+        self._longest = max(self._longest, self._captured)
+
+    def _count(self, rows: int) -> bool:
+        self._captured = 0
+        self._counted += rows
+        if self._counted + max(1, self._longest) <= len(self._steps):
+            return False
+        self._send()
+        return True
 
     def _send(self) -> None:
-        rows = slice(self._filled)
+        rows = slice(self._counted)
+        written = _to_host(self._written)
         block = Block(
             _to_host(self._steps[rows]),
             _to_host(self._values[rows]),
@@ -90,8 +179,16 @@ class Ring:
         if self._values.is_cuda:
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record(torch.cuda.current_stream(self._values.device))
-        self._moving.append((event, block))
-        self._spectra, self._filled = {}, 0
+        self._moving.append(_Sent(event, written, block))
+        self._restart()
+
+    def _restart(self) -> None:
+        self._spectra, self._counted = {}, 0
+        self._written.zero_()
+
+    def _refuse_capture(self) -> None:
+        if capturing(self._values.device):
+            raise RuntimeError("a CUDA graph is being captured: the history can be read, and replays counted, outside")
 
 
 def _to_host(tensor: Tensor) -> Tensor:

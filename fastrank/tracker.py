@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
+from fastrank import ring
 from fastrank.arrays import check_count
 from fastrank.history import History
 from fastrank.matricize import CoverageTable, Select, find_parameters
@@ -19,7 +20,6 @@ from fastrank.measure import check_spectrum, check_tolerances, columns
 from fastrank.measurer import Measurer
 from fastrank.metrics import Tolerance
 from fastrank.parquet import write_table
-from fastrank.ring import SKIPPED
 from fastrank.table import Layout
 
 if TYPE_CHECKING:
@@ -83,7 +83,6 @@ class RankTracker:
         self._spectrum = check_spectrum(spectrum)
         self._every = check_count(every, "every", 1)
         self._spectrum_every = check_count(spectrum_every, "spectrum_every", 1)
-        rows_per_part = check_count(rows_per_part, "rows_per_part", 1)
         chosen = tuple(types) if types is not None else None
         self._parameters, self._coverage = find_parameters(model, include, exclude, chosen, select)
         matrices = self._matrices()
@@ -95,7 +94,7 @@ class RankTracker:
         )
         self._device = matrices[0].device
         folder = Path(directory) if directory is not None else None
-        self._history = History(layout, self._device, folder, rows_per_part)
+        self._history = History(layout, self._device, folder, check_count(rows_per_part, "rows_per_part", 1))
         self._calls = 0
         self._steps = torch.zeros((), dtype=torch.int64, device=self._device)
         self._measurer = Measurer(self.tolerances, self._spectrum, self._device)
@@ -128,17 +127,24 @@ class RankTracker:
     def step(self, found_inf: Tensor | None = None) -> None:
         """Count an optimizer step and measure, if it is time. Called by the optimizer's hook, or by hand.
 
+        Captured in a CUDA graph, it counts when `replayed` is called, and always measures: no replay can leave it out.
+
         Args:
-            found_inf: 0-d tensor, non-zero where the optimizer did not step because gradients had overflowed: then
-                nothing is counted or recorded.
+            found_inf: 0-d tensor, non-zero where gradients overflowed and nothing was stepped: not recorded.
 
         Raises:
-            RuntimeError: a tracked parameter left the model or changed its number of matrices.
-            HistoryError: `directory` holds another run's parts.
+            RuntimeError: a tracked parameter left the model or changed its number of matrices; `spectrum` in a capture.
+            HistoryError: `directory` holds another run's parts, or replays were miscounted.
         """
+        captured = ring.capturing(self._device)
+        if captured and self._spectrum:
+            raise RuntimeError(
+                f"spectrum: {', '.join(self._spectrum)} cannot be captured in a CUDA graph; make this tracker without, "
+                "and a second one with it and without optimizer, whose step() is called between replays"
+            )
         if found_inf is not None and not found_inf.is_cuda and found_inf.item():
             return
-        self._calls += 1
+        self._calls += not captured
         if found_inf is None or not found_inf.is_cuda:
             self._steps += 1
             number = self._steps
@@ -146,11 +152,27 @@ class RankTracker:
             # The host does not know whether the step was taken, and does not wait to hear.
             skipped = found_inf.to(self._device, non_blocking=True).reshape(()) != 0
             self._steps += ~skipped
-            number = torch.where(skipped, SKIPPED, self._steps)
+            number = torch.where(skipped, ring.SKIPPED, self._steps)
         first = self._calls == 1
         due = bool(self._spectrum) and (first or self._calls % self._spectrum_every == 0)
-        if first or due or self._calls % self._every == 0:
+        if captured or first or due or self._calls % self._every == 0:
             self._history.append(number, *self._measurer.measure(self._matrices(), due))
+
+    def replayed(self, steps: int = 1) -> None:
+        """Count the steps a CUDA graph has just replayed. Call it after each `graph.replay()`, on the same stream.
+
+        A replay runs nothing on the host, which still has to fetch rows before others take their places. Nothing waits.
+
+        Args:
+            steps: how many optimizer steps the graph has captured (default 1).
+
+        Raises:
+            ValueError: no graph has captured so many. RuntimeError: a graph is being captured.
+            HistoryError: calls were forgotten, or too many. Whatever reads the history raises it as well; as long as no
+                row has been overwritten, making up for them puts it right.
+        """
+        self._history.replayed(check_count(steps, "steps", 1))
+        self._calls += steps
 
     def _matrices(self) -> list[Tensor]:
         return [view for parameter in self._parameters for view in parameter.views()]
