@@ -66,7 +66,7 @@ def report() -> list[Choice]:
         choices += [
             Choice("rank", name, f"{serving}", reason),
             Choice("tracking", name, f"{serving} + power iteration", reason),
-            Choice("SGD", name, "torch.optim.SGD's foreach or fused form", "as its options say"),
+            Choice("SGD", name, serving if serving == "Triton kernels" else "torch.optim.SGD's own forms", reason),
         ]
     return choices
 

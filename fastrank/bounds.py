@@ -21,8 +21,9 @@ from fastrank.reference.gram import Gram, Moments, normalized
 
 UNIT = 2.0**-53
 """Unit roundoff u of FP64."""
-GROWTH_LIMIT = 8.0
-"""Growth of the LDL^T factors that delta allows for; about 1 is what is seen. Beyond it the count is not believed."""
+PIVOTED_GROWTH = 8.0
+"""Growth of Bunch-Kaufman factors, in units of ||G - tau^2 I||, that delta allows for; about 1 is what is seen. Beyond
+it the count is not believed."""
 WIDENING = 1e-8
 """Share of tau^2 that delta allows growth beyond that: where tau is large, so is what one may be off by."""
 
@@ -79,20 +80,40 @@ def tau_squared(
     return Affine(0.0, square * top[0]), Affine(0.0, square * top[1])
 
 
-def shifts(moments: Moments, tolerance: Tolerance, top: tuple[Tensor, Tensor] | None = None) -> Shifts:
+def unpivoted_growth(order: Tensor) -> Tensor:
+    """What delta allows for instead where factors are made without pivoting: 32, and from r = 512 on 32 (r / 512)^2.
+
+    Such factors grow with r, some of them much more than most. Measured on square matrices whose singular values fall
+    evenly from 1 to 1e-5, with the tolerance of 1e-3 ||W||_F, and what the limit makes of delta there:
+
+        r       growth                        limit    delta / tau^2
+        256     none of 40 above 8            32       1e-6
+        384     1 of 60 at 26                 32       2e-6
+        512     2 of 30 above 8               32       2e-6
+        1024    5 to 23                       128      2e-5
+        2048    15 to 42                      512      1e-4
+        4096    71 to 382                     2048     1e-3
+    """
+    return 32.0 * (order / 512).square().clamp(min=1.0)
+
+
+def shifts(moments: Moments, tolerance: Tolerance, growth: Number, top: tuple[Tensor, Tensor] | None = None) -> Shifts:
     """Shifts for one tolerance; `top` bounds lambda_1 and is needed for one relative to it."""
-    return shifts_around(moments, *tau_squared(moments, tolerance, top), tau_error(moments, tolerance))
+    return shifts_around(moments, *tau_squared(moments, tolerance, top), tau_error(moments, tolerance), growth)
 
 
-def shifts_around(moments: Moments, low: Affine, high: Affine, error: Affine) -> Shifts:
+def shifts_around(moments: Moments, low: Affine, high: Affine, error: Affine, growth: Number) -> Shifts:
     """Shifts for a tau^2 computed to be between `low` and `high`, which are off by at most `error`.
 
     delta covers that, the rounding of the Gram's sums and of the shift, and factors that have grown up to the limit.
+
+    growth: what that limit is, in units of ||G - tau^2 I||: `PIVOTED_GROWTH`, or `unpivoted_growth` of the orders.
     """
     terms = moments.order + 64.0  # what the LDL^T of the CPU and of the kernels do at most to one element
     size = TRACE + high * moments.order  # at least ||G - tau^2 I||_F
-    limit = size * GROWTH_LIMIT + low * (WIDENING / UNIT / terms)
+    limit = size * growth + low * (WIDENING / UNIT / terms)
     delta = TRACE * (UNIT * (moments.inner + 4.0)) + (size + limit) * (UNIT * terms) + error
+    delta = delta * (1.0 + 2.0**-20)  # what is factored is shifted by delta too, and delta itself is rounded
     return Shifts(low - delta, high + delta, limit)
 
 
@@ -117,7 +138,7 @@ def inertia_bounds(
 
     answers = []
     for tolerance in tolerances:
-        s = shifts(gram.moments, tolerance, top)
+        s = shifts(gram.moments, tolerance, PIVOTED_GROWTH, top)
         lower = count(s.lower)
         full = bool((lower[0] == gram.matrix.shape[-1]).all())  # then there is nothing left to bound from above
         answers.append(judge(gram.moments, s, lower if full else count(s.upper), lower))

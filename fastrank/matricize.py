@@ -59,17 +59,22 @@ class TrackedParameter:
     attribute: str
     matrices: tuple[str, ...]
 
+    def parameter(self) -> Tensor:
+        """The parameter as it is now. Raises `RuntimeError` where it is gone."""
+        parameter = getattr(self.owner, self.attribute, None)
+        if not isinstance(parameter, Tensor):
+            raise RuntimeError(
+                f"tracked parameter {self.name!r} is no longer part of the model; make a new RankTracker"
+            )
+        return parameter
+
     def views(self) -> list[Tensor]:
         """The parameter's matrices as they are now: 2-D, sharing its memory where strides allow.
 
         Raises:
             RuntimeError: the parameter is gone, or no longer holds as many matrices.
         """
-        parameter = getattr(self.owner, self.attribute, None)
-        if not isinstance(parameter, Tensor):
-            raise RuntimeError(
-                f"tracked parameter {self.name!r} is no longer part of the model; make a new RankTracker"
-            )
+        parameter = self.parameter()
         views = matrices_of(parameter.detach(), self.owner)
         if len(views) != len(self.matrices):
             raise RuntimeError(

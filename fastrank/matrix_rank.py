@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastrank.arrays import Matrices, as_threshold
 from fastrank.batch import over_matrices
-from fastrank.bounds import TRACE, Affine, eigenvalue_error, shifts_around
+from fastrank.bounds import TRACE, Affine, eigenvalue_error, shifts_around, unpivoted_growth
 from fastrank.metrics import Status
 from fastrank.ragged import Chunk, Grams, Lines, by_kernels, planned
 from fastrank.reference.gram import Moments, gram
@@ -78,7 +78,8 @@ def _count_by_kernels(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[T
                 _thresholds(*top, g.scale, group.columns, matrices.data[chosen[0]].dtype, atol[chosen], rtol[chosen])
             )
         low, high = (torch.cat(x).clamp(0.0, 1e150).square() for x in zip(*between, strict=True))
-        shifts = shifts_around(moments, Affine(0.0, low), Affine(0.0, high), TRACE * 0.0)
+        growth = unpivoted_growth(chunk.order)
+        shifts = shifts_around(moments, Affine(0.0, low), Affine(0.0, high), TRACE * 0.0, growth)
         return [Lines.of(shifts, moments.trace)]
 
     counted = list(batch.count(wanted))

@@ -76,7 +76,7 @@ def measure(
     if stack.device.type == "cpu":
         bounds = [resolve_bounds(x, stack, t) for x, t in zip(bounds, tolerances, strict=True)]
     sigma = singular_values(stack, g) if due else None
-    return Measurement(_row(g.moments, bounds, top, spectrum, _metrics(sigma, spectrum)), sigma, basis)
+    return Measurement(row_of(g.moments, bounds, top, spectrum, metrics_of(sigma, spectrum)), sigma, basis)
 
 
 class RaggedMeasurement(NamedTuple):
@@ -111,7 +111,7 @@ def measure_ragged(
             if due:
                 of_group = singular_values(group.stack(matrices), g)
                 sigma.update(zip(group.indices, of_group, strict=True))
-                spectra.append(_metrics(of_group, spectrum))
+                spectra.append(metrics_of(of_group, spectrum))
         value, certified = (torch.cat(x) for x in list(zip(*found, strict=True))[:2])
         tops.append(torch.where(certified, value.sqrt(), torch.nan))
         top = _interval(TopEigenvalue(value, certified, value), moments.trace)
@@ -119,7 +119,7 @@ def measure_ragged(
 
     for counted in batch.count(wanted):
         metrics_ = [torch.cat(x) for x in zip(*spectra, strict=True)]
-        values.append(_row(counted.moments, counted.bounds, tops.pop(), spectrum, metrics_))
+        values.append(row_of(counted.moments, counted.bounds, tops.pop(), spectrum, metrics_))
         spectra.clear()
     if batch.empty:
         nothing = measure(matrices[0].new_empty(len(batch.empty), 0, 1), tolerances, spectrum, due, None)
@@ -144,11 +144,11 @@ def _interval(top: TopEigenvalue, trace: Tensor) -> tuple[Tensor, Tensor]:
     return top.value, torch.where(top.certified, top.value * (1 + SLACK), trace)
 
 
-def _metrics(sigma: Tensor | None, spectrum: Sequence[str]) -> list[Tensor]:
+def metrics_of(sigma: Tensor | None, spectrum: Sequence[str]) -> list[Tensor]:
     return [] if sigma is None else [f(sigma) for name, f in SPECTRUM_METRICS.items() if name in spectrum]
 
 
-def _row(
+def row_of(
     moments: Moments, bounds: Sequence[RankBounds], top: Tensor, spectrum: Sequence[str], metrics_: Sequence[Tensor]
 ) -> Tensor:
     """Values `(b, columns)`; `top` is sigma_1 in the Gram's scale, `metrics_` is empty where they are not due."""

@@ -26,7 +26,9 @@ class Status(IntEnum):
     NONFINITE = 1
     """The matrix holds NaN or Inf: it has no rank and no norm. Bounds are -1, metrics NaN (null in histories)."""
     FALLBACK = 2
-    """The fast path could not answer for certain, so singular values were computed. Nothing to do; only slower."""
+    """The fast path could not answer for certain. Singular values were computed instead, which is only slower; nothing
+    is to be done. Where nobody waits for those (a tracker on CUDA, `resolve=False`) none were, and the bounds are
+    [0, r], or narrower as far as more is proven."""
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,29 @@
 """`fastrank.SGD`: `torch.optim.SGD`, with stacks of models and with what goes wrong under AMP put right."""
 
 from collections.abc import Callable
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 from torch.optim.sgd import sgd
 
+from fastrank.descent import Descent, Descents
+from fastrank.members import Part
 from fastrank.reference.sgd import stacked_sgd_
+
+
+class Companion(Protocol):
+    """What has a pass of its own over some parameters, and steps them in it: a tracker, where kernels serve."""
+
+    def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
+        """Steps parameters of a refreshed `descent`; returns the `id` of each."""
 
 
 class SGD(torch.optim.SGD):
     """Drop-in for `torch.optim.SGD`, whose signature, update, hooks and state dict it has.
 
-    Where `lr` and `weight_decay` are numbers or 0-d tensors, the arithmetic is PyTorch's own. Beyond PyTorch:
+    Where `lr` and `weight_decay` are numbers or 0-d tensors, the arithmetic is PyTorch's. Beyond PyTorch:
 
     - **Stacks.** A group whose `lr` and/or `weight_decay` is a tensor of shape (E,), and whose parameters all
       have E as leading axis, is E independent models. Slice e of every parameter follows the trajectory of a
@@ -29,6 +38,10 @@ class SGD(torch.optim.SGD):
       is the first step, and updates all the same if gradients on two devices overflow at once.) The host
       waits for the device only where a parameter is due its first momentum buffer.
     - **Late gradients.** With `fused=True` and momentum, a parameter may get its first gradient at any step.
+    - **CUDA.** Where Triton is installed, one launch a dtype updates all float32 and half-precision parameters, with
+      each parameter and momentum rounded once: to the bits of PyTorch's for-loop and foreach forms in float32. The
+      host never reads a tensor `lr` or `weight_decay`, and a CUDA graph follows one that is changed in place. Groups
+      with other dtypes, sparse gradients or `foreach=True`, and compiled steps, are PyTorch's.
 
     The schedulers of `torch.optim.lr_scheduler` write one number into a tensor `lr`. They refuse a stacked
     one with an error: when made, or, for `ReduceLROnPlateau`, when it first reduces. (`OneCycleLR`, whose
@@ -46,7 +59,7 @@ class SGD(torch.optim.SGD):
         weight_decay: L2 penalty (2 lambda in the paper's terms), in the same forms as `lr`. Default 0.
         nesterov: Nesterov momentum; needs momentum and no dampening. Default False.
         maximize: ascend instead of descend. Default False.
-        foreach, fused: which of PyTorch's implementations updates ordinary groups. Default: PyTorch's choice.
+        foreach, fused: which of PyTorch's forms updates groups that no kernel does. Default: PyTorch's choice.
         differentiable: let autograd run through the step. Default False.
 
     Raises:
@@ -84,6 +97,13 @@ class SGD(torch.optim.SGD):
             fused=fused,
         )
         self.defaults.update(stacked)
+        self._descents = Descents()
+        self.companion: Companion | None = None
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._descents = Descents()
+        self.__dict__.setdefault("companion", None)  # load_state_dict comes here too
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group. Stacked values are checked, and copied.
@@ -121,8 +141,18 @@ class SGD(torch.optim.SGD):
             if self._starts_momentum() and found_inf.item():
                 return loss
             found_inf = found_inf.clamp(max=1)  # a sum over devices, which PyTorch's kernels compare with 1
+        parts: dict[Descent, list[Part]] = {}
         for group in self.param_groups:
-            self._step_group(group, grad_scale, found_inf)
+            stacked = _stacked_values(group)
+            served = self._descents.serving(group, len(group[stacked[0]]) if stacked else 1, self.state)
+            if served is None:
+                self._step_group(group, stacked, grad_scale, found_inf)
+            else:
+                parts.setdefault(served[0], []).append(served[1])
+        for descent, own in parts.items():
+            descent.refresh(own, self.state)
+            fused = self.companion.fuse(descent, grad_scale, found_inf) if self.companion is not None else set()
+            descent.launch(grad_scale=grad_scale, found_inf=found_inf, besides=fused)
         return loss
 
     def _starts_momentum(self) -> bool:
@@ -134,8 +164,10 @@ class SGD(torch.optim.SGD):
             for param in group["params"]
         )
 
-    def _step_group(self, group: dict[str, Any], grad_scale: Tensor | None, found_inf: Tensor | None) -> None:
-        stacked = _stacked_values(group)
+    def _step_group(
+        self, group: dict[str, Any], stacked: list[str], grad_scale: Tensor | None, found_inf: Tensor | None
+    ) -> None:
+        """A group's step in PyTorch's own forms."""
         params: list[Tensor] = []
         grads: list[Tensor] = []
         buffers: list[Tensor | None] = []

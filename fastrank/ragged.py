@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastrank import backend
+from fastrank import backend, ring
 from fastrank.arrays import Matrices
-from fastrank.batch import Group, group
-from fastrank.bounds import Shifts, judge, shifts
+from fastrank.batch import Group
+from fastrank.bounds import Shifts, judge, shifts, unpivoted_growth
 from fastrank.metrics import RankBounds, Tolerance
+from fastrank.packing import packed, workspace_bytes
 from fastrank.reference.gram import Gram, Moments, power_of_two
 
 if TYPE_CHECKING:
@@ -83,7 +85,7 @@ class RaggedBatch:
 
     Args:
         matrices: 2-D, of any strides and floating dtypes, on one device.
-        tolerances: how many at a time.
+        tolerances: how many at a time, at most.
         keep: have every Gram in the workspace, whole, for others to work on.
         budget: bytes, see `BUDGET`.
 
@@ -98,13 +100,12 @@ class RaggedBatch:
         from fastrank.kernels.launches import Launches
 
         self.device = matrices[0].device
+        self.tolerances = tolerances
         self._signature = signature(matrices)
         self._workspace: Tensor | None = None
         self._lines: dict[tuple[int, Tolerance], Lines] = {}
         self.chunks = []
-        # A matrix needs its Gram, about as much for partial sums at most, and two factors a tolerance.
-        share = budget // (2 + 2 * tolerances)
-        for groups in _packed([g for g in group(matrices, share) if g.rows], share):
+        for groups in packed(matrices, budget, partial(workspace_bytes, shifts=2 * tolerances, keep=keep)):
             members = [matrices[i] for g in groups for i in g.indices]
             order = torch.tensor([float(g.rows) for g in groups for _ in g.indices], dtype=torch.float64)
             inner = torch.tensor([float(g.columns) for g in groups for _ in g.indices], dtype=torch.float64)
@@ -133,7 +134,10 @@ class RaggedBatch:
         self._workspace = self._new_workspace()
 
     def bounds(self, tolerances: Sequence[Tolerance]) -> list[RankBounds]:
-        """Bounds of the numerical ranks `(b,)` for each tolerance, none of them relative to sigma_1."""
+        """Bounds of the numerical ranks `(b,)` for each tolerance, none of them relative to sigma_1.
+
+        Raises `ValueError` for more tolerances than the batch was made for.
+        """
         chunks = list(self.count(lambda chunk, moments, grams: [self.lines(chunk, moments, t) for t in tolerances]))
         return [self.in_order([c.bounds[i] for c in chunks]) for i in range(len(tolerances))]
 
@@ -141,7 +145,8 @@ class RaggedBatch:
         """Counts chunk by chunk, in the chunk's own order.
 
         wanted: what to count, `Lines` for each tolerance, given a chunk, its moments and, if kept, its Grams. The
-            traces of tiny matrices are known only after the count, unless all Grams are kept.
+            traces of tiny matrices are known only after the count, unless all Grams are kept. More tolerances than
+            the batch was made for raise `ValueError`: the workspace has no place for their factors.
         """
         workspace = self._new_workspace() if self._workspace is None else self._workspace
         for chunk in self.chunks:
@@ -153,6 +158,8 @@ class RaggedBatch:
             ones = torch.ones_like(trace) if scale is None else scale
             before = Moments(trace, ones, trace.isfinite(), chunk.order, chunk.inner)
             lines = wanted(chunk, before, self._grams(chunk, workspace, before))
+            if len(lines) > self.tolerances:
+                raise ValueError(f"tolerances: {len(lines)}, but this batch was made for {self.tolerances} at a time")
             counts, growth = launches.count(workspace, trace, scale, torch.cat([x.coefficients for x in lines], 1))
             finite = trace.isfinite()
             moments = before._replace(trace=trace.masked_fill(~finite, 0.0), finite=finite)
@@ -162,12 +169,14 @@ class RaggedBatch:
 
     def lines(self, chunk: Chunk, moments: Moments, tolerance: Tolerance, top: Top | None = None) -> Lines:
         """What to count for one tolerance; remembered where it is the same every time."""
-        if tolerance.relative_to == "spectral" or chunk.launches.scaled:
-            return Lines.of(shifts(moments, tolerance, top), moments.trace)
         key = (id(chunk), tolerance)
-        if key not in self._lines:
-            self._lines[key] = Lines.of(shifts(moments, tolerance), moments.trace)
-        return self._lines[key]
+        if key in self._lines:
+            return self._lines[key]
+        lines = Lines.of(shifts(moments, tolerance, unpivoted_growth(chunk.order), top), moments.trace)
+        constant = tolerance.relative_to != "spectral" and not chunk.launches.scaled
+        if constant and not ring.capturing(self.device):  # what a capture makes holds nothing before a replay
+            self._lines[key] = lines
+        return lines
 
     def in_order(self, parts: Sequence[RankBounds]) -> RankBounds:
         """Bounds of all chunks, in the order of the matrices; an empty matrix has rank 0."""
@@ -214,7 +223,7 @@ def planned(matrices: Matrices, *, keep: bool = False) -> RaggedBatch:
     """
     data = matrices.data
     key = (isinstance(data, Tensor), tuple(signature([data] if isinstance(data, Tensor) else data)), keep)
-    capturing = data[0].is_cuda and torch.cuda.is_current_stream_capturing()
+    capturing = ring.capturing(data[0].device)
     if key not in _plans:
         if capturing:
             raise RuntimeError("A: call this once with the same tensors before capturing it in a CUDA graph")
@@ -230,18 +239,3 @@ def planned(matrices: Matrices, *, keep: bool = False) -> RaggedBatch:
 def signature(matrices: Sequence[Tensor]) -> list[tuple[object, ...]]:
     """What tables depend on."""
     return [(m.data_ptr(), m.shape, m.stride(), m.dtype, m.device) for m in matrices]
-
-
-def _packed(groups: Sequence[Group], budget: int) -> Iterator[tuple[Group, ...]]:
-    """Groups together as long as their Grams are within `budget` bytes."""
-    packed: list[Group] = []
-    size = 0
-    for g in groups:
-        bytes_ = 8 * len(g.indices) * (g.rows + 31) ** 2
-        if packed and size + bytes_ > budget:
-            yield tuple(packed)
-            packed, size = [], 0
-        packed.append(g)
-        size += bytes_
-    if packed:
-        yield tuple(packed)

@@ -169,17 +169,13 @@ class Ring:
 
     def _send(self) -> None:
         rows = slice(self._counted)
-        written = _to_host(self._written)
+        written = to_host(self._written)
         block = Block(
-            _to_host(self._steps[rows]),
-            _to_host(self._values[rows]),
-            {i: _to_host(sigma) for i, sigma in self._spectra.items()},
+            to_host(self._steps[rows]),
+            to_host(self._values[rows]),
+            {i: to_host(sigma) for i, sigma in self._spectra.items()},
         )
-        event = None
-        if self._values.is_cuda:
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            event.record(torch.cuda.current_stream(self._values.device))
-        self._moving.append(_Sent(event, written, block))
+        self._moving.append(_Sent(mark(self._values.device), written, block))
         self._restart()
 
     def _restart(self) -> None:
@@ -191,9 +187,19 @@ class Ring:
             raise RuntimeError("a CUDA graph is being captured: the history can be read, and replays counted, outside")
 
 
-def _to_host(tensor: Tensor) -> Tensor:
+def to_host(tensor: Tensor) -> Tensor:
+    """A copy on the host; on CUDA it is under way, into pinned memory, until what `mark` returns after it has come."""
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
     return host.copy_(tensor, non_blocking=True)
+
+
+def mark(device: torch.device) -> torch.cuda.Event | None:
+    """When everything that has been launched is done; None where it is."""
+    if device.type != "cuda":
+        return None
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 def _without_skipped(block: Block) -> Block:

@@ -9,24 +9,25 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 
 from fastrank import ring
 from fastrank.arrays import check_count
+from fastrank.following import Following
 from fastrank.history import History
 from fastrank.matricize import CoverageTable, Select, find_parameters
 from fastrank.measure import check_spectrum, check_tolerances, columns
 from fastrank.measurer import Measurer
 from fastrank.metrics import Tolerance
 from fastrank.parquet import write_table
+from fastrank.sketched import Source
 from fastrank.table import Layout
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 class RankTracker:
@@ -85,7 +86,7 @@ class RankTracker:
         self._spectrum_every = check_count(spectrum_every, "spectrum_every", 1)
         chosen = tuple(types) if types is not None else None
         self._parameters, self._coverage = find_parameters(model, include, exclude, chosen, select)
-        matrices = self._matrices()
+        matrices = [source.matrix for source in self._sources()]
         layout = Layout(
             names=tuple(name for p in self._parameters for name in p.matrices),
             shapes=tuple((m.shape[0], m.shape[1]) for m in matrices),
@@ -98,7 +99,7 @@ class RankTracker:
         self._calls = 0
         self._steps = torch.zeros((), dtype=torch.int64, device=self._device)
         self._measurer = Measurer(self.tolerances, self._spectrum, self._device)
-        self._handle = optimizer.register_step_post_hook(self._after_step) if optimizer is not None else None
+        self._following = Following(optimizer, self._measurer, self._announce, self.step)
 
     @property
     def names(self) -> list[str]:
@@ -153,10 +154,9 @@ class RankTracker:
             skipped = found_inf.to(self._device, non_blocking=True).reshape(()) != 0
             self._steps += ~skipped
             number = torch.where(skipped, ring.SKIPPED, self._steps)
-        first = self._calls == 1
-        due = bool(self._spectrum) and (first or self._calls % self._spectrum_every == 0)
-        if captured or first or due or self._calls % self._every == 0:
-            self._history.append(number, *self._measurer.measure(self._matrices(), due))
+        measured, due = self._cadence(self._calls, captured)
+        if measured:
+            self._history.append(number, *self._measurer.measure(self._sources(), due, found_inf))
 
     def replayed(self, steps: int = 1) -> None:
         """Count the steps a CUDA graph has just replayed. Call it after each `graph.replay()`, on the same stream.
@@ -174,14 +174,17 @@ class RankTracker:
         self._history.replayed(check_count(steps, "steps", 1))
         self._calls += steps
 
-    def _matrices(self) -> list[Tensor]:
-        return [view for parameter in self._parameters for view in parameter.views()]
+    def _cadence(self, call: int, captured: bool) -> tuple[bool, bool]:
+        """Whether to measure at this call, and whether the whole spectrum."""
+        due = bool(self._spectrum) and (call == 1 or call % self._spectrum_every == 0)
+        return captured or call == 1 or due or call % self._every == 0, due
 
-    # Dynamo must not trace the measurement when the optimizer's step is compiled. torch.compiler.disable would say so
-    # as well, but imports Dynamo on the spot, which takes seconds; this is what torch.optim itself uses.
-    @_disable_dynamo
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self.step(getattr(optimizer, "found_inf", None))
+    def _sources(self) -> list[Source]:
+        return [Source(view, tracked.parameter()) for tracked in self._parameters for view in tracked.views()]
+
+    def _announce(self) -> None:
+        measured, _ = self._cadence(self._calls + 1, ring.capturing(self._device))
+        self._measurer.prepare(self._sources() if measured else None)
 
     def latest(self) -> dict[str, dict[str, Any]]:
         """The last recorded row of each matrix, `{name: {column: value}}`; empty before the first step.
@@ -215,6 +218,7 @@ class RankTracker:
             "calls": self._calls,
             "steps": int(self._steps),
             "bases": {layout.names[i]: basis.cpu() for i, basis in self._measurer.bases().items()},
+            "sketches": self._measurer.state(),
             "history": self._history.state_dict(),
         }
 
@@ -236,7 +240,7 @@ class RankTracker:
         self._calls = int(state["calls"])
         self._steps.fill_(state["steps"])
         saved = {i: state["bases"][name] for i, name in enumerate(layout.names) if name in state["bases"]}
-        self._measurer.load_bases(self._matrices(), saved)
+        self._measurer.load(self._sources(), state["sketches"], saved)
 
     def flush(self) -> None:
         """Write rows that are in no part yet to `directory`. Raises `OSError`; the rows are then kept."""
@@ -244,7 +248,5 @@ class RankTracker:
 
     def close(self) -> None:
         """Stop following the optimizer, and flush."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        self._following.stop()
         self.flush()

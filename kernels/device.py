@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TypeVar
 
@@ -15,6 +16,11 @@ Config = TypeVar("Config", bound=Hashable)
 def capability(device: torch.device) -> tuple[int, int]:
     """Compute capability; that of an H100 for the CPU, where the interpreter runs."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+
+
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the current device, whatever device its arguments are on: this makes it theirs."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0), "sm_120": (12, 0)}

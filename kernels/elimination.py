@@ -67,14 +67,18 @@ def shift_of(p_coefficients, trace):
 
 
 @triton.jit
-def problem(p_table, p_ids, p_coefficients, p_trace, p_factors, i_problem, SHIFTS):
-    """Table row, index among all problems, shift and factor of the launch's problem number `i_problem`."""
+def problem(p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, i_problem, SHIFTS):
+    """Table row, index among all problems, shift and factor of the launch's problem number `i_problem`.
+
+    The shift is NaN where there is nothing to do: the matrix is decided, or not finite.
+    """
     i_matrix = tl.load(p_ids + i_problem // SHIFTS).to(tl.int64)
     i_shift = i_problem % SHIFTS
     i = i_matrix * SHIFTS + i_shift
     p_row = p_table + i_matrix * FIELDS
     order = tl.multiple_of(tl.load(p_row + ORDER), 32)
     shift = shift_of(p_coefficients + 2 * i, tl.load(p_trace + i_matrix))
+    shift = tl.where(tl.load(p_decided + i_matrix) == 0, shift, float("nan"))
     p_factor = p_factors + tl.multiple_of(tl.load(p_row + OFFSET) * SHIFTS + i_shift * order * order, 32)
     return p_row, i, order, shift, p_factor
 

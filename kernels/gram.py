@@ -65,11 +65,13 @@ TILE_FIELDS = tl.constexpr(4)
 
 
 @triton.jit
-def gram_kernel(p_table, p_tiles, p_scale, p_gram, p_partial, DTYPE: tl.constexpr, SCALED: tl.constexpr,
+def gram_kernel(p_table, p_tiles, p_decided, p_scale, p_gram, p_partial, DTYPE: tl.constexpr, SCALED: tl.constexpr,
                 BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     p_tile = p_tiles + tl.program_id(0) * TILE_FIELDS
     i_matrix, i_row, i_column, i_chunk = (tl.load(p_tile + 0), tl.load(p_tile + 1), tl.load(p_tile + 2),
                                           tl.load(p_tile + 3))  # fmt: skip
+    if tl.load(p_decided + i_matrix) != 0:
+        return
     p_row = p_table + i_matrix * FIELDS
     rows, columns = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS)
     stride_row, stride_column = tl.load(p_row + STRIDE_ROW), tl.load(p_row + STRIDE_COLUMN)
@@ -92,10 +94,12 @@ def gram_kernel(p_table, p_tiles, p_scale, p_gram, p_partial, DTYPE: tl.constexp
 
 
 @triton.jit
-def finish_kernel(p_table, p_tiles, p_gram, p_partial, MIRROR: tl.constexpr, BLOCK: tl.constexpr):
+def finish_kernel(p_table, p_tiles, p_decided, p_gram, p_partial, MIRROR: tl.constexpr, BLOCK: tl.constexpr):
     """Adds up the chunks of a tile, and writes it above the diagonal too."""
     p_tile = p_tiles + tl.program_id(0) * TILE_FIELDS
     i_matrix, i_row, i_column = tl.load(p_tile + 0), tl.load(p_tile + 1), tl.load(p_tile + 2)
+    if tl.load(p_decided + i_matrix) != 0:
+        return
     p_row = p_table + i_matrix * FIELDS
     order = tl.multiple_of(tl.load(p_row + ORDER), 32)
     chunks = tl.cdiv(tl.load(p_row + COLUMNS), tl.load(p_row + CHUNK))
@@ -116,8 +120,10 @@ def finish_kernel(p_table, p_tiles, p_gram, p_partial, MIRROR: tl.constexpr, BLO
 
 
 @triton.jit
-def trace_kernel(p_table, p_ids, p_gram, p_trace, BLOCK: tl.constexpr):
+def trace_kernel(p_table, p_ids, p_decided, p_gram, p_trace, BLOCK: tl.constexpr):
     i_matrix = tl.load(p_ids + tl.program_id(0))
+    if tl.load(p_decided + i_matrix) != 0:
+        return
     p_row = p_table + i_matrix * FIELDS
     order = tl.load(p_row + ORDER)
     p = p_gram + tl.load(p_row + OFFSET)
@@ -155,30 +161,37 @@ def _triangle(order: int, block: int) -> Tensor:
 
 
 def gram_(
-    gram: Tensor, partial: Tensor, table: Tensor, tiles: Tensor, scale: Tensor | None, dtype: torch.dtype
+    gram: Tensor,
+    partial: Tensor,
+    table: Tensor,
+    tiles: Tensor,
+    decided: Tensor,
+    scale: Tensor | None,
+    dtype: torch.dtype,
 ) -> None:
     """Writes Grams, or their first chunks, into `gram`, and further chunks into `partial`.
 
     Args:
         gram, partial: FP64 workspaces of the sizes that `table.rows_of` says.
         table: of matrices of one dtype, on the device. tiles: of the same, see `tiles_of`.
+        decided: `(b,)` int32; not 0: the matrix is passed over, and whatever stood in its place still does.
         scale: `(b,)` FP64 powers of two that matrices are divided by; None: 1.
     """
     variant = _gram_variant(dtype, scale is not None, config(capability(gram.device)))
     gram_kernel[len(tiles),](
-        table, tiles, gram if scale is None else scale, gram, partial, **variant.constexprs, **variant.options
+        table, tiles, decided, gram if scale is None else scale, gram, partial, **variant.constexprs, **variant.options
     )
 
 
-def finish_(gram: Tensor, partial: Tensor, table: Tensor, tiles: Tensor, mirror: bool) -> None:
+def finish_(gram: Tensor, partial: Tensor, table: Tensor, tiles: Tensor, decided: Tensor, mirror: bool) -> None:
     """Adds further chunks to the first; `tiles` lists chunk 0 of the tiles. Needed for chunks, and to `mirror`."""
     variant = _finish_variant(mirror, config(capability(gram.device)))
-    finish_kernel[len(tiles),](table, tiles, gram, partial, **variant.constexprs, **variant.options)
+    finish_kernel[len(tiles),](table, tiles, decided, gram, partial, **variant.constexprs, **variant.options)
 
 
-def trace_(trace: Tensor, table: Tensor, ids: Tensor, gram: Tensor) -> None:
+def trace_(trace: Tensor, table: Tensor, ids: Tensor, decided: Tensor, gram: Tensor) -> None:
     """Traces `(b,)` of the finished Grams `ids` `(n,)` int32."""
-    trace_kernel[len(ids),](table, ids, gram, trace, **_TRACE.constexprs, **_TRACE.options)
+    trace_kernel[len(ids),](table, ids, decided, gram, trace, **_TRACE.constexprs, **_TRACE.options)
 
 
 def gram_cost(shapes: Sequence[Shape], itemsize: int) -> tuple[int, int]:
@@ -187,7 +200,9 @@ def gram_cost(shapes: Sequence[Shape], itemsize: int) -> tuple[int, int]:
     return moved, sum(s.rows**2 * s.columns for s in shapes)
 
 
-_POINTERS = {"p_table": "*i64:16", "p_tiles": "*i32:16", "p_gram": "*fp64:16", "p_partial": "*fp64:16"}
+_POINTERS = {
+    "p_table": "*i64:16", "p_tiles": "*i32:16", "p_decided": "*i32:16", "p_gram": "*fp64:16", "p_partial": "*fp64:16",
+}  # fmt: skip
 
 
 def _gram_variant(dtype: torch.dtype, scaled: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
@@ -211,7 +226,13 @@ def _finish_variant(mirror: bool, c: Config, architectures: tuple[str, ...] = ()
 
 _TRACE = Variant(
     kernel=trace_kernel,
-    signature={"p_table": "*i64:16", "p_ids": "*i32:16", "p_gram": "*fp64:16", "p_trace": "*fp64:16"},
+    signature={
+        "p_table": "*i64:16",
+        "p_ids": "*i32:16",
+        "p_decided": "*i32:16",
+        "p_gram": "*fp64:16",
+        "p_trace": "*fp64:16",
+    },
     constexprs={"BLOCK": 256},
 )
 

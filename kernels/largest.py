@@ -22,13 +22,13 @@ _PARTS = 32
 @triton.jit
 def largest_kernel(p_table, p_ids, p_largest, BLOCK: tl.constexpr):
     """Largest magnitude of an FP64 matrix: its bits, which as an integer order as the number does, NaN above all."""
-    i_matrix = tl.load(p_ids + tl.program_id(1))
+    i_matrix = tl.load(p_ids + tl.program_id(0))
     p_row = p_table + i_matrix * FIELDS
     rows, columns = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS)
     stride_row, stride_column = tl.load(p_row + STRIDE_ROW), tl.load(p_row + STRIDE_COLUMN)
     p = tl.load(p_row + POINTER).to(tl.pointer_type(tl.float64))
     largest = tl.zeros((BLOCK,), tl.int64)
-    for i in range(tl.program_id(0).to(tl.int64) * BLOCK, rows * columns, tl.num_programs(0).to(tl.int64) * BLOCK):
+    for i in range(tl.program_id(1).to(tl.int64) * BLOCK, rows * columns, tl.num_programs(1).to(tl.int64) * BLOCK):
         o = i + tl.arange(0, BLOCK)
         b = tl.load(p + o // columns * stride_row + o % columns * stride_column, mask=o < rows * columns, other=0.0)
         largest = tl.maximum(largest, tl.abs(b).to(tl.int64, bitcast=True))
@@ -39,7 +39,7 @@ def largest_kernel(p_table, p_ids, p_largest, BLOCK: tl.constexpr):
 def largest_(largest: Tensor, table: Tensor, ids: Tensor) -> None:
     """Largest magnitudes `(b,)` FP64 of the FP64 matrices `ids` `(n,)` int32, into zeros; NaN or Inf
     where a matrix has one."""
-    grid = (_PARTS, len(ids))
+    grid = (len(ids), _PARTS)  # of the first there may be 2^31 - 1, of the second 65535
     largest_kernel[grid](table, ids, largest.view(torch.int64), **_LARGEST.constexprs, **_LARGEST.options)
 
 

@@ -11,12 +11,11 @@ matrix is cut up depends on its own shape alone: it gives the same bits whatever
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
 from fastrank.kernels import gram, ldl, tiny
-from fastrank.kernels.device import capability
+from fastrank.kernels.device import capability, current
 from fastrank.kernels.largest import largest_
 from fastrank.kernels.ldl import Problems
 from fastrank.kernels.ldl_windows import factor_windows_
@@ -41,6 +40,8 @@ class Launches:
     Attributes:
         shapes: `Shape` of each matrix.
         table, ids: on the device; they must outlive a CUDA graph that has captured a launch.
+        decided: `(b,)` int32 on the device; written by whoever knows a matrix' rank already: its launches return at
+            once, its count is 0 and its trace stays as it is.
         size: FP64 elements of the workspace: Grams, partial sums, and `shifts` factors a Gram.
         offsets: of each Gram in the workspace, in elements; only stored ones mean anything.
     """
@@ -48,6 +49,7 @@ class Launches:
     def __init__(self, matrices: Sequence[Tensor], shifts: int, keep: bool) -> None:
         self.device = matrices[0].device
         self.shapes = [Shape.of(matrix) for matrix in matrices]
+        self.decided = torch.zeros(len(matrices), dtype=torch.int32, device=self.device)
         self.keep = keep
         at = capability(self.device)
         block = gram.config(at).block
@@ -87,20 +89,22 @@ class Launches:
         if not self.scaled:
             return None
         largest = torch.zeros(len(self.shapes), dtype=torch.float64, device=self.device)
-        with self._current():
+        with current(self.device):
             largest_(largest, self.table, self._fp64)
         return largest
 
     def sum_grams(self, workspace: Tensor, trace: Tensor, scale: Tensor | None) -> None:
         """Writes Grams into the `workspace` and their traces into `trace` `(b,)`; matrices are divided by `scale`."""
         grams, partial = workspace[: self._gram], workspace[self._gram : self._gram + max(self._partial, 1)]
-        with self._current():
+        with current(self.device):
             for dtype, tiles in self._tiles.items():
-                gram.gram_(grams, partial, self.table, tiles, scale if dtype == torch.float64 else None, dtype)
+                gram.gram_(
+                    grams, partial, self.table, tiles, self.decided, scale if dtype == torch.float64 else None, dtype
+                )
             if len(self._finish):
-                gram.finish_(grams, partial, self.table, self._finish, self.keep)
+                gram.finish_(grams, partial, self.table, self._finish, self.decided, self.keep)
             if len(self._stored):
-                gram.trace_(trace, self.table, self._stored, grams)
+                gram.trace_(trace, self.table, self._stored, self.decided, grams)
 
     def count(
         self, workspace: Tensor, trace: Tensor, scale: Tensor | None, coefficients: Tensor
@@ -113,8 +117,10 @@ class Launches:
         counts = torch.zeros(b, shifts, dtype=torch.int64, device=self.device)
         growth = torch.zeros(b, shifts, self.parts, dtype=torch.float64, device=self.device)
         factors = workspace[self._gram + self._partial :]
-        problems = Problems(self.table, coefficients, trace, workspace[: self._gram], factors, counts, growth)
-        with self._current():
+        problems = Problems(
+            self.table, self.decided, coefficients, trace, workspace[: self._gram], factors, counts, growth
+        )
+        with current(self.device):
             for (dtype, config), ids in self._tiny.items():
                 tiny.tiny_(problems, ids, scale if dtype == torch.float64 else None, dtype, config)
             if len(self._one):
@@ -122,10 +128,6 @@ class Launches:
             for order, ids in self._many.items():
                 factor_windows_(problems, ids, order)
         return counts, growth.sum(-1)
-
-    def _current(self) -> AbstractContextManager[object]:
-        """Triton launches on the current device, whatever device its arguments are on."""
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     def _ids(self, ids: list[int]) -> Tensor:
         """On the device, the largest first: what takes longest starts first."""

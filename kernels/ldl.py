@@ -50,11 +50,11 @@ def config(capability: tuple[int, int]) -> Config:
 
 
 @triton.jit(do_not_specialize=["SHIFTS", "PARTS"])
-def factor_kernel(p_table, p_ids, p_coefficients, p_trace, p_gram, p_factors, p_counts, p_growth, start, span, SHIFTS,
-                  PARTS, IN_PLACE: tl.constexpr, BLOCK_ROW: tl.constexpr, B: tl.constexpr):  # fmt: skip
+def factor_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_gram, p_factors, p_counts, p_growth, start,
+                  span, SHIFTS, PARTS, IN_PLACE: tl.constexpr, BLOCK_ROW: tl.constexpr, B: tl.constexpr):  # fmt: skip
     """Columns and rows start : start + span of each problem; IN_PLACE, of what the factor's place holds by then."""
     p_row, i, order, shift, p_factor = problem(
-        p_table, p_ids, p_coefficients, p_trace, p_factors, tl.program_id(0), SHIFTS
+        p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, tl.program_id(0), SHIFTS
     )
     rows = tl.load(p_row + ROWS)
     if start == 0:
@@ -100,6 +100,8 @@ class Problems(NamedTuple):
 
     table: Tensor
     """(b, FIELDS) int64"""
+    decided: Tensor
+    """(b,) int32; not 0: nothing to do, count 0"""
     coefficients: Tensor
     """(b, S, 2) FP64: shift = slope * trace + intercept; NaN: nothing to do, count 0"""
     trace: Tensor
@@ -138,8 +140,8 @@ def ldl_cost(orders: list[int], shifts: int) -> tuple[int, int]:
 
 
 _SIGNATURE = {
-    "p_table": "*i64:16", "p_ids": "*i32:16", "p_coefficients": "*fp64:16", "p_trace": "*fp64:16",
-    "p_gram": "*fp64:16", "p_factors": "*fp64:16", "p_counts": "*i64:16", "p_growth": "*fp64:16",
+    "p_table": "*i64:16", "p_ids": "*i32:16", "p_decided": "*i32:16", "p_coefficients": "*fp64:16",
+    "p_trace": "*fp64:16", "p_gram": "*fp64:16", "p_factors": "*fp64:16", "p_counts": "*i64:16", "p_growth": "*fp64:16",
     "start": "i32:16", "span": "i32:16", "SHIFTS": "i32", "PARTS": "i32",
 }  # fmt: skip
 

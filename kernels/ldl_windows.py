@@ -32,11 +32,11 @@ def update_config(capability: tuple[int, int]) -> Config:
 
 
 @triton.jit(do_not_specialize=["SHIFTS", "PARTS"])
-def rows_kernel(p_table, p_ids, p_coefficients, p_trace, p_factors, p_growth, start, span, SHIFTS, PARTS,
+def rows_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, p_growth, start, span, SHIFTS, PARTS,
                 BLOCK_ROW: tl.constexpr, B: tl.constexpr):  # fmt: skip
     """The rows below a window that `factor_kernel` has finished."""
     p_row, i, order, shift, p_factor = problem(
-        p_table, p_ids, p_coefficients, p_trace, p_factors, tl.program_id(1), SHIFTS
+        p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, tl.program_id(1), SHIFTS
     )
     end = start + span
     i_row = end + tl.program_id(0).to(tl.int64) * BLOCK_ROW
@@ -65,11 +65,11 @@ def rows_kernel(p_table, p_ids, p_coefficients, p_trace, p_factors, p_growth, st
 
 
 @triton.jit(do_not_specialize=["SHIFTS"])
-def update_kernel(p_table, p_ids, p_coefficients, p_trace, p_gram, p_factors, start, span, SHIFTS,
+def update_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_gram, p_factors, start, span, SHIFTS,
                   FIRST: tl.constexpr, BLOCK_ROW: tl.constexpr, B: tl.constexpr):  # fmt: skip
     """A -= L D L^T for one tile on or below the diagonal, right of a window. FIRST: A = G - shift I, for no window."""
     p_row, _i, order, shift, p_factor = problem(
-        p_table, p_ids, p_coefficients, p_trace, p_factors, tl.program_id(1), SHIFTS
+        p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, tl.program_id(1), SHIFTS
     )
     i_tile = tl.program_id(0)
     # Tiles of a triangle in one dimension: row i has i + 1 of them. The root may be rounded either way.

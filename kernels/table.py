@@ -51,6 +51,7 @@ def rows_of(
 
     chunks: columns of each matrix that one program sums. Those that are not among the `stored` get no place.
     """
+    stored = set(stored)
     offset = partial = 0
     rows = []
     for i, (pointer, shape, chunk) in enumerate(zip(pointers, shapes, chunks, strict=True)):

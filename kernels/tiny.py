@@ -45,9 +45,11 @@ def config(rows: int, capability: tuple[int, int]) -> Config | None:
 
 
 @triton.jit(do_not_specialize=["SHIFTS", "PARTS"])
-def tiny_kernel(p_table, p_ids, p_scale, p_coefficients, p_trace, p_counts, p_growth, SHIFTS, PARTS,
+def tiny_kernel(p_table, p_ids, p_decided, p_scale, p_coefficients, p_trace, p_counts, p_growth, SHIFTS, PARTS,
                 DTYPE: tl.constexpr, SCALED: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     i_matrix = tl.load(p_ids + tl.program_id(0))
+    if tl.load(p_decided + i_matrix) != 0:
+        return
     p_row = p_table + i_matrix * FIELDS
     rows, columns = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS)
     stride_row, stride_column = tl.load(p_row + STRIDE_ROW), tl.load(p_row + STRIDE_COLUMN)
@@ -79,8 +81,8 @@ def tiny_(problems: Problems, ids: Tensor, scale: Tensor | None, dtype: torch.dt
     """Traces, counts and growth of the matrices `ids` `(n,)` int32 of one dtype and of at most `config.block` rows."""
     variant = _variant(dtype, scale is not None, config)
     tiny_kernel[len(ids),](
-        problems.table, ids, problems.trace if scale is None else scale, problems.coefficients, problems.trace,
-        problems.counts, problems.growth, problems.coefficients.shape[1], problems.growth.shape[-1],
+        problems.table, ids, problems.decided, problems.trace if scale is None else scale, problems.coefficients,
+        problems.trace, problems.counts, problems.growth, problems.coefficients.shape[1], problems.growth.shape[-1],
         **variant.constexprs, **variant.options,
     )  # fmt: skip
 
@@ -94,8 +96,9 @@ def _variant(dtype: torch.dtype, scaled: bool, c: Config, architectures: tuple[s
     return Variant(
         kernel=tiny_kernel,
         signature={
-            "p_table": "*i64:16", "p_ids": "*i32:16", "p_scale": "*fp64:16", "p_coefficients": "*fp64:16",
-            "p_trace": "*fp64:16", "p_counts": "*i64:16", "p_growth": "*fp64:16", "SHIFTS": "i32", "PARTS": "i32",
+            "p_table": "*i64:16", "p_ids": "*i32:16", "p_decided": "*i32:16", "p_scale": "*fp64:16",
+            "p_coefficients": "*fp64:16", "p_trace": "*fp64:16", "p_counts": "*i64:16", "p_growth": "*fp64:16",
+            "SHIFTS": "i32", "PARTS": "i32",
         },
         constexprs={"DTYPE": DTYPES[dtype], "SCALED": scaled, "BLOCK": c.block, "BLOCK_K": 32},
         num_warps=c.num_warps,

@@ -51,3 +51,8 @@ class Variant:
         if self.maxnreg is not None:
             names.append(f"maxnreg={self.maxnreg}")
         return " ".join(names)
+
+
+def arguments(kernel: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors that a kernel takes, out of many, by its own names: `p_step` is `tensors["step"]`."""
+    return {name: tensors[name.removeprefix("p_")] for name in kernel.arg_names if name.startswith("p_")}

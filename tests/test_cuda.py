@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import runpy
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,13 @@ import torch
 import fastrank
 from fastrank import RankTracker, Tolerance
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    # What `no_waiting` asks for, and a capture that raises before anything is launched.
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature"),
+    pytest.mark.filterwarnings("ignore:The CUDA Graph is empty"),
+]
 
 TOLERANCES = [Tolerance(), Tolerance(0.04), Tolerance(0.1, "spectral"), Tolerance(0.5, "absolute")]
 
@@ -73,6 +81,16 @@ def test_capturing_what_was_never_called_names_the_remedy():
     matrix = torch.eye(5, device="cuda")
     with pytest.raises(RuntimeError, match="call this once"), torch.cuda.graph(torch.cuda.CUDAGraph()):
         fastrank.linalg.rank_bounds([matrix], resolve=False)
+
+
+def test_a_tolerance_that_only_a_capture_has_seen_is_counted_all_the_same():
+    matrix = spectrum_matrix(40, 50, 0)
+    there, tolerance = [matrix.cuda()], Tolerance(0.04)
+    expected = fastrank.linalg.rank_bounds(matrix, tolerance).lower.item()
+    fastrank.linalg.rank_bounds(there, resolve=False)
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        fastrank.linalg.rank_bounds(there, tolerance, resolve=False)
+    assert fastrank.linalg.rank_bounds(there, tolerance, resolve=False).lower == expected
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(1024, 1024), (768, 3072), (4096, 4096)])
@@ -153,3 +171,72 @@ def test_overflow_leaves_no_trace(mlp, fused):
         if poison:
             assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert tracker.to_pandas().step.unique().tolist() == [1, 2]
+
+
+def test_a_whole_training_step_with_its_ranks_in_one_graph(mlp):
+    """Forward, backward, optimizer and tracking: what replays record and train is what steps do without a graph."""
+    inputs = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)).cuda()
+    targets = torch.arange(16, device="cuda") % 3
+    runs = []
+    for captured in (False, True):
+        model = copy.deepcopy(mlp).cuda()
+        optimizer = fastrank.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2)
+        tracker = RankTracker(model, optimizer, tolerance=TOLERANCES)
+
+        def step(model=model, optimizer=optimizer):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+            optimizer.step()
+
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        if captured:
+            with torch.cuda.graph(graph):
+                step()
+            assert tracker.latest()["0.weight"]["step"] == 3, "what is captured is not run"
+        with no_waiting():
+            for _ in range(600):  # several blocks of the ring
+                if captured:
+                    graph.replay()
+                    tracker.replayed()
+                else:
+                    step()
+        runs.append((list(model.parameters()), tracker.to_pandas()))
+        last = [row for _, row in sorted(tracker.latest().items())]
+        for tolerance in [t for t in TOLERANCES if t.relative_to != "spectral"]:  # whose sigma_1 is found differently
+            suffix = "" if tolerance == TOLERANCES[0] else f"@{tolerance.suffix}"
+            bounds = fastrank.linalg.rank_bounds([model[i].weight for i in (0, 3, 5)], tolerance, resolve=False)
+            assert [row[f"rank_lower{suffix}"] for row in last] == bounds.lower.tolist()
+            assert [row[f"rank_upper{suffix}"] for row in last] == bounds.upper.tolist()
+    (expected, by_steps), (parameters, by_replays) = runs
+    assert by_replays.step.tolist() == [s for s in range(1, 604) for _ in range(3)]
+    assert by_replays.name.tolist() == by_steps.name.tolist()
+    # A graph's products may be summed in another order, so the two runs drift apart by rounding errors.
+    for a, b in zip(expected, parameters, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert ((by_replays.frobenius_norm - by_steps.frobenius_norm).abs() <= 1e-3 * by_steps.frobenius_norm).all()
+
+
+def test_a_forgotten_replay_is_noticed(mlp):
+    tracker = RankTracker(mlp.cuda())
+    for _ in range(3):
+        tracker.step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        tracker.step()
+        tracker.step()
+    graph.replay()
+    with pytest.raises(fastrank.HistoryError, match="2 more steps than were counted"):
+        tracker.latest()
+    tracker.replayed(2)
+    assert tracker.to_pandas().step.unique().tolist() == [1, 2, 3, 4, 5]
+
+
+def test_the_example_of_a_graph_runs(capsys):
+    runpy.run_path(str(Path(__file__).parents[1] / "examples" / "cuda_graph.py"))
+    assert capsys.readouterr().out.count("step 1003: rank") == 3

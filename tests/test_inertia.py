@@ -4,8 +4,16 @@ import pytest
 import torch
 
 from fastrank import Status, Tolerance, testing
-from fastrank.bounds import inertia_bounds, resolve_bounds
-from fastrank.reference.gram import gram
+from fastrank.bounds import (
+    PIVOTED_GROWTH,
+    UNIT,
+    inertia_bounds,
+    judge,
+    resolve_bounds,
+    shifts,
+    unpivoted_growth,
+)
+from fastrank.reference.gram import Moments, gram
 from fastrank.reference.inertia import count_ldl_, inertia
 
 
@@ -73,3 +81,50 @@ def test_only_the_matrix_that_grew_falls_back():
     resolved = resolve_bounds(bounds, stack, Tolerance())
     assert resolved.status.tolist() == [Status.OK, Status.FALLBACK, Status.OK]
     assert resolved.lower.tolist() == resolved.upper.tolist() == [2, 2, 2]
+
+
+def unpivoted(matrix):
+    """L and d of an LDL^T without pivoting, column by column."""
+    a, r = matrix.clone(), len(matrix)
+    lower, d = torch.eye(r, dtype=torch.float64), torch.empty(r, dtype=torch.float64)
+    for j in range(r):
+        d[j] = a[j, j]
+        lower[j + 1 :, j] = a[j + 1 :, j] / d[j]
+        a[j + 1 :, j + 1 :] -= torch.outer(lower[j + 1 :, j], a[j + 1 :, j])
+    return lower, d
+
+
+def test_factors_without_pivots_may_grow_more_and_delta_covers_it():
+    """Singular values from 1 to 1e-5: growth of 16 ||W||_F^2, more than pivoted factors would be believed with."""
+    matrix = testing.planted(torch.logspace(0, -5, 512, dtype=torch.float64), 512, 512, seed=11)
+    g = gram(matrix[None])
+    found = shifts(g.moments, Tolerance(), unpivoted_growth(torch.tensor([512.0])))
+    answers = []
+    for line in (found.upper, found.lower):
+        shifted = g.matrix[0] - line.at(g.trace) * torch.eye(512, dtype=torch.float64)
+        lower, d = unpivoted(shifted)
+        answers.append(((d > 0).sum()[None], (d.abs() * lower.square().sum(0)).sum()[None]))
+        delta = (line.at(g.trace) - 1e-6 * g.trace).abs()
+        assert torch.linalg.matrix_norm((lower * d) @ lower.mT - shifted, 2) <= delta
+    growth = answers[0][1] / g.trace
+    assert PIVOTED_GROWTH < growth < unpivoted_growth(torch.tensor(512.0))
+    bounds = judge(g.moments, found, *answers)
+    assert bounds.lower == bounds.upper == testing.true_rank(matrix).lower
+    strict = judge(g.moments, shifts(g.moments, Tolerance(), PIVOTED_GROWTH), *answers)
+    assert (strict.lower, strict.upper, strict.status) == (0, 512, Status.FALLBACK)
+
+
+@pytest.mark.parametrize("r", [1.0, 256.0, 1024.0, 65536.0])
+@pytest.mark.parametrize("tolerance", [Tolerance(0.0), Tolerance(), Tolerance(1.0, "absolute")], ids=str)
+def test_delta_covers_factors_up_to_the_limit(r, tolerance):
+    """(n + 2) u ||W||_F^2 of the Gram's sums, and (r + 64) u (||G - shift I||_F + growth) of the factors."""
+    one = torch.ones(1, dtype=torch.float64)
+    order = one * r
+    of = Moments(one, one, one.bool(), order, order)
+    for growth in (PIVOTED_GROWTH, unpivoted_growth(order)):
+        found = shifts(of, tolerance, growth)
+        shift = found.lower.at(one)
+        delta = shift - tolerance.value**2
+        size = 1 + shift * r**0.5
+        assert delta >= UNIT * ((r + 2) + (r + 64) * (size + found.limit.at(one)))
+        assert found.limit.at(one) >= growth

@@ -11,7 +11,7 @@ import torch
 from fastrank.reference.gram import gram as twin
 
 pytest.importorskip("triton")
-from fastrank.kernels import gram
+from fastrank.kernels import gram, largest
 from fastrank.kernels.device import capability
 from fastrank.kernels.launches import Launches
 from fastrank.kernels.table import Shape
@@ -102,10 +102,26 @@ def test_largest_magnitudes(device):
     matrices += [-1e-300 * noise(3, 1100, dtype=torch.float64).to(device).mT, matrices[0].clone(), matrices[0].clone()]
     matrices[3][1, 2] = torch.nan
     matrices[4][39, 69] = -torch.inf
-    largest = Launches(matrices, 1, keep=True).largest()
-    assert largest[:3].tolist() == [matrices[0].abs().max().item(), 0.0, matrices[2].abs().max().item()]
-    assert largest.isfinite().tolist() == [True, True, True, False, False]
+    found = Launches(matrices, 1, keep=True).largest()
+    assert found[:3].tolist() == [matrices[0].abs().max().item(), 0.0, matrices[2].abs().max().item()]
+    assert found.isfinite().tolist() == [True, True, True, False, False]
     assert Launches(matrices[1:2], 1, keep=True).largest() is None
+
+
+def test_largest_magnitudes_of_any_number_of_matrices(device, monkeypatch):
+    """The second axis of a grid ends at 65535: matrices are on the first."""
+    grids = []
+
+    class Watched:
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: grids.append(grid)
+
+    monkeypatch.setattr(largest, "largest_kernel", Watched())
+    many = torch.zeros(70_000, dtype=torch.float64, device=device)
+    largest.largest_(many, torch.zeros(0, 9, dtype=torch.int64, device=device), torch.arange(70_000, device=device))
+    ((first, second),) = grids
+    assert first == 70_000
+    assert second <= 65535
 
 
 def test_scaled_sums_do_not_leave_the_range(device):
@@ -173,3 +189,10 @@ def test_the_benchmark_of_grams_asks_for_all_of_them(device):
     assert grams.relative_error(matrices, answer) < 1e-14
     answer[1][20, 3] *= 1 + 1e-6
     assert grams.relative_error(matrices, answer) > 1e-12
+
+
+def test_the_benchmark_of_grams_scales_as_the_library_does(device):
+    """FP64 matrices by a power of two, so that both providers have the same bits to answer with."""
+    matrices = [noise(20, 30, dtype=torch.float64).to(device) * 5, noise(9, 70).to(device)]
+    for a, b in zip(grams.by_kernel(matrices)(), grams.ours(matrices), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
 
 import fastrank
-from fastrank import RankTracker, Status, Tolerance, backend, linalg, ragged, testing
+from fastrank import RankTracker, Status, Tolerance, backend, linalg, matrix_rank, ragged, ring, testing
 from fastrank.arrays import take_matrices
 from fastrank.ragged import RaggedBatch
 
 pytest.importorskip("triton")
+from fastrank.kernels.launches import Launches
+
 pytestmark = pytest.mark.usefixtures("served")
 
 TOLERANCES = [Tolerance(0.05), Tolerance(0.3, "absolute")]
@@ -111,6 +115,25 @@ def test_plans_are_remembered_for_the_same_tensors_only(device, monkeypatch):
     assert len(ragged._plans) == ragged.PLANS
 
 
+def test_growth_that_is_usual_without_pivots_is_believed(device, monkeypatch):
+    """20 ||W||_F^2, as at r = 1024: of order 512 it is within the limit, of order 100 it is not."""
+    large, small = torch.eye(512, device=device), torch.eye(100, device=device)
+
+    def count(launches, workspace, trace, scale, coefficients):
+        orders = torch.tensor([s.rows for s in launches.shapes], device=device)
+        counts = orders[:, None].expand(coefficients.shape[:2])
+        return counts, 20.0 * trace[:, None].expand_as(counts)
+
+    monkeypatch.setattr(Launches, "count", count)
+    bounds = linalg.rank_bounds([large, small], resolve=False)
+    assert bounds.lower.tolist() == [512, 0]
+    assert bounds.status.tolist() == [Status.OK, Status.FALLBACK]
+    asked = []
+    monkeypatch.setattr(matrix_rank, "_stock_rank", lambda matrix, *_: asked.append(len(matrix)) or 0)
+    linalg.matrix_rank([large, small])
+    assert asked == [100]
+
+
 def test_matrix_rank_agrees_with_torch(device):
     for i, (rows, cols) in enumerate([(8, 8), (30, 19)]):
         stack = torch.stack([c.matrix for c in testing.cases(rows, cols, seed=i, scales=(1.0,))]).to(device)
@@ -174,3 +197,54 @@ def test_state_travels_between_kernels_and_a_cpu(mlp, device):
     again.step()
     tracker.step()
     assert again.to_arrow().equals(tracker.to_arrow())
+
+
+@pytest.fixture
+def fp64(device):
+    """A model whose one matrix is measured from its Gram, and its tracker."""
+    model = torch.nn.Linear(30, 20, bias=False, dtype=torch.float64).to(device)
+    with torch.no_grad():
+        model.weight.copy_(testing.make("geometric", 20, 30, dtype=torch.float64).matrix)
+    return model, RankTracker(model)
+
+
+def test_a_basis_stays_where_a_captured_step_looks_for_it(fp64, monkeypatch):
+    """A step reads the last one's basis and leaves the next in its place, and so does a loaded state."""
+    model, tracker = fp64
+    tracker.step()
+    measurer = tracker._measurer
+    before = dict(measurer._bases)
+    factors = torch.linspace(1, 2, 20, dtype=torch.float64, device=model.weight.device)[:, None]
+    model.weight.data.mul_(factors)
+    with monkeypatch.context() as capture:
+        capture.setattr(ring, "capturing", lambda device: True)
+        tracker.step()
+    tracker.replayed()
+    state, saved = copy.deepcopy(tracker.state_dict()), measurer.bases()[0].clone()
+    model.weight.data.div_(factors)
+    tracker.step()
+    assert not torch.equal(measurer.bases()[0], saved)
+    tracker.load_state_dict(state)
+    assert torch.equal(measurer.bases()[0], saved)
+    assert before.keys() == measurer._bases.keys()
+    assert all(measurer._bases[g] is basis is not None for g, basis in before.items())
+
+
+def test_what_a_captured_step_reads_outlives_what_replaces_it(fp64, monkeypatch):
+    model, tracker = fp64
+    tracker.step()
+    with monkeypatch.context() as capture:
+        capture.setattr(ring, "capturing", lambda device: True)
+        tracker.step()
+    tracker.replayed()
+    kept = [weakref.ref(x) for x in (tracker._measurer._ragged, *tracker._measurer._bases.values())]
+    model.weight = torch.nn.Parameter(model.weight[:10].clone())
+    tracker.step()
+    gc.collect()
+    assert all(x() is not None for x in kept)
+
+
+def test_a_first_step_cannot_be_captured(fp64, monkeypatch):
+    monkeypatch.setattr(ring, "capturing", lambda device: True)
+    with pytest.raises(RuntimeError, match="take one step with the same parameters before capturing"):
+        fp64[1].step()

@@ -1,0 +1,28 @@
+"""Columns: how many a matrix' basis has. As many as its rank asks for, where they cost less than counting it."""
+
+from __future__ import annotations
+
+KS = (16, 32, 64, 128)
+"""As `fastrank.kernels.sketch` has them."""
+ROOM = 2
+"""Columns beyond the rank: one that shows that there is no more, and one for a rank that grows."""
+
+
+def columns_of(rank: int, rows: int, columns: int, now: int = 0) -> int:
+    """k of a matrix of that rank, the least that there is if none pays.
+
+    A sketch takes 2 r n k flops in place of the r^2 n of a Gram: it pays while 2 k <= r. An eighth of the columns is
+    noise (`fastrank.reference.sketch.noise_columns`). A matrix that has more columns than that keeps those it has until
+    its rank is well below: replacing a basis costs more than a step.
+    """
+    r = min(rows, columns)
+
+    def holds(k: int, share: float) -> bool:
+        return rank + ROOM <= (k - k // 8) * share
+
+    for k in KS:
+        if 2 * k > max(r, 2 * KS[0]):
+            break
+        if holds(k, 1.0 if k >= now else 0.8):
+            return k
+    return KS[0]

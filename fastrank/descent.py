@@ -1,0 +1,211 @@
+"""Descent: SGD's step where the kernels serve a device: tables of an optimizer's parameters, kept from step to step.
+
+Between steps little changes: where new gradients are, a learning rate. It is compared with the last step's, and written
+by launches that carry it as arguments; values that are tensors on the device are copied there at every step. The host
+waits for nothing, and a CUDA graph that has captured a step follows a learning rate that is changed in place.
+
+A captured step writes its tables anew, and so does every step after it: a replay finds its own addresses whatever ran
+in between, and the next step its own again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastrank import backend
+from fastrank.members import DTYPES, Part, State, laid_out, part_of, same_layout
+from fastrank.mirror import UNPREPARED, Mirror
+from fastrank.ring import capturing
+
+if TYPE_CHECKING:
+    from fastrank.kernels.sgd import Kind
+
+
+class Descent:
+    """The parameters of one optimizer on one device. A step is a `refresh` and a `launch`.
+
+    Other kernels that update in the same step are launched in between: copies of gradients live no longer.
+
+    Attributes:
+        rows: of the tables, by the `id` of each parameter that has had a gradient.
+        pointers (P, 3) int64, meta (P, 3) int64, hyper (slots, 2) FP32: on the device, see `fastrank.kernels.descent`;
+            good from a `refresh` to the next.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.rows: dict[int, int] = {}
+        self._pointers, self._meta, self._hyper = Mirror(device), Mirror(device), Mirror(device)
+        self._shapes: list[tuple[int, int]] = []
+        self._kinds: dict[Kind, list[int]] = {}
+        self._written: list[Tensor] = []
+        self._gradients: list[tuple[Tensor, Tensor]] = []
+        self._tiled: object = None
+        self._tiles: list[Tensor] = []
+        self._captured = False
+
+    @property
+    def pointers(self) -> Tensor:
+        return self._pointers.table[: 3 * len(self.rows)].view(-1, 3)
+
+    @property
+    def meta(self) -> Tensor:
+        return self._meta.table[: 3 * len(self.rows)].view(-1, 3)
+
+    @property
+    def hyper(self) -> Tensor:
+        return self._hyper.table[: self._hyper.size].view(torch.float32).view(-1, 2)
+
+    def refresh(self, parts: Sequence[Part], state: State) -> None:
+        """Bring the tables up to date with the optimizer's `state`, which receives first momentum buffers.
+
+        Raises:
+            RuntimeError: a CUDA graph is being captured, and there was no step like this one before.
+        """
+        from fastrank.kernels.sgd import Kind
+
+        rows: dict[int, int] = {}
+        pointers: list[int] = []
+        meta: list[int] = []
+        slot = 0
+        self._shapes, self._kinds, self._written, self._gradients = [], {}, [], []
+        for group, slices, members in parts:
+            momentum = group["momentum"]
+            # an int would be compiled in as one, and anew for 1
+            options = (float(momentum), float(group["dampening"]), group["nesterov"], group["maximize"])
+            of_dtype = {dtype: self._kinds.setdefault(Kind(dtype, *options), []) for dtype in DTYPES}
+            for param, grad, buffer in members:
+                if grad is None and (id(param) not in self.rows or param.dtype not in DTYPES):
+                    continue
+                gradient = momenta = fresh = 0
+                if grad is not None:
+                    seen = grad if same_layout(grad, param) else laid_out(grad, param)
+                    gradient = seen.data_ptr()
+                    self._gradients.append((grad, seen))
+                    self._written.append(param)
+                    if momentum != 0:
+                        fresh = buffer is None
+                        buffer = self._buffer(param, buffer, state)
+                        momenta = buffer.data_ptr()
+                        self._written.append(buffer)
+                row, numel = len(rows), param.numel() // slices
+                rows[id(param)] = row
+                of_dtype[param.dtype].append(row)
+                self._shapes.append((slices, numel))
+                pointers += (param.data_ptr(), gradient, momenta)
+                meta += (numel, slot, fresh)
+            slot += slices
+        self.rows = rows
+        with self._current():
+            self._captured |= capturing(self.device)
+            self._pointers.write(pointers, self._captured)
+            self._meta.write(meta, self._captured)
+            self._write_hyper(parts)
+
+    def launch(
+        self, *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None, besides: Set[int] = frozenset()
+    ) -> None:
+        """Update every parameter that has a gradient, but for those whose `id` is in `besides`.
+
+        Args:
+            grad_scale: one element, what gradients are divided by; they are written back.
+            found_inf: one element; not 0: nothing is touched.
+            besides: parameters that another kernel updates in this step; all versions are counted up here.
+        """
+        from fastrank.kernels.sgd import sgd_, tiles_of
+
+        others = {self.rows[i] for i in besides if i in self.rows}
+        listed = [[row for row in rows if row not in others] for rows in self._kinds.values()]
+        if self._tiled != (self._shapes, listed):
+            self._tiles = [_there(tiles_of(self._shapes, rows), self.device) for rows in listed]
+            self._tiled = (self._shapes, listed)
+        given = (grad_scale, found_inf)
+        flags = [x if x is None else x.to(self.device, torch.float32, non_blocking=True) for x in given]
+        with self._current():
+            for kind, tiles in zip(self._kinds, self._tiles, strict=True):
+                sgd_(self._pointers.table, self._meta.table, tiles, self.hyper, kind, *flags)
+        if grad_scale is not None:
+            for grad, seen in self._gradients:
+                if seen is not grad:
+                    grad.copy_(seen)
+            self._written += [grad for grad, _ in self._gradients]
+        torch.autograd.graph.increment_version(self._written)
+        self._written, self._gradients = [], []  # or gradients would outlive `zero_grad`
+        if capturing(self.device):
+            tables = [mirror.table for mirror in (self._pointers, self._meta, self._hyper)]
+            _kept.append([*tables, *self._tiles])
+
+    def kind_of(self, rows: Sequence[int]) -> Kind | None:
+        """What these rows have in common; None if they have not, or there is none of one of them."""
+        return next((kind for kind, own in self._kinds.items() if set(rows) <= set(own)), None)
+
+    def _buffer(self, param: Tensor, buffer: Tensor | None, state: State) -> Tensor:
+        """A parameter's momentum buffer in its own layout; a new one has no values yet."""
+        if buffer is not None and same_layout(buffer, param):
+            return buffer
+        if buffer is None and capturing(self.device):
+            raise RuntimeError(UNPREPARED)  # a replay would start the momentum anew
+        own = torch.empty_like(param) if buffer is None else laid_out(buffer, param)
+        state[param]["momentum_buffer"] = own
+        return own
+
+    def _write_hyper(self, parts: Sequence[Part]) -> None:
+        """Numbers by launches, where they have changed; tensors of the device by copies on it."""
+        numbers: list[list[float]] = [[], []]
+        copies = []
+        for group, slices, _ in parts:
+            for column, name in enumerate(("lr", "weight_decay")):
+                value = group[name]
+                if isinstance(value, Tensor) and value.device.type == self.device.type:
+                    start = len(numbers[column])
+                    copies.append((slice(start, start + slices), column, value.detach().reshape(-1)))
+                    value = 0.0
+                # a tensor on the host has values that nobody waits for
+                values = value.flatten().tolist() if isinstance(value, Tensor) else [float(value)]
+                numbers[column] += values * slices if len(values) == 1 else values
+        flat = [number for pair in zip(*numbers, strict=True) for number in pair]
+        words = torch.tensor(flat, dtype=torch.float32, device="cpu").view(torch.int64)
+        self._hyper.write(words.tolist(), self._captured)
+        hyper = self.hyper
+        for slots, column, value in copies:
+            hyper[slots, column].copy_(value, non_blocking=True)
+
+    def _current(self) -> AbstractContextManager[object]:
+        """Triton launches on the current device, whatever device its arguments are on."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+
+class Descents:
+    """Of one optimizer: a `Descent` for each device that the kernels serve."""
+
+    def __init__(self) -> None:
+        self._of: dict[torch.device, Descent | None] = {}
+
+    def serving(self, group: dict[str, Any], slices: int, state: State) -> tuple[Descent, Part] | None:
+        """Whose step a group's is; None where PyTorch's own forms have to do it."""
+        params = group["params"]
+        if torch.compiler.is_compiling() or not params:
+            return None
+        # a group without any gradient keeps its rows, so that the tables stay as they are
+        device = next((param.device for param in params if param.grad is not None), params[0].device)
+        if device not in self._of:
+            self._of[device] = Descent(device) if backend.kernels_serve(device) else None
+        descent = self._of[device]
+        part = None if descent is None else part_of(group, slices, state, device)
+        return None if descent is None or part is None else (descent, part)
+
+
+_kept: list[list[Tensor]] = []
+"""Tables that captured steps read; nobody knows how long their graphs live."""
+
+
+def _there(tensor: Tensor, device: torch.device) -> Tensor:
+    if capturing(device):
+        raise RuntimeError(UNPREPARED)
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)

@@ -1,0 +1,51 @@
+"""Packing: which matrices of a ragged batch are in the workspace together."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from fastrank.batch import Group, group
+
+
+def packed(matrices: Sequence[Tensor], budget: int, size: Callable[[Tensor], int]) -> Iterator[tuple[Group, ...]]:
+    """Groups that take `budget` bytes together at most, in order of first appearance; or one matrix that takes more.
+
+    Matrices without elements are left out.
+
+    Args:
+        size: bytes that a matrix takes: the same for all of a group.
+    """
+    pack: list[Group] = []
+    room = budget
+    for g in group(matrices, sys.maxsize):
+        left = g.indices if g.rows else ()
+        each = size(matrices[g.indices[0]]) if left else 0
+        while left:
+            fitting = len(left) if each == 0 else max(0, room // each)
+            taken = left[: fitting if fitting or room < budget else 1]
+            if taken:
+                pack.append(replace(g, indices=taken))
+                room -= each * len(taken)
+                left = left[len(taken) :]
+            if left:
+                yield tuple(pack)
+                pack, room = [], budget
+    if pack:
+        yield tuple(pack)
+
+
+def workspace_bytes(matrix: Tensor, shifts: int, keep: bool) -> int:
+    """What `fastrank.kernels.launches.Launches` takes for a 2-D `matrix`: a Gram, partial sums of it, and factors."""
+    from fastrank.kernels import gram, tiny
+    from fastrank.kernels.device import capability
+    from fastrank.kernels.table import Shape
+
+    shape, at = Shape.of(matrix), capability(matrix.device)
+    if not keep and tiny.config(shape.rows, at) is not None:
+        return 0
+    chunks = -(-shape.columns // gram.chunk_of(shape, gram.config(at).block))
+    return 8 * shape.order**2 * (1 + shifts + chunks - 1)

@@ -1,0 +1,206 @@
+"""Sketch: what a few orthonormal columns V, carried from step to step, prove about a matrix they are multiplied with.
+
+    Y = W V,   C = Y^T Y,   B = V^T V,   t^2 = ||W||_F^2 - (2 tr C - <B, C>)        all FP64, W and V FP32 or narrower
+
+With P the projection on the columns of V and theta_i the eigenvalues of (C, B), which are those of P W^T W P:
+
+    theta_i <= sigma_i^2 <= theta_i + t^2,   sigma_i^2 <= t^2 for i > k
+
+because ||W P||_F^2 = tr(B^-1 C) >= 2 tr C - <B, C>: B^-1 >= 2 I - B for every positive definite B, with an error of
+second order in B - I. (Halko, Martinsson & Tropp 2011 bound the error of a sketch in expectation; this is what the
+sketch at hand proves.) Neither theta nor its vectors are needed: the number of theta_i above s is the inertia of
+C - s B, a k x k factorisation. FP64 products of FP32 numbers are exact, so that the allowance for rounding,
+
+    A = u k (4 n + r + 16 k + 128) ||W||_F^2,   u = 2^-53,   for W (r, n)
+
+is 1e-10 ||W||_F^2 at most in practice: a tolerance of 1e-3 asks for 1e-6.
+
+The next basis is that of the other side of W: orth(Y) for W^T. Two steps are one of subspace iteration, in which W may
+move a little: nothing that is proven assumes that it did not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrank.metrics import Tolerance
+from fastrank.reference.inertia import inertia
+
+UNIT = 2.0**-53
+DEAD = 2.0**-36
+"""Share of the largest pivot below which a column of a sketch holds rounding only: noise takes its place."""
+SLACK = 1e-5
+"""Relative width of the interval that theta_1 is certified to lie in."""
+GROWTH_LIMIT = 8.0
+"""Growth of the factors of C - s B, over ||W||_F^2, up to which the allowance covers what it does."""
+POWERS = 4
+"""Products with C a step in search of theta_1, which goes on from where the last step's ended;"""
+SQUARINGS = 12
+"""before them C^4096, up to k = `SQUARED`: flat spectra need many powers, and a step brings new vectors."""
+SQUARED = 64
+
+
+def noise_columns(k: int) -> int:
+    """How many of k columns are fresh noise each step, so that a new direction of W is found."""
+    return k // 8
+
+
+class Basis(NamedTuple):
+    """Columns V of a stack of matrices."""
+
+    columns: Tensor
+    """(b, n, k) FP32; normal numbers over sqrt(n) where not `kept`."""
+    kept: Tensor
+    """(b, k) bool: columns that are orthonormal, but for rounding. Others explore, and prove nothing yet."""
+    top: Tensor
+    """(b, k) FP64: where among the columns the first singular vector was last seen, of any length; zero: nowhere."""
+
+
+class Sketched(NamedTuple):
+    """What came out of one product with a basis."""
+
+    product: Tensor
+    """Y (b, r, k) FP64."""
+    gram: Tensor
+    """C (b, k, k) FP64."""
+    norm: Tensor
+    """||W||_F^2 (b,) FP64; not finite where W is not."""
+
+
+class Proof(NamedTuple):
+    """Proven bounds, `(b,)` each; those of ranks `(b, tolerances)`."""
+
+    top_low: Tensor
+    """of sigma_1^2, FP64."""
+    top_high: Tensor
+    top: Tensor
+    """Where the first singular vector is, `(b, k)`: see `Basis`."""
+    rank_lower: Tensor
+    """int64."""
+    rank_upper: Tensor
+
+
+def start(noise: Tensor) -> Basis:
+    """All noise `(b, n, k)` FP32, normal: nothing is known yet."""
+    columns = noise / noise.shape[-2] ** 0.5
+    nothing = torch.zeros_like(columns[:, 0], dtype=torch.float64)
+    return Basis(columns, nothing.bool(), nothing)
+
+
+def sketch(stack: Tensor, basis: Basis) -> Sketched:
+    """Multiply `stack` `(b, r, n)` with a basis of its column side."""
+    wide = stack.double()
+    product = wide @ basis.columns.double()
+    return Sketched(product, product.mT @ product, wide.square().sum((-2, -1)))
+
+
+def factor(c: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    """L and d (b, k) of C = L D L^T without pivoting; pivots smaller than `floor` `(b,)` are moved to it."""
+    s, k = c.clone(), c.shape[-1]
+    lower = torch.eye(k, dtype=c.dtype).repeat(len(c), 1, 1)
+    d = torch.zeros_like(c[..., 0])
+    for j in range(k):
+        pivot = s[:, j, j]
+        d[:, j] = torch.where(pivot.abs() < floor, torch.where(pivot < 0, -floor, floor), pivot)
+        lower[:, j + 1 :, j] = s[:, j + 1 :, j] / d[:, j, None]
+        s = s - lower[:, :, j, None] * s[:, None, j, :]
+    return lower, d
+
+
+def next_basis(sketched: Sketched, top: Tensor, noise: Tensor) -> Basis:
+    """orth(Y) `(b, r, k)`: by Cholesky of C in FP64, good to a condition number of 1e5 of Y, and noise for the rest.
+
+    Columns whose pivot is `DEAD`, and the `noise_columns` smallest, are replaced: those have the least of W that
+    others do not have. A matrix that is not finite, or zero, starts afresh.
+    """
+    finite = sketched.norm.isfinite()
+    c = torch.where(finite[:, None, None], sketched.gram, 0.0)
+    y = torch.where(finite[:, None, None], sketched.product, 0.0)
+    tiny = torch.finfo(c.dtype).tiny
+    lower, d = factor(c, UNIT * torch.where(finite, sketched.norm, 0.0) + tiny)
+    kept = survivors(d) & (finite & (sketched.norm > 0))[:, None]
+    q = torch.linalg.solve_triangular(lower, y.mT, upper=False, unitriangular=True).mT
+    q = q / d.clamp(min=tiny).sqrt()[:, None, :]
+    fresh = start(noise).columns
+    # Y x = Q (D^1/2 L^T x): the same vector among the new columns.
+    moved = d.clamp(min=0).sqrt() * (lower.mT @ top[..., None])[..., 0]
+    return Basis(torch.where(kept[:, None, :], q.float(), fresh), kept, torch.where(kept, moved, 0.0))
+
+
+def survivors(d: Tensor) -> Tensor:
+    """Which columns are kept, by their pivots `(b, k)`."""
+    k = d.shape[-1]
+    order = torch.arange(k)
+    smaller = (d[:, None, :] < d[:, :, None]) | ((d[:, None, :] == d[:, :, None]) & (order[None, :] < order[:, None]))
+    return (smaller.sum(-1) >= noise_columns(k)) & (d > DEAD * d.amax(-1, keepdim=True)) & (d > 0)
+
+
+def allowance(norm: Tensor, r: int, n: int, k: int) -> Tensor:
+    """A `(b,)`: what rounding can have done to C, s B, ||W||_F^2 and, with factors that grew eightfold, to a count."""
+    return UNIT * k * (4 * n + r + 16 * k + 128) * norm
+
+
+def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> Proof:
+    """Bounds for each tolerance; [0, r] where nothing is known, be it because W is not finite."""
+    norm = sketched.norm.nan_to_num(0.0, 0.0)
+    (_, r, k), n = sketched.product.shape, basis.columns.shape[1]
+    both = basis.kept[:, :, None] & basis.kept[:, None, :]
+    v = basis.columns.double()
+    c = torch.where(both & sketched.norm.isfinite()[:, None, None], sketched.gram, 0.0)
+    b = torch.where(both, v.mT @ v, 0.0)
+    trace = c.diagonal(dim1=-2, dim2=-1).sum(-1)
+    slack = 4 * allowance(norm, r, n, k)
+    orthonormal = torch.linalg.matrix_norm(b - torch.diag_embed(basis.kept.double())) <= 0.5
+    left = (norm - (2 * trace - (b * c).sum((-2, -1)))).clamp(min=0) + slack
+
+    def above(s: Tensor) -> tuple[Tensor, Tensor]:
+        """How many theta are above s `(b,)`, and whether to believe it."""
+        rest = torch.diag_embed(torch.where(basis.kept, 0.0, -1 / k) * norm[:, None])
+        count, growth = inertia(c - s[:, None, None] * b + rest)
+        return count, growth <= GROWTH_LIMIT * norm
+
+    theta, top = _rayleigh(c, b, basis.top)
+    certified = theta * (1 + SLACK) + slack
+    over, sound = above(certified)
+    known = orthonormal & sound & (over == 0)
+    low = torch.where(orthonormal, (theta - slack).clamp(min=0), 0.0)
+    high = torch.where(known, torch.minimum(certified + left + slack, norm + slack), norm + slack)
+    lower, upper = [], []
+    for tolerance in tolerances:
+        square = min(tolerance.value, 2.0) ** 2
+        sure = orthonormal
+        if tolerance.relative_to == "spectral":
+            least, most, sure = square * low, square * high, known
+        elif tolerance.relative_to == "frobenius":
+            least = most = square * norm
+        else:
+            least = most = torch.full_like(norm, min(tolerance.value, 1e150) ** 2)
+        count, sound = above(most + slack)
+        lower.append(torch.where(sure & sound, count, 0))
+        rest = least - left - slack
+        count, sound = above(rest)
+        upper.append(torch.where(sure & sound & (rest > 0), count, min(r, n)))
+    zero = (sketched.norm == 0)[:, None]
+    ranks = (torch.stack(x, -1).masked_fill(zero, 0) for x in (lower, upper))
+    return Proof(low, high, top, *ranks)
+
+
+def _rayleigh(c: Tensor, b: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+    """A Rayleigh quotient `(b,)`, at most theta_1, after `POWERS` products with C from `top` on, and where it is."""
+    largest = torch.nn.functional.one_hot(c.diagonal(dim1=-2, dim2=-1).argmax(-1), c.shape[-1]).double()
+    x = torch.where((top == 0).all(-1, keepdim=True), largest, top)
+    if c.shape[-1] <= SQUARED:
+        power = c
+        for _ in range(SQUARINGS):
+            power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None].clamp(min=1e-300)
+            power = power @ power
+        x = (power @ x[..., None])[..., 0]
+    for _ in range(POWERS):
+        x = (c @ x[..., None])[..., 0]
+        x = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+    above, below = ((x * (m @ x[..., None])[..., 0]).sum(-1) for m in (c, b))
+    return torch.where(below > 0, above / below, 0.0), x

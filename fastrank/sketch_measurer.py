@@ -1,0 +1,169 @@
+"""Sketch measurer: every column of the history on a CUDA device: what the sketches prove, and counts of the rest.
+
+    sketch   of every matrix, in the optimizer's own pass over the weights where that can be
+    proof    bounds of each rank, sigma_1 and ||W||_F
+    count    of matrices whose rank that leaves open; for all others the launches return at once
+
+Which matrices are counted is known to the device alone: the host waits for nothing, and a CUDA graph can hold it all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastrank import ring
+from fastrank.batch import group
+from fastrank.bounds import Affine, Shifts, shifts_around, unpivoted_growth
+from fastrank.measure import metrics_of, row_of
+from fastrank.metrics import RankBounds, Status, Tolerance
+from fastrank.mirror import UNPREPARED
+from fastrank.ragged import Chunk, Grams, Lines, RaggedBatch
+from fastrank.reference.gram import Moments
+from fastrank.reference.sketch import SLACK
+from fastrank.sketched import Sketched, Source
+from fastrank.spectrum import singular_values
+
+if TYPE_CHECKING:
+    from fastrank.descent import Descent
+
+TIGHT = 2e-4
+"""Relative width of the interval of sigma_1^2 up to which sigma_1 is recorded: it is known to 1e-4 then."""
+ADAPT_EVERY = 64
+"""Measurements from which one looks at the ranks, to choose numbers of columns, to the next."""
+
+
+class SketchMeasurer:
+    """Measures the same matrices, or what has taken their places, time after time.
+
+    Args:
+        tolerances, spectrum: see `fastrank.measure.measure`.
+        device: where all matrices are; the kernels serve it.
+    """
+
+    def __init__(self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device) -> None:
+        self._tolerances, self._spectrum, self._device = tolerances, spectrum, device
+        self._sketched = Sketched(tolerances, device)
+        self._batch: RaggedBatch | None = None
+        self._at: list[Tensor] = []
+        self._ready = False
+        self._measured = 0
+        self._ranks: tuple[Tensor, torch.cuda.Event | None] | None = None
+        self._captured: list[RaggedBatch] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of bases, Grams and factors."""
+        return self._sketched.nbytes + (0 if self._batch is None else self._batch.nbytes)
+
+    def prepare(self, sources: Sequence[Source] | None) -> None:
+        """Announces a measurement after the step that is to come, which may `fuse` with it, or that none is."""
+        self._ready = sources is not None
+        if sources is not None:
+            self._adapt()
+            self._sketched.prepare(sources)
+
+    def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
+        """Steps parameters of a refreshed `descent` and sketches them; `id`s of those that are stepped."""
+        return self._sketched.fuse(descent, grad_scale, found_inf) if self._ready else set()
+
+    def measure(
+        self, sources: Sequence[Source], due: bool, found_inf: Tensor | None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Values `(matrices, columns)` and, where `due`, singular values by matrix.
+
+        found_inf: not 0 where the step was not taken: what is carried stays as it is.
+        """
+        if not self._ready:
+            self.prepare(sources)
+        self._ready = False
+        matrices = [source.matrix for source in sources]
+        proof, decided = self._sketched.prove(found_inf)
+        bounds, top = self._count(matrices, proof, decided)
+        norm = proof[:, 0]
+        finite = norm.isfinite()
+        moments = Moments(norm.masked_fill(~finite, 0.0), torch.ones_like(norm), finite, 0.0, 0.0)
+        sigma: dict[int, Tensor] = {}
+        spectra: list[Tensor] = []
+        if due:
+            for g in group(matrices):
+                sigma.update(zip(g.indices, singular_values(g.stack(matrices)), strict=True))
+            each = [torch.stack(metrics_of(sigma[i], self._spectrum)) for i in range(len(matrices)) if self._spectrum]
+            spectra = list(torch.stack(each).unbind(-1)) if each and each[0].numel() else []
+        values = row_of(moments, bounds, top, self._spectrum, spectra)
+        self._look(values)
+        return values, sigma
+
+    def state(self) -> dict[str, Any]:
+        """Of `Sketched`."""
+        return self._sketched.state()
+
+    def load(self, sources: Sequence[Source], state: Mapping[str, Any]) -> None:
+        self._sketched.load(sources, state)
+
+    def _count(self, matrices: list[Tensor], proof: Tensor, decided: Tensor) -> tuple[list[RankBounds], Tensor]:
+        """Bounds for each tolerance, and sigma_1 where it is known well enough; NaN elsewhere."""
+        norm, low, high = proof[:, :3].unbind(-1)
+        batch = self._batch_of(matrices)
+        for chunk, at in zip(batch.chunks, self._at, strict=True):
+            chunk.launches.decided.copy_(decided[at])
+        places = dict(zip(map(id, batch.chunks), self._at, strict=True))
+
+        def wanted(chunk: Chunk, moments: Moments, grams: Iterator[Grams]) -> list[Lines]:
+            at = places[id(chunk)]
+            lines = [batch.lines(chunk, moments, t, (low[at], high[at])) for t in self._tolerances]
+            return [*lines, Lines.of(_certificates(moments, low[at]), moments.trace)]
+
+        counted = list(batch.count(wanted))
+        *ranks, above = (batch.in_order([c.bounds[i] for c in counted]) for i in range(len(self._tolerances) + 1))
+        known, finite = decided != 0, norm.isfinite()
+        bounds = []
+        for i, count in enumerate(ranks):
+            lower, upper = proof[:, 3 + 2 * i].long(), proof[:, 4 + 2 * i].long()
+            status = torch.where(known, Status.OK, count.status).masked_fill(~finite, Status.NONFINITE).to(torch.int8)
+            lower = torch.where(known, lower, torch.maximum(lower, count.lower))
+            bounds.append(RankBounds(lower, torch.where(known, upper, torch.minimum(upper, count.upper)), status))
+        counts = ~known & (above.status == Status.OK)
+        for proven, factor in ((counts & (above.lower == 0), TIGHT), (counts & (above.upper == 0), SLACK)):
+            high = torch.where(proven, torch.minimum(high, low * (1 + factor)), high)
+        return bounds, torch.where(high <= low * (1 + TIGHT), low.sqrt(), torch.nan)
+
+    def _batch_of(self, matrices: list[Tensor]) -> RaggedBatch:
+        """Tables and workspace, made again only when a matrix is another or elsewhere; `RuntimeError` in a capture."""
+        if self._batch is None or not self._batch.fits(matrices):
+            if ring.capturing(self._device):
+                raise RuntimeError(UNPREPARED)
+            self._batch = RaggedBatch(matrices, len(self._tolerances) + 1)
+            self._batch.allocate()
+            self._at = [torch.tensor(chunk.indices, device=self._device) for chunk in self._batch.chunks]
+        if ring.capturing(self._device):
+            self._captured.append(self._batch)  # the graph reads its tables as long as it lives
+        return self._batch
+
+    def _look(self, values: Tensor) -> None:
+        """Now and then, sends upper bounds of the ranks to the host; nobody waits for them."""
+        if ring.capturing(self._device):
+            return
+        self._measured += 1
+        if self._measured % ADAPT_EVERY == 1 and self._ranks is None:
+            self._ranks = ring.to_host(values[:, 1]), ring.mark(self._device)
+
+    def _adapt(self) -> None:
+        """Chooses numbers of columns by the ranks that have arrived."""
+        if self._ranks is None or ring.capturing(self._device):
+            return
+        ranks, event = self._ranks
+        if event is None or event.query():
+            self._sketched.adapt([max(0, int(rank)) for rank in ranks.tolist()])
+            self._ranks = None
+
+
+def _certificates(moments: Moments, low: Tensor) -> Shifts:
+    """Where to count for `low` `(b,)` <= lambda_1: no eigenvalue above either shows lambda_1 within SLACK or TIGHT."""
+    near, far = Affine(0.0, low * (1 + SLACK)), Affine(0.0, low * (1 + TIGHT))
+    assert isinstance(moments.order, Tensor)
+    shifts = shifts_around(moments, near, far, Affine(0.0, 0.0), unpivoted_growth(moments.order))
+    return Shifts(shifts.upper, far * 2.0 - shifts.lower, shifts.limit)

@@ -1,0 +1,224 @@
+"""Sketched: bases of all tracked matrices on a CUDA device, and what their sketches prove at each step.
+
+`fastrank.kernels.sketches` has the launches; here is which matrix has how many columns, whose pass over the weights
+makes the product, and when all that is changed. The host waits for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrank.columns import columns_of
+from fastrank.metrics import Tolerance
+from fastrank.mirror import UNPREPARED, Mirror
+from fastrank.ring import capturing
+
+if TYPE_CHECKING:
+    from fastrank.descent import Descent
+    from fastrank.kernels.sketches import Sketches
+
+WARM_UP = 8
+"""Products that a basis is made of before its first step: 4 iterations of a subspace that began as noise."""
+KINDS = ("frobenius", "spectral", "absolute")
+
+
+class Source(NamedTuple):
+    """A tracked matrix, and the parameter it is a view of."""
+
+    matrix: Tensor
+    parameter: Tensor
+
+    @property
+    def offset(self) -> int | None:
+        """Where it starts in the parameter, in elements; None if it has memory of its own."""
+        shared = self.matrix.untyped_storage().data_ptr() == self.parameter.untyped_storage().data_ptr()
+        return self.matrix.storage_offset() - self.parameter.storage_offset() if shared else None
+
+
+class Basis(NamedTuple):
+    """What is carried of one matrix: bases of both sides, one of which is stale, and see `reference.sketch.Basis`."""
+
+    right: Tensor
+    """(n, k) FP32."""
+    left: Tensor
+    """(m, k) FP32."""
+    kept: Tensor
+    top: Tensor
+
+
+class _Group:
+    """Matrices of one dtype and k."""
+
+    def __init__(self, indices: list[int], sketches: Sketches, device: torch.device) -> None:
+        self.indices, self.sketches = indices, sketches
+        self.addresses, self.rows = Mirror(device), Mirror(device)
+        self.multiplied = False
+
+
+class Sketched:
+    """Bases and proofs of the same matrices, step after step.
+
+    Args:
+        tolerances: of the ranks.
+        device: where all matrices are; the kernels serve it.
+        seed: key of the noise.
+    """
+
+    def __init__(self, tolerances: Sequence[Tolerance], device: torch.device, seed: int = 0) -> None:
+        squares = [[KINDS.index(t.relative_to), min(t.value, 1e150) ** 2] for t in tolerances]
+        self._tolerances = torch.tensor(squares, dtype=torch.float64)
+        self._device, self._seed = device, seed
+        self._step = torch.zeros((), dtype=torch.int64, device=device)
+        self._skip = torch.zeros(1, device=device)
+        self._shapes: list[tuple[object, ...]] = []
+        self._ks: list[int] = []
+        self._groups: list[_Group] = []
+        self._places = torch.zeros(0, dtype=torch.int64, device=device)
+        self._captured = False
+        self._sources: list[Source] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of bases, products and small matrices."""
+        return sum(group.sketches.nbytes for group in self._groups)
+
+    @property
+    def columns(self) -> list[int]:
+        """k of each matrix."""
+        return list(self._ks)
+
+    def prepare(self, sources: Sequence[Source]) -> None:
+        """What the next products are of; `fuse` may make some of them, `prove` makes the others."""
+        self._sources = list(sources)
+        shapes = [(s.matrix.shape, s.matrix.stride(), s.matrix.dtype, s.offset) for s in sources]
+        if shapes != self._shapes:
+            self._plan(shapes, [columns_of(0, *s.matrix.shape) for s in sources], {})
+            for _ in range(WARM_UP):
+                self._write_addresses()
+                self._multiply()
+                self._conclude(None)
+        for group in self._groups:
+            group.multiplied = False
+        self._captured |= capturing(self._device)
+        self._write_addresses()
+
+    def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
+        """Steps parameters of a descent that has been refreshed, and multiplies what is written, in one pass.
+
+        Returns the `id` of each parameter that has been stepped.
+        """
+        from fastrank.kernels.device import capability, current
+        from fastrank.kernels.sgd_sketch import config, sgd_sketch_
+
+        stepped: set[int] = set()
+        for group in self._groups:
+            own = [self._sources[i] for i in group.indices]
+            rows = [descent.rows.get(id(s.parameter), -1) for s in own]
+            kind = descent.kind_of(rows)
+            if kind is None or config(group.sketches.k, capability(self._device)) is None or not _whole(own):
+                continue
+            group.rows.write(rows, self._captured)
+            scratch = {**group.sketches.tensors, "rows": group.rows.table}
+            tables = {"pointers": descent.pointers, "meta": descent.meta, "hyper": descent.hyper}
+            with current(self._device):
+                sgd_sketch_(scratch, tables, len(rows), group.sketches.k, kind, grad_scale, found_inf)
+            group.multiplied = True
+            stepped |= {id(s.parameter) for s in own}
+        return stepped
+
+    def prove(self, found_inf: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the sketches prove: `(matrices, 3 + 2 tolerances)` FP64 and `(matrices,)` int32, whether ranks are.
+
+        The numbers are ||W||_F^2 (not finite where W is not), bounds of sigma_1^2, and bounds of each rank. Where
+        `found_inf` is not 0 nothing that is carried changes, and the answer is the last one.
+        """
+        self._multiply()
+        self._conclude(found_inf)
+        proof = torch.cat([g.sketches.proof for g in self._groups])[self._places]
+        return proof, torch.cat([g.sketches.decided for g in self._groups])[self._places]
+
+    def adapt(self, ranks: Sequence[int]) -> None:
+        """Gives every matrix as many columns as its rank asks for, with the basis it has. Not in a step."""
+        wanted = [
+            columns_of(rank, *s.matrix.shape, now=k) for rank, s, k in zip(ranks, self._sources, self._ks, strict=True)
+        ]
+        most: dict[int, int] = {}
+        for source, k in zip(self._sources, wanted, strict=True):  # matrices of one parameter stay together
+            most[id(source.parameter)] = max(k, most.get(id(source.parameter), 0))
+        ks = [most[id(source.parameter)] for source in self._sources]
+        if ks != self._ks and not self._captured:
+            self._plan(self._shapes, ks, self.bases())
+
+    def bases(self) -> dict[int, Basis]:
+        """What is carried of each matrix, by index; views of the state."""
+        return {
+            i: Basis(*group.sketches.basis(place)) for group in self._groups for place, i in enumerate(group.indices)
+        }
+
+    def state(self) -> dict[str, Any]:
+        """All it takes to go on elsewhere. Waits for the device."""
+        bases = {i: Basis(*(x.cpu() for x in basis)) for i, basis in self.bases().items()}
+        return {"step": int(self._step), "bases": {i: basis._asdict() for i, basis in bases.items()}}
+
+    def load(self, sources: Sequence[Source], state: Mapping[str, Any]) -> None:
+        """Go on from `state`, of matrices of these shapes."""
+        self.prepare(sources)
+        bases = {i: Basis(**basis) for i, basis in state["bases"].items()}
+        self._step.fill_(state["step"])
+        self._plan(self._shapes, [bases[i].kept.shape[-1] for i in range(len(sources))], bases)
+
+    def _plan(self, shapes: list[tuple[object, ...]], ks: list[int], bases: Mapping[int, Basis]) -> None:
+        from fastrank.kernels.sketch_table import View
+        from fastrank.kernels.sketches import Sketches
+
+        if capturing(self._device):
+            raise RuntimeError(UNPREPARED)
+        members: dict[tuple[torch.dtype, int], list[int]] = {}
+        for i, (source, k) in enumerate(zip(self._sources, ks, strict=True)):
+            members.setdefault((source.matrix.dtype, k), []).append(i)
+        groups = []
+        for (dtype, k), indices in members.items():
+            matrices = [self._sources[i] for i in indices]
+            views = [
+                View(s.offset or 0, *s.matrix.shape, *s.matrix.stride(), i)
+                for i, s in zip(indices, matrices, strict=True)
+            ]
+            sketches = Sketches(views, dtype, k, self._tolerances, self._step, self._skip, self._seed)
+            sketches.adopt({place: bases[i] for place, i in enumerate(indices) if i in bases})
+            groups.append(_Group(indices, sketches, self._device))
+        order = [i for group in groups for i in group.indices]
+        self._places = torch.tensor(order, dtype=torch.int64).argsort().to(self._device)
+        self._groups, self._shapes, self._ks = groups, shapes, ks
+
+    def _write_addresses(self) -> None:
+        for group in self._groups:
+            group.addresses.write([self._sources[i].matrix.data_ptr() for i in group.indices], self._captured)
+
+    def _multiply(self) -> None:
+        for group in self._groups:
+            if not group.multiplied:
+                group.sketches.multiply(group.addresses.table)
+            group.multiplied = False
+
+    def _conclude(self, found_inf: Tensor | None) -> None:
+        if found_inf is None:
+            self._skip.zero_()
+        else:
+            self._skip.copy_(found_inf.reshape(1), non_blocking=True)
+        for group in self._groups:
+            group.sketches.conclude()
+        self._step += (self._skip == 0).squeeze()
+
+
+def _whole(sources: Sequence[Source]) -> bool:
+    """Whether the matrices are all there is of their parameters, so that stepping them steps those."""
+    elements: dict[int, int] = {}
+    for source in sources:
+        if source.offset is None:
+            return False
+        elements[id(source.parameter)] = elements.get(id(source.parameter), 0) + source.matrix.numel()
+    return all(elements[id(s.parameter)] == s.parameter.numel() for s in sources)

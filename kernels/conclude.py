@@ -1,0 +1,105 @@
+"""Conclude: from counts to bounds of ranks and of sigma_1, and the columns of the next basis; one program a matrix.
+
+See `fastrank.kernels.proof` for what the counts are of, and `fastrank.reference.sketch` for the bounds. What column is
+kept is told by its pivot in C = L D L^T: the `k / 8` smallest are replaced, and those that hold rounding only.
+
+Bytes: 8 k^2 of factors read, from L2. Flops: 3 k^2. Bound by latency, a few us. Times are not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import triton
+import triton.language as tl
+from fastrank.kernels.proof import (
+    FIRST,
+    FROBENIUS,
+    GROWTH_LIMIT,
+    HIGH,
+    LEFT,
+    LOW,
+    NORM,
+    NUMBERS,
+    ORTHONORMAL,
+    SPARE,
+    SPECTRAL,
+    launch,
+    variant_of,
+)
+from fastrank.kernels.sketch import KS
+from fastrank.kernels.sketch_table import COLUMNS, FIELDS, ROWS
+from fastrank.kernels.variant import Variant
+from torch import Tensor
+
+DEAD = tl.constexpr(2.0**-36)
+"""As `fastrank.reference.sketch` has it."""
+WARPS = 4
+
+
+@triton.jit(do_not_specialize=["MATRICES", "TOLERANCES"])
+def conclude_kernel(p_table, p_step, p_skip, p_counts, p_growth, p_small, p_x, p_numbers, p_tolerances, p_kept, p_top,
+                    p_proof, p_decided, MATRICES, TOLERANCES, BLOCK: tl.constexpr, K: tl.constexpr,
+                    ORDER: tl.constexpr):  # fmt: skip
+    if tl.load(p_skip) != 0:
+        return
+    i_matrix = tl.program_id(0).to(tl.int64)
+    p_row = p_table + ((tl.load(p_step) & 1) * MATRICES + i_matrix) * FIELDS
+    order = tl.minimum(tl.load(p_row + ROWS), tl.load(p_row + COLUMNS)).to(tl.float64)
+    problems = FIRST + 2 * TOLERANCES
+    p_number = p_numbers + i_matrix * NUMBERS
+    norm, spare, left = tl.load(p_number + NORM), tl.load(p_number + SPARE), tl.load(p_number + LEFT)
+    low, high = tl.load(p_number + LOW), tl.load(p_number + HIGH)
+    orthonormal = tl.load(p_number + ORTHONORMAL) != 0
+    finite = tl.abs(norm) < float("inf")
+    p_count, p_grown = p_counts + i_matrix * problems, p_growth + i_matrix * problems
+
+    certified = orthonormal & (tl.load(p_count + 1) == 0) & (tl.load(p_grown + 1) <= GROWTH_LIMIT * norm)
+    p_out = p_proof + i_matrix * (3 + 2 * TOLERANCES)
+    tl.store(p_out + 0, norm)
+    tl.store(p_out + 1, tl.where(orthonormal, low, 0.0))
+    tl.store(p_out + 2, tl.where(certified, high, norm + spare))
+    decided = tl.full((), 1, tl.int32)
+    for i in range(0, TOLERANCES):
+        p = FIRST + 2 * i
+        kind, square = tl.load(p_tolerances + 2 * i), tl.load(p_tolerances + 2 * i + 1)
+        known = orthonormal & ((kind != SPECTRAL) | certified)
+        sound = known & (tl.load(p_grown + p) <= GROWTH_LIMIT * norm)
+        lower = tl.where(sound, tl.load(p_count + p).to(tl.float64), 0.0)
+        least = tl.where(kind == FROBENIUS, square * norm, tl.where(kind == SPECTRAL, square * low, square))
+        sound = known & (tl.load(p_grown + p + 1) <= GROWTH_LIMIT * norm) & (least - left - spare > 0)
+        upper = tl.where(sound, tl.load(p_count + p + 1).to(tl.float64), order)
+        upper = tl.where(norm == 0, 0.0, upper)
+        lower = tl.where(norm == 0, 0.0, lower)
+        tl.store(p_out + 3 + 2 * i, tl.where(finite, lower, -1.0))
+        tl.store(p_out + 4 + 2 * i, tl.where(finite, upper, -1.0))
+        decided = tl.where(finite & (lower != upper), 0, decided)
+    tl.store(p_decided + i_matrix, decided)
+
+    p_first = p_small + i_matrix * problems * ORDER * ORDER
+    o = tl.arange(0, K)
+    d = tl.load(p_first + o * (ORDER + 1))
+    moved = tl.load(p_x + i_matrix * K + o)
+    smaller = tl.zeros((K,), tl.int32)
+    for i in range(0, K, BLOCK):
+        o_row = i + tl.arange(0, BLOCK)
+        of_rows = tl.load(p_first + o_row * (ORDER + 1))
+        before = (of_rows[:, None] < d[None, :]) | ((of_rows[:, None] == d[None, :]) & (o_row[:, None] < o[None, :]))
+        smaller += tl.sum(before.to(tl.int32), 0)
+        lower_rows = tl.load(p_first + (o_row[:, None] * ORDER + o[None, :]))
+        x_rows = tl.load(p_x + i_matrix * K + o_row)
+        moved += tl.sum(tl.where(o_row[:, None] > o[None, :], lower_rows * x_rows[:, None], 0.0), 0)
+    alive = (d > DEAD * tl.max(d)) & (d > 0) & (smaller >= K // 8)
+    kept = tl.where(finite & (norm > 0), alive, False)
+    tl.store(p_kept + i_matrix * K + o, kept.to(tl.int32))
+    tl.store(p_top + i_matrix * K + o, tl.where(kept, tl.sqrt(tl.maximum(d, 0.0)) * moved, 0.0))
+
+
+def conclude_(scratch: Mapping[str, Tensor], matrices: int, tolerances: int, k: int) -> None:
+    """Writes `proof` `(b, 3 + 2 tolerances)` FP64: ||W||_F^2, bounds of sigma_1^2, bounds of each rank (-1 where W is
+    not finite); `decided` `(b,)` int32, 1 where all ranks are; and which columns are `kept` and where the `top` is."""
+    launch(variant_of(conclude_kernel, k, WARPS), scratch, matrices, tolerances)
+
+
+def variants() -> Iterator[Variant]:
+    yield from (variant_of(conclude_kernel, k, WARPS) for k in KS)

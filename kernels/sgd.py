@@ -1,0 +1,206 @@
+"""SGD: one step of all parameters of a dtype that share momentum, dampening and options, in one launch.
+
+    w, b <- descend(w, g, b)      see `fastrank.kernels.descent`, also for the tables
+
+FP32 arithmetic for FP32, BF16 and FP16; w and b are rounded once each, and written in place. A gradient that is divided
+by `grad_scale` is written back, as PyTorch's fused SGD does. Where `found_inf` is not 0 nothing is touched.
+
+A program takes BLOCK elements of one slice of one parameter. Whether they are all there and all three addresses are
+multiples of 16 it finds out itself, because gradients move from step to step; then it reads and writes 16 bytes at a
+time. What is left over, and views that start anywhere, go element by element, PIECE at a time.
+
+Bytes, FP32: 20 an element with momentum (w, g, b in; w, b out), 12 without, 4 more to unscale. Flops: 7. Bound by its
+bytes: 11.2M elements (ResNet-18) take 52 us at an H200's 4.3 TB/s. Each program first follows three loads that depend
+on each other (tile, row, elements), about 2 us of latency, in which the memory could bring 65 KB to a multiprocessor;
+its 9 programs ask for 220 KB. (Estimates; nothing is measured.)
+
+Tried, by what the compiler makes of it:
+    masks alone        a mask up to a size that nobody knows costs the vectors: element by element everywhere
+    leftovers at once  2048 of them take up to 207 registers and spill 28 bytes under Triton 3.9; 512 take 80, no spill
+    one flat slice     a parameter's slices as one range need a 64-bit division and a gather of lr and decay an element
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from fastrank.kernels.descent import (
+    BUFFER,
+    DECAY,
+    FRESH,
+    GRADIENT,
+    HYPER,
+    LR,
+    META,
+    NUMEL,
+    PARAMETER,
+    POINTERS,
+    SLOT,
+    descend,
+)
+from fastrank.kernels.variant import Variant
+from torch import Tensor
+
+DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
+
+
+class Config(NamedTuple):
+    """Launch configuration."""
+
+    block: int
+    num_warps: int
+
+
+def config() -> Config:
+    """The same everywhere: 16 elements a thread, 192 bytes in flight in FP32."""
+    return Config(2048, 4)
+
+
+class Kind(NamedTuple):
+    """What parameters of one launch have in common."""
+
+    dtype: torch.dtype
+    momentum: float
+    dampening: float
+    nesterov: bool
+    maximize: bool
+
+
+TILE_FIELDS = tl.constexpr(3)
+"""Of the list of work: row of the tables, slice, block."""
+PIECE = tl.constexpr(512)
+"""Elements at a time, where they cannot be moved 16 bytes at a time."""
+
+
+@triton.jit
+def sgd_kernel(p_pointers, p_meta, p_tiles, p_hyper, p_scale, p_found_inf, momentum, undamped, DTYPE: tl.constexpr,
+               HAS_MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, MAXIMIZE: tl.constexpr,
+               BLOCK: tl.constexpr):  # fmt: skip
+    p_tile = p_tiles + tl.program_id(0) * TILE_FIELDS
+    i_row, i_slice, i_block = tl.load(p_tile + 0), tl.load(p_tile + 1), tl.load(p_tile + 2)
+    p_row, p_about = p_pointers + i_row * POINTERS, p_meta + i_row * META
+    numel, fresh = tl.load(p_about + NUMEL), tl.load(p_about + FRESH) != 0
+    p_values = p_hyper + (tl.load(p_about + SLOT) + i_slice) * HYPER
+    lr, decay = tl.load(p_values + LR), tl.load(p_values + DECAY)
+    scale = None if p_scale is None else tl.load(p_scale)
+    # 64-bit from here on: a parameter may have more than 2^31 elements.
+    begin = i_block.to(tl.int64) * BLOCK
+    BYTES: tl.constexpr = DTYPE.primitive_bitwidth // 8
+    start = (i_slice * numel + begin) * BYTES
+    gradient = tl.load(p_row + GRADIENT)
+    w, g, b = tl.load(p_row + PARAMETER) + start, gradient + start, tl.load(p_row + BUFFER) + start
+    left = numel - begin
+    go = gradient != 0
+    if p_found_inf is not None:
+        go = go & (tl.load(p_found_inf) == 0.0)
+
+    if go:
+        if (left >= BLOCK) & (((w | g | b) & 15) == 0):
+            _update(w, g, b, left, lr, decay, momentum, undamped, scale, fresh, True, DTYPE,
+                    HAS_MOMENTUM, NESTEROV, MAXIMIZE, BLOCK)  # fmt: skip
+        else:
+            for i in range(0, tl.minimum(left, BLOCK), PIECE):
+                _update(w + i * BYTES, g + i * BYTES, b + i * BYTES, left - i, lr, decay, momentum, undamped, scale,
+                        fresh, False, DTYPE, HAS_MOMENTUM, NESTEROV, MAXIMIZE, PIECE)  # fmt: skip
+
+
+@triton.jit
+def _update(w, g, b, left, lr, decay, momentum, undamped, scale, fresh, WHOLE: tl.constexpr, DTYPE: tl.constexpr,
+            HAS_MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, MAXIMIZE: tl.constexpr,
+            BLOCK: tl.constexpr):  # fmt: skip
+    """Updates up to BLOCK elements at addresses w, g, b; WHOLE: all of them."""
+    o = tl.arange(0, BLOCK)
+    m = None if WHOLE else o < left
+    p_w, p_g, p_b = w.to(tl.pointer_type(DTYPE)), g.to(tl.pointer_type(DTYPE)), b.to(tl.pointer_type(DTYPE))
+    if WHOLE:
+        p_w, p_g, p_b = tl.multiple_of(p_w, 16), tl.multiple_of(p_g, 16), tl.multiple_of(p_b, 16)
+    else:
+        # or Triton gives a thread neighbours to load and not to store, and exchanges them through shared memory
+        o = tl.max_contiguous(tl.multiple_of(o, 1), 1)
+    p_w, p_g, p_b = p_w + o, p_g + o, p_b + o
+    b_w, b_g = tl.load(p_w, mask=m).to(tl.float32), tl.load(p_g, mask=m).to(tl.float32)
+    b_b = tl.load(p_b, mask=m).to(tl.float32) if HAS_MOMENTUM else b_g
+
+    b_w, b_b = descend(b_w, b_g, b_b, lr, decay, momentum, undamped, scale, fresh, HAS_MOMENTUM, NESTEROV, MAXIMIZE)
+
+    tl.store(p_w, b_w.to(DTYPE), mask=m)
+    if HAS_MOMENTUM:
+        tl.store(p_b, b_b.to(DTYPE), mask=m)
+    if scale is not None:
+        tl.store(p_g, tl.div_rn(b_g, scale).to(DTYPE), mask=m)
+
+
+def tiles_of(shapes: Sequence[tuple[int, int]], rows: Sequence[int]) -> Tensor:
+    """List of work `(programs, TILE_FIELDS)` int32 on the CPU; `shapes`: slices and elements of a slice, by row."""
+    listed = [torch.empty(0, TILE_FIELDS.value, dtype=torch.int32)]
+    for row in rows:
+        slices, numel = shapes[row]
+        axes = [torch.arange(n, dtype=torch.int32) for n in (slices, -(-numel // config().block))]
+        places = torch.cartesian_prod(*axes)
+        listed.append(torch.cat([torch.full((len(places), 1), row, dtype=torch.int32), places], 1))
+    return torch.cat(listed)
+
+
+def sgd_(
+    pointers: Tensor,
+    meta: Tensor,
+    tiles: Tensor,
+    hyper: Tensor,
+    kind: Kind,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """One step of the parameters in `tiles`, all of one kind.
+
+    grad_scale, found_inf: one FP32 element each, on the device.
+    """
+    if len(tiles):
+        variant = _variant(kind, grad_scale is not None, found_inf is not None)
+        sgd_kernel[len(tiles),](
+            pointers, meta, tiles, hyper, grad_scale, found_inf, kind.momentum, 1.0 - kind.dampening,
+            **{name: variant.constexprs[name] for name in _CONSTEXPRS}, **variant.options,
+        )  # fmt: skip
+
+
+def sgd_cost(numel: int, itemsize: int, momentum: bool) -> tuple[int, int]:
+    """Bytes and flops of `numel` elements: decay, momentum and step are 2 flops each, and (1 - dampening) g one."""
+    return (5 if momentum else 3) * itemsize * numel, (7 if momentum else 4) * numel
+
+
+_CONSTEXPRS = ("DTYPE", "HAS_MOMENTUM", "NESTEROV", "MAXIMIZE", "BLOCK")
+
+
+def _variant(kind: Kind, scaled: bool, guarded: bool) -> Variant:
+    pointers = {"p_pointers": "*i64:16", "p_meta": "*i64:16", "p_tiles": "*i32:16", "p_hyper": "*fp32:16"}
+    scalars = {"p_scale": scaled, "p_found_inf": guarded}
+    c = config()
+    return Variant(
+        kernel=sgd_kernel,
+        signature=pointers
+        | {"momentum": "fp32", "undamped": "fp32"}
+        | {name: "*fp32:16" for name, there in scalars.items() if there},
+        constexprs={name: None for name, there in scalars.items() if not there}
+        | {
+            "DTYPE": DTYPES[kind.dtype],
+            "HAS_MOMENTUM": kind.momentum != 0,
+            "NESTEROV": kind.nesterov,
+            "MAXIMIZE": kind.maximize,
+            "BLOCK": c.block,
+        },
+        num_warps=c.num_warps,
+        num_stages=1,
+        enable_fp_fusion=False,
+        label=str(kind.dtype).removeprefix("torch."),
+    )
+
+
+def variants() -> Iterator[Variant]:
+    momenta = ((0.0, False), (0.9, False), (0.9, True))
+    flags = ((False, False), (False, True), (True, True))
+    for dtype, (momentum, nesterov), maximize, given in product(DTYPES, momenta, (False, True), flags):
+        yield _variant(Kind(dtype, momentum, 0.0, nesterov, maximize), *given)

@@ -1,0 +1,233 @@
+"""SGD sketch: SGD's step of tracked matrices, and the sketch of what it writes, in one pass over the weights.
+
+    w, b <- descend(w, g, b)      see `fastrank.kernels.descent`
+    Y = W_new V,  ||W_new||_F^2   see `fastrank.kernels.sketch`, whose tables, strips and chunks these are
+
+The tile that the step has just made is rounded to the weights' dtype, stored, and multiplied from the registers: the
+sketch costs no bytes of W. Bits of w and b are those of `fastrank.kernels.sgd`, those of Y and the norm those of
+`sketch` with the same configuration. Where `found_inf` is not 0, or a parameter has no gradient, nothing is written but
+Y and the norm.
+
+Bytes, FP32: 20 an element with momentum, V once a strip from L2, 8 k r a chunk of Y: 2 % more at k = 16 and 512 columns
+a chunk. Flops: 7 an element in FP32, 2 k in FP64. Floor on sm_90 for 1e8 elements with momentum: 465 us of an H200's
+copy bandwidth against 48 us of its FP64 tensor cores at k = 16 and 382 us at k = 128: bound by its bytes. Accesses are
+4 bytes a thread, 128 a warp: the addresses come from a table, and a multiprocessor issues four times what the memory
+delivers. Times are not measured.
+
+Tried, by what the compiler makes of it, with 14 KB of reads in flight a multiprocessor in mind:
+    sm_80, sm_90     BLOCK_K 32, 8 warps: k = 16 with two stages spills 8 bytes, with three 64; 16 warps: 119 registers,
+                     and spills with a second stage. BLOCK_K 16 with three stages, 24 KB of the next tiles in flight: 8
+                     bytes for half precision at k = 16 unless 224 registers are allowed, 8 at k = 64; with one: none
+    sm_100, sm_120   BLOCK_K 32: 8 warps spill 20 bytes at k = 16, 16 none; at k = 32 16 warps spill 2 kB, 8 warps 8
+                     bytes unless 224 registers are allowed. From k = 64 on 2 kB; BLOCK_K 16, 8 warps: none, but for
+                     sm_120 at k = 128, where everything spills: two launches
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial as partial_
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from fastrank.kernels import sgd, sketch
+from fastrank.kernels.descent import (
+    BUFFER,
+    DECAY,
+    FRESH,
+    GRADIENT,
+    HYPER,
+    LR,
+    META,
+    NUMEL,
+    PARAMETER,
+    POINTERS,
+    SLOT,
+    descend,
+)
+from fastrank.kernels.device import capability, chosen
+from fastrank.kernels.sketch import KS, NARROW, as_rows, place, tile_of
+from fastrank.kernels.sketch_table import (
+    BASIS,
+    CHUNK,
+    COLUMNS,
+    OFFSET,
+    PARTIAL,
+    ROWS,
+    STRIDE_COLUMN,
+    STRIDE_ROW,
+)
+from fastrank.kernels.variant import Variant, arguments
+from torch import Tensor
+
+
+class Config(NamedTuple):
+    """Launch configuration; strips are those of `sketch`."""
+
+    block: int
+    block_k: int
+    num_warps: int
+    num_stages: int
+    maxnreg: int | None = None
+    """Registers a thread may have: the compiler aims for fewer, and spills a few bytes, where nothing is said."""
+
+
+def config(k: int, capability: tuple[int, int]) -> Config | None:
+    """None where the step and the sketch are better two launches."""
+    block = sketch.config(k, capability).block
+    if capability[0] >= 10:
+        if k == 128 and capability[0] == 12:
+            return None
+        return {16: Config(block, 32, 16, 1), 32: Config(block, 32, 8, 1, 224)}.get(k, Config(block, 16, 8, 1))
+    return Config(block, 16, 8, 3, 224) if k <= 32 else Config(block, 16, 8, 1)
+
+
+@triton.jit
+def _step_with(p_w, p_g, p_b, p_basis, o_row, m_row, stride_row, stride_column, begin, end, m_go, lr, decay, momentum,
+               undamped, scale, fresh, UNIT: tl.constexpr, DTYPE: tl.constexpr, HAS_MOMENTUM: tl.constexpr,
+               NESTEROV: tl.constexpr, MAXIMIZE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
+               K: tl.constexpr):  # fmt: skip
+    o_basis = tl.arange(0, K)
+    total = tl.zeros((BLOCK, K), tl.float64)
+    squares = tl.zeros((BLOCK,), tl.float64)
+    for i_k in range(begin, end, BLOCK_K):
+        o_k = i_k + tl.arange(0, BLOCK_K).to(tl.int64)
+        offsets, mask = tile_of(o_row, o_k, stride_row, stride_column, m_row, end, UNIT)
+        _, m_step = tile_of(o_row, o_k, stride_row, stride_column, m_go, end, UNIT)
+        b_w = tl.load(p_w + offsets, mask=mask, other=0.0).to(tl.float32)
+        b_g = tl.load(p_g + offsets, mask=m_step, other=0.0).to(tl.float32)
+        b_b = tl.load(p_b + offsets, mask=m_step, other=0.0).to(tl.float32) if HAS_MOMENTUM else b_g
+        b_new, b_b = descend(b_w, b_g, b_b, lr, decay, momentum, undamped, scale, fresh, HAS_MOMENTUM, NESTEROV,
+                             MAXIMIZE)  # fmt: skip
+        b_new = tl.where(m_step, b_new, b_w).to(DTYPE)
+        tl.store(p_w + offsets, b_new, mask=m_step)
+        if HAS_MOMENTUM:
+            tl.store(p_b + offsets, b_b.to(DTYPE), mask=m_step)
+        if scale is not None:
+            tl.store(p_g + offsets, tl.div_rn(b_g, scale).to(DTYPE), mask=m_step)
+        b_wide = as_rows(b_new.to(tl.float32), UNIT, DTYPE.primitive_bitwidth == 16)
+        squares += tl.sum(b_wide * b_wide, 1)
+        b_v = tl.load(p_basis + o_k[:, None] * K + o_basis[None, :], mask=(o_k < end)[:, None], other=0.0)
+        total = tl.dot(b_wide, b_v.to(tl.float64), total, out_dtype=tl.float64)
+    return total, tl.sum(squares)
+
+
+@triton.jit(do_not_specialize=["MATRICES"])
+def sgd_sketch_kernel(p_pointers, p_meta, p_hyper, p_rows, p_scale, p_found_inf, p_table, p_tiles, p_step, p_bases,
+                      p_partial, p_norms, momentum, undamped, MATRICES, DTYPE: tl.constexpr,
+                      HAS_MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, MAXIMIZE: tl.constexpr, BLOCK: tl.constexpr,
+                      BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
+    i_program = tl.program_id(0)
+    i_matrix, i_strip, i_chunk, p_row, _side = place(p_table, p_tiles, p_step, i_program, MATRICES)
+    if i_matrix < 0:
+        return
+    rows, columns, chunk = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS), tl.load(p_row + CHUNK)
+    stride_row, stride_column = tl.load(p_row + STRIDE_ROW), tl.load(p_row + STRIDE_COLUMN)
+    offset = tl.load(p_row + OFFSET)
+    i_parameter = tl.load(p_rows + i_matrix)
+    p_address, p_about = p_pointers + i_parameter * POINTERS, p_meta + i_parameter * META
+    fresh = tl.load(p_about + FRESH) != 0
+    # A stack's slices have hyper-parameters of their own, one after the other.
+    p_values = p_hyper + (tl.load(p_about + SLOT) + offset // tl.load(p_about + NUMEL)) * HYPER
+    lr, decay = tl.load(p_values + LR), tl.load(p_values + DECAY)
+    scale = None if p_scale is None else tl.load(p_scale)
+    gradient = tl.load(p_address + GRADIENT)
+    go = gradient != 0
+    if p_found_inf is not None:
+        go = go & (tl.load(p_found_inf) == 0.0)
+    p_w = tl.load(p_address + PARAMETER).to(tl.pointer_type(DTYPE)) + offset
+    p_g = gradient.to(tl.pointer_type(DTYPE)) + offset
+    p_b = tl.load(p_address + BUFFER).to(tl.pointer_type(DTYPE)) + offset
+    p_basis = p_bases + tl.load(p_row + BASIS)
+    o_row = i_strip * BLOCK + tl.arange(0, BLOCK)
+    m_row, m_go = o_row < rows, o_row < tl.where(go, rows, 0)
+    begin = i_chunk * chunk
+    end = tl.minimum(begin + chunk, columns)
+    if stride_column == 1:
+        total, norm = _step_with(p_w, p_g, p_b, p_basis, o_row, m_row, stride_row, 1, begin, end, m_go, lr, decay,
+                                 momentum, undamped, scale, fresh, "column", DTYPE, HAS_MOMENTUM, NESTEROV, MAXIMIZE,
+                                 BLOCK, BLOCK_K, K)  # fmt: skip
+    elif stride_row == 1:
+        total, norm = _step_with(p_w, p_g, p_b, p_basis, o_row, m_row, 1, stride_column, begin, end, m_go, lr, decay,
+                                 momentum, undamped, scale, fresh, "row", DTYPE, HAS_MOMENTUM, NESTEROV, MAXIMIZE,
+                                 BLOCK, BLOCK_K, K)  # fmt: skip
+    else:
+        total, norm = _step_with(p_w, p_g, p_b, p_basis, o_row, m_row, stride_row, stride_column, begin, end, m_go, lr,
+                                 decay, momentum, undamped, scale, fresh, "none", DTYPE, HAS_MOMENTUM, NESTEROV,
+                                 MAXIMIZE, BLOCK, BLOCK_K, K)  # fmt: skip
+    p_out = p_partial + tl.load(p_row + PARTIAL) + i_chunk * rows * K
+    tl.store(p_out + o_row[:, None] * K + tl.arange(0, K)[None, :], total, mask=m_row[:, None])
+    tl.store(p_norms + i_program, norm)
+
+
+def sgd_sketch_(
+    scratch: Mapping[str, Tensor],
+    descent: Mapping[str, Tensor],
+    matrices: int,
+    k: int,
+    kind: sgd.Kind,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    """One step of the parameters of the matrices in `scratch`'s table, all of one kind; writes what `sketch_` does.
+
+    Args:
+        scratch: as of `sketch.sketch_`, with `rows` `(b,)` int64: of each matrix' parameter in the descent's tables.
+        descent: `pointers`, `meta` and `hyper`, see `fastrank.kernels.descent`.
+        grad_scale, found_inf: one FP32 element each, on the device.
+    """
+    tiles = scratch["tiles"]
+    scalars = {"scale": grad_scale, "found_inf": found_inf}
+    c = config(k, capability(tiles.device))
+    assert c is not None
+    variant = _variant(kind, grad_scale is not None, found_inf is not None, k, c)
+    given = arguments(sgd_sketch_kernel, {**scratch, **descent, **scalars})
+    constexprs = {name: value for name, value in variant.constexprs.items() if name not in given}
+    sgd_sketch_kernel[tiles.shape[1],](
+        **given, momentum=kind.momentum, undamped=1 - kind.dampening, MATRICES=matrices, **constexprs, **variant.options
+    )
+
+
+def sgd_sketch_cost(shapes: list[tuple[int, int]], k: int, itemsize: int, momentum: bool) -> tuple[int, int]:
+    """Bytes and flops: those of the step, and of a sketch that reads no W."""
+    moved, flops = sketch.sketch_cost(shapes, k, 0)
+    own, more = sgd.sgd_cost(sum(m * n for m, n in shapes), itemsize, momentum)
+    return moved + own, flops + more
+
+
+def _variant(
+    kind: sgd.Kind, scaled: bool, guarded: bool, k: int, c: Config, architectures: tuple[str, ...] = ()
+) -> Variant:
+    scalars = {"p_scale": scaled, "p_found_inf": guarded}
+    kinds = {"p_hyper": "*fp32:16", "p_tiles": "*i32:16", "p_bases": "*fp32:16", "p_partial": "*fp64:16",
+             "p_norms": "*fp64:16", "p_scale": "*fp32:16", "p_found_inf": "*fp32:16", "momentum": "fp32",
+             "undamped": "fp32", "MATRICES": "i32"}  # fmt: skip
+    constexprs = {name: None for name, there in scalars.items() if not there} | {
+        "DTYPE": sgd.DTYPES[kind.dtype],
+        "HAS_MOMENTUM": kind.momentum != 0,
+        "NESTEROV": kind.nesterov,
+        "MAXIMIZE": kind.maximize,
+        "BLOCK": c.block,
+        "BLOCK_K": c.block_k,
+        "K": k,
+    }
+    return Variant(
+        kernel=sgd_sketch_kernel,
+        signature={n: kinds.get(n, "*i64:16") for n in sgd_sketch_kernel.arg_names if n not in constexprs},
+        constexprs=constexprs,
+        num_warps=c.num_warps,
+        num_stages=c.num_stages,
+        maxnreg=c.maxnreg,
+        enable_fp_fusion=False,
+        label=str(kind.dtype).removeprefix("torch."),
+        architectures=architectures,
+    )
+
+
+def variants() -> Iterator[Variant]:
+    """For each k and dtype the one that does most: with any option less, a kernel does less and holds less."""
+    for k in KS:
+        for c, architectures in chosen(partial_(config, k)).items():
+            kinds = (sgd.Kind(dtype, 0.9, 0.0, True, True) for dtype in NARROW if c is not None)
+            yield from (_variant(kind, True, True, k, c, architectures) for kind in kinds)

@@ -1,0 +1,201 @@
+"""Sketch: Y = W V for every matrix of a ragged batch, k columns each, in FP64 and in one pass over W.
+
+    Y (r, k) = W (r, n) V (n, k)     W FP32, BF16 or FP16, any strides; V FP32; Y FP64
+    norm = ||W||_F^2                 FP64; not finite where W is not
+
+Which side of a matrix V belongs to changes with every step, and the step is counted on the device, so that a CUDA graph
+can be replayed: there are two tables, one for each side, and a program takes its row from the one whose turn it is. A
+program multiplies a strip of rows with a chunk of columns; the chunks of a strip are added up in a fixed order by
+`fastrank.kernels.sketch_gram`: two runs give the same bits.
+
+FP64, because the proof (`fastrank.reference.sketch`, the twin) is one of differences: W V in TF32x3 would be off by
+1e-7 ||W||_F at best and by n times that at worst, where t^2 has to be known to 1e-6 ||W||_F^2; products of FP32 numbers
+are exact in FP64, and the tensor cores make them.
+
+Bytes: W once, V once a strip from L2, 8 k r a chunk of Y. Flops: 2 r n k, FP64. Floor on sm_90 for 1e8 FP32 parameters:
+93 us of an H200's copy bandwidth (4.3 TB/s), 48 us of its FP64 tensor cores (67 TFLOP/s) at k = 16, 382 us at k = 128:
+from k = 32 on arithmetic is the bound, and in the fused step (20 bytes a parameter, 465 us) from k = 128 on. Sides that
+alternate have half the flops of both at once, and need no sums across programs but those of chunks. On sm_120, which
+has a 64th of the FP32 rate for FP64, arithmetic is the bound always. Times are not measured.
+
+Tried, by what the compiler makes of it:
+    sm_80, sm_90     BLOCK 64, BLOCK_K 32, 4 warps: 168 registers at k = 16, and sm_80 spills 12 bytes; 8 warps: 104 and
+                     none; k = 32 with 8 warps spills 24 bytes for half precision; BLOCK_K 16, 4 warps: none
+    sm_100, sm_120   BLOCK 64 fails under Triton 3.6 and spills 2 kB; BLOCK 32, BLOCK_K 32, 8 warps: none up to k = 32;
+                     BLOCK_K 16 above that, with 4 warps at k = 64 and 8 at k = 128: none
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial as partial_
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from fastrank.kernels.device import capability, chosen
+from fastrank.kernels.product import DTYPES
+from fastrank.kernels.sketch_table import (
+    BASIS,
+    CHUNK,
+    COLUMNS,
+    FIELDS,
+    PARTIAL,
+    ROWS,
+    STRIDE_COLUMN,
+    STRIDE_ROW,
+    TILE_FIELDS,
+)
+from fastrank.kernels.variant import Variant
+from torch import Tensor
+
+
+class Config(NamedTuple):
+    """Launch configuration."""
+
+    block: int
+    """Rows of a strip."""
+    block_k: int
+    """Columns of W a step."""
+    num_warps: int
+    num_stages: int
+
+
+def config(k: int, capability: tuple[int, int]) -> Config:
+    if capability[0] >= 10:
+        return Config(32, 32 if k <= 32 else 16, 4 if k == 64 else 8, 1)
+    return Config(64, 16, 4, 2) if k == 32 else Config(64, 32, 8, 2)
+
+
+@triton.jit
+def place(p_table, p_tiles, p_step, i_program, MATRICES):
+    """Matrix, strip, chunk, table row and side of a program; matrix -1: nothing to do."""
+    side = tl.load(p_step) & 1
+    p_tile = p_tiles + (side * tl.num_programs(0) + i_program) * TILE_FIELDS
+    i_matrix, i_strip, i_chunk = tl.load(p_tile + 0), tl.load(p_tile + 1), tl.load(p_tile + 2)
+    p_row = p_table + (side * MATRICES + tl.maximum(i_matrix, 0)) * FIELDS
+    return i_matrix, i_strip.to(tl.int64), i_chunk.to(tl.int64), p_row, side
+
+
+@triton.jit
+def tile_of(o_row, o_column, stride_row, stride_column, m_row, end, UNIT: tl.constexpr):
+    """Offsets and mask of a tile of W, the other way round where UNIT is "row": a warp's accesses are neighbours."""
+    m_column = o_column < end
+    if UNIT == "row":
+        offsets = o_column[:, None] * stride_column + o_row[None, :]
+        mask = m_column[:, None] & m_row[None, :]
+    else:
+        step = 1 if UNIT == "column" else stride_column
+        offsets = o_row[:, None] * stride_row + o_column[None, :] * step
+        mask = m_row[:, None] & m_column[None, :]
+    return offsets, mask
+
+
+@triton.jit
+def as_rows(tile, UNIT: tl.constexpr, HALF: tl.constexpr):
+    """An FP32 tile as FP64 rows by columns."""
+    if HALF:
+        # A sum of one: Triton 3.6 fails to feed an FP64 product from 16 bits, and does not look through this.
+        tile = tl.sum(tile[:, :, None], 2)
+    wide = tile.to(tl.float64)
+    return tl.trans(wide) if UNIT == "row" else wide
+
+
+@triton.jit
+def _sum_with(p, p_basis, o_row, m_row, stride_row, stride_column, begin, end, UNIT: tl.constexpr,
+              BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
+    o_basis = tl.arange(0, K)
+    total = tl.zeros((BLOCK, K), tl.float64)
+    squares = tl.zeros((BLOCK,), tl.float64)
+    for i_k in range(begin, end, BLOCK_K):
+        o_k = i_k + tl.arange(0, BLOCK_K).to(tl.int64)
+        offsets, mask = tile_of(o_row, o_k, stride_row, stride_column, m_row, end, UNIT)
+        b_w = tl.load(p + offsets, mask=mask, other=0.0)
+        b_wide = as_rows(b_w.to(tl.float32), UNIT, b_w.dtype.primitive_bitwidth == 16)
+        squares += tl.sum(b_wide * b_wide, 1)
+        b_v = tl.load(p_basis + o_k[:, None] * K + o_basis[None, :], mask=(o_k < end)[:, None], other=0.0)
+        total = tl.dot(b_wide, b_v.to(tl.float64), total, out_dtype=tl.float64)
+    return total, tl.sum(squares)
+
+
+@triton.jit(do_not_specialize=["MATRICES"])
+def sketch_kernel(p_pointers, p_table, p_tiles, p_step, p_bases, p_partial, p_norms, MATRICES, DTYPE: tl.constexpr,
+                  BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
+    i_program = tl.program_id(0)
+    i_matrix, i_strip, i_chunk, p_row, _side = place(p_table, p_tiles, p_step, i_program, MATRICES)
+    if i_matrix < 0:
+        return
+    rows, columns, chunk = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS), tl.load(p_row + CHUNK)
+    stride_row, stride_column = tl.load(p_row + STRIDE_ROW), tl.load(p_row + STRIDE_COLUMN)
+    p = tl.load(p_pointers + i_matrix).to(tl.pointer_type(DTYPE))
+    p_basis = p_bases + tl.load(p_row + BASIS)
+    o_row = i_strip * BLOCK + tl.arange(0, BLOCK)
+    m_row = o_row < rows
+    begin = i_chunk * chunk
+    end = tl.minimum(begin + chunk, columns)
+    if stride_column == 1:
+        total, norm = _sum_with(p, p_basis, o_row, m_row, stride_row, 1, begin, end, "column", BLOCK,
+                                BLOCK_K, K)  # fmt: skip
+    elif stride_row == 1:
+        total, norm = _sum_with(p, p_basis, o_row, m_row, 1, stride_column, begin, end, "row", BLOCK,
+                                BLOCK_K, K)  # fmt: skip
+    else:
+        total, norm = _sum_with(p, p_basis, o_row, m_row, stride_row, stride_column, begin, end, "none",
+                                BLOCK, BLOCK_K, K)  # fmt: skip
+    p_out = p_partial + tl.load(p_row + PARTIAL) + i_chunk * rows * K
+    tl.store(p_out + o_row[:, None] * K + tl.arange(0, K)[None, :], total, mask=m_row[:, None])
+    tl.store(p_norms + i_program, norm)
+
+
+def sketch_(scratch: Mapping[str, Tensor], pointers: Tensor, matrices: int, k: int, dtype: torch.dtype) -> None:
+    """Writes `partial`, the products of each chunk, and `norms`, one a program.
+
+    Args:
+        scratch: every tensor of the kernel by its name without `p_`; `step` is 0-d int64, and its parity the side
+            whose turn it is.
+        pointers: `(b,)` int64, the address of each matrix.
+    """
+    tiles = scratch["tiles"]
+    variant = _variant(dtype, k, config(k, capability(tiles.device)))
+    tensors = {
+        n: scratch[n.removeprefix("p_")] for n in sketch_kernel.arg_names if n.startswith("p_") and n != POINTERS
+    }
+    sketch_kernel[tiles.shape[1],](
+        **tensors, p_pointers=pointers, MATRICES=matrices, **variant.constexprs, **variant.options
+    )
+
+
+POINTERS = "p_pointers"
+
+
+def sketch_cost(shapes: Sequence[tuple[int, int]], k: int, itemsize: int) -> tuple[int, int]:
+    """Bytes and flops: W and V read, Y written, once."""
+    return sum(m * n * itemsize + k * (4 * n + 8 * m) for m, n in shapes), sum(2 * m * n * k for m, n in shapes)
+
+
+KS = (16, 32, 64, 128)
+"""Numbers of columns there are kernels for; 16 is the least that an FP64 product of tiles takes."""
+NARROW = tuple(dtype for dtype in DTYPES if dtype != torch.float64)
+"""Dtypes whose products are exact in FP64."""
+
+
+def _variant(dtype: torch.dtype, k: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+    return Variant(
+        kernel=sketch_kernel,
+        signature={
+            "p_pointers": "*i64:16", "p_table": "*i64:16", "p_tiles": "*i32:16", "p_step": "*i64:16",
+            "p_bases": "*fp32:16", "p_partial": "*fp64:16", "p_norms": "*fp64:16", "MATRICES": "i32",
+        },
+        constexprs={"DTYPE": DTYPES[dtype], "BLOCK": c.block, "BLOCK_K": c.block_k, "K": k},
+        num_warps=c.num_warps,
+        num_stages=c.num_stages,
+        label=str(dtype).removeprefix("torch."),
+        architectures=architectures,
+    )  # fmt: skip
+
+
+def variants() -> Iterator[Variant]:
+    for k in KS:
+        for c, architectures in chosen(partial_(config, k)).items():
+            yield from (_variant(dtype, k, c, architectures) for dtype in NARROW)

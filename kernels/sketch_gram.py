@@ -1,0 +1,126 @@
+"""Sketch Gram: the chunks of each product added up, and the Grams of products and of bases, in FP64.
+
+    Y = sum of chunks (r, k)        C = sum over strips of Y[strip]^T Y[strip]    (k, k)
+                                    B = sum over strips of V[strip]^T V[strip]    of the basis V (r, k) FP32 made from Y
+
+One program a strip of `STRIP` rows and a tile of the Gram; `fastrank.kernels.proof` adds the strips up. B is that of
+the numbers as they were stored.
+
+Bytes: 8 r k a chunk read, 8 r k written, 8 k^2 a strip. Flops: 2 r k^2, a k-th of which at most is needed twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial as partial_
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+from fastrank.kernels.device import capability, chosen
+from fastrank.kernels.sketch import KS, place
+from fastrank.kernels.sketch_table import CHUNKS, FIRST_STRIP, NEXT, PARTIAL, PRODUCT, ROWS, STRIP
+from fastrank.kernels.variant import Variant
+from torch import Tensor
+
+
+class Config(NamedTuple):
+    """Launch configuration."""
+
+    block: int
+    """Rows a step."""
+    tile: int
+    """Order of a tile of the Gram."""
+    num_warps: int
+
+
+def config(k: int, capability: tuple[int, int]) -> Config:
+    return Config(32, min(k, 32), 4)
+
+
+@triton.jit
+def _rows_of(p, o_row, m_row, o_column, rows, chunks, K: tl.constexpr):
+    """The sum of all chunks of some rows and columns, FP64."""
+    offsets = o_row[:, None] * K + o_column[None, :]
+    total = tl.load(p + offsets, mask=m_row[:, None], other=0.0).to(tl.float64)
+    for i_chunk in range(1, chunks):
+        total += tl.load(p + i_chunk * rows * K + offsets, mask=m_row[:, None], other=0.0).to(tl.float64)
+    return total
+
+
+@triton.jit(do_not_specialize=["MATRICES"])
+def sketch_gram_kernel(p_table, p_strips, p_step, p_from, p_product, p_grams, MATRICES, PRODUCTS: tl.constexpr,
+                       SPAN: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr):  # fmt: skip
+    """PRODUCTS: of the chunks of products, which are summed; else of the bases made from them."""
+    i_matrix, i_strip, _chunk, p_row, _side = place(p_table, p_strips, p_step, tl.program_id(0), MATRICES)
+    i_tile = tl.program_id(1)
+    i_a, i_b = i_tile // (K // TILE), i_tile % (K // TILE)
+    if (i_matrix < 0) | (i_b > i_a):
+        return
+    rows = tl.load(p_row + ROWS)
+    chunks = tl.load(p_row + CHUNKS) if PRODUCTS else 1
+    p = p_from + tl.load(p_row + (PARTIAL if PRODUCTS else NEXT))
+    p_to = p_product + tl.load(p_row + PRODUCT)
+    o_a, o_b = i_a * TILE + tl.arange(0, TILE), i_b * TILE + tl.arange(0, TILE)
+    total = tl.zeros((TILE, TILE), tl.float64)
+    for i in range(0, SPAN, BLOCK):
+        o_row = i_strip * SPAN + i + tl.arange(0, BLOCK)
+        m_row = o_row < rows
+        a = _rows_of(p, o_row, m_row, o_a, rows, chunks, K)
+        b = _rows_of(p, o_row, m_row, o_b, rows, chunks, K)
+        if PRODUCTS:  # noqa: SIM102 - one is known when compiling, the other is not
+            if i_a == i_b:
+                tl.store(p_to + (o_row[:, None] * K + o_a[None, :]), a, mask=m_row[:, None])
+        total = tl.dot(tl.trans(a), b, total, out_dtype=tl.float64)
+    p_gram = p_grams + (tl.load(p_row + FIRST_STRIP) + i_strip) * K * K
+    tl.store(p_gram + (o_a[:, None] * K + o_b[None, :]), total)
+    if i_a != i_b:
+        tl.store(p_gram + (o_b[:, None] * K + o_a[None, :]), tl.trans(total))
+
+
+def product_grams_(scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
+    """Writes `product`, the sums of the chunks in `partial`, and `grams` `(strips, k, k)`, one a strip."""
+    _launch(scratch, scratch["partial"], scratch["grams"], True, matrices, k)
+
+
+def basis_grams_(scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
+    """Writes `basis_grams` `(strips, k, k)` of the `bases` that have just been made."""
+    _launch(scratch, scratch["bases"], scratch["basis_grams"], False, matrices, k)
+
+
+def _launch(
+    scratch: Mapping[str, Tensor], source: Tensor, grams: Tensor, products: bool, matrices: int, k: int
+) -> None:
+    strips = scratch["strips"]
+    c = config(k, capability(strips.device))
+    variant = _variant(products, k, c)
+    sketch_gram_kernel[strips.shape[1], (k // c.tile) ** 2](
+        scratch["table"], strips, scratch["step"], source, scratch["product"], grams, matrices,
+        **variant.constexprs, **variant.options,
+    )  # fmt: skip
+
+
+def sketch_gram_cost(shapes: list[tuple[int, int]], k: int) -> tuple[int, int]:
+    """Bytes and flops: Y read and written once, one half of the products."""
+    return sum(16 * r * k for r, _ in shapes), sum(r * k * k for r, _ in shapes)
+
+
+def _variant(products: bool, k: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+    return Variant(
+        kernel=sketch_gram_kernel,
+        signature={
+            "p_table": "*i64:16", "p_strips": "*i32:16", "p_step": "*i64:16",
+            "p_from": "*fp64:16" if products else "*fp32:16", "p_product": "*fp64:16", "p_grams": "*fp64:16",
+            "MATRICES": "i32",
+        },
+        constexprs={"PRODUCTS": products, "SPAN": STRIP, "BLOCK": c.block, "TILE": c.tile, "K": k},
+        num_warps=c.num_warps,
+        num_stages=1,
+        architectures=architectures,
+    )  # fmt: skip
+
+
+def variants() -> Iterator[Variant]:
+    for k in KS:
+        for c, architectures in chosen(partial_(config, k)).items():
+            yield from (_variant(products, k, c, architectures) for products in (True, False))

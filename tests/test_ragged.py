@@ -1,0 +1,61 @@
+"""Ragged batches, as far as it takes no kernel to tell: what is counted, what is remembered, what is refused."""
+
+import pytest
+import torch
+
+from fastrank import Tolerance, ring
+from fastrank.bounds import UNIT
+from fastrank.ragged import RaggedBatch
+from fastrank.reference.gram import Moments
+
+pytest.importorskip("triton")
+from fastrank.kernels.launches import Launches
+
+
+def moments(chunk, trace=1.0):
+    ones = torch.ones_like(chunk.order)
+    return Moments(ones * trace, ones, ones.bool(), chunk.order, chunk.inner)
+
+
+@pytest.fixture
+def capturing(monkeypatch):
+    """Call it: from then on a CUDA graph is being captured, for all that the library can tell."""
+    return lambda yes=True: monkeypatch.setattr(ring, "capturing", lambda device: yes)
+
+
+def test_lines_made_in_a_capture_are_not_remembered(capturing):
+    """They hold nothing before the graph is replayed; a count outside it would read whatever memory held."""
+    batch = RaggedBatch([torch.empty(5, 7)], 2)
+    (chunk,) = batch.chunks
+    known = batch.lines(chunk, moments(chunk), Tolerance())
+    capturing()
+    assert batch.lines(chunk, moments(chunk), Tolerance()) is known
+    captured = batch.lines(chunk, moments(chunk), Tolerance(0.04))
+    captured.coefficients.fill_(torch.nan)
+    capturing(False)
+    fresh = batch.lines(chunk, moments(chunk), Tolerance(0.04))
+    assert fresh.coefficients.isfinite().all()
+    assert batch.lines(chunk, moments(chunk), Tolerance(0.04)) is fresh
+
+
+@pytest.mark.parametrize("tolerance", [Tolerance(1e-3, r) for r in ("frobenius", "spectral", "absolute")], ids=str)
+def test_each_matrix_may_grow_by_what_its_own_order_makes_likely(tolerance):
+    batch = RaggedBatch([torch.empty(1).expand(r, r) for r in (40, 256, 512, 4096)])
+    (chunk,) = batch.chunks
+    trace = 3.0
+    of = moments(chunk, trace)
+    lines = batch.lines(chunk, of, tolerance, (of.trace, of.trace))
+    expected = torch.tensor([8.0, 8.0, 32.0, 2048.0], dtype=torch.float64)
+    limit = lines.shifts.limit.at(of.trace) / trace
+    assert (limit >= expected).all()
+    assert (limit <= 2 * expected).all()
+    # Both shifts are further from each other than what factors within the limit may be off by, twice.
+    upper, lower = (line.slope * of.trace + line.intercept for line in (lines.shifts.upper, lines.shifts.lower))
+    assert (lower - upper >= 2 * UNIT * (chunk.order + 64) * trace * (1 + expected)).all()
+
+
+def test_more_tolerances_than_there_is_a_place_for_are_refused(monkeypatch):
+    monkeypatch.setattr(Launches, "sum_grams", lambda *arguments: None)
+    batch = RaggedBatch([torch.empty(70, 90)], 2)
+    with pytest.raises(ValueError, match="tolerances: 3, but this batch was made for 2 at a time"):
+        batch.bounds([Tolerance(), Tolerance(0.1), Tolerance(0.2)])
