@@ -4,18 +4,23 @@ from __future__ import annotations
 
 KS = (16, 32, 64, 128)
 """As `fastrank.kernels.sketch` has them."""
+COMPLETE = 64
+"""Largest r for which a basis of the whole side costs no more than a sketch and a count."""
 ROOM = 2
 """Columns beyond the rank: one that shows that there is no more, and one for a rank that grows."""
 
 
-def columns_of(rank: int, rows: int, columns: int, now: int = 0) -> int:
-    """k of a matrix of that rank, the least that there is if none pays.
+def columns_of(rank: int, r: int, now: int = 0) -> int:
+    """k of a matrix of that rank, whose smaller side is r; the least that there is if none pays.
 
     A sketch takes 2 r n k flops in place of the r^2 n of a Gram: it pays while 2 k <= r. An eighth of the columns is
     noise (`fastrank.reference.sketch.noise_columns`). A matrix that has more columns than that keeps those it has until
     its rank is well below: replacing a basis costs more than a step.
+
+    A matrix with r <= `COMPLETE` has at least r columns: its sketch is exact, and needs no count after it.
     """
-    r = min(rows, columns)
+    if r <= COMPLETE:
+        return next(k for k in KS if r <= k)
 
     def holds(k: int, share: float) -> bool:
         return rank + ROOM <= (k - k // 8) * share

@@ -17,7 +17,7 @@ from torch import Tensor
 from fastrank import backend, ring
 from fastrank.arrays import Matrices
 from fastrank.batch import Group
-from fastrank.bounds import Shifts, judge, shifts, unpivoted_growth
+from fastrank.bounds import UNIT, Shifts, judge, shifts, unpivoted_growth
 from fastrank.metrics import RankBounds, Tolerance
 from fastrank.packing import packed, workspace_bytes
 from fastrank.reference.gram import Gram, Moments, power_of_two
@@ -177,6 +177,21 @@ class RaggedBatch:
         if constant and not ring.capturing(self.device):  # what a capture makes holds nothing before a replay
             self._lines[key] = lines
         return lines
+
+    def top(self, chunk: Chunk, moments: Moments, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Lower bound of lambda_1 `(b,)` of a chunk that is in the workspace, whole, from about where it is.
+
+        vectors: `(2, all matrices, width)` FP64; the chunk's `rows` of the first are started from, all are overwritten.
+        """
+        from fastrank.kernels.launches import PRODUCTS
+
+        assert self._workspace is not None
+        chunk.launches.multiply(self._workspace, moments.trace, vectors, rows)
+        last, result = (vectors[i % 2, rows] for i in (PRODUCTS - 1, PRODUCTS))
+        size = last.square().sum(-1)
+        quotient = torch.where(size > 0, (last * result).sum(-1) / size, 0.0)
+        # Rounding of the Gram's sums, and of the quotient's.
+        return (quotient - UNIT * (moments.inner + 4 * moments.order + 64)).clamp(min=0) * moments.trace
 
     def in_order(self, parts: Sequence[RankBounds]) -> RankBounds:
         """Bounds of all chunks, in the order of the matrices; an empty matrix has rank 0."""

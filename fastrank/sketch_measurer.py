@@ -49,6 +49,7 @@ class SketchMeasurer:
         self._sketched = Sketched(tolerances, device)
         self._batch: RaggedBatch | None = None
         self._at: list[Tensor] = []
+        self._vectors = torch.zeros(2, 0, 0, dtype=torch.float64, device=device)
         self._ready = False
         self._measured = 0
         self._ranks: tuple[Tensor, torch.cuda.Event | None] | None = None
@@ -83,6 +84,7 @@ class SketchMeasurer:
         matrices = [source.matrix for source in sources]
         proof, decided = self._sketched.prove(found_inf)
         bounds, top = self._count(matrices, proof, decided)
+        self._sketched.count_step()
         norm = proof[:, 0]
         finite = norm.isfinite()
         moments = Moments(norm.masked_fill(~finite, 0.0), torch.ones_like(norm), finite, 0.0, 0.0)
@@ -106,14 +108,17 @@ class SketchMeasurer:
 
     def _count(self, matrices: list[Tensor], proof: Tensor, decided: Tensor) -> tuple[list[RankBounds], Tensor]:
         """Bounds for each tolerance, and sigma_1 where it is known well enough; NaN elsewhere."""
-        norm, low, high = proof[:, :3].unbind(-1)
+        norm, low, high = (x.clone() for x in proof[:, :3].unbind(-1))
         batch = self._batch_of(matrices)
         for chunk, at in zip(batch.chunks, self._at, strict=True):
             chunk.launches.decided.copy_(decided[at])
+        self._sketched.lift(self._vectors[0])
         places = dict(zip(map(id, batch.chunks), self._at, strict=True))
 
         def wanted(chunk: Chunk, moments: Moments, grams: Iterator[Grams]) -> list[Lines]:
             at = places[id(chunk)]
+            found = batch.top(chunk, moments, self._vectors, at)
+            low[at] = torch.where(decided[at] == 0, torch.maximum(low[at], found), low[at])
             lines = [batch.lines(chunk, moments, t, (low[at], high[at])) for t in self._tolerances]
             return [*lines, Lines.of(_certificates(moments, low[at]), moments.trace)]
 
@@ -136,9 +141,11 @@ class SketchMeasurer:
         if self._batch is None or not self._batch.fits(matrices):
             if ring.capturing(self._device):
                 raise RuntimeError(UNPREPARED)
-            self._batch = RaggedBatch(matrices, len(self._tolerances) + 1)
+            self._batch = RaggedBatch(matrices, len(self._tolerances) + 1, keep=True)
             self._batch.allocate()
             self._at = [torch.tensor(chunk.indices, device=self._device) for chunk in self._batch.chunks]
+            width = max(min(m.shape) for m in matrices) + 31  # room for padding
+            self._vectors = torch.zeros(2, len(matrices), width, dtype=torch.float64, device=self._device)
         if ring.capturing(self._device):
             self._captured.append(self._batch)  # the graph reads its tables as long as it lives
         return self._batch
@@ -156,7 +163,7 @@ class SketchMeasurer:
         if self._ranks is None or ring.capturing(self._device):
             return
         ranks, event = self._ranks
-        if event is None or event.query():
+        if event is None or event.query():  # type: ignore[no-untyped-call]
             self._sketched.adapt([max(0, int(rank)) for rank in ranks.tolist()])
             self._ranks = None
 

@@ -36,7 +36,12 @@ class Source(NamedTuple):
     def offset(self) -> int | None:
         """Where it starts in the parameter, in elements; None if it has memory of its own."""
         shared = self.matrix.untyped_storage().data_ptr() == self.parameter.untyped_storage().data_ptr()
-        return self.matrix.storage_offset() - self.parameter.storage_offset() if shared else None
+        return int(self.matrix.storage_offset() - self.parameter.storage_offset()) if shared else None
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        """What tables depend on, but for the address."""
+        return (self.matrix.shape, self.matrix.stride(), self.matrix.dtype, self.offset)
 
 
 class Basis(NamedTuple):
@@ -55,6 +60,7 @@ class _Group:
 
     def __init__(self, indices: list[int], sketches: Sketches, device: torch.device) -> None:
         self.indices, self.sketches = indices, sketches
+        self.places = torch.tensor(indices, dtype=torch.int32, device=device)
         self.addresses, self.rows = Mirror(device), Mirror(device)
         self.multiplied = False
 
@@ -69,12 +75,14 @@ class Sketched:
     """
 
     def __init__(self, tolerances: Sequence[Tolerance], device: torch.device, seed: int = 0) -> None:
-        squares = [[KINDS.index(t.relative_to), min(t.value, 1e150) ** 2] for t in tolerances]
+        # Beyond these every singular value is smaller than tau, and squares stay in the range.
+        most = {"frobenius": 2.0, "spectral": 2.0, "absolute": 1e150}
+        squares = [[KINDS.index(t.relative_to), min(t.value, most[t.relative_to]) ** 2] for t in tolerances]
         self._tolerances = torch.tensor(squares, dtype=torch.float64)
         self._device, self._seed = device, seed
         self._step = torch.zeros((), dtype=torch.int64, device=device)
         self._skip = torch.zeros(1, device=device)
-        self._shapes: list[tuple[object, ...]] = []
+        self._layouts: list[tuple[object, ...]] = []
         self._ks: list[int] = []
         self._groups: list[_Group] = []
         self._places = torch.zeros(0, dtype=torch.int64, device=device)
@@ -94,13 +102,14 @@ class Sketched:
     def prepare(self, sources: Sequence[Source]) -> None:
         """What the next products are of; `fuse` may make some of them, `prove` makes the others."""
         self._sources = list(sources)
-        shapes = [(s.matrix.shape, s.matrix.stride(), s.matrix.dtype, s.offset) for s in sources]
-        if shapes != self._shapes:
-            self._plan(shapes, [columns_of(0, *s.matrix.shape) for s in sources], {})
+        layouts = [source.layout for source in sources]
+        if layouts != self._layouts:
+            self._plan(layouts, [columns_of(0, min(s.matrix.shape)) for s in sources], {})
             for _ in range(WARM_UP):
                 self._write_addresses()
                 self._multiply()
                 self._conclude(None)
+                self.count_step()
         for group in self._groups:
             group.multiplied = False
         self._captured |= capturing(self._device)
@@ -134,24 +143,35 @@ class Sketched:
         """What the sketches prove: `(matrices, 3 + 2 tolerances)` FP64 and `(matrices,)` int32, whether ranks are.
 
         The numbers are ||W||_F^2 (not finite where W is not), bounds of sigma_1^2, and bounds of each rank. Where
-        `found_inf` is not 0 nothing that is carried changes, and the answer is the last one.
+        `found_inf` is not 0 nothing that is carried changes, and the answer is the last one. `count_step` ends it.
         """
         self._multiply()
         self._conclude(found_inf)
         proof = torch.cat([g.sketches.proof for g in self._groups])[self._places]
         return proof, torch.cat([g.sketches.decided for g in self._groups])[self._places]
 
+    def lift(self, vectors: Tensor) -> None:
+        """Writes the first singular vector of each matrix, as last proven, of its smaller side, into `vectors`."""
+        from fastrank.kernels.device import current
+        from fastrank.kernels.power import lift_
+
+        with current(self._device):
+            for group in self._groups:
+                sketches = group.sketches
+                lift_(vectors, group.places, sketches.tensors, len(group.indices), sketches.k)
+
     def adapt(self, ranks: Sequence[int]) -> None:
         """Gives every matrix as many columns as its rank asks for, with the basis it has. Not in a step."""
         wanted = [
-            columns_of(rank, *s.matrix.shape, now=k) for rank, s, k in zip(ranks, self._sources, self._ks, strict=True)
+            columns_of(rank, min(source.matrix.shape), k)
+            for rank, source, k in zip(ranks, self._sources, self._ks, strict=True)
         ]
         most: dict[int, int] = {}
         for source, k in zip(self._sources, wanted, strict=True):  # matrices of one parameter stay together
             most[id(source.parameter)] = max(k, most.get(id(source.parameter), 0))
         ks = [most[id(source.parameter)] for source in self._sources]
         if ks != self._ks and not self._captured:
-            self._plan(self._shapes, ks, self.bases())
+            self._plan(self._layouts, ks, self.bases())
 
     def bases(self) -> dict[int, Basis]:
         """What is carried of each matrix, by index; views of the state."""
@@ -169,9 +189,9 @@ class Sketched:
         self.prepare(sources)
         bases = {i: Basis(**basis) for i, basis in state["bases"].items()}
         self._step.fill_(state["step"])
-        self._plan(self._shapes, [bases[i].kept.shape[-1] for i in range(len(sources))], bases)
+        self._plan(self._layouts, [bases[i].kept.shape[-1] for i in range(len(sources))], bases)
 
-    def _plan(self, shapes: list[tuple[object, ...]], ks: list[int], bases: Mapping[int, Basis]) -> None:
+    def _plan(self, layouts: list[tuple[object, ...]], ks: list[int], bases: Mapping[int, Basis]) -> None:
         from fastrank.kernels.sketch_table import View
         from fastrank.kernels.sketches import Sketches
 
@@ -183,16 +203,17 @@ class Sketched:
         groups = []
         for (dtype, k), indices in members.items():
             matrices = [self._sources[i] for i in indices]
+            shapes = [(*s.matrix.shape, *s.matrix.stride()) for s in matrices]
             views = [
-                View(s.offset or 0, *s.matrix.shape, *s.matrix.stride(), i)
-                for i, s in zip(indices, matrices, strict=True)
+                View(s.offset or 0, m, n, down, across, i)
+                for s, (m, n, down, across), i in zip(matrices, shapes, indices, strict=True)
             ]
             sketches = Sketches(views, dtype, k, self._tolerances, self._step, self._skip, self._seed)
             sketches.adopt({place: bases[i] for place, i in enumerate(indices) if i in bases})
             groups.append(_Group(indices, sketches, self._device))
         order = [i for group in groups for i in group.indices]
         self._places = torch.tensor(order, dtype=torch.int64).argsort().to(self._device)
-        self._groups, self._shapes, self._ks = groups, shapes, ks
+        self._groups, self._layouts, self._ks = groups, layouts, ks
 
     def _write_addresses(self) -> None:
         for group in self._groups:
@@ -211,6 +232,9 @@ class Sketched:
             self._skip.copy_(found_inf.reshape(1), non_blocking=True)
         for group in self._groups:
             group.sketches.conclude()
+
+    def count_step(self) -> None:
+        """Ends a step, unless it was to be skipped: then it is the other side's turn."""
         self._step += (self._skip == 0).squeeze()
 
 

@@ -28,7 +28,7 @@ from fastrank.kernels.proof import (
     variant_of,
 )
 from fastrank.kernels.sketch import KS
-from fastrank.kernels.sketch_table import COLUMNS, FIELDS, ROWS
+from fastrank.kernels.sketch_table import COLUMNS, COMPLETE, FIELDS, ROWS
 from fastrank.kernels.variant import Variant
 from torch import Tensor
 
@@ -91,8 +91,13 @@ def conclude_kernel(p_table, p_step, p_skip, p_counts, p_growth, p_small, p_x, p
         moved += tl.sum(tl.where(o_row[:, None] > o[None, :], lower_rows * x_rows[:, None], 0.0), 0)
     alive = (d > DEAD * tl.max(d)) & (d > 0) & (smaller >= K // 8)
     kept = tl.where(finite & (norm > 0), alive, False)
+    top = tl.where(kept, tl.sqrt(tl.maximum(d, 0.0)) * moved, 0.0)
+    if tl.load(p_row + COMPLETE) != 0:
+        # The basis stays, and what was found in it is where it was found.
+        kept = tl.load(p_kept + i_matrix * K + o) != 0
+        top = tl.where(finite, tl.load(p_x + i_matrix * K + o), 0.0)
     tl.store(p_kept + i_matrix * K + o, kept.to(tl.int32))
-    tl.store(p_top + i_matrix * K + o, tl.where(kept, tl.sqrt(tl.maximum(d, 0.0)) * moved, 0.0))
+    tl.store(p_top + i_matrix * K + o, top)
 
 
 def conclude_(scratch: Mapping[str, Tensor], matrices: int, tolerances: int, k: int) -> None:

@@ -19,6 +19,7 @@ from fastrank.kernels.device import capability, current
 from fastrank.kernels.largest import largest_
 from fastrank.kernels.ldl import Problems
 from fastrank.kernels.ldl_windows import factor_windows_
+from fastrank.kernels.power import power_
 from fastrank.kernels.table import Shape, rows_of
 from torch import Tensor
 
@@ -27,6 +28,10 @@ Key = TypeVar("Key", bound=Hashable)
 ONE_PROGRAM_UP_TO = 512
 """Largest r factored by one program a problem. At 512 both ways take about 0.25 ms by estimate, for few matrices: a
 chain of 512 pivots and 45 MFLOP of one multiprocessor, or 4 windows of 3 launches. Not measured."""
+PRODUCTS = 8
+"""With each Gram in search of lambda_1: what a step turns out of the basis falls by (lambda_i / lambda_1)^16. In
+training with layers of 100 x 100, k = 16 and noisy steps, sigma_1 is known to 1e-4 in 85 to 100 % of the steps, by
+layer, and in 2 to 18 % without any."""
 
 
 class Launches:
@@ -105,6 +110,17 @@ class Launches:
                 gram.finish_(grams, partial, self.table, self._finish, self.decided, self.keep)
             if len(self._stored):
                 gram.trace_(trace, self.table, self._stored, self.decided, grams)
+
+    def multiply(self, workspace: Tensor, trace: Tensor, vectors: Tensor, rows: Tensor) -> None:
+        """Writes G x / trace, `PRODUCTS` times over, from `vectors[0]` to `vectors[1]` and back; see `power`.
+
+        vectors: `(2, all matrices, width)` FP64. rows: `(b,)`, whose there is whose here.
+        """
+        places = rows.to(torch.int32)
+        with current(self.device):
+            for i in range(PRODUCTS):
+                source, to = vectors[i % 2], vectors[(i + 1) % 2]
+                power_(to, source, places, self.table, self.decided, trace, workspace)
 
     def count(
         self, workspace: Tensor, trace: Tensor, scale: Tensor | None, coefficients: Tensor

@@ -21,7 +21,7 @@ from fastrank.kernels.device import capability, chosen
 from fastrank.kernels.elimination import divide
 from fastrank.kernels.noise import normal
 from fastrank.kernels.sketch import KS, place
-from fastrank.kernels.sketch_table import KEY, NEXT, PRODUCT, ROWS, STRIP
+from fastrank.kernels.sketch_table import COMPLETE, KEY, NEXT, PRODUCT, ROWS, STRIP
 from fastrank.kernels.variant import Variant, arguments
 from torch import Tensor
 
@@ -47,7 +47,7 @@ def rotate_kernel(p_table, p_strips, p_step, p_skip, p_product, p_small, p_kept,
                   PROBLEMS, SPAN: tl.constexpr, BLOCK: tl.constexpr, B: tl.constexpr, K: tl.constexpr,
                   ORDER: tl.constexpr):  # fmt: skip
     i_matrix, i_strip, _chunk, p_row, _side = place(p_table, p_strips, p_step, tl.program_id(0), MATRICES)
-    if (i_matrix < 0) | (tl.load(p_skip) != 0):
+    if (i_matrix < 0) | (tl.load(p_skip) != 0) | (tl.load(p_row + COMPLETE) != 0):
         return
     rows, key, step = tl.load(p_row + ROWS), tl.load(p_row + KEY), tl.load(p_step)
     p_y, p_v = p_product + tl.load(p_row + PRODUCT), p_bases + tl.load(p_row + NEXT)

@@ -23,7 +23,6 @@ Tried, by what the compiler makes of it:
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -200,7 +199,8 @@ def _variant(kind: Kind, scaled: bool, guarded: bool) -> Variant:
 
 
 def variants() -> Iterator[Variant]:
-    momenta = ((0.0, False), (0.9, False), (0.9, True))
-    flags = ((False, False), (False, True), (True, True))
-    for dtype, (momentum, nesterov), maximize, given in product(DTYPES, momenta, (False, True), flags):
-        yield _variant(Kind(dtype, momentum, 0.0, nesterov, maximize), *given)
+    """Without momentum, with it, and what does most: with any other options less is done in between."""
+    for dtype in DTYPES:
+        yield _variant(Kind(dtype, 0.0, 0.0, False, False), False, False)
+        yield _variant(Kind(dtype, 0.9, 0.0, False, False), False, False)
+        yield _variant(Kind(dtype, 0.9, 0.0, True, True), True, True)

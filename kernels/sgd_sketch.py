@@ -229,5 +229,6 @@ def variants() -> Iterator[Variant]:
     """For each k and dtype the one that does most: with any option less, a kernel does less and holds less."""
     for k in KS:
         for c, architectures in chosen(partial_(config, k)).items():
-            kinds = (sgd.Kind(dtype, 0.9, 0.0, True, True) for dtype in NARROW if c is not None)
-            yield from (_variant(kind, True, True, k, c, architectures) for kind in kinds)
+            if c is not None:
+                kinds = (sgd.Kind(dtype, 0.9, 0.0, True, True) for dtype in NARROW)
+                yield from (_variant(kind, True, True, k, c, architectures) for kind in kinds)

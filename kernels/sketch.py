@@ -65,7 +65,7 @@ class Config(NamedTuple):
 def config(k: int, capability: tuple[int, int]) -> Config:
     if capability[0] >= 10:
         return Config(32, 32 if k <= 32 else 16, 4 if k == 64 else 8, 1)
-    return Config(64, 16, 4, 2) if k == 32 else Config(64, 32, 8, 2)
+    return {32: Config(64, 16, 4, 2), 64: Config(64, 16, 8, 2)}.get(k, Config(64, 32, 8, 2))
 
 
 @triton.jit

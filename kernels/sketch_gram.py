@@ -19,7 +19,7 @@ import triton
 import triton.language as tl
 from fastrank.kernels.device import capability, chosen
 from fastrank.kernels.sketch import KS, place
-from fastrank.kernels.sketch_table import CHUNKS, FIRST_STRIP, NEXT, PARTIAL, PRODUCT, ROWS, STRIP
+from fastrank.kernels.sketch_table import CHUNKS, COLUMNS, COMPLETE, FIRST_STRIP, NEXT, PARTIAL, PRODUCT, ROWS, STRIP
 from fastrank.kernels.variant import Variant
 from torch import Tensor
 
@@ -35,7 +35,7 @@ class Config(NamedTuple):
 
 
 def config(k: int, capability: tuple[int, int]) -> Config:
-    return Config(32, min(k, 32), 4)
+    return Config(16, 16 if k <= 32 else 32, 4)
 
 
 @triton.jit
@@ -58,6 +58,8 @@ def sketch_gram_kernel(p_table, p_strips, p_step, p_from, p_product, p_grams, MA
     if (i_matrix < 0) | (i_b > i_a):
         return
     rows = tl.load(p_row + ROWS)
+    if not PRODUCTS:
+        rows = tl.where(tl.load(p_row + COMPLETE) != 0, tl.load(p_row + COLUMNS), rows)
     chunks = tl.load(p_row + CHUNKS) if PRODUCTS else 1
     p = p_from + tl.load(p_row + (PARTIAL if PRODUCTS else NEXT))
     p_to = p_product + tl.load(p_row + PRODUCT)

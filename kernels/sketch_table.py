@@ -15,12 +15,13 @@ import triton.language as tl
 from torch import Tensor
 
 (OFFSET, ROWS, COLUMNS, STRIDE_ROW, STRIDE_COLUMN, BASIS, NEXT, CHUNK, CHUNKS, PARTIAL, PRODUCT, FIRST_NORM, NORMS,
- FIRST_STRIP, STRIPS, KEY) = map(tl.constexpr, range(16))  # fmt: skip
+ FIRST_STRIP, STRIPS, KEY, COMPLETE) = map(tl.constexpr, range(17))  # fmt: skip
 """OFFSET: of the matrix from the start of its parameter, in elements. BASIS, NEXT: offsets of this side's basis
 `(n, k)` and of the one made from its product, `(r, k)`. CHUNK: columns that one program multiplies; PARTIAL, PRODUCT:
 offsets of what each chunk gives, and of their sum. The norms and strips of a matrix are those of consecutive programs:
-FIRST and how many. KEY: of the matrix' noise."""
-FIELDS = tl.constexpr(16)
+FIRST and how many. KEY: of the matrix' noise. COMPLETE: 1 where the basis spans all of the smaller side, see `tables`.
+"""
+FIELDS = tl.constexpr(17)
 TILE_FIELDS = tl.constexpr(3)
 """Of a list of work: matrix (-1: none), strip, chunk."""
 STRIP = 256
@@ -54,12 +55,19 @@ class Tables(NamedTuple):
     """(2, programs, TILE_FIELDS) int32: work of the sketch; the shorter side is filled up with nothing"""
     strips: Tensor
     """(2, programs, TILE_FIELDS) int32: work on the product and on the basis made from it; chunk 0"""
+    places: list[tuple[int, int]]
+    """Offsets of each matrix' bases (n, k) and (m, k)"""
     bases: int
     partial: int
     product: int
     norms: int
     grams: int
     """Elements of what the sketch and its Grams write."""
+
+
+def is_complete(view: View, k: int) -> bool:
+    """Whether k columns span all of the matrix' smaller side."""
+    return min(view.rows, view.columns) <= k
 
 
 def chunk_of(view: View, block: int) -> int:
@@ -73,7 +81,11 @@ def chunk_of(view: View, block: int) -> int:
 
 
 def tables(views: Sequence[View], k: int, block: int) -> Tables:
-    """For sketches of `k` columns whose programs take strips of `block` rows."""
+    """For sketches of `k` columns whose programs take strips of `block` rows.
+
+    A matrix with r <= k needs no basis that follows it: its smaller side has a complete one, which stays. Both of its
+    sides are that side, and what a sketch proves of it is exact.
+    """
     rows = torch.zeros(2, len(views), FIELDS.value, dtype=torch.int64)
     work: tuple[list[tuple[int, int, int]], ...] = ([], [])
     strips: tuple[list[tuple[int, int, int]], ...] = ([], [])
@@ -83,19 +95,23 @@ def tables(views: Sequence[View], k: int, block: int) -> Tables:
     partial, product = [0, 0], [0, 0]
     for side in (0, 1):
         for i, given in enumerate(views):
-            view = given if side == 0 else given.transposed
+            complete = is_complete(given, k)
+            view = given.transposed if (given.rows <= given.columns if complete else side == 1) else given
             chunk = chunk_of(view, block)
             across, chunks = -(-view.rows // block), -(-view.columns // chunk)
             down = -(-view.rows // STRIP)
             bases = offsets[2 * i + side], offsets[2 * i + 1 - side]
+            if complete:
+                bases = (offsets[2 * i + (given.rows <= given.columns)],) * 2
             places = (partial[side], product[side], len(work[side]), across * chunks, len(strips[side]), down)
-            rows[side, i] = torch.tensor([*view[:-1], *bases, chunk, chunks, *places, view.key])
+            rows[side, i] = torch.tensor([*view[:-1], *bases, chunk, chunks, *places, view.key, complete])
             work[side].extend((i, s, c) for s in range(across) for c in range(chunks))
             strips[side].extend((i, s, 0) for s in range(down))
             partial[side] += chunks * view.rows * k
             product[side] += view.rows * k
     longest = (max(map(len, lists)) for lists in (work, strips))
-    return Tables(rows, _both(work), _both(strips), offsets[-1], max(partial), max(product), *longest)
+    blocks = list(zip(offsets[:-1:2], offsets[1::2], strict=True))
+    return Tables(rows, _both(work), _both(strips), blocks, offsets[-1], max(partial), max(product), *longest)
 
 
 def _both(lists: tuple[list[tuple[int, int, int]], ...]) -> Tensor:

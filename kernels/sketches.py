@@ -19,7 +19,7 @@ from fastrank.kernels.proof import FIRST, NUMBERS
 from fastrank.kernels.rotate import rotate_
 from fastrank.kernels.sketch import config, sketch_
 from fastrank.kernels.sketch_gram import basis_grams_, product_grams_
-from fastrank.kernels.sketch_table import BASIS, View, tables
+from fastrank.kernels.sketch_table import View, is_complete, tables
 from fastrank.kernels.table import Shape, rows_of
 from torch import Tensor
 
@@ -53,7 +53,8 @@ class Sketches:
         device = step.device
         made = tables(views, k, config(k, capability(device)).block)
         self.views, self.dtype, self.k, self.seed = list(views), dtype, k, seed
-        self._places = made.rows[:, :, BASIS.value].tolist()
+        self._places = made.places
+        self._complete = [i for i, view in enumerate(views) if is_complete(view, k)]
         self.problems = FIRST.value + 2 * len(tolerances)
         b = len(views)
         count = b * self.problems
@@ -122,18 +123,25 @@ class Sketches:
             self.tensors[name].zero_()
         with current(self._ids.device):
             rotate_(self._before(), len(self.views), self.problems, self.k, self.seed)
+            for place in self._complete:
+                right, left, kept, _ = self.basis(place)
+                whole = left if len(left) <= len(right) else right
+                whole.copy_(torch.eye(*whole.shape, device=whole.device))
+                kept[: len(whole)] = 1
             basis_grams_(self._before(), len(self.views), self.k)
 
     def basis(self, place: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Of one matrix (m, n), views: bases (n, k) and (m, k), one of them stale; which columns are kept; the top."""
         view, bases = self.views[place], self.tensors["bases"]
-        sides = zip((view.columns, view.rows), self._places, strict=True)
-        right, left = (bases[at[place] : at[place] + n * self.k].view(n, self.k) for n, at in sides)
+        sides = zip((view.columns, view.rows), self._places[place], strict=True)
+        right, left = (bases[at : at + n * self.k].view(n, self.k) for n, at in sides)
         return right, left, self.tensors["kept"][place], self.tensors["top"][place]
 
     def adopt(self, bases: Mapping[int, Sequence[Tensor]]) -> None:
         """Takes what `basis` has of other sketches, by place, as far as there are columns for it."""
         for place, given in bases.items():
+            if place in self._complete:
+                continue
             for own, theirs in zip(self.basis(place), given, strict=True):
                 k = min(self.k, theirs.shape[-1])
                 own[..., :k] = theirs[..., :k]
