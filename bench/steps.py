@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from providers import Provider
-from torch import Tensor
+from torch import Tensor, nn
 from workloads import Workload
 
 import fastrank
@@ -55,6 +55,21 @@ def prepare(make: Callable[..., torch.optim.Optimizer], compiled: bool, paramete
     return call
 
 
+def prepare_tracked(parameters: list[Tensor]) -> Call:
+    """The same step with every matrix' rank proven and recorded; its rows are overwritten, for nobody reads them."""
+    model = nn.ParameterList([nn.Parameter(parameter.detach()) for parameter in parameters])
+    for own, parameter in zip(model, parameters, strict=True):
+        own.grad = parameter.grad
+    optimizer = fastrank.SGD(model.parameters(), **OPTIONS)
+    fastrank.RankTracker(model, optimizer)  # the optimizer's hooks hold it
+
+    def call() -> list[Tensor]:
+        optimizer.step()
+        return list(model)
+
+    return call
+
+
 def _compile(step: Callable[[], Any], tensors: int) -> Callable[[], Any]:
     if tensors > MOST_COMPILED:
         raise ValueError(f"compiling a step over {tensors} tensors takes minutes")
@@ -82,6 +97,7 @@ def relative_error(before: list[Tensor], after: list[Tensor]) -> float:
 
 PROVIDERS = (
     Provider("fastrank.SGD", partial(prepare, fastrank.SGD, False), strict=True, graph=True),
+    Provider("fastrank.SGD and RankTracker", prepare_tracked, ("triton",), ("cuda",), strict=True, graph=True),
     Provider("torch SGD fused", partial(prepare, torch.optim.SGD, False, fused=True), graph=True),
     Provider("torch SGD foreach", partial(prepare, torch.optim.SGD, False, foreach=True), graph=True),
     Provider("torch SGD for-loop", partial(prepare, torch.optim.SGD, False, foreach=False), graph=True),

@@ -61,12 +61,14 @@ def report() -> list[Choice]:
     ]
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
-        serving = "Triton kernels" if kernels_serve(torch.device("cuda")) else "eigvalsh of the FP64 Gram"
-        reason = "a whole network in a few launches" if serving == "Triton kernels" else "Triton is not installed"
+        by_kernels = kernels_serve(torch.device("cuda"))
+        serving = "Triton kernels" if by_kernels else "eigvalsh of the FP64 Gram"
+        reason = "a whole network in a few launches" if by_kernels else "Triton is not installed"
+        tracking = "sketches, and counts of what they leave open" if by_kernels else f"{serving} + power iteration"
         choices += [
-            Choice("rank", name, f"{serving}", reason),
-            Choice("tracking", name, f"{serving} + power iteration", reason),
-            Choice("SGD", name, serving if serving == "Triton kernels" else "torch.optim.SGD's own forms", reason),
+            Choice("rank", name, serving, reason),
+            Choice("tracking", name, tracking, reason),
+            Choice("SGD", name, serving if by_kernels else "torch.optim.SGD's own forms", reason),
         ]
     return choices
 

@@ -53,7 +53,7 @@ class SketchMeasurer:
         self._ready = False
         self._measured = 0
         self._ranks: tuple[Tensor, torch.cuda.Event | None] | None = None
-        self._captured: list[RaggedBatch] = []
+        self._captured: list[tuple[RaggedBatch, Tensor]] = []
 
     @property
     def nbytes(self) -> int:
@@ -147,7 +147,7 @@ class SketchMeasurer:
             width = max(min(m.shape) for m in matrices) + 31  # room for padding
             self._vectors = torch.zeros(2, len(matrices), width, dtype=torch.float64, device=self._device)
         if ring.capturing(self._device):
-            self._captured.append(self._batch)  # the graph reads its tables as long as it lives
+            self._captured.append((self._batch, self._vectors))  # the graph reads and writes them as long as it lives
         return self._batch
 
     def _look(self, values: Tensor) -> None:

@@ -87,6 +87,7 @@ class Sketched:
         self._groups: list[_Group] = []
         self._places = torch.zeros(0, dtype=torch.int64, device=device)
         self._captured = False
+        self._kept: list[list[_Group]] = []
         self._sources: list[Source] = []
 
     @property
@@ -112,7 +113,9 @@ class Sketched:
                 self.count_step()
         for group in self._groups:
             group.multiplied = False
-        self._captured |= capturing(self._device)
+        if capturing(self._device):
+            self._captured = True
+            self._kept.append(self._groups)  # the graph reads and writes them as long as it lives
         self._write_addresses()
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:

@@ -161,7 +161,7 @@ def sgd_(
     if len(tiles):
         variant = _variant(kind, grad_scale is not None, found_inf is not None)
         sgd_kernel[len(tiles),](
-            pointers, meta, tiles, hyper, grad_scale, found_inf, kind.momentum, 1.0 - kind.dampening,
+            pointers, meta, tiles, hyper, grad_scale, found_inf, float(kind.momentum), 1.0 - kind.dampening,
             **{name: variant.constexprs[name] for name in _CONSTEXPRS}, **variant.options,
         )  # fmt: skip
 

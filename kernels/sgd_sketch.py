@@ -185,7 +185,12 @@ def sgd_sketch_(
     given = arguments(sgd_sketch_kernel, {**scratch, **descent, **scalars})
     constexprs = {name: value for name, value in variant.constexprs.items() if name not in given}
     sgd_sketch_kernel[tiles.shape[1],](
-        **given, momentum=kind.momentum, undamped=1 - kind.dampening, MATRICES=matrices, **constexprs, **variant.options
+        **given,
+        momentum=float(kind.momentum),
+        undamped=1.0 - kind.dampening,
+        MATRICES=matrices,
+        **constexprs,
+        **variant.options,
     )
 
 
