@@ -117,12 +117,15 @@ class Descent:
             found_inf: one element; not 0: nothing is touched.
             besides: parameters that another kernel updates in this step; all versions are counted up here.
         """
+        from fastrank.kernels.device import there
         from fastrank.kernels.sgd import sgd_, tiles_of
 
         others = {self.rows[i] for i in besides if i in self.rows}
         listed = [[row for row in rows if row not in others] for rows in self._kinds.values()]
         if self._tiled != (self._shapes, listed):
-            self._tiles = [_there(tiles_of(self._shapes, rows), self.device) for rows in listed]
+            if capturing(self.device):
+                raise RuntimeError(UNPREPARED)
+            self._tiles = [there(tiles_of(self._shapes, rows), self.device) for rows in listed]
             self._tiled = (self._shapes, listed)
         given = (grad_scale, found_inf)
         flags = [x if x is None else x.to(self.device, torch.float32, non_blocking=True) for x in given]
@@ -202,10 +205,3 @@ class Descents:
 
 _kept: list[list[Tensor]] = []
 """Tables that captured steps read; nobody knows how long their graphs live."""
-
-
-def _there(tensor: Tensor, device: torch.device) -> Tensor:
-    if capturing(device):
-        raise RuntimeError(UNPREPARED)
-    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
-    return pinned.to(device, non_blocking=True)

@@ -139,11 +139,13 @@ class SketchMeasurer:
     def _batch_of(self, matrices: list[Tensor]) -> RaggedBatch:
         """Tables and workspace, made again only when a matrix is another or elsewhere; `RuntimeError` in a capture."""
         if self._batch is None or not self._batch.fits(matrices):
+            from fastrank.kernels.device import there
+
             if ring.capturing(self._device):
                 raise RuntimeError(UNPREPARED)
             self._batch = RaggedBatch(matrices, len(self._tolerances) + 1, keep=True)
             self._batch.allocate()
-            self._at = [torch.tensor(chunk.indices, device=self._device) for chunk in self._batch.chunks]
+            self._at = [there(torch.tensor(chunk.indices), self._device) for chunk in self._batch.chunks]
             width = max(min(m.shape) for m in matrices) + 31  # room for padding
             self._vectors = torch.zeros(2, len(matrices), width, dtype=torch.float64, device=self._device)
         if ring.capturing(self._device):

@@ -59,8 +59,10 @@ class _Group:
     """Matrices of one dtype and k."""
 
     def __init__(self, indices: list[int], sketches: Sketches, device: torch.device) -> None:
+        from fastrank.kernels.device import there
+
         self.indices, self.sketches = indices, sketches
-        self.places = torch.tensor(indices, dtype=torch.int32, device=device)
+        self.places = there(torch.tensor(indices, dtype=torch.int32), device)
         self.addresses, self.rows = Mirror(device), Mirror(device)
         self.multiplied = False
 
@@ -195,6 +197,7 @@ class Sketched:
         self._plan(self._layouts, [bases[i].kept.shape[-1] for i in range(len(sources))], bases)
 
     def _plan(self, layouts: list[tuple[object, ...]], ks: list[int], bases: Mapping[int, Basis]) -> None:
+        from fastrank.kernels.device import there
         from fastrank.kernels.sketch_table import View
         from fastrank.kernels.sketches import Sketches
 
@@ -215,7 +218,7 @@ class Sketched:
             sketches.adopt({place: bases[i] for place, i in enumerate(indices) if i in bases})
             groups.append(_Group(indices, sketches, self._device))
         order = [i for group in groups for i in group.indices]
-        self._places = torch.tensor(order, dtype=torch.int64).argsort().to(self._device)
+        self._places = there(torch.tensor(order, dtype=torch.int64).argsort(), self._device)
         self._groups, self._layouts, self._ks = groups, layouts, ks
 
     def _write_addresses(self) -> None:

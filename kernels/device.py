@@ -8,6 +8,7 @@ from functools import cache
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 Config = TypeVar("Config", bound=Hashable)
 
@@ -16,6 +17,12 @@ Config = TypeVar("Config", bound=Hashable)
 def capability(device: torch.device) -> tuple[int, int]:
     """Compute capability; that of an H100 for the CPU, where the interpreter runs."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
+
+
+def there(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on `device`, without waiting for it."""
+    pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+    return pinned.to(device, non_blocking=True)
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 from fastrank.kernels import gram, ldl, tiny
-from fastrank.kernels.device import capability, current
+from fastrank.kernels.device import capability, current, there
 from fastrank.kernels.largest import largest_
 from fastrank.kernels.ldl import Problems
 from fastrank.kernels.ldl_windows import factor_windows_
@@ -64,17 +64,18 @@ class Launches:
         chunks = [gram.chunk_of(shape, block) for shape in self.shapes]
         pointers = [matrix.data_ptr() for matrix in matrices]
         table, self._gram, self._partial = rows_of(pointers, self.shapes, chunks, stored)
-        self.table, self.offsets = self._there(table), table[:, 6].tolist()
+        self.table, self.offsets = there(table, self.device), table[:, 6].tolist()
         self.size = self._gram * (1 + shifts) + self._partial
         self.parts = max(ldl.parts(shape.order, at) for shape in self.shapes)
 
         dtypes = [matrix.dtype for matrix in matrices]
         self._fp64 = self._ids([i for i, dtype in enumerate(dtypes) if dtype == torch.float64])
         by_dtype = _sorted_out(stored, lambda i: dtypes[i])
-        self._tiles = {d: self._there(gram.tiles_of(self.shapes, ids, chunks, block)) for d, ids in by_dtype.items()}
+        listed = {d: gram.tiles_of(self.shapes, ids, chunks, block) for d, ids in by_dtype.items()}
+        self._tiles = {d: there(tiles, self.device) for d, tiles in listed.items()}
         cut = [i for i in stored if keep or self.shapes[i].columns > chunks[i]]
         whole = [shape.columns for shape in self.shapes]
-        self._finish = self._there(gram.tiles_of(self.shapes, cut, whole, block))
+        self._finish = there(gram.tiles_of(self.shapes, cut, whole, block), self.device)
         self._stored = self._ids(stored)
         tiny_ones = _sorted_out(list(loose), lambda i: (dtypes[i], loose[i]))
         self._tiny = {key: self._ids(ids) for key, ids in tiny_ones.items()}
@@ -148,11 +149,7 @@ class Launches:
     def _ids(self, ids: list[int]) -> Tensor:
         """On the device, the largest first: what takes longest starts first."""
         ordered = sorted(ids, key=lambda i: (self.shapes[i].order, self.shapes[i].columns), reverse=True)
-        return self._there(torch.tensor(ordered, dtype=torch.int32))
-
-    def _there(self, tensor: Tensor) -> Tensor:
-        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
-        return pinned.to(self.device, non_blocking=True)
+        return there(torch.tensor(ordered, dtype=torch.int32), self.device)
 
 
 def _sorted_out(ids: Sequence[int], key: Callable[[int], Key]) -> dict[Key, list[int]]:

@@ -14,7 +14,7 @@ import torch
 from fastrank.kernels import ldl
 from fastrank.kernels.compare import compare_
 from fastrank.kernels.conclude import conclude_
-from fastrank.kernels.device import capability, current
+from fastrank.kernels.device import capability, current, there
 from fastrank.kernels.proof import FIRST, NUMBERS
 from fastrank.kernels.rotate import rotate_
 from fastrank.kernels.sketch import config, sketch_
@@ -65,12 +65,12 @@ class Sketches:
 
         small = zeros(size)
         self.tensors = {
-            "table": made.rows.to(device),
-            "tiles": made.tiles.to(device),
-            "strips": made.strips.to(device),
+            "table": there(made.rows, device),
+            "tiles": there(made.tiles, device),
+            "strips": there(made.strips, device),
             "step": step,
             "skip": skip,
-            "tolerances": tolerances.to(device),
+            "tolerances": there(tolerances, device),
             "bases": zeros(made.bases, dtype=torch.float32),
             "kept": zeros(b, k, dtype=torch.int32),
             "top": zeros(b, k),
