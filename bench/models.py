@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
@@ -16,6 +17,22 @@ def mlp_bn(depth: int, width: int, features: int) -> nn.Sequential:
         for layer in (nn.Linear(c_in, c_out), nn.BatchNorm1d(c_out), nn.ReLU())
     ]
     return nn.Sequential(*layers, nn.Linear(width, 10))
+
+
+class StackedMLP(nn.Module):
+    """E perceptrons `mlp_bn` at once, without a batch-norm's own parameters; answers `(E, b, 10)`."""
+
+    def __init__(self, stack: int, depth: int, width: int, features: int) -> None:
+        super().__init__()
+        sizes = [*itertools.pairwise([features, *[width] * depth]), (width, 10)]
+        self.weights = nn.ParameterList(torch.randn(stack, out, n) / n**0.5 for n, out in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.expand(len(self.weights[0]), *x.shape)
+        for weight in self.weights[:-1]:
+            x = x @ weight.mT
+            x = relu((x - x.mean(1, keepdim=True)) * (x.var(1, keepdim=True) + 1e-5).rsqrt())
+        return x @ self.weights[-1].mT
 
 
 def conv_bn(c_in: int, c_out: int, size: int, stride: int) -> nn.Sequential:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import baselines
 import costs
 import grams
+import graphs
 import lowrank
 import ours
 import steps
@@ -232,6 +233,13 @@ class TrainingStep(Operation):
         return None
 
 
+class GraphedStep(TrainingStep):
+    """The same in one CUDA graph, against the same without."""
+
+    name, providers, workloads, quick = "graph", graphs.PROVIDERS, graphs.TRAININGS_IN_GRAPHS, ()
+    baseline = Provider("untracked", graphs.untracked, devices=("cuda",))
+
+
 class Gram(Operation):
     """FP64 Gram of every matrix, the first half of its certified rank."""
 
@@ -246,5 +254,5 @@ class Gram(Operation):
         return costs.gram(workload.shapes, dtype)
 
 
-OPERATIONS = {o.name: o for o in (Rank(), Step(), TrainingStep(), LowRank(), Norm(), Spectrum(), Gram())}
+OPERATIONS = {o.name: o for o in (Rank(), Step(), TrainingStep(), GraphedStep(), LowRank(), Norm(), Spectrum(), Gram())}
 """By name, the most telling first."""

@@ -70,9 +70,15 @@ def link(path: Path) -> str:
 
 def training(rows: Iterable[Row]) -> str:
     """Whole training steps against bare ones."""
-    found = [row for row in rows if row["operation"] == "training" and row["ratio"]]
+    kinds = {"training": "", "graph": ", in a CUDA graph"}
+    found = [row for row in rows if row["operation"] in kinds and row["ratio"]]
     body = [
-        (row["workload"], row["provider"], f"{float(row['ratio']):.2f}", f"{row['ratio_p20']} to {row['ratio_p80']}")
+        (
+            row["workload"] + kinds[row["operation"]],
+            row["provider"],
+            f"{float(row['ratio']):.2f}",
+            f"{row['ratio_p20']} to {row['ratio_p80']}",
+        )
         for row in sorted(found, key=lambda row: (row["workload"], number(row, "ratio") or 0))
     ]
     return table("Training steps with the rank of every matrix", ("network", "ranks by", "ratio", "spread"), body)

@@ -72,15 +72,23 @@ class Run:
 
     @property
     def matrices(self) -> list[Tensor]:
-        """As the paper selects them: without the classifier head and the 1 x 1 shortcuts."""
+        """As the paper selects them: without the classifier head and the 1 x 1 shortcuts. Of a stack, all."""
+        if isinstance(self.model, models.StackedMLP):
+            return [matrix for weight in self.model.weights for matrix in weight.detach()]
         weights = [m.weight.detach() for m in self.model.modules() if isinstance(m, nn.Linear | nn.Conv2d)][:-1]
         return [w.flatten(1) for w in weights if w.shape[2:] != (1, 1)]
 
     def train(self) -> None:
         for x, y in zip(self.inputs, self.targets, strict=True):
             self.optimizer.zero_grad()
-            nn.functional.cross_entropy(self.model(x), y).backward()
-            self.optimizer.step()
+            self.step(x, y)
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """One step; the models of a stack have a loss each."""
+        logits = self.model(x).view(-1, 10)
+        models_ = len(logits) // len(y)
+        (models_ * nn.functional.cross_entropy(logits, y.repeat(models_))).backward()
+        self.optimizer.step()
 
 
 def untracked(run: Run) -> Callable[[], None]:

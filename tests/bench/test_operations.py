@@ -1,5 +1,6 @@
 """Every operation notices a wrong answer, and the right one has the error that rounding explains."""
 
+from dataclasses import replace
 from functools import partial
 
 import models
@@ -86,6 +87,20 @@ def test_training():
     assert operation.error(problem, answer) == 0
     assert answer.ranks() == [16, 20]
     assert operation.error(problem, answer._replace(ranks=lambda: [16, 18])) == 2
+
+
+def test_a_stack_of_perceptrons_trains_each_on_its_own():
+    """The gradient of a model does not depend on those beside it; the first is that of a perceptron alone."""
+    stack, alone = models.StackedMLP(3, 2, 20, 16), models.StackedMLP(1, 2, 20, 16)
+    for weights, weight in zip(stack.weights, alone.weights, strict=True):
+        weight.data.copy_(weights.data[:1])
+    small = training.Training("small", lambda: stack, (8, 16))
+    together, single = training.Run(small, CPU), training.Run(replace(small, make=lambda: alone), CPU)
+    for run in (together, single):
+        run.step(run.inputs[0], run.targets[0])
+    assert [m.shape for m in together.matrices[:4]] == [(20, 16)] * 3 + [(20, 20)]
+    for weights, weight in zip(stack.weights, alone.weights, strict=True):
+        assert torch.allclose(weights.grad[0], weight.grad[0], rtol=1e-4, atol=1e-6)
 
 
 def test_networks_in_training_are_those_of_the_workloads():
