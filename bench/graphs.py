@@ -27,8 +27,8 @@ TRAININGS_IN_GRAPHS = {
 }
 
 
-def capture(run: Run) -> Callable[[int], None]:
-    """Warms up, and captures a step; the answer replays it with the batch of a number."""
+def capture(run: Run, after: Callable[[], None] = lambda: None) -> Callable[[int], None]:
+    """Warms up, and captures a step and what comes after it; the answer replays them with the batch of a number."""
     x, y = run.inputs[0].clone(), run.targets[0].clone()
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -36,11 +36,13 @@ def capture(run: Run) -> Callable[[int], None]:
         for _ in range(WARM_UP):
             run.optimizer.zero_grad()
             run.step(x, y)
+            after()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     run.optimizer.zero_grad()
     with torch.cuda.graph(graph):
         run.step(x, y)
+        after()
 
     def replay(i: int) -> None:
         x.copy_(run.inputs[i])
@@ -60,10 +62,12 @@ def untracked(run: Run) -> Callable[[], None]:
     return call
 
 
-def tracked(run: Run) -> Call:
+def tracked(fused: bool, run: Run) -> Call:
+    """Fused: the optimizer's pass over the weights makes the sketches; else they are a pass of their own."""
     stack = ["weights.*"] if isinstance(run.model, models.StackedMLP) else None
-    tracker = fastrank.RankTracker(run.model, run.optimizer, tolerance=TOLERANCE, select="paper", include=stack)
-    replay = capture(run)
+    optimizer = run.optimizer if fused else None
+    tracker = fastrank.RankTracker(run.model, optimizer, tolerance=TOLERANCE, select="paper", include=stack)
+    replay = capture(run) if fused else capture(run, tracker.step)
 
     def call() -> Outcome:
         for i in range(STEPS):
@@ -74,4 +78,7 @@ def tracked(run: Run) -> Call:
     return call
 
 
-PROVIDERS = (Provider("fastrank.RankTracker", tracked, ("triton",), ("cuda",), strict=True),)
+PROVIDERS = (
+    Provider("fastrank.RankTracker", partial(tracked, True), ("triton",), ("cuda",), strict=True),
+    Provider("fastrank.RankTracker, sketches apart", partial(tracked, False), ("triton",), ("cuda",), strict=True),
+)
