@@ -24,12 +24,12 @@ from fastrank import backend, metrics
 from fastrank.arrays import check_count, take_matrices, to_kind
 from fastrank.batch import chunk_size, group, over_matrices
 from fastrank.bounds import eigenvalue_bounds, inertia_bounds, resolve_bounds
+from fastrank.lowrank import Search, factor_list, factor_stack
 from fastrank.matrix_rank import count_as_torch
 from fastrank.metrics import RankBounds, Tolerance
 from fastrank.ragged import by_kernels, planned
-from fastrank.reference.gram import gram, normalized
+from fastrank.reference.gram import gram
 from fastrank.reference.inertia import inertia
-from fastrank.reference.lowrank import gaussian, randomized_svd, residual_norm
 from fastrank.spectrum import singular_values, top_singular_value
 
 __all__ = [
@@ -189,6 +189,10 @@ def svd_lowrank(A: Any, k: int, *, oversample: int = 8, power_iters: int = 2, se
         seed: key of the Philox generator (default 0), at least 0 and less than 2^128. Matrix i of the batch draws
             the same numbers whatever else is in the batch; the global generators are not touched.
 
+    On CUDA, matrices narrower than FP64 with min(k + oversample, m, n) <= 128 go through the kernels, all shapes at
+    once, with up to twice the columns that `oversample` asks for (16, 32, 64 or 128 in all). They draw from another
+    counter than a CPU does: the same seed gives the same bits on the same kind of device, not across kinds.
+
     Returns:
         `LowRankSVD(U, S, Vh, error)`, NaN for a matrix that is not finite.
 
@@ -210,24 +214,10 @@ def svd_lowrank(A: Any, k: int, *, oversample: int = 8, power_iters: int = 2, se
             where = "A" if isinstance(data, Tensor) else f"A[{i}]"
             raise ValueError(f"k: {k} singular triplets asked of {where}, of shape {tuple(matrix.shape[-2:])}")
 
-    def factor(stack: Tensor, keys: range) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        finite = stack.isfinite().all(-1).all(-1)
-        wide, scale = normalized(torch.where(finite[:, None, None], stack, 0).double())
-        m, n = stack.shape[-2:]
-        omega = gaussian(seed, keys, n, min(k + oversample, m, n)).to(stack.device)
-        dtype = stack.dtype if stack.dtype == torch.float64 else torch.float32
-        u, s, vh = randomized_svd(wide, omega, k, power_iters)
-        u, s, vh = u.to(dtype), (s * scale[:, None]).to(dtype), vh.to(dtype)
-        error = residual_norm(wide, u, s.double() / scale[:, None], vh) * scale
-        # Where S overflows its dtype nothing is proven; where the error is subnormal, scaling may have rounded it down.
-        error = torch.where(error > 0, error.nextafter(torch.full_like(error, torch.inf)), error)
-        factors = (u, s, vh, error.nan_to_num(torch.inf, torch.inf))
-        u, s, vh, error = (torch.where(finite.view(-1, *[1] * (f.ndim - 1)), f, torch.nan) for f in factors)
-        return u, s, vh, error
-
-    if not isinstance(data, Tensor):
-        parts = [factor(matrix[None], range(i, i + 1)) for i, matrix in enumerate(data)]
-        us, ss, vhs = ([to_kind(part[j][0], matrices.kind) for part in parts] for j in range(3))
-        errors = torch.stack([part[3][0] for part in parts]) if parts else torch.empty(0, dtype=torch.float64)
-        return LowRankSVD(us, ss, vhs, to_kind(errors, matrices.kind))
-    return LowRankSVD(*map(matrices.answer, factor(data, range(len(data)))))
+    search = Search(k, oversample, power_iters, seed)
+    if isinstance(data, Tensor):
+        return LowRankSVD(*map(matrices.answer, factor_stack(data, search)))
+    parts = factor_list(data, search)
+    us, ss, vhs = ([to_kind(part[j], matrices.kind) for part in parts] for j in range(3))
+    errors = torch.stack([part.error for part in parts]) if parts else torch.empty(0, dtype=torch.float64)
+    return LowRankSVD(us, ss, vhs, to_kind(errors, matrices.kind))

@@ -38,9 +38,7 @@ def launch(variant: Variant, scratch: Mapping[str, Tensor], matrices: int, toler
     )
 
 
-def variant_of(
-    kernel: Any, k: int, num_warps: int, architectures: tuple[str, ...] = (), maxnreg: int | None = None
-) -> Variant:
+def variant_of(kernel: Any, k: int, num_warps: int, maxnreg: int | None) -> Variant:
     kinds = {"p_table": "*i64:16", "p_step": "*i64:16", "p_counts": "*i64:16", "p_kept": "*i32:16",
              "p_decided": "*i32:16", "p_skip": "*fp32:16", "MATRICES": "i32", "TOLERANCES": "i32"}  # fmt: skip
     constexprs = {"BLOCK": 16, "K": k, "ORDER": order_of(k)}
@@ -51,5 +49,4 @@ def variant_of(
         num_warps=num_warps,
         num_stages=1,
         maxnreg=maxnreg,
-        architectures=architectures,
     )

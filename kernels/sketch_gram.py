@@ -49,13 +49,13 @@ def _rows_of(p, o_row, m_row, o_column, rows, chunks, K: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["MATRICES"])
-def sketch_gram_kernel(p_table, p_strips, p_step, p_from, p_product, p_grams, MATRICES, PRODUCTS: tl.constexpr,
+def sketch_gram_kernel(p_table, p_strips, p_step, p_skip, p_from, p_product, p_grams, MATRICES, PRODUCTS: tl.constexpr,
                        SPAN: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr):  # fmt: skip
     """PRODUCTS: of the chunks of products, which are summed; else of the bases made from them."""
     i_matrix, i_strip, _chunk, p_row, _side = place(p_table, p_strips, p_step, tl.program_id(0), MATRICES)
     i_tile = tl.program_id(1)
     i_a, i_b = i_tile // (K // TILE), i_tile % (K // TILE)
-    if (i_matrix < 0) | (i_b > i_a):
+    if (i_matrix < 0) | (i_b > i_a) | (tl.load(p_skip) != 0):
         return
     rows = tl.load(p_row + ROWS)
     if not PRODUCTS:
@@ -97,7 +97,7 @@ def _launch(
     c = config(k, capability(strips.device))
     variant = _variant(products, k, c)
     sketch_gram_kernel[strips.shape[1], (k // c.tile) ** 2](
-        scratch["table"], strips, scratch["step"], source, scratch["product"], grams, matrices,
+        scratch["table"], strips, scratch["step"], scratch["skip"], source, scratch["product"], grams, matrices,
         **variant.constexprs, **variant.options,
     )  # fmt: skip
 
@@ -111,7 +111,7 @@ def _variant(products: bool, k: int, c: Config, architectures: tuple[str, ...] =
     return Variant(
         kernel=sketch_gram_kernel,
         signature={
-            "p_table": "*i64:16", "p_strips": "*i32:16", "p_step": "*i64:16",
+            "p_table": "*i64:16", "p_strips": "*i32:16", "p_step": "*i64:16", "p_skip": "*fp32:16",
             "p_from": "*fp64:16" if products else "*fp32:16", "p_product": "*fp64:16", "p_grams": "*fp64:16",
             "MATRICES": "i32",
         },

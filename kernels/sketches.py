@@ -140,9 +140,9 @@ class Sketches:
     def adopt(self, bases: Mapping[int, Sequence[Tensor]]) -> None:
         """Takes what `basis` has of other sketches, by place, as far as there are columns for it."""
         for place, given in bases.items():
-            if place in self._complete:
-                continue
-            for own, theirs in zip(self.basis(place), given, strict=True):
+            pairs = list(zip(self.basis(place), given, strict=True))
+            # A complete basis stays as it is: all there is to know is where in it the top was.
+            for own, theirs in pairs[-1:] if place in self._complete else pairs:
                 k = min(self.k, theirs.shape[-1])
                 own[..., :k] = theirs[..., :k]
         if bases:

@@ -36,7 +36,7 @@ DEAD = 2.0**-36
 SLACK = 1e-5
 """Relative width of the interval that theta_1 is certified to lie in."""
 GROWTH_LIMIT = 8.0
-"""Growth of the factors of C - s B, over ||W||_F^2, up to which the allowance covers what it does."""
+"""Growth of the factors of C - s B, over ||W||_F^2 and beyond the k that s B alone may have, that is believed."""
 POWERS = 4
 """Products with C a step in search of theta_1, which goes on from where the last step's ended;"""
 SQUARINGS = 12
@@ -140,7 +140,7 @@ def survivors(d: Tensor) -> Tensor:
 
 
 def allowance(norm: Tensor, r: int, n: int, k: int) -> Tensor:
-    """A `(b,)`: what rounding can have done to C, s B, ||W||_F^2 and, with factors that grew eightfold, to a count."""
+    """A `(b,)`: what rounding can have done to C, s B, ||W||_F^2 and, by factors that grew (8 + k)-fold, a count."""
     return UNIT * k * (4 * n + r + 16 * k + 128) * norm
 
 
@@ -161,7 +161,7 @@ def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> 
         """How many theta are above s `(b,)`, and whether to believe it."""
         rest = torch.diag_embed(torch.where(basis.kept, 0.0, -1 / k) * norm[:, None])
         count, growth = inertia(c - s[:, None, None] * b + rest)
-        return count, growth <= GROWTH_LIMIT * norm
+        return count, growth <= (GROWTH_LIMIT + k) * norm
 
     theta, top = _rayleigh(c, b, basis.top)
     certified = theta * (1 + SLACK) + slack

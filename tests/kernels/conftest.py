@@ -35,3 +35,12 @@ def device():
 def served(monkeypatch):
     """The library's own functions take the kernels, on a CPU too."""
     monkeypatch.setattr(backend, "kernels_serve", lambda device: device.type == DEVICE.type)
+
+
+@pytest.fixture
+def short_strips(monkeypatch):
+    """32 rows whose Gram one program sums, not 256: several strips of small matrices, and less to interpret."""
+    from fastrank.kernels import rotate, sketch_gram, sketch_table
+
+    for module in (sketch_table, sketch_gram, rotate):
+        monkeypatch.setattr(module, "STRIP", 32)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-import gc
-import weakref
-
 import pytest
 import torch
 
-import fastrank
-from fastrank import RankTracker, Status, Tolerance, backend, linalg, matrix_rank, ragged, ring, testing
+from fastrank import Status, Tolerance, linalg, matrix_rank, ragged, testing
 from fastrank.arrays import take_matrices
 from fastrank.ragged import RaggedBatch
 
@@ -142,109 +137,3 @@ def test_matrix_rank_agrees_with_torch(device):
     stack[2, 0, 0] = torch.nan
     with pytest.raises(ValueError, match="matrix 2 of the batch holds NaN or Inf"):
         linalg.matrix_rank(stack)
-
-
-def test_a_tracked_run_is_that_of_the_cpu(mlp, train, device, monkeypatch):
-    """The same weights measured both ways at every step, spectrum and all."""
-    tolerances = [Tolerance(), Tolerance(0.1, "spectral")]
-    optimizer = fastrank.SGD(mlp.parameters(), lr=0.5, weight_decay=0.05)
-    there = copy.deepcopy(mlp).to(device)
-    options = {"tolerance": tolerances, "spectrum": ("effective_rank", "singular_values"), "spectrum_every": 3}
-    by_kernels, by_torch = RankTracker(there, **options), RankTracker(mlp, **options)
-    assert by_kernels.memory()["workspace"] == 0
-    for i in range(6):
-        train(mlp, optimizer, 1, start=i)
-        there.load_state_dict(mlp.state_dict())
-        by_kernels.step()
-        with monkeypatch.context() as without:
-            without.setattr(backend, "kernels_serve", lambda device: False)
-            by_torch.step()
-    a, b = by_torch.to_pandas(), by_kernels.to_pandas()
-    for column in ("step", "name", "rank_lower", "rank_upper", "rank_lower@0.1-spectral", "status"):
-        assert a[column].tolist() == b[column].tolist(), column
-    for column in ("stable_rank", "spectral_norm", "frobenius_norm", "effective_rank"):
-        assert ((a[column] - b[column]).abs() <= 2e-5 * a[column].abs()).all() or a[column].isna().any()
-    assert a.effective_rank.isna().tolist() == b.effective_rank.isna().tolist()
-    batch = by_kernels._measurer._ragged
-    assert by_kernels.memory() == {"history": by_kernels._history.nbytes, "workspace": batch.nbytes}
-    assert batch.nbytes == 8 * 3 * 32 * 32 * (1 + 2 * len(tolerances))
-
-
-def test_a_replaced_or_reshaped_parameter_is_planned_anew(mlp, device):
-    model = mlp.to(device)
-    tracker = RankTracker(model)
-    tracker.step()
-    first = tracker._measurer._ragged
-    tracker.step()
-    assert tracker._measurer._ragged is first
-    model[0].weight = torch.nn.Parameter(torch.zeros(12, 8, device=device))
-    tracker.step()
-    assert tracker._measurer._ragged is not first
-    assert tracker.latest()["0.weight"]["rank_upper"] == 0
-    model[3].weight = torch.nn.Parameter(torch.eye(9, device=device))
-    tracker.step()
-    assert tracker.latest()["3.weight"]["rank_lower"] == 9
-
-
-def test_state_travels_between_kernels_and_a_cpu(mlp, device):
-    model = mlp.to(device)
-    tracker = RankTracker(model)
-    tracker.step()
-    state = tracker.state_dict()
-    assert set(state["bases"]) == set(tracker.names)
-    again = RankTracker(model)
-    again.load_state_dict(state)
-    again.step()
-    tracker.step()
-    assert again.to_arrow().equals(tracker.to_arrow())
-
-
-@pytest.fixture
-def fp64(device):
-    """A model whose one matrix is measured from its Gram, and its tracker."""
-    model = torch.nn.Linear(30, 20, bias=False, dtype=torch.float64).to(device)
-    with torch.no_grad():
-        model.weight.copy_(testing.make("geometric", 20, 30, dtype=torch.float64).matrix)
-    return model, RankTracker(model)
-
-
-def test_a_basis_stays_where_a_captured_step_looks_for_it(fp64, monkeypatch):
-    """A step reads the last one's basis and leaves the next in its place, and so does a loaded state."""
-    model, tracker = fp64
-    tracker.step()
-    measurer = tracker._measurer
-    before = dict(measurer._bases)
-    factors = torch.linspace(1, 2, 20, dtype=torch.float64, device=model.weight.device)[:, None]
-    model.weight.data.mul_(factors)
-    with monkeypatch.context() as capture:
-        capture.setattr(ring, "capturing", lambda device: True)
-        tracker.step()
-    tracker.replayed()
-    state, saved = copy.deepcopy(tracker.state_dict()), measurer.bases()[0].clone()
-    model.weight.data.div_(factors)
-    tracker.step()
-    assert not torch.equal(measurer.bases()[0], saved)
-    tracker.load_state_dict(state)
-    assert torch.equal(measurer.bases()[0], saved)
-    assert before.keys() == measurer._bases.keys()
-    assert all(measurer._bases[g] is basis is not None for g, basis in before.items())
-
-
-def test_what_a_captured_step_reads_outlives_what_replaces_it(fp64, monkeypatch):
-    model, tracker = fp64
-    tracker.step()
-    with monkeypatch.context() as capture:
-        capture.setattr(ring, "capturing", lambda device: True)
-        tracker.step()
-    tracker.replayed()
-    kept = [weakref.ref(x) for x in (tracker._measurer._ragged, *tracker._measurer._bases.values())]
-    model.weight = torch.nn.Parameter(model.weight[:10].clone())
-    tracker.step()
-    gc.collect()
-    assert all(x() is not None for x in kept)
-
-
-def test_a_first_step_cannot_be_captured(fp64, monkeypatch):
-    monkeypatch.setattr(ring, "capturing", lambda device: True)
-    with pytest.raises(RuntimeError, match="take one step with the same parameters before capturing"):
-        fp64[1].step()

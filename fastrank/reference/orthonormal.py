@@ -1,0 +1,53 @@
+"""Orthonormal columns from those of a product, by Cholesky-QR, where every column that can be kept is.
+
+    C = Y^T Y = D C_s D,   D = diag(sqrt(c_jj)),   C_s = L_s diag(d_s) L_s^T,   Q = Y D^-1 L_s^-T diag(d_s)^-1/2
+
+Column j is dead where d_s,j <= `DEAD`: all but 2^-18 of its length is in the columns before it, and noise takes its
+place. Beside `fastrank.reference.sketch.next_basis`, which holds pivots against the largest and gives the smallest to
+noise, this keeps columns that are far smaller than the first one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastrank.reference.sketch import DEAD, UNIT, factor
+
+
+class Orthonormal(NamedTuple):
+    """One pass."""
+
+    columns: Tensor
+    """(b, r, k) FP32; normal numbers over sqrt(r) where not `kept`."""
+    kept: Tensor
+    """(b, k) bool."""
+    pivots: Tensor
+    """(b, k) FP64: squares of what of each column is not in those before it."""
+
+
+def unit_gram(product: Tensor) -> tuple[Tensor, Tensor]:
+    """C_s `(b, k, k)`, zero where a column is zero or not finite, and the norms `(b, k)` of the columns."""
+    gram = product.mT @ product
+    size = gram.diagonal(dim1=-2, dim2=-1).sqrt()
+    usable = (size > 0) & size.isfinite()
+    both = usable[:, :, None] & usable[:, None, :]
+    inverse = torch.where(usable, 1 / size, 0.0)
+    return torch.where(both, gram * inverse[:, :, None] * inverse[:, None, :], 0.0), size
+
+
+def orthonormal(product: Tensor, noise: Tensor) -> Orthonormal:
+    """Of `product` `(b, r, k)` FP64, with `noise` `(b, r, k)`, normal, for dead columns."""
+    gram, size = unit_gram(product)
+    k = gram.shape[-1]
+    lower, d = factor(gram, torch.full_like(size[:, 0], UNIT * k))
+    usable = (size > 0) & size.isfinite()
+    kept = usable & (d > DEAD)
+    size = torch.where(usable, size, 1.0)
+    unit = torch.where(usable[:, None, :], product / size[:, None, :], 0.0)
+    q = torch.linalg.solve_triangular(lower, unit.mT, upper=False, unitriangular=True).mT
+    q = (q / torch.where(kept, d, 1.0).sqrt()[:, None, :]).float()
+    columns = torch.where(kept[:, None, :], q, noise / product.shape[-2] ** 0.5)
+    return Orthonormal(columns, kept, d * size.square())

@@ -1,0 +1,163 @@
+"""Range finder: an orthonormal basis of the range of every matrix of a ragged batch, k columns each, and what is left.
+
+    Omega (n, k)  noise                                      algorithm 4.4 of Halko, Martinsson & Tropp (2011)
+    Q = orth(A Omega);  power_iters times: P = orth(A^T Q), Q = orth(A P)
+    Z = A^T Q                                                C = Z^T Z, FP64
+
+A product is a pass over A (`sketch_`), and orth a few over what it gives: Cholesky-QR with FP64 Grams of columns that
+are scaled to unit length (`unit_gram`, `ldl.factor_`, `rotate_`). What is not in the span of the columns before it, to
+2^-18 of its length, is dead, and noise takes its place, which the next pass makes orthonormal to the others. So a
+basis has k orthonormal columns where the matrix has as many rows, whatever A's rank; two passes do, and the last bases
+have three, as one of many noise columns may itself come out dead, with a chance of about 1e-6 where no column is spare.
+
+Every launch is of a size that is known beforehand and waits for nothing.
+
+Bytes and flops of a product, of orth: see the kernels'. Times are not measured.
+"""
+
+from __future__ import annotations
+
+import torch
+from fastrank.kernels import ldl
+from fastrank.kernels.device import current
+from fastrank.kernels.proof import order_of
+from fastrank.kernels.range_table import Layout, Run
+from fastrank.kernels.rotate import rotate_
+from fastrank.kernels.sketch import sketch_
+from fastrank.kernels.sketch_gram import product_grams_
+from fastrank.kernels.unit_gram import keep_, unit_gram_
+from torch import Tensor
+
+PASSES = 2
+"""Of orth between two products;"""
+LAST_PASSES = 3
+"""of the bases that are answers."""
+
+
+class RangeFinder:
+    """One search. `step` says which side's turn it is, and keys the noise: 1 at the start, then ever larger.
+
+    Attributes:
+        size: `(b, k)` FP64, the norms of the last product's columns, not finite where the matrix is not.
+        kept: `(b, k)` int32, columns of the last basis that are orthonormal; others are noise.
+    """
+
+    def __init__(self, layout: Layout, pointers: Tensor, seed: int) -> None:
+        """pointers: `(b,)` int64, the address of each matrix."""
+        self.layout, self._pointers, self._seed, self._step = layout, pointers, seed, 1
+        b, k = layout.count, layout.k
+
+        def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+            return torch.empty(shape, dtype=dtype, device=layout.device)
+
+        self.size, self.kept = empty(b, k), torch.zeros(b, k, dtype=torch.int32, device=layout.device)
+        self._products = [empty(size) for size in layout.sizes]
+        self._bases = empty(sum(layout.sizes), dtype=torch.float32)
+        small = torch.zeros(layout.small, dtype=torch.float64, device=layout.device)
+        self._small = small.view(b, order_of(k), order_of(k))
+        self._tensors = {
+            "tiles": layout.tiles,
+            "strips": layout.strips,
+            "step": empty(dtype=torch.int64),
+            "skip": torch.zeros(1, device=layout.device),
+            "bases": self._bases,
+            "partial": empty(layout.partial),
+            "norms": empty(layout.norms),
+            "grams": empty(layout.grams, k, k),
+            "small": small,
+            "size": self.size,
+            "kept": self.kept,
+        }
+        zeros = torch.zeros(b, 1, 2, dtype=torch.float64, device=layout.device)
+        # Of a Gram with ones on its diagonal the trace is k, or less where columns are zero.
+        trace = torch.full((b,), float(k), dtype=torch.float64, device=layout.device)
+        counts, growth = empty(b, 1, dtype=torch.int64), torch.zeros_like(zeros[:, :, :1])
+        nothing = torch.zeros(b, dtype=torch.int32, device=layout.device)
+        self._problems = ldl.Problems(layout.problems, nothing, zeros, trace, small, small, counts, growth)
+        self._ids = torch.arange(b, dtype=torch.int32, device=layout.device)
+        with current(layout.device):
+            self._turn(0)
+            self._products[self._side].zero_()
+            self._rotate()  # nothing is kept: all noise
+
+    @property
+    def _side(self) -> int:
+        return self._step & 1
+
+    @property
+    def pivots(self) -> Tensor:
+        """`(b, k)` FP64: squares of what of each column was not in those before it, in the last pass of orth."""
+        return self._small.diagonal(dim1=-2, dim2=-1)[:, : self.layout.k]
+
+    def find(self, power_iters: int) -> None:
+        """Q, whose columns are the `product`, but for their lengths, the square roots of the `pivots`."""
+        for i in range(1 + 2 * power_iters):
+            self.multiply()
+            self.orthonormalise(PASSES if i < 2 * power_iters else LAST_PASSES)
+
+    def multiply(self) -> None:
+        """The product of the last basis with the other side of each matrix, and `gram`."""
+        layout = self.layout
+        with current(layout.device):
+            self._turn(1)
+            sketch_(self._scratch(), self._pointers, layout.count, layout.k, layout.dtype)
+            self._unit_gram(self._scratch())
+
+    def take_product(self) -> None:
+        """The `gram` of a product that its owner has changed."""
+        with current(self.layout.device):
+            self._sum()
+
+    def orthonormalise(self, passes: int) -> Tensor:
+        """The next basis, from the product and its Gram; the first `pivots`, 0 where a column was dead."""
+        pivots = self.size
+        with current(self.layout.device):
+            for i in range(passes):
+                if i:
+                    start = self._side * self.layout.sizes[0]
+                    product = self._products[self._side]
+                    product.copy_(self._bases[start : start + len(product)])
+                    self._turn(2)
+                    self._sum()
+                ldl.factor_(self._problems, self._ids)
+                keep_(self._scratch(), self.layout.count, self.layout.k)
+                self._rotate()
+                pivots = pivots if i else torch.where(self.kept != 0, self.pivots, 0.0)
+        return pivots
+
+    def gram(self) -> Tensor:
+        """`(b, k, k)` FP64 of the product, with ones on its diagonal: `size` has the norms; zero if not finite."""
+        return self._small[:, : self.layout.k, : self.layout.k]
+
+    def product(self, run: Run) -> Tensor:
+        """`(length, r, k)` FP64, a view: of the side whose turn it is."""
+        return self._view(self._products[self._side], 0, run, self._side)
+
+    def basis(self, run: Run) -> Tensor:
+        """`(length, r, k)` FP32, a view: the last one."""
+        return self._view(self._bases, self._side * self.layout.sizes[0], run, self._side)
+
+    def _view(self, tensor: Tensor, start: int, run: Run, side: int) -> Tensor:
+        k = self.layout.k
+        start += k * sum(before.length * before.shape[side] for before in self.layout.runs if before.place < run.place)
+        size = run.length * run.shape[side] * k
+        return tensor[start : start + size].view(run.length, run.shape[side], k)
+
+    def _turn(self, steps: int) -> None:
+        self._step += steps
+        self._tensors["step"].fill_(self._step)
+
+    def _scratch(self) -> dict[str, Tensor]:
+        return {**self._tensors, "table": self.layout.tables, "product": self._products[self._side]}
+
+    def _sum(self) -> None:
+        """The Gram of a product that is whole already: as if it were its only chunk."""
+        own = {**self._scratch(), "table": self.layout.whole, "partial": self._products[self._side]}
+        self._unit_gram(own)
+
+    def _unit_gram(self, scratch: dict[str, Tensor]) -> None:
+        product_grams_(scratch, self.layout.count, self.layout.k)
+        unit_gram_(scratch, self.layout.count, self.layout.k)
+
+    def _rotate(self) -> None:
+        rotate_(self._scratch(), self.layout.count, 1, self.layout.k, self._seed)

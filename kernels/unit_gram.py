@@ -1,0 +1,120 @@
+"""Unit Gram: what stands on both sides of the factorisation of C = Y^T Y when every column of Y that can be kept is.
+
+    before   C_s = D^-1 C D^-1,   D = diag(sqrt(c_jj))                 C the sum of its strips, (k, k), FP64
+    after    kept_j = d_s,j > DEAD,   L = D L_s D^-1,   d = D^2 d_s    of C_s = L_s diag(d_s) L_s^T, by `ldl.factor_`
+
+LDL^T without pivots does not care how columns are scaled, but for two thresholds: the floor of a pivot, and what is
+dead. Held against its own column's norm a pivot tells how much of the column is not in those before it, and its error
+is about k u: columns of a product with an orthonormal basis may be as much smaller than the first as singular values
+are, and are sound all the same (van der Sluis 1969; Demmel 1989). Held against the largest pivot, as where a sketch
+gives some columns to noise anyway, all below 4e-6 sigma_1 would be lost.
+
+A matrix that is not finite, or zero, keeps nothing. The twin is `fastrank.reference.orthonormal`; one program a matrix.
+
+Bytes: 8 k^2 a strip read, 8 k^2 written, and again read and written, from L2. Flops: 2 k^2 a strip. Bound by latency, a
+few us by estimate. Times are not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import triton
+import triton.language as tl
+from fastrank.kernels.conclude import DEAD
+from fastrank.kernels.proof import order_of
+from fastrank.kernels.sketch import KS
+from fastrank.kernels.sketch_table import FIELDS, FIRST_STRIP, STRIP, STRIPS
+from fastrank.kernels.variant import Variant, arguments
+from torch import Tensor
+
+BLOCK = 16
+"""Rows a step."""
+WARPS = 4
+
+
+@triton.jit(do_not_specialize=["MATRICES"])
+def unit_gram_kernel(p_table, p_step, p_grams, p_size, p_small, MATRICES, BLOCK: tl.constexpr, K: tl.constexpr,
+                     ORDER: tl.constexpr):  # fmt: skip
+    i_matrix = tl.program_id(0).to(tl.int64)
+    p_row = p_table + ((tl.load(p_step) & 1) * MATRICES + i_matrix) * FIELDS
+    strips = tl.load(p_row + STRIPS)
+    p = p_grams + tl.load(p_row + FIRST_STRIP) * K * K
+    o = tl.arange(0, K)
+    diagonal = tl.zeros((K,), tl.float64)
+    for i_strip in range(0, strips):
+        diagonal += tl.load(p + i_strip * K * K + o * (K + 1))
+    usable = (diagonal > 0) & (diagonal < float("inf"))
+    inverse = tl.where(usable, 1.0 / tl.sqrt(tl.where(usable, diagonal, 1.0)), 0.0)
+    tl.store(p_size + i_matrix * K + o, tl.sqrt(diagonal))
+    for i in range(0, K, BLOCK):
+        o_row = i + tl.arange(0, BLOCK)
+        total = tl.zeros((BLOCK, K), tl.float64)
+        for i_strip in range(0, strips):
+            total += tl.load(p + i_strip * K * K + (o_row[:, None] * K + o[None, :]))
+        of_rows = tl.sum(tl.where(o_row[:, None] == o[None, :], inverse[None, :], 0.0), 1)
+        both = (of_rows[:, None] > 0) & (inverse[None, :] > 0)
+        unit = tl.where(both, total * of_rows[:, None] * inverse[None, :], 0.0)
+        tl.store(p_small + i_matrix * ORDER * ORDER + (o_row[:, None] * ORDER + o[None, :]), unit)
+
+
+@triton.jit
+def keep_kernel(p_size, p_small, p_kept, BLOCK: tl.constexpr, K: tl.constexpr, ORDER: tl.constexpr):
+    i_matrix = tl.program_id(0).to(tl.int64)
+    p_factor = p_small + i_matrix * ORDER * ORDER
+    o = tl.arange(0, K)
+    size = tl.load(p_size + i_matrix * K + o)
+    usable = (size > 0) & (size < float("inf"))
+    d = tl.load(p_factor + o * (ORDER + 1))
+    tl.store(p_kept + i_matrix * K + o, (usable & (d > DEAD)).to(tl.int32))
+    size = tl.where(usable, size, 1.0)
+    tl.debug_barrier()  # every thread has d before what follows changes it
+    for i in range(0, K, BLOCK):
+        o_row = i + tl.arange(0, BLOCK)
+        offsets = o_row[:, None] * ORDER + o[None, :]
+        factor = tl.load(p_factor + offsets)
+        of_rows = tl.sum(tl.where(o_row[:, None] == o[None, :], size[None, :], 0.0), 1)
+        below, diagonal = o_row[:, None] > o[None, :], o_row[:, None] == o[None, :]
+        # Above the diagonal stands the transposed inverse of L.
+        ratio = tl.where(below, of_rows[:, None] / size[None, :], size[None, :] / of_rows[:, None])
+        tl.store(p_factor + offsets, factor * tl.where(diagonal, of_rows[:, None] * size[None, :], ratio))
+
+
+def unit_gram_(scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
+    """Writes `small`, C_s of each matrix, of order `proof.order_of(k)`, and `size` `(b, k)`, the norms of Y's columns.
+
+    `scratch` has every tensor of the kernel by its name without `p_`; `grams` are those of the strips.
+    """
+    variant = _variant(unit_gram_kernel, k)
+    given = arguments(unit_gram_kernel, scratch)
+    unit_gram_kernel[matrices,](**given, MATRICES=matrices, **variant.constexprs, **variant.options)
+
+
+def keep_(scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
+    """Writes `kept` `(b, k)`, and turns the factors of C_s that `small` holds into those of C."""
+    variant = _variant(keep_kernel, k)
+    keep_kernel[matrices,](**arguments(keep_kernel, scratch), **variant.constexprs, **variant.options)
+
+
+def unit_gram_cost(shapes: list[tuple[int, int]], k: int) -> tuple[int, int]:
+    """Bytes and flops of both: a Gram a strip, and three passes over the small matrix."""
+    strips = sum(-(-r // STRIP) for r, _ in shapes)
+    return 8 * k * k * (strips + 3 * len(shapes)), k * k * (strips + 5 * len(shapes))
+
+
+def _variant(kernel: Any, k: int) -> Variant:
+    kinds = {"p_table": "*i64:16", "p_step": "*i64:16", "p_kept": "*i32:16", "MATRICES": "i32"}
+    constexprs = {"BLOCK": BLOCK, "K": k, "ORDER": order_of(k)}
+    return Variant(
+        kernel=kernel,
+        signature={name: kinds.get(name, "*fp64:16") for name in kernel.arg_names if name not in constexprs},
+        constexprs=constexprs,
+        num_warps=WARPS,
+        num_stages=1,
+    )
+
+
+def variants() -> Iterator[Variant]:
+    for k in KS:
+        yield from (_variant(kernel, k) for kernel in (unit_gram_kernel, keep_kernel))
