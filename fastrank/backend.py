@@ -57,6 +57,7 @@ def report() -> list[Choice]:
             "one solve gives every metric",
         ),
         Choice("tracking", "cpu", f"LDL^T inertia + power iteration, r > {limit['tracking']}", "fewer flops"),
+        Choice("svd_lowrank", "cpu", "FP64 range finder by QR, then an SVD", "one shape at a time"),
         Choice("SGD", "cpu", "torch.optim.SGD's for-loop, foreach or fused form", "as its options say"),
     ]
     if torch.cuda.is_available():
@@ -68,6 +69,7 @@ def report() -> list[Choice]:
         choices += [
             Choice("rank", name, serving, reason),
             Choice("tracking", name, tracking, reason),
+            Choice("svd_lowrank", name, serving if by_kernels else "FP64 range finder by QR, then an SVD", reason),
             Choice("SGD", name, serving if by_kernels else "torch.optim.SGD's own forms", reason),
         ]
     return choices
