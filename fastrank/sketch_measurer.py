@@ -146,7 +146,7 @@ class SketchMeasurer:
             self._batch = RaggedBatch(matrices, len(self._tolerances) + 1, keep=True)
             self._batch.allocate()
             self._at = [there(torch.tensor(chunk.indices), self._device) for chunk in self._batch.chunks]
-            width = max(min(m.shape) for m in matrices) + 31  # room for padding
+            width = -(-max(min(m.shape) for m in matrices) // 32) * 32  # padded, and both vectors aligned to 16 bytes
             self._vectors = torch.zeros(2, len(matrices), width, dtype=torch.float64, device=self._device)
         if ring.capturing(self._device):
             self._captured.append((self._batch, self._vectors))  # the graph reads and writes them as long as it lives

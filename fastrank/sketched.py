@@ -129,6 +129,7 @@ class Sketched:
         from fastrank.kernels.sgd_sketch import config, sgd_sketch_
 
         stepped: set[int] = set()
+        flags = [x if x is None else x.to(self._device, torch.float32) for x in (grad_scale, found_inf)]
         for group in self._groups:
             own = [self._sources[i] for i in group.indices]
             rows = [descent.rows.get(id(s.parameter), -1) for s in own]
@@ -139,7 +140,7 @@ class Sketched:
             scratch = {**group.sketches.tensors, "rows": group.rows.table}
             tables = {"pointers": descent.pointers, "meta": descent.meta, "hyper": descent.hyper}
             with current(self._device):
-                sgd_sketch_(scratch, tables, len(rows), group.sketches.k, kind, grad_scale, found_inf)
+                sgd_sketch_(scratch, tables, len(rows), group.sketches.k, kind, *flags)
             group.multiplied = True
             stepped |= {id(s.parameter) for s in own}
         return stepped

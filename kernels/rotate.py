@@ -43,7 +43,7 @@ def config(k: int, capability: tuple[int, int]) -> Config:
 
 
 @triton.jit(do_not_specialize=["MATRICES", "PROBLEMS", "seed"])
-def rotate_kernel(p_table, p_strips, p_step, p_skip, p_product, p_small, p_kept, p_bases, seed, MATRICES,
+def rotate_kernel(p_table, p_strips, p_step, p_skip, p_product, p_small, p_kept, p_bases, seed: tl.int64, MATRICES,
                   PROBLEMS, SPAN: tl.constexpr, BLOCK: tl.constexpr, B: tl.constexpr, K: tl.constexpr,
                   ORDER: tl.constexpr):  # fmt: skip
     i_matrix, i_strip, _chunk, p_row, _side = place(p_table, p_strips, p_step, tl.program_id(0), MATRICES)

@@ -179,8 +179,8 @@ def test_more_columns(k, size, device):
     matrices = [testing.planted(sigma, *size, seed=k).to(device)]
     steps = Steps(matrices, k)
     right = torch.linalg.svd(matrices[0].cpu().double(), full_matrices=False).Vh.mT[:, :k].float()
-    left = torch.zeros(size[0], k)
-    steps.sketches.adopt({0: [x.to(device) for x in (right, left, torch.ones(k), torch.zeros(k))]})
+    given = (right, torch.zeros(size[0], k), torch.ones(k), torch.zeros(k))
+    steps.sketches.adopt({0: [x.to(device) for x in given]})
     (proof,) = check_step(steps, matrices)
     assert (proof.rank_lower.item(), proof.rank_upper.item()) == (10, 10)
     assert proof.top_high / proof.top_low < 1 + 2e-5
