@@ -45,7 +45,7 @@ def test_each_matrix_may_grow_by_what_its_own_order_makes_likely(tolerance):
     trace = 3.0
     of = moments(chunk, trace)
     lines = batch.lines(chunk, of, tolerance, (of.trace, of.trace))
-    expected = torch.tensor([8.0, 8.0, 32.0, 2048.0], dtype=torch.float64)
+    expected = torch.tensor([32.0, 32.0, 32.0, 2048.0], dtype=torch.float64)
     limit = lines.shifts.limit.at(of.trace) / trace
     assert (limit >= expected).all()
     assert (limit <= 2 * expected).all()
