@@ -11,7 +11,6 @@ in between, and the next step its own again.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,6 +66,7 @@ class Descent:
         Raises:
             RuntimeError: a CUDA graph is being captured, and there was no step like this one before.
         """
+        from fastrank.kernels.device import current
         from fastrank.kernels.sgd import Kind
 
         rows: dict[int, int] = {}
@@ -101,7 +101,7 @@ class Descent:
                 meta += (numel, slot, fresh)
             slot += slices
         self.rows = rows
-        with self._current():
+        with current(self.device):
             self._captured |= capturing(self.device)
             self._pointers.write(pointers, self._captured)
             self._meta.write(meta, self._captured)
@@ -117,7 +117,7 @@ class Descent:
             found_inf: one element; not 0: nothing is touched.
             besides: parameters that another kernel updates in this step; all versions are counted up here.
         """
-        from fastrank.kernels.device import there
+        from fastrank.kernels.device import current, there
         from fastrank.kernels.sgd import sgd_, tiles_of
 
         others = {self.rows[i] for i in besides if i in self.rows}
@@ -129,7 +129,7 @@ class Descent:
             self._tiled = (self._shapes, listed)
         given = (grad_scale, found_inf)
         flags = [x if x is None else x.to(self.device, torch.float32, non_blocking=True) for x in given]
-        with self._current():
+        with current(self.device):
             for kind, tiles in zip(self._kinds, self._tiles, strict=True):
                 sgd_(self._pointers.table, self._meta.table, tiles, self.hyper, kind, *flags)
         if grad_scale is not None:
@@ -177,10 +177,6 @@ class Descent:
         hyper = self.hyper
         for slots, column, value in copies:
             hyper[slots, column].copy_(value, non_blocking=True)
-
-    def _current(self) -> AbstractContextManager[object]:
-        """Triton launches on the current device, whatever device its arguments are on."""
-        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
 
 class Descents:

@@ -20,6 +20,7 @@ import triton.language as tl
 from fastrank.kernels.device import capability, chosen
 from fastrank.kernels.elimination import divide
 from fastrank.kernels.noise import normal
+from fastrank.kernels.proof import order_of
 from fastrank.kernels.sketch import KS, place
 from fastrank.kernels.sketch_table import COMPLETE, KEY, NEXT, PRODUCT, ROWS, STRIP
 from fastrank.kernels.variant import Variant, arguments
@@ -106,7 +107,7 @@ def _variant(k: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
             "p_product": "*fp64:16", "p_small": "*fp64:16", "p_kept": "*i32:16", "p_bases": "*fp32:16",
             "seed": "i64", "MATRICES": "i32", "PROBLEMS": "i32",
         },
-        constexprs={"SPAN": STRIP, "BLOCK": c.block, "B": B, "K": k, "ORDER": max(32, k)},
+        constexprs={"SPAN": STRIP, "BLOCK": c.block, "B": B, "K": k, "ORDER": order_of(k)},
         num_warps=c.num_warps,
         num_stages=1,
         maxnreg=224,  # the compiler aims for fewer, and spills 4 bytes

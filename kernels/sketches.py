@@ -92,7 +92,7 @@ class Sketches:
         t = self.tensors
         coefficients = zeros(count, 1, 2)  # shifts of 0: each problem has its own in it
         problems = (
-            places.to(device),
+            there(places, device),
             zeros(count, dtype=torch.int32),
             coefficients,
             t["trace"],
