@@ -71,7 +71,7 @@ def test_kernels_know_nothing_of_the_library_they_serve(path):
     assert all(f"{name}.".startswith("fastrank.kernels.") for name in used if top({name}) == {"fastrank"})
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.py")), ids=lambda p: p.name)
 def test_experiments_use_the_public_interface(path):
     import fastrank
 

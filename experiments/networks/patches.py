@@ -1,0 +1,72 @@
+"""How many patches of a sample enter each layer: N of the rank bound ``rank(G) <= B*N`` (arXiv 2206.05794)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from fastrank.experiments.networks.checks import NetworkError
+from torch import Tensor, nn
+
+LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def patches(model: nn.Module, sample_shape: Sequence[int]) -> dict[str, int]:
+    """Number of vectors of one sample that each weight matrix multiplies.
+
+    The gradient of a matrix is a sum of one outer product for each of them and each sample of the batch, so with
+    batches of B samples its rank is at most B*N.
+
+    Args:
+        model: any; its layers are the ``nn.Linear`` and the (not transposed) convolutions. It is left as it was.
+        sample_shape: of one sample, without the batch.
+
+    Returns:
+        N by the matrix's name in a history, ``"blocks.0.conv1.weight"``: the number of output positions of a
+        convolution (times its groups), of tokens for a linear layer, so 1 where a sample is one vector. A matrix
+        used several times has the sum.
+
+    Raises:
+        NetworkError: the model does not accept such a sample, or a layer does not run.
+
+    One sample of zeros is run in evaluation mode, where batch-norm needs no second sample and keeps its averages.
+    """
+    names: dict[Tensor, str] = {}  # by the parameter: a tied one is a single matrix, under its first name
+    counts: dict[str, int] = {}
+    hooks = []
+
+    def counter(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        def count(layer: nn.Module, _: Any, output: Tensor) -> None:
+            weight: Any = layer.weight
+            counts[name] += output.numel() // len(weight) * getattr(layer, "groups", 1)
+
+        return count
+
+    for prefix, layer in model.named_modules():
+        if isinstance(layer, LAYERS):
+            name = names.setdefault(layer.weight, f"{prefix}.weight" if prefix else "weight")
+            counts[name] = 0
+            hooks.append(layer.register_forward_hook(counter(name)))
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        _run(model, sample_shape)
+    finally:
+        for module, training in modes:
+            module.training = training
+        for hook in hooks:
+            hook.remove()
+    for name, n in counts.items():
+        if n == 0:
+            raise NetworkError(f"{name}: its layer did not run, so its patches are not known")
+    return counts
+
+
+@torch.no_grad()
+def _run(model: nn.Module, sample_shape: Sequence[int]) -> None:
+    like = next(model.parameters(), torch.zeros(0))
+    try:
+        model(torch.zeros((1, *sample_shape), dtype=like.dtype, device=like.device))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise NetworkError(
+            f"sample_shape: {type(model).__name__} does not accept a sample of {tuple(sample_shape)}: {error}"
+        ) from error

@@ -1,0 +1,53 @@
+"""What the theory predicts: the rank bound of arXiv 2206.05794."""
+
+import math
+
+from fastrank.experiments.errors import UserError
+
+
+class TheoryError(UserError, ValueError):
+    """A number the theory does not cover. The message starts with its name."""
+
+
+def rank_bound(batch_size: int, patches: int, lr: float, weight_decay: float, eps: float) -> float:
+    """``patches * batch_size * log(2/eps) / (lr * weight_decay)``: bound of the rank SGD with weight decay tends to.
+
+    For a layer W trained by plain mini-batch SGD, and T large, ``W_T / ||W_T||`` lies within ``eps`` of some matrix of
+    at most this rank. A step is ``W <- (1 - lr*weight_decay) W - lr*G`` with ``rank(G) <= batch_size * patches``. Of
+    what W was ``log(2/eps) / (lr*weight_decay)`` steps ago, no more than ``eps/2`` of its norm is left; the rest of
+    W_T is the sum of the gradients since.
+
+    Args:
+        batch_size: B, samples a step.
+        patches: N, vectors of one sample that the matrix multiplies: `fastrank.experiments.networks.patches`.
+        lr: mu, the learning rate.
+        weight_decay: PyTorch's, which is 2*lambda: the paper's loss has ``lambda * ||W||^2``. 0 is allowed.
+        eps: distance in the Frobenius norm, relative to W, between 0 and 1 (both excluded).
+
+    Returns:
+        The bound; infinite without weight decay. Above the layer's smaller side it says nothing, as at most usual
+        settings.
+
+    Raises:
+        TheoryError: a number out of range, or ``lr * weight_decay`` above 1, where W does not shrink but changes sign.
+
+    Source: Galanti, Siegel, Gupte & Poggio, "SGD and Weight Decay Secretly Minimize the Rank of Your Neural Network",
+    arXiv 2206.05794. Assumed: momentum 0; learning rate, decay and batch size constant over the last
+    ``log(2/eps) / (lr*weight_decay)`` steps; and ``||W||`` settled, so that it does not fall by more than half in them.
+    Nothing is assumed of data, loss or convergence. The number of steps is not rounded up, and for ``eps`` up to
+    ``2/e^2`` (0.27) need not be. The numerical rank at a tolerance of ``eps * ||W||`` is at most this bound as well:
+    a matrix of rank r is at least sigma_{r+1} away.
+    """
+    for name, count in (("batch_size", batch_size), ("patches", patches)):
+        if not count >= 1:
+            raise TheoryError(f"{name}: must be at least 1, not {count!r}")
+    if not 0 < lr < math.inf:
+        raise TheoryError(f"lr: must be finite and greater than 0, not {lr!r}")
+    if not 0 <= weight_decay < math.inf:
+        raise TheoryError(f"weight_decay: must be finite and at least 0, not {weight_decay!r}")
+    if not 0 < eps < 1:
+        raise TheoryError(f"eps: must lie between 0 and 1, both excluded, not {eps!r}")
+    decay = lr * weight_decay
+    if decay > 1:
+        raise TheoryError(f"weight_decay: times lr it is {decay:g}, and must be at most 1; lower one of them")
+    return math.inf if decay == 0 else patches * batch_size * math.log(2 / eps) / decay
