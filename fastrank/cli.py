@@ -1,4 +1,4 @@
-"""The command line: ``fastrank sweep | status | report | doctor``. Every command imports what it needs, and no more."""
+"""The command line: ``fastrank sweep | status | report | data | doctor``. Each imports only what it needs."""
 
 import os
 import platform
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-_EXTRA = {"matplotlib", "pandas", "pyarrow", "pydantic", "rich", "sklearn", "typer"}
+_EXTRA = {"PIL", "datasets", "matplotlib", "pandas", "pyarrow", "pydantic", "rich", "safetensors", "sklearn", "typer"}
 _REMEDY = "fastrank: this command needs {}, which is not installed: pip install 'fastrank[experiments]'"
 
 try:
@@ -21,29 +21,51 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+data = typer.Typer(help="Data sets: prepared once, then read by every trial without a network.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A sweep's folder.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="DIR", help="Where data sets lie.", show_default="$FASTRANK_DATA, or ~/.cache/..."),
+]
 
 
 @app.command()
 def sweep(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, a TOML file.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where everything goes; made if missing.")],
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.", show_default="one a core")] = None,
-    plan: Annotated[bool, typer.Option("--plan", help="Print what would be run, and run nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be run, and what it would take.")] = False,
+    engine: Annotated[str, typer.Option(metavar="local|ray", help="Processes here, or a Ray cluster.")] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Jobs at a time.", show_default="one a core, or what fits on the GPUs")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where trials run.")] = "auto",
+    stack: Annotated[
+        int | None,
+        typer.Option(min=1, help="Most perceptrons trained as one program; 1: none.", show_default="32, CUDA: 512"),
+    ] = None,
+    storage: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where histories go, e.g. s3://...", show_default="DIR")
+    ] = None,
+    log: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Also log to tensorboard, wandb or mlflow.")
+    ] = None,
 ) -> None:
     """Run the trials of CONFIG that DIR has no result of yet; killed ones resume.
 
     Exit status: 0 when all trials have a result, 1 when some failed, 2 for a configuration that cannot be used,
     130 when interrupted.
     """
+    from fastrank.experiments.sweep import Options, run_sweep
+
+    options = Options(workers, device, stack, engine, storage, tuple(log or ()))
     if plan:
         from fastrank.experiments.plan import print_plan
 
-        print_plan(config, out)
+        print_plan(config, out, options)
         return
-    from fastrank.experiments.sweep import run_sweep
-
-    raise typer.Exit(run_sweep(config, out, workers))
+    raise typer.Exit(run_sweep(config, out, options))
 
 
 @app.command()
@@ -68,6 +90,69 @@ def report(
     from fastrank.experiments.report import write_report
 
     typer.echo(write_report(folder, trial))
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Folders of sweeps.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page to write.")] = Path("compare.html"),
+) -> None:
+    """Write a page that sets several sweeps side by side."""
+    from fastrank.experiments.compare import write_comparison
+
+    typer.echo(write_comparison(folders, out))
+
+
+@data.command("prepare")
+def data_prepare(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME_OR_PATH",
+            help="cifar10, cifar100, fashion_mnist, mnist or svhn; or a folder of images or Parquet files; "
+            "or the id of a data set on the Hugging Face hub.",
+        ),
+    ],
+    name: Annotated[str | None, typer.Option(help="What to call it.", show_default="last part of NAME_OR_PATH")] = None,
+    size: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Scale and crop every image to SIZE x SIZE pixels.")
+    ] = None,
+    rgb: Annotated[
+        bool | None, typer.Option("--rgb/--grey", help="Convert every image; what is transparent becomes black.")
+    ] = None,
+    cache: Cache = None,
+    config: Annotated[str | None, typer.Option(help="Which configuration of a data set of the hub.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the images, where there are several.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels, where there are several.")] = None,
+    train_split: Annotated[str | None, typer.Option(help="Split to train on.", show_default="train")] = None,
+    test_split: Annotated[str | None, typer.Option(help="Split to test on.", show_default="test or validation")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the set of this name.")] = False,
+) -> None:
+    """Decode a data set into the cache, from which trials read it by its name."""
+    from fastrank.experiments.data.decode import Look
+    from fastrank.experiments.data.listing import outcome
+    from fastrank.experiments.data.prepare import prepare
+    from fastrank.experiments.data.source import Choice
+
+    done = prepare(
+        source,
+        name=name,
+        look=Look(size, None if rgb is None else "RGB" if rgb else "L"),
+        choice=Choice(config, train_split, test_split, image_column, label_column),
+        folder=cache,
+        force=force,
+    )
+    for line in outcome(done):
+        typer.echo(line)
+
+
+@data.command("list")
+def data_list(cache: Cache = None) -> None:
+    """Show the data sets that are prepared: name, images, shape, classes, digest and file."""
+    from fastrank.experiments.data.listing import list_prepared
+
+    for line in list_prepared(cache):
+        typer.echo(line)
 
 
 @app.command()

@@ -1,0 +1,47 @@
+"""What is known of a data set without loading it, what a part of it is, and the error for one that cannot be used."""
+
+from dataclasses import dataclass
+
+from fastrank.experiments.errors import UserError
+from torch import Tensor
+
+
+class DataError(UserError):
+    """A data set that is missing, damaged or unfit. The message names the set, the row or the key, and the remedy."""
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """A data set as its header describes it.
+
+    Attributes:
+        name: what a configuration calls it.
+        source: where it came from: a folder, or a data set of the hub.
+        digest: SHA-256, in hex, of the pixels, the labels, the class names and the statistics.
+        classes: names of the classes; a label is an index into them.
+        channels, height, width: of every image.
+        train, test: examples; ``test`` is 0 where the set has no test part.
+        mean, std: of the training part's pixels divided by 255, one value a channel.
+        options: those of the command line that it was prepared with.
+    """
+
+    name: str
+    source: str
+    digest: str
+    classes: tuple[str, ...]
+    channels: int
+    height: int
+    width: int
+    train: int
+    test: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Images:
+    """``x``: (n, c, h, w) uint8; ``y``: (n,) int64. Shared between callers: not to be written to."""
+
+    x: Tensor
+    y: Tensor
