@@ -10,11 +10,16 @@ from pydantic import BaseModel, ValidationError
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """One line for each problem; for an unknown key, the nearest of the keys that ``model`` knows."""
     known = sorted(set(_keys(model)))
-    return [f"{_dotted(item['loc'])}: {_reason(dict(item), known)}" for item in error.errors()]
+    return [f"{_place(dict(item))}: {_reason(dict(item), known)}" for item in error.errors()]
+
+
+def _place(item: dict[str, Any]) -> str:
+    return _dotted((*item["loc"], "name") if item["type"].startswith("union_tag") else item["loc"])
 
 
 def _dotted(path: tuple[int | str, ...]) -> str:
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
+    named = [step for i, step in enumerate(path) if not (i and path[i - 1] == "model" and i + 1 < len(path))]
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in named)
     return text.removeprefix(".")
 
 
@@ -27,8 +32,12 @@ def _reason(item: dict[str, Any], known: list[str]) -> str:
             return "is missing"
         case "too_short" | "string_too_short":
             return "must not be empty"
-        case "model_type":
+        case "model_type" | "model_attributes_type":
             return f"must be a table (got {item['input']!r})"
+        case "union_tag_invalid":
+            return f"unknown name {item['ctx']['tag']!r}; known: {item['ctx']['expected_tags'].replace(chr(39), '')}"
+        case "union_tag_not_found":
+            return "is missing"
         case "value_error":
             return str(item["ctx"]["error"])
         case _:

@@ -1,6 +1,5 @@
-"""What a worker tells the driver about the trial it runs. Plain values: they travel through a pipe."""
+"""What a worker tells the driver about the trials it runs. Plain values: they travel between processes."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,11 +8,16 @@ from fastrank.experiments.ledger import Status
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """An epoch is over and in the checkpoint. ``average_rank`` is None where a matrix is not finite."""
+    """An epoch of a trial is over, and in a checkpoint as far as the disk allows.
 
+    ``average_rank`` is None where a matrix is not finite; ``train_loss`` is the mean over the epoch's steps.
+    """
+
+    trial: str
     epoch: int
     average_rank: float | None
     test_accuracy: float
+    train_loss: float
 
 
 @dataclass(frozen=True)
@@ -25,18 +29,33 @@ class Warned:
 
 @dataclass(frozen=True)
 class Finished:
-    """The trial came to its end, ``done`` or ``diverged``; ``seconds`` of training over all its sessions."""
+    """A trial came to its end, ``done`` or ``diverged``; ``seconds`` of training over all its sessions."""
 
+    trial: str
     status: Status
     result: dict[str, Any]
     seconds: float
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What a short run of a job's trials took: seconds a step and an evaluation (of all its trials), bytes at most."""
+
+    step_seconds: float
+    evaluation_seconds: float
+    memory: int
+
+
+@dataclass(frozen=True)
 class Crashed:
-    """The trial raised an error; ``error`` is the traceback."""
+    """The job raised an error or its process died: none of its trials goes on.
+
+    ``error`` is the traceback, or what is known of the death; ``killed``: from outside, by the system or with its node.
+    """
 
     error: str
+    out_of_memory: bool = False
+    killed: bool = False
 
 
-Report = Callable[[EpochEnd | Warned], None]
+Event = EpochEnd | Warned | Finished | Measured | Crashed

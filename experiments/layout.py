@@ -38,18 +38,22 @@ class Layout:
         return self.folder / "summary.csv"
 
     def history(self, trial: str) -> Path:
-        """Folder of the Parquet parts of one trial."""
+        """Folder of the Parquet parts of one trial; of a stack while it trains."""
         return self.folder / "history" / trial
 
     def checkpoint(self, trial: str) -> Path:
-        """Checkpoint of one trial; it is there only until the trial has a result."""
+        """Checkpoint of one trial or stack; it is there only until every trial in it has a result."""
         return self.folder / "checkpoints" / f"{trial}.pt"
 
-    def forget(self, trial: str) -> None:
-        """Remove the checkpoint and the history of a trial that starts from zero."""
-        self.checkpoint(trial).unlink(missing_ok=True)
-        if self.history(trial).exists():
-            shutil.rmtree(self.history(trial))
+    def forget(self, name: str) -> None:
+        """Remove the checkpoint and the history of a trial or stack that starts from zero."""
+        self.checkpoint(name).unlink(missing_ok=True)
+        self.forget_history(name)
+
+    def forget_history(self, name: str) -> None:
+        """Remove the history of a trial or stack."""
+        if self.history(name).exists():
+            shutil.rmtree(self.history(name))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -6,9 +6,8 @@ lives only as long as its transaction, so there is nothing to close and nothing 
 
 import json
 import os
-import socket
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from urllib.parse import quote
 from fastrank.experiments.errors import UserError
 from fastrank.experiments.layout import Layout, sync_folder
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MAX_ATTEMPTS = 2  # a trial that crashes is tried once more
 
 _SCHEMA = """
@@ -28,7 +27,7 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE trials (
     position INTEGER PRIMARY KEY, id TEXT UNIQUE NOT NULL, spec TEXT NOT NULL,
     status TEXT NOT NULL DEFAULT 'pending', attempts INTEGER NOT NULL DEFAULT 0,
-    host TEXT, started TEXT, finished TEXT, seconds REAL, error TEXT, result TEXT
+    stack TEXT, host TEXT, started TEXT, finished TEXT, seconds REAL, error TEXT, result TEXT
 );
 PRAGMA journal_mode = WAL;
 """
@@ -55,12 +54,17 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One row. Times are ISO 8601 in UTC; ``seconds`` is training time, over all sessions of the trial."""
+    """One row. Times are ISO 8601 in UTC; ``seconds`` is training time, over all sessions of the trial.
+
+    ``stack`` names the stack it is trained in, from when it was first started; None for one alone. ``host`` is the
+    machine that finished it.
+    """
 
     id: str
     spec: dict[str, Any]
     status: Status
     attempts: int
+    stack: str | None
     host: str | None
     started: str | None
     finished: str | None
@@ -120,7 +124,7 @@ class Ledger:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """``config`` (canonical), ``commit``, ``versions``, ``created`` and ``schema``."""
+        """``config`` (canonical), ``data``, ``commit``, ``versions``, ``created`` and ``schema``."""
         with self._connection() as connection:
             entries = connection.execute("SELECT key, value FROM meta")
             return {key: json.loads(value) for key, value in entries}
@@ -131,27 +135,31 @@ class Ledger:
             connection.row_factory = sqlite3.Row
             return [_record(row) for row in connection.execute("SELECT * FROM trials ORDER BY position")]
 
-    def start(self, trial: str) -> None:
-        """A worker takes the trial: one more attempt."""
-        self._update(
-            "status = 'running', attempts = attempts + 1, host = ?, started = ?, finished = NULL, error = NULL",
-            (socket.gethostname(), _now()),
-            trial,
-        )
+    def start(self, trials: Iterable[str], stack: str | None = None) -> None:
+        """A worker takes these trials, ``stack`` if it trains them as one: one more attempt of each."""
+        change = "status = 'running', attempts = attempts + 1, started = ?, finished = NULL, error = NULL, stack = ?"
+        self._update(change, (_now(), stack), trials)
 
     def finish(self, trial: str, status: Status, result: dict[str, Any], seconds: float) -> None:
         """The trial has come to its end: ``done`` or ``diverged``."""
-        values = (status, json.dumps(result), seconds, _now())
-        self._update("status = ?, result = ?, seconds = ?, finished = ?", values, trial)
+        values = (status, json.dumps(result), seconds, result.get("host"), _now())
+        self._update("status = ?, result = ?, seconds = ?, host = ?, finished = ?", values, [trial])
 
-    def crash(self, trial: str, error: str) -> Status:
-        """The trial's worker failed or died. Returns ``pending`` (it is to be tried again) or ``failed``."""
+    def crash(self, trials: Iterable[str], error: str) -> None:
+        """Their worker failed or died: they are ``pending``, to be tried again, or ``failed``."""
         self._update(
             f"status = CASE WHEN attempts < {MAX_ATTEMPTS} THEN 'pending' ELSE 'failed' END, error = ?, finished = ?",
             (error, _now()),
-            trial,
+            trials,
         )
-        return next(record.status for record in self.trials() if record.id == trial)
+
+    def unstack(self, trials: Iterable[str]) -> None:
+        """A stack of these was one too many: they are pending as if never tried, in whatever stack comes next."""
+        self._update("status = 'pending', attempts = 0, stack = NULL", (), trials)
+
+    def postpone(self, trials: Iterable[str]) -> None:
+        """It was not their fault that they did not finish: they are pending, and this counts as no attempt."""
+        self._update("status = 'pending', attempts = attempts - 1", (), trials)
 
     def release(self) -> None:
         """Put running trials back: an interruption is not the trial's fault and counts as no attempt."""
@@ -161,12 +169,16 @@ class Ledger:
         """Give failed trials their attempts back: the user has asked for another run."""
         self._write("UPDATE trials SET status = 'pending', attempts = 0 WHERE status = 'failed'")
 
-    def _update(self, assignments: str, values: tuple[Any, ...], trial: str) -> None:
-        self._write(f"UPDATE trials SET {assignments} WHERE id = ?", (*values, trial))
-
-    def _write(self, statement: str, values: tuple[Any, ...] = ()) -> None:
+    def _update(self, assignments: str, values: tuple[Any, ...], trials: Iterable[str]) -> None:
+        """In one transaction. A trial that has a result keeps it: nothing finished is done twice, or undone."""
+        where = "WHERE id = ? AND status NOT IN ('done', 'diverged')"
         with self._connection() as connection, connection:  # the inner one commits, or rolls back
-            connection.execute(statement, values)
+            rows = [(*values, trial) for trial in trials]
+            connection.executemany(f"UPDATE trials SET {assignments} {where}", rows)
+
+    def _write(self, statement: str) -> None:
+        with self._connection() as connection, connection:
+            connection.execute(statement)
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:

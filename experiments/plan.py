@@ -1,36 +1,97 @@
-"""What a sweep would do, and how far it has come: reading only."""
+"""What a sweep would do and take, and how far it has come: reading only."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fastrank.experiments.config import load_config
+from fastrank.experiments.devices import kind, measure, slots
+from fastrank.experiments.events import Measured
+from fastrank.experiments.job import Job
 from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Ledger, Status
+from fastrank.experiments.ledger import Ledger, Status, TrialRecord
+from fastrank.experiments.stacks import jobs
 from fastrank.experiments.summary import print_tables
-from fastrank.experiments.sweep import check_config, driver_of
+from fastrank.experiments.sweep import STACK_LIMIT, Options, check_config, driver_of
+from fastrank.experiments.trial import Trial
 from rich.console import Console
 
+SHOWN = 60  # trials that are listed one by one
 
-def print_plan(config_file: Path, folder: Path) -> None:
-    """Print the trials of a configuration, their steps, and what is left of them to do in ``folder``.
 
-    Raises ConfigError or LedgerError where a run would.
+def print_plan(config_file: Path, folder: Path, options: Options) -> None:
+    """Print the trials of a configuration, their steps, and what the rest of them in ``folder`` will take.
+
+    Every kind of job is run for a second or so, to measure its steps and its memory.
+
+    Raises ConfigError or LedgerError where a run would, and MeasureError where a trial does not fit the device.
     """
     config = load_config(config_file)
     check_config(config, folder)
-    trials = config.trials()
-    over = set()
-    if Layout(folder).ledger.exists():
-        over = {record.id for record in Ledger.open(folder).trials() if record.status.is_result}
+    trials = {trial.id: trial for trial in config.trials()}
+    known = {record.id: record for record in Ledger.open(folder).trials()} if Layout(folder).ledger.exists() else {}
+    records = [known.get(name) or _pending(name, trial) for name, trial in trials.items()]
     console = Console(highlight=False, soft_wrap=True)
-    for trial in trials:
+    for record in records[:SHOWN]:
+        trial = trials[record.id]
         console.print(
-            f"{trial.id}  batch size {trial.batch_size:3}, lr {trial.lr:g}, weight decay {trial.weight_decay:g}, "
+            f"{record.id}  batch size {trial.batch_size:3}, lr {trial.lr:g}, weight decay {trial.weight_decay:g}, "
             f"momentum {trial.momentum:g}, seed {trial.seed}: {trial.steps:,} steps"
-            + (", has a result" if trial.id in over else "")
+            + (", has a result" if record.status.is_result else "")
         )
-    left = [trial for trial in trials if trial.id not in over]
-    console.print(f"{len(trials)} trials, {sum(trial.steps for trial in trials):,} steps in all; ", end="")
-    console.print(f"{len(left)} trials, {sum(trial.steps for trial in left):,} steps to do")
+    if len(records) > SHOWN:
+        console.print(f"... and {len(records) - SHOWN} more")
+    left = [record for record in records if not record.status.is_result]
+    console.print(f"{len(records)} trials, {sum(trial.steps for trial in trials.values()):,} steps in all; ", end="")
+    console.print(f"{len(left)} trials, {sum(trials[record.id].steps for record in left):,} steps to do")
+    if left:
+        _estimate(left, trials, options, console)
+
+
+def _pending(name: str, trial: Trial) -> TrialRecord:
+    return TrialRecord(name, trial.spec, Status.PENDING, 0, None, None, None, None, None, None, None)
+
+
+def _estimate(left: Sequence[TrialRecord], trials: dict[str, Trial], options: Options, console: Console) -> None:
+    device = kind(options.device)
+    limit = options.stack or STACK_LIMIT[device]
+    pending = [r if r.status is Status.PENDING else _pending(r.id, trials[r.id]) for r in left]
+    widest = {trials[next(iter(job.specs))].batch_size: job for job in jobs(pending, limit, 1)}
+    places = slots(device, options.workers, list(widest.values()))
+    work = jobs(pending, limit, len(places))
+    measured: dict[tuple[int, int], Measured] = {}
+    seconds = []
+    for job in work:
+        first = trials[next(iter(job.specs))]
+        key = first.batch_size, len(job.specs)
+        if key not in measured:
+            measured[key] = m = measure(job, places[0])
+            what = f"{key[1]} trials at a time" if job.is_stack else "one trial at a time"
+            console.print(
+                f"batch size {key[0]:3}, {what}: {1e3 * m.step_seconds:.3g} ms a step, "
+                f"{_duration(m.evaluation_seconds)} an evaluation, {m.memory / 2**20:,.0f} MiB"
+            )
+        seconds.append(_seconds(job, first, measured[key]))
+    wall = max(sum(seconds) / len(places), max(seconds))
+    memory = len(places) * max(m.memory for m in measured.values())
+    console.print(
+        f"{len(work)} jobs on {len(places)} slots ({', '.join(dict.fromkeys(places))}): about {_duration(wall)}, and "
+        f"{memory / 2**30:.2g} GiB of memory if all slots hold the largest. Measured one at a time: slots that share "
+        "a processor's memory slow each other down"
+    )
+
+
+def _seconds(job: Job, trial: Trial, measured: Measured) -> float:
+    """Of the whole job: its steps, and an evaluation of the test part an epoch and of the training part at the end."""
+    train, test = trial.data.sizes()
+    evaluations = trial.epochs + train / test
+    return trial.steps * measured.step_seconds + evaluations * measured.evaluation_seconds
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("min", 60), ("s", 1)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{1e3 * seconds:.3g} ms"
 
 
 def print_status(folder: Path) -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from fastrank.experiments.config import Trial
 from fastrank.experiments.ledger import Status, TrialRecord
 from fastrank.experiments.summary import COLOURS, number
+from fastrank.experiments.trial import Trial
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live

@@ -36,7 +36,7 @@ def summary_row(record: TrialRecord) -> dict[str, Any]:
     numbers = ("steps", "average_rank", "full_rank", "train_accuracy", "test_accuracy")
     return {
         "trial": record.id,
-        "model": f"{spec['model']['name']}-{spec['model']['depth']}x{spec['model']['width']}",
+        "model": model_label(spec["model"]),
         "data": spec["data"]["name"],
         **{key: spec[key] for key in shared},
         **{key: result.get(key) for key in numbers},
@@ -89,23 +89,37 @@ def _heading(key: str) -> str:
 
 
 def rank_tables(records: Sequence[TrialRecord]) -> list[Table]:
-    """Batch size against weight decay, for each learning rate and momentum: average rank, mean over seeds."""
-    groups: dict[tuple[float, float], list[TrialRecord]] = defaultdict(list)
+    """Average rank and test accuracy over the first two settings that vary, a table for each value of the others."""
+    down, across = _shown(records)
+    others = [axis for axis in ("lr", "momentum", "batch_size", "weight_decay") if axis not in (down, across)]
+    groups: dict[tuple[float, ...], list[TrialRecord]] = defaultdict(list)
     for record in records:
         if record.result and record.result["average_rank"] is not None:
-            groups[record.spec["lr"], record.spec["momentum"]].append(record)
-    return [_rank_table(lr, momentum, group) for (lr, momentum), group in groups.items()]
+            groups[tuple(record.spec[axis] for axis in others)].append(record)
+    return [
+        _rank_table(group, down, across, ", ".join(f"{_heading(a)} {v:g}" for a, v in zip(others, values, strict=True)))
+        for values, group in groups.items()
+    ]
 
 
-def _rank_table(lr: float, momentum: float, records: list[TrialRecord]) -> Table:
+def _shown(records: Sequence[TrialRecord]) -> tuple[str, str]:
+    """Batch size against weight decay, unless lr varies and one of them does not."""
+    varying = {axis for axis in _AXES if len({record.spec[axis] for record in records}) > 1}
+    if "lr" in varying and "batch_size" not in varying:
+        return "lr", "weight_decay"
+    if "lr" in varying and "weight_decay" not in varying:
+        return "batch_size", "lr"
+    return "batch_size", "weight_decay"
+
+
+def _rank_table(records: list[TrialRecord], down: str, across: str, others: str) -> Table:
     results = [record.result or {} for record in records]
-    cells: dict[tuple[int, float], list[tuple[float, float]]] = defaultdict(list)
+    cells: dict[tuple[float, float], list[tuple[float, float]]] = defaultdict(list)
     for record, result in zip(records, results, strict=True):
-        key = record.spec["batch_size"], record.spec["weight_decay"]
-        cells[key].append((result["average_rank"], result["test_accuracy"]))
-    decays = sorted({decay for _, decay in cells})
+        cells[record.spec[down], record.spec[across]].append((result["average_rank"], result["test_accuracy"]))
+    columns = sorted({column for _, column in cells})
     seeds = max(map(len, cells.values()))
-    title = f"Average rank (full: {results[0]['full_rank']:.1f}) and test accuracy; lr {lr:g}, momentum {momentum:g}"
+    title = f"Average rank (full: {results[0]['full_rank']:.1f}) and test accuracy; {others}"
     title += f"; mean of {seeds} seeds" if seeds > 1 else ""
     table = Table(
         title=title,
@@ -115,12 +129,18 @@ def _rank_table(lr: float, momentum: float, records: list[TrialRecord]) -> Table
         title_justify="left",
         title_style="bold",
     )
-    table.add_column("batch size", justify="right")
-    for decay in decays:
-        table.add_column(f"weight decay {decay:g}", justify="right", no_wrap=True)
-    for size in sorted({size for size, _ in cells}):
-        table.add_row(str(size), *(_cell(cells.get((size, decay))) for decay in decays))
+    table.add_column(_heading(down), justify="right")
+    for column in columns:
+        table.add_column(f"{_heading(across)} {column:g}", justify="right", no_wrap=True)
+    for row in sorted({row for row, _ in cells}):
+        table.add_row(f"{row:g}", *(_cell(cells.get((row, column))) for column in columns))
     return table
+
+
+def model_label(model: dict[str, Any]) -> str:
+    """A network's name and its sizes: ``mlp_bn-10x100``, ``vit-6x192x3x4``, ``resnet18``."""
+    sizes = [str(value) for key, value in model.items() if key != "name"]
+    return "-".join([model["name"], *(["x".join(sizes)] if sizes else [])])
 
 
 def _cell(values: list[tuple[float, float]] | None) -> str:

@@ -1,34 +1,67 @@
-"""The driver of a sweep: hands trials to workers, keeps the ledger, survives whatever dies."""
+"""A sweep from its configuration to its summary: one driver at a time, which may be stopped at any time."""
 
 import fcntl
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastrank.experiments.config import ConfigError, SweepConfig, differences, load_config
+from fastrank.experiments.devices import kind, slots
+from fastrank.experiments.driver import Driver
+from fastrank.experiments.engines import Engine
+from fastrank.experiments.engines.local import LocalEngine
 from fastrank.experiments.errors import UserError
-from fastrank.experiments.events import Crashed, EpochEnd, Finished, Warned
+from fastrank.experiments.job import RUN
 from fastrank.experiments.layout import Layout, write_atomically
 from fastrank.experiments.ledger import Ledger, Status, TrialRecord
-from fastrank.experiments.pool import Event, Worker, available_cores, listen
-from fastrank.experiments.progress import Board, Display, display_for
+from fastrank.experiments.progress import Board, display_for
 from fastrank.experiments.provenance import commit, versions
+from fastrank.experiments.sinks import open_sinks
+from fastrank.experiments.stacks import jobs
+from fastrank.experiments.storage import Storage
 from fastrank.experiments.summary import print_tables, write_summary
 from rich.console import Console
 
-RUN_TRIAL = "fastrank.experiments.train:run_trial"
 INTERRUPTED = 130
-_TICK = 0.2  # seconds within which a signal is heeded
+STACK_LIMIT = {"cpu": 32, "cuda": 512}  # trials of a stack, unless the user says otherwise
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a sweep is run; nothing here changes what comes out, but for rounding.
+
+    Attributes:
+        workers: slots; None for one a core, or as many as fit on the GPUs.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        stack: most perceptrons that are trained as one program; None for 32 on a CPU and 512 on a GPU, 1 for none.
+        engine: ``local`` or ``ray``.
+        storage: URL of a folder for histories and checkpoints, as fsspec has it; None for the sweep's own.
+        sinks: ``tensorboard``, ``wandb``, ``mlflow``.
+        function: ``module:name`` of what runs a job, with the signature of `job.run`.
+    """
+
+    workers: int | None = None
+    device: str = "auto"
+    stack: int | None = None
+    engine: str = "local"
+    storage: str | None = None
+    sinks: Sequence[str] = ()
+    function: str = RUN
 
 
 def check_config(config: SweepConfig, folder: Path) -> None:
     """Raise ConfigError, with each difference, where ``folder`` holds a sweep of another configuration."""
     if Layout(folder).ledger.exists():
-        changed = differences(Ledger.open(folder).meta["config"], config.canonical)
+        meta = Ledger.open(folder).meta
+        changed = differences(meta["config"], config.canonical)
+        digests = meta["data"]["digest"], config.data.info.digest
+        if digests[0] != digests[1]:
+            changed.append(f"the images of {config.data.name!r}: digest {digests[0][:12]} -> {digests[1][:12]}")
         if changed:
             raise ConfigError(
                 [
@@ -38,25 +71,24 @@ def check_config(config: SweepConfig, folder: Path) -> None:
             )
 
 
-def run_sweep(config_file: Path, folder: Path, workers: int | None = None, run_trial: str = RUN_TRIAL) -> int:
+def run_sweep(config_file: Path, folder: Path, options: Options = Options()) -> int:
     """Run the trials of a configuration that ``folder`` has no result of yet.
 
     Args:
         config_file: the configuration, TOML.
         folder: where everything goes; made if missing.
-        workers: processes; None for one a core.
-        run_trial: ``module:name`` of what runs a trial, with the signature of `train.run_trial`.
+        options: how it is run.
 
     Returns the exit status: 0 when all trials have a result, 1 when some failed, 130 when interrupted.
     Raises ConfigError (also when the folder holds another configuration), LedgerError, UserError (another
-    driver is at work there) or OSError.
+    driver is at work there; a device or a cluster that is not there) or OSError.
     """
     config = load_config(config_file)
     folder.mkdir(parents=True, exist_ok=True)
     console = Console()
     with _exclusive(Layout(folder)):
         check_config(config, folder)
-        ledger = _ledger(config, config_file, folder)
+        ledger = _ledger(config, config_file, folder, options.storage)
         ledger.release()  # trials that a driver which was killed had running
         ledger.reopen_failed()
         records = ledger.trials()
@@ -64,21 +96,58 @@ def run_sweep(config_file: Path, folder: Path, workers: int | None = None, run_t
             console.print(f"All {len(records)} trials are done: nothing to run.")
             interrupted = False
         else:
-            board = Board(records)
-            with display_for(board, console) as display, _stop_on_signal() as stop:
-                driver = Driver(ledger, Layout(folder), board, display, stop)
-                interrupted = driver.run(workers or available_cores(), run_trial)
+            interrupted = _drive(ledger, folder, options, console)
         records = ledger.trials()
         write_summary(Layout(folder).summary, records)
     return _conclude(console, records, config_file, folder, interrupted)
 
 
-def _ledger(config: SweepConfig, config_file: Path, folder: Path) -> Ledger:
+def _drive(ledger: Ledger, folder: Path, options: Options, console: Console) -> bool:
+    """Run what is pending; True if it was stopped before the end."""
+    records = ledger.trials()
+    board = Board(records)
+    device = kind(options.device)
+    limit = options.stack or STACK_LIMIT[device]
+    with ExitStack() as stack:
+        storage = Storage(ledger.meta["storage"], Layout(folder))
+        engine = _engine(records, storage, options, device, limit)
+        stack.callback(engine.stop)
+        sinks = stack.enter_context(open_sinks(options.sinks, folder, console))
+        display = stack.enter_context(display_for(board, console))
+        stop = stack.enter_context(_stop_on_signal())
+        return Driver(ledger, storage, engine, board, display, stop, sinks).run(limit)
+
+
+def _engine(records: Sequence[TrialRecord], storage: Storage, options: Options, device: str, limit: int) -> Engine:
+    folder, url = storage.layout.folder, storage.url
+    if options.engine == "ray":
+        from fastrank.experiments.engines.ray import RayEngine
+
+        return RayEngine(folder, device, options.workers, options.function, url)
+    if options.engine != "local":
+        raise UserError(f"--engine: expected local or ray, not {options.engine!r}")
+    # Of each batch size the widest stack: what takes most memory is among these.
+    widest = {job.specs[next(iter(job.specs))]["batch_size"]: job for job in jobs(records, limit, 1)}
+    return LocalEngine(folder, slots(device, options.workers, list(widest.values())), options.function, url)
+
+
+def _ledger(config: SweepConfig, config_file: Path, folder: Path, storage: str | None) -> Ledger:
     if Layout(folder).ledger.exists():
-        return Ledger.open(folder)
+        ledger = Ledger.open(folder)
+        if storage not in (None, ledger.meta["storage"]):
+            raise UserError(f"{folder}: this sweep is stored at {ledger.meta['storage'] or folder}, not at {storage}")
+        return ledger
     write_atomically(Layout(folder).config, config_file.read_bytes())
-    meta = {"config": config.canonical, "commit": commit(), "versions": versions()}
+    meta = {"config": config.canonical, "data": known_data(config), "storage": storage}
+    meta |= {"commit": commit(), "versions": versions()}
     return Ledger.create(folder, meta, {trial.id: trial.spec for trial in config.trials()})
+
+
+def known_data(config: SweepConfig) -> dict[str, Any]:
+    """What a ledger keeps of the data set, so that another one under the same name is noticed."""
+    info, (train, test) = config.data.info, config.data.sizes()
+    found = {"name": info.name, "source": info.source, "digest": info.digest, "classes": len(info.classes)}
+    return {**found, "train": train, "test": test}
 
 
 def _conclude(console: Console, records: list[TrialRecord], config_file: Path, folder: Path, interrupted: bool) -> int:
@@ -100,102 +169,6 @@ def _conclude(console: Console, records: list[TrialRecord], config_file: Path, f
         console.print(f"{len(failed)} of {len(records)} trials failed: {names}.")
         console.print("The same command tries them again.")
     return 1 if failed else 0
-
-
-@dataclass
-class Driver:
-    """The loop of one session. Alone in writing the ledger."""
-
-    ledger: Ledger
-    layout: Layout
-    board: Board
-    display: Display
-    stop: threading.Event
-
-    def run(self, workers: int, run_trial: str) -> bool:
-        """Run all pending trials; True if it was stopped before the end.
-
-        Long trials go first, so that at the end no worker waits long for another.
-        """
-        steps = {name: row.trial.steps for name, row in self.board.rows.items()}
-        pending = [record for record in self.ledger.trials() if record.status is Status.PENDING]
-        self.queue = sorted(pending, key=lambda record: steps[record.id], reverse=True)
-        self.said: set[str] = set()
-        crew: list[Worker] = []
-        try:
-            while self.queue or any(worker.trial for worker in crew):
-                if self.stop.is_set():
-                    return True
-                self._employ(crew, workers, run_trial)
-                for worker, event in listen(crew, _TICK):
-                    self._heed(worker, event)
-                    if worker.dead:
-                        worker.stop()
-                        crew.remove(worker)
-        finally:
-            for worker in crew:
-                worker.stop()
-            self.ledger.release()
-        return False
-
-    def _employ(self, crew: list[Worker], workers: int, run_trial: str) -> None:
-        """Give every idle worker a trial, and hire where there are more trials than workers."""
-        while self.queue:
-            worker = next((worker for worker in crew if worker.trial is None), None)
-            if worker is None:
-                if len(crew) == workers:
-                    return
-                worker = Worker(run_trial)
-                crew.append(worker)
-            record = self.queue.pop(0)
-            self.ledger.start(record.id)
-            self.board.rows[record.id].status = Status.RUNNING
-            worker.run(record.id, record.spec, self.layout.folder)
-
-    def _heed(self, worker: Worker, event: Event) -> None:
-        if worker.trial is None:  # an idle worker has died: nobody's loss
-            return
-        row = self.board.rows[worker.trial]
-        match event:
-            case EpochEnd():
-                row.epoch, row.average_rank = event.epoch, event.average_rank
-                row.test_accuracy = event.test_accuracy
-            case Warned():
-                self._say(event.text)
-            case Finished():
-                self.ledger.finish(worker.trial, event.status, event.result, event.seconds)
-                row.status, row.average_rank = event.status, event.result["average_rank"]
-                row.test_accuracy = event.result["test_accuracy"]
-                self._over(worker)
-            case Crashed():
-                row.status = self.ledger.crash(worker.trial, event.error)
-                if row.status is Status.PENDING:
-                    last = event.error.strip().splitlines()[-1]
-                    self._say(f"trial {worker.trial} crashed and is tried once more: {last}")
-                    self.queue += [record for record in self.ledger.trials() if record.id == worker.trial]
-                    worker.trial = None
-                else:
-                    self._over(worker)
-        self.display.changed(row)
-
-    def _over(self, worker: Worker) -> None:
-        """The ledger has the outcome: the summary gets its row, and what was kept for resuming may go.
-
-        A failed trial keeps its checkpoint: when the user asks again, it goes on from there.
-        """
-        assert worker.trial is not None
-        try:
-            if self.board.rows[worker.trial].status.is_result:
-                self.layout.checkpoint(worker.trial).unlink(missing_ok=True)
-            write_summary(self.layout.summary, self.ledger.trials())
-        except OSError as error:  # both can be made good later; the other trials go on
-            self._say(f"{error.filename}: {error.strerror}")
-        worker.trial = None
-
-    def _say(self, text: str) -> None:
-        if text not in self.said:  # a full disk would say the same after every epoch
-            self.said.add(text)
-            self.display.log(text)
 
 
 def driver_of(folder: Path) -> int | None:

@@ -1,180 +1,124 @@
 """One trial: training with the rank of every matrix tracked, resumable to the bit after any kill."""
 
 import hashlib
-import math
+import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import numpy as np
 import torch
-from fastrank.experiments.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from fastrank.experiments.config import Trial
-from fastrank.experiments.data import DATASETS, Split, load_split
-from fastrank.experiments.events import EpochEnd, Finished, Report, Warned
+from fastrank.experiments.checkpoint import CheckpointError, save_checkpoint
+from fastrank.experiments.data.feed import Feed
+from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.ledger import Status
-from fastrank.experiments.models import build
+from fastrank.experiments.parts import SPECTRUM, build_network, derive_seeds, feeds, middle_rank, patches_of, tolerances
+from fastrank.experiments.trial import Trial
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import fastrank
 
-SPECTRUM = ("effective_rank", "nuclear_norm", "participation_ratio", "singular_values")
-
-
-class Seeds(NamedTuple):
-    """Independent seeds of one trial, so that changing one use of randomness cannot shift another."""
-
-    initialisation: int
-    data_order: int
-
-
-def derive_seeds(seed: int) -> Seeds:
-    """One 63-bit word from each child of ``numpy.random.SeedSequence(seed)``, in the order of `Seeds`."""
-    children = np.random.SeedSequence(seed).spawn(len(Seeds._fields))
-    return Seeds(*(int(child.generate_state(1, np.uint64)[0] >> 1) for child in children))
-
-
-def run_trial(spec: dict[str, Any], folder: Path, report: Report) -> Finished:
-    """Run one trial to its end, from its checkpoint where there is one.
-
-    Args:
-        spec: a trial's canonical specification, `Trial.spec`.
-        folder: the sweep's folder; history and checkpoint go where `Layout` says.
-        report: is told of each epoch, and of what went wrong without stopping the training.
-
-    The parameters and the history are the same, bit for bit, as of a trial that was never interrupted: PyTorch
-    runs on one thread here, since the order of floating-point sums depends on their number. The history is
-    complete on disk on return; the checkpoint is the caller's to remove once the result is safe.
-    A non-finite training loss ends the trial as ``diverged``.
-    """
-    trial = Trial.model_validate(spec)
-    with _one_thread():
-        training = _resume(trial, Layout(folder), report)
-        try:
-            return training.run(report)
-        finally:
-            training.tracker.close()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _resume(trial: Trial, layout: Layout, report: Report) -> "Training":
-    """The trial as its checkpoint left it; from zero where there is none or it cannot be used."""
-    path = layout.checkpoint(trial.id)
-    if path.exists():
-        training = Training(trial, layout)
-        try:
-            training.load_state_dict(load_checkpoint(path))
-        except CheckpointError as error:
-            report(Warned(f"{error}. Trial {trial.id} starts over"))
-            training.tracker.close()
-        else:
-            return training
-    layout.forget(trial.id)
-    return Training(trial, layout)
+CHUNK = 1000  # examples that are evaluated together
+LOOK_EVERY = 64  # steps after which the host looks whether the loss is still finite
 
 
 class Training:
     """A trial's state: network, optimizer, schedule, tracker, data order and how far they have come."""
 
-    def __init__(self, trial: Trial, layout: Layout) -> None:
-        self.trial = trial
-        self.checkpoint = layout.checkpoint(trial.id)
-        seeds, data = derive_seeds(trial.seed), DATASETS[trial.data.name]
-        self.train, self.test = load_split(trial.data.name, trial.data.test_fraction, trial.data.seed)
-        self.model = build(
-            trial.model.name,
-            features=data.features,
-            classes=data.classes,
-            depth=trial.model.depth,
-            width=trial.model.width,
-            seed=seeds.initialisation,
-        )
+    def __init__(self, trial: Trial, layout: Layout, device: torch.device) -> None:
+        self.trial, self.layout, self.device = trial, layout, device
+        self.train, self.test = feeds(trial, device)
+        self.model = build_network(trial.model, trial.data, derive_seeds(trial.seed).initialisation, device)
         self.optimizer = fastrank.SGD(
-            self.model.parameters(), lr=trial.lr, momentum=trial.momentum, weight_decay=trial.weight_decay
+            self.model.parameters(),
+            lr=trial.lr,
+            momentum=trial.momentum,
+            weight_decay=trial.weight_decay,
+            fused=True,  # leaves everything as it is where `diverged`, without the host having to know
         )
-        self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizer, trial.milestones, trial.gamma)
-        self.tracker = _tracker(trial, self.model, self.optimizer, layout.history(trial.id))
-        self.order = torch.Generator().manual_seed(seeds.data_order)
-        self.epoch = 0
-        self.step = 0
-        self.seconds = 0.0
+        self.tracker = _tracker(trial, self.model, self.optimizer, layout)
+        self.diverged = torch.zeros((), device=device)
+        self.steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.epoch, self.seconds = 0, 0.0
+        self.accuracies: list[float] = []
 
-    def run(self, report: Report) -> Finished:
+    def run(self) -> Iterator[Event]:
         """Train to the end, with a checkpoint after each epoch."""
-        accuracy = None
+        path = self.layout.checkpoint(self.trial.id)
         while self.epoch < self.trial.epochs:
-            if not self._run_epoch():
-                return self._finished(Status.DIVERGED, test_accuracy=accuracy)
-            accuracy = self._accuracy(self.test)
+            loss = self._run_epoch()
+            if loss is None:
+                yield self._finished(Status.DIVERGED)
+                return
+            self.accuracies.append(self.accuracy(self.test))
             try:
-                save_checkpoint(self.checkpoint, self.state_dict())
+                save_checkpoint(path, self.state_dict())
             except OSError as error:  # the training is worth more than the checkpoint
-                report(Warned(f"{self.checkpoint}: cannot be written: {error.strerror}. Training goes on"))
-            report(EpochEnd(self.epoch, self._average_rank(), accuracy))
-        status = Status.DIVERGED if self._average_rank() is None else Status.DONE
-        return self._finished(status, test_accuracy=self._accuracy(self.test))
+                yield Warned(f"{path}: cannot be written: {error.strerror}. Training goes on")
+            yield EpochEnd(self.trial.id, self.epoch, self._average_rank(), self.accuracies[-1], loss)
+        yield self._finished(Status.DIVERGED if self._average_rank() is None else Status.DONE)
 
-    def _run_epoch(self) -> bool:
-        """One pass over the training part; False as soon as the loss is not finite.
+    def _run_epoch(self) -> float | None:
+        """One pass over the training part: mean loss, or None as soon as it is seen not to be finite.
 
         The last, incomplete batch is dropped: all steps of a trial have the batch size it is named after.
         """
         started = time.perf_counter()
         self.model.train()
-        steps, size = self.trial.steps_per_epoch, self.trial.batch_size
-        order = torch.randperm(len(self.train.y), generator=self.order)
-        batches = order[: steps * size].view(steps, size)
-        for x, y in zip(self.train.x[batches], self.train.y[batches], strict=True):
-            self.optimizer.zero_grad()
-            loss = cross_entropy(self.model(x), y)
-            if not math.isfinite(loss.item()):
-                self.seconds += time.perf_counter() - started
-                return False
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
-            self.step += 1
-        self.schedule.step()
-        self.epoch += 1
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.trial.lr * self.trial.factor(self.epoch)
+        total = torch.zeros((), device=self.device)
+        for i, indices in enumerate(self.train.order(self.trial.batch_size)):
+            total += self.take_step(indices)
+            if i % LOOK_EVERY == 0 and self.diverged.item():
+                break
+        finite = not self.diverged.item()
+        self.epoch += finite
         self.seconds += time.perf_counter() - started
-        return True
+        return total.item() / self.trial.steps_per_epoch if finite else None
 
-    def _finished(self, status: Status, test_accuracy: float | None) -> Finished:
+    def take_step(self, indices: Tensor) -> Tensor:
+        """One step on a batch; its loss. Once a loss was not finite, nothing is stepped, counted or recorded."""
+        x, y = self.train.batch(indices)
+        self.optimizer.zero_grad()
+        loss = cross_entropy(self.model(x), y)
+        torch.maximum(self.diverged, 1 - loss.detach().isfinite().to(torch.float32), out=self.diverged)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.found_inf = self.diverged
+        self.optimizer.step()
+        self.steps += 1 - self.diverged.to(torch.int64)
+        return loss.detach()
+
+    def _finished(self, status: Status) -> Finished:
         self.tracker.flush()
         done = status is Status.DONE
         result = {
-            "steps": self.step,
+            "steps": int(self.steps),
             "average_rank": self._average_rank() if done else None,
             "full_rank": self.tracker.full_rank,
-            "train_accuracy": self._accuracy(self.train) if done else None,
-            "test_accuracy": test_accuracy,
-            "digest": self._digest(),
+            "train_accuracy": self.accuracy(self.train) if done else None,
+            "test_accuracy": self.accuracies[-1] if self.accuracies else None,
+            "test_accuracies": self.accuracies,
+            "patches": patches_of(self.trial, self.tracker.names),
+            "host": socket.gethostname(),
+            "device": str(self.device),
+            "stacked": 1,
+            "digest": digest(self.model.state_dict()),
         }
-        return Finished(status, result, self.seconds)
+        return Finished(self.trial.id, status, result, self.seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the training depends on."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "tracker": self.tracker.state_dict(),
-            "order": self.order.get_state(),
+            "train": self.train.state_dict(),
+            "steps": int(self.steps),
             "epoch": self.epoch,
-            "step": self.step,
             "seconds": self.seconds,
+            "accuracies": self.accuracies,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -182,46 +126,60 @@ class Training:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.schedule.load_state_dict(state["schedule"])
             self.tracker.load_state_dict(state["tracker"])
-            self.order.set_state(state["order"])
-            self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+            self.train.load_state_dict(state["train"])
+            self.steps.fill_(state["steps"])
+            self.epoch, self.seconds, self.accuracies = state["epoch"], state["seconds"], state["accuracies"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{self.checkpoint}: the checkpoint does not fit: {error}") from error
+            path = self.layout.checkpoint(self.trial.id)
+            raise CheckpointError(f"{path}: the checkpoint does not fit: {error}") from error
+
+    def practise(self, steps: int) -> None:
+        """Take steps that nothing else counts, to see how long they take."""
+        self.model.train()
+        for indices in self.train.order(self.trial.batch_size)[:steps]:
+            self.take_step(indices)
+
+    def evaluate(self) -> None:
+        """Find the test accuracy, to see how long it takes."""
+        self.accuracy(self.test)
+
+    def close(self) -> None:
+        """Stop following the optimizer; what is recorded is written."""
+        self.tracker.close()
 
     def _average_rank(self) -> float | None:
-        """Mean over the matrices, at the first tolerance; the middle of the bounds where they differ."""
-        rows = list(self.tracker.latest().values())
-        if any(row["rank_lower"] is None for row in rows):
-            return None
-        total: int = sum(row["rank_lower"] + row["rank_upper"] for row in rows)
-        return total / (2 * len(rows))
+        return middle_rank(list(self.tracker.latest().values()))
 
     @torch.no_grad()
-    def _accuracy(self, split: Split) -> float:
+    def accuracy(self, feed: Feed) -> float:
+        """Share of a part's examples that the network, as it is now, gets right."""
         self.model.eval()
-        correct: Tensor = self.model(split.x).argmax(dim=1) == split.y
-        return correct.float().mean().item()
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        for x, y in feed.all(CHUNK):
+            right += (self.model(x).argmax(dim=1) == y).sum()
+        return right.item() / len(feed)
 
-    def _digest(self) -> str:
-        """SHA-256 of parameters and buffers: equal for two runs exactly when they ended in the same bits."""
-        sha = hashlib.sha256()
-        for value in self.model.state_dict().values():
-            sha.update(value.contiguous().numpy().tobytes())
-        return sha.hexdigest()
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of parameters and buffers: equal for two runs exactly when they ended in the same bits."""
+    sha = hashlib.sha256()
+    for value in state.values():
+        sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
 
 
 def _tracker(
-    trial: Trial, model: torch.nn.Module, optimizer: torch.optim.Optimizer, directory: Path
+    trial: Trial, model: torch.nn.Module, optimizer: torch.optim.Optimizer, layout: Layout
 ) -> fastrank.RankTracker:
     epochs = trial.tracking.spectrum_every_epochs
     return fastrank.RankTracker(
         model,
         optimizer,
-        tolerance=[fastrank.Tolerance(t.value, t.relative_to) for t in trial.tracking.tolerances],
+        tolerance=tolerances(trial.tracking),
         every=trial.tracking.every,
         select=trial.tracking.select,
         spectrum=SPECTRUM if epochs else (),
         spectrum_every=max(epochs, 1) * trial.steps_per_epoch,
-        directory=directory,
+        directory=layout.history(trial.id),
     )

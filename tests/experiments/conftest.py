@@ -1,8 +1,11 @@
 """A finished sweep's folder with planted numbers: what figures and reports are checked against."""
 
+import hashlib
+import itertools
 import json
 import tomllib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,81 +13,123 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fastrank.experiments.config import SweepConfig, Trial
 from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Ledger, Status
+from fastrank.experiments.ledger import MAX_ATTEMPTS, Ledger, Status
 
 LAYERS = {"layers.0.weight": (100, 64), "layers.1.weight": (100, 100), "layers.2.weight": (100, 100)}
-FULL_RANK = 88.0  # mean of 64, 100 and 100
+DATA = {"name": "digits", "digest": "0" * 64, "source": "planted", "classes": 10, "train": 1437, "test": 360}
 META = {"commit": "0123abcd4567", "versions": {"fastrank": "0.1.0", "torch": "2.13.0"}}
+GRID: dict[str, list[Any]] = {
+    "batch_size": [8, 32],
+    "lr": [0.5],
+    "weight_decay": [0.0, 0.01],
+    "momentum": [0.0],
+    "seed": [0],
+}
+
+
+@dataclass(frozen=True)
+class PlantedTrial:
+    """A trial as a ledger has it; `steps` in all."""
+
+    spec: dict[str, Any]
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self.__dict__["spec"][key]
+        except KeyError:
+            raise AttributeError(key) from None
+
+    @property
+    def id(self) -> str:
+        return hashlib.sha256(json.dumps(self.spec, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def steps(self) -> int:
+        return int(self.spec["epochs"] * (DATA["train"] // self.spec["batch_size"]))  # type: ignore[operator]
 
 
 class Sweep:
-    """A folder under construction: 12 epochs of training on 1,437 digits, of which every 30th step is recorded."""
+    """A folder under construction: training on 1,437 digits, of which every 30th step is recorded."""
 
     every = 30
 
-    def __init__(self, folder: Path, tolerances: tuple[float, ...] = (1e-3,), **grid: list[Any]) -> None:
-        self.folder, self.suffixes = folder, ["", *(f"@{value:g}" for value in tolerances[1:])]
-        axes: dict[str, list[Any]] = {"batch_size": [8, 32], "lr": [0.5], "weight_decay": [0.0, 0.01], "seed": [0]}
-        config = SweepConfig.model_validate(
-            {
-                "name": "planted",
-                "epochs": 12,
-                "model": {"name": "mlp_bn", "depth": 3, "width": 100},
-                "data": {"name": "digits"},
-                "grid": axes | grid,
-                "tracking": {"tolerances": [{"value": value} for value in tolerances], "every": self.every},
-            }
-        )
+    def __init__(
+        self,
+        folder: Path,
+        tolerances: tuple[float, ...] = (1e-3,),
+        layers: dict[str, tuple[int, int]] = LAYERS,
+        model: dict[str, Any] | None = None,
+        epochs: int = 12,
+        **grid: list[Any],
+    ) -> None:
+        self.folder, self.layers = folder, layers
+        self.suffixes = ["", *(f"@{value:g}" for value in tolerances[1:])]
+        self.full_rank = float(np.mean([min(shape) for shape in layers.values()]))
+        shared = {
+            "epochs": epochs,
+            "milestones": [],
+            "gamma": 0.2,
+            "model": model or {"name": "mlp_bn", "depth": 3, "width": 100},
+            "data": {"name": "digits", "test_fraction": 0.2, "train_examples": None, "seed": 0, "augment": False},
+            "tracking": {
+                "tolerances": [{"value": value, "relative_to": "frobenius"} for value in tolerances],
+                "every": self.every,
+                "select": "paper",
+                "spectrum_every_epochs": 1,
+            },
+        }
+        axes = GRID | grid
+        points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
+        self.trials = [PlantedTrial(shared | point) for point in points]
+        meta = {"config": {"name": "planted", **shared, "grid": axes}, "data": DATA, **META}
         folder.mkdir()
-        self.trials = config.trials()
-        specs = {trial.id: trial.spec for trial in self.trials}
-        self.ledger = Ledger.create(folder, {"config": config.canonical, **META}, specs)
+        self.ledger = Ledger.create(folder, meta, {trial.id: trial.spec for trial in self.trials})
 
-    def finish_all(self) -> "Sweep":
+    def finish_all(self, **results: Any) -> "Sweep":
         """Every trial is done, with its history."""
         for trial in self.trials:
-            self.finish(trial)
+            self.finish(trial, **results)
         return self
 
-    def finish(self, trial: Trial, test_accuracy: float = 0.975) -> None:
-        """The trial is done: its history, and the result that goes with it."""
+    def finish(self, trial: PlantedTrial, test_accuracy: float = 0.975, **more: Any) -> None:
+        """The trial is done: its history, and the result that goes with it (`more` is laid over it)."""
         self.write_history(trial, self.history(trial))
-        average = float(np.mean([self.rank(trial, full, trial.steps) for full in (64, 100, 100)]))
-        result = {"steps": trial.steps, "average_rank": average, "full_rank": FULL_RANK}
-        result |= {"train_accuracy": 1.0, "test_accuracy": test_accuracy}
-        self.ledger.start(trial.id)
+        average = float(np.mean([self.rank(trial, min(shape), trial.steps) for shape in self.layers.values()]))
+        result = {"steps": trial.steps, "average_rank": average, "full_rank": self.full_rank}
+        result |= {"train_accuracy": 1.0, "test_accuracy": test_accuracy, "device": "cpu", "host": "planted"}
+        result |= {"patches": dict.fromkeys(self.layers, 1)} | more
+        self.ledger.start([trial.id])
         self.ledger.finish(trial.id, Status.DONE, result, seconds=61.5)
 
-    def fail(self, trial: Trial, error: str) -> None:
+    def fail(self, trial: PlantedTrial, error: str) -> None:
         """The trial has crashed as often as it may."""
-        while True:
-            self.ledger.start(trial.id)
-            if self.ledger.crash(trial.id, error) is Status.FAILED:
-                return
+        for _ in range(MAX_ATTEMPTS):
+            self.ledger.start([trial.id])
+            self.ledger.crash([trial.id], error)
 
-    def diverge(self, trial: Trial) -> None:
+    def diverge(self, trial: PlantedTrial) -> None:
         """The trial's loss became non-finite."""
-        self.ledger.start(trial.id)
-        result = {"steps": 60, "average_rank": None, "full_rank": FULL_RANK}
+        self.ledger.start([trial.id])
+        result = {"steps": 60, "average_rank": None, "full_rank": self.full_rank}
         result |= {"train_accuracy": None, "test_accuracy": None}
         self.ledger.finish(trial.id, Status.DIVERGED, result, seconds=2.0)
 
     @staticmethod
-    def rank(trial: Trial, full: int, step: int, suffix: str = "") -> int:
-        """The planted rank: it falls with training, the further the smaller the batch and the larger the decay."""
-        depth = 0.45 * (8 / trial.batch_size) ** 0.5 * trial.weight_decay / 0.01 * (1 - 0.1 * trial.seed)
+    def rank(trial: PlantedTrial, full: int, step: int, suffix: str = "") -> int:
+        """The planted rank: it falls with training, the further the smaller the batch, the larger lr and the decay."""
+        depth = 0.45 * (8 / trial.batch_size) ** 0.5 * (trial.lr / 0.5) ** 0.3 * trial.weight_decay / 0.01
+        depth = min(depth * (1 - 0.1 * trial.seed), 0.9)
         fallen = depth * (1 - np.exp(-4 * step / trial.steps)) / (1 - np.exp(-4))
         return round(full * (1 - fallen)) - (10 if suffix else 0)
 
-    def history(self, trial: Trial) -> pa.Table:
+    def history(self, trial: PlantedTrial) -> pa.Table:
         """The history table, with spectra at the first and the last recorded step."""
         steps = [*range(self.every, trial.steps + 1, self.every)]
         columns: dict[str, list[Any]] = {key: [] for key in ("step", "name", "rows", "cols", "singular_values")}
         columns |= {f"rank_{side}{suffix}": [] for suffix in self.suffixes for side in ("lower", "upper")}
         for step in steps:
-            for name, (rows, cols) in LAYERS.items():
+            for name, (rows, cols) in self.layers.items():
                 rank = self.rank(trial, min(rows, cols), step)
                 spectral = step in (steps[0], steps[-1])
                 values = {"step": step, "name": name, "rows": rows, "cols": cols}
@@ -100,7 +145,7 @@ class Sweep:
             table = table.append_column(key, ones)
         return table.append_column("status", pa.array(["OK"] * len(table)))
 
-    def write_history(self, trial: Trial, table: pa.Table) -> None:
+    def write_history(self, trial: PlantedTrial, table: pa.Table) -> None:
         """Replace the trial's history by `table`, in two parts."""
         folder = Layout(self.folder).history(trial.id)
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,72 +1,109 @@
-"""Stand-ins for `run_trial` that worker processes import by name: each does one thing that trials do, at once."""
+"""Stand-ins for `job.run` that worker processes import by name: each does one thing that trials do, at once."""
 
 import os
 import signal
 import time
 import warnings
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
-from fastrank.experiments.config import Trial
-from fastrank.experiments.events import EpochEnd, Finished, Report, Warned
+from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
+from fastrank.experiments.job import Job, run
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.ledger import Status
-from fastrank.experiments.train import run_trial
+from fastrank.experiments.trial import Trial
 
 from fastrank import HistoryWarning
 
 
-def result(trial: Trial, status: Status = Status.DONE) -> Finished:
+def result(name: str, trial: Trial, status: Status = Status.DONE) -> Finished:
     done = status is Status.DONE
     numbers = {"steps": trial.steps, "full_rank": 92.8}
     numbers |= {"average_rank": 50.5 if done else None, "train_accuracy": 1.0 if done else None}
-    return Finished(status, {**numbers, "test_accuracy": 0.975 if done else None}, seconds=1.5)
+    return Finished(name, status, {**numbers, "test_accuracy": 0.975 if done else None}, seconds=1.5)
 
 
-def keep_checkpoint(trial: Trial, folder: Path) -> None:
-    path = Layout(folder).checkpoint(trial.id)
+def keep_checkpoint(job: Job, folder: Path) -> None:
+    path = Layout(folder).checkpoint(job.name)
     path.parent.mkdir(exist_ok=True)
     path.touch()
 
 
-def quick(spec: dict[str, Any], folder: Path, report: Report) -> Finished:
-    trial = Trial.model_validate(spec)
-    keep_checkpoint(trial, folder)
-    report(EpochEnd(1, 90.0, 0.5))
-    return result(trial)
+def trials(job: Job) -> dict[str, Trial]:
+    return {name: Trial.model_validate(spec) for name, spec in job.specs.items()}
 
 
-def eventful(spec: dict[str, Any], folder: Path, report: Report) -> Finished:
-    """By batch size. 8: warns, diverges. 16: is killed once. 32: raises. 64: warns, is killed."""
-    trial = Trial.model_validate(spec)
-    marker = folder / f"{trial.id}.begun"
+def quick(job: Job, folder: Path, device: str) -> Iterator[Event]:
+    keep_checkpoint(job, folder)
+    for name, trial in trials(job).items():
+        yield EpochEnd(name, 1, 90.0, 0.5, 1.0)
+        yield result(name, trial)
+
+
+def eventful(job: Job, folder: Path, device: str) -> Iterator[Event]:
+    """By batch size. 8: warns, diverges. 16: is killed once. 32: raises. 64: warns, crashes in native code."""
+    ((name, trial),) = trials(job).items()
+    marker = folder / f"{name}.begun"
     first = not marker.exists()
     marker.touch()
     match trial.batch_size:
         case 8:
             warnings.warn("a part of the history was not written", HistoryWarning, stacklevel=1)
-            return result(trial, Status.DIVERGED)
+            yield result(name, trial, Status.DIVERGED)
+            return
         case 16 if first:
             os.kill(os.getpid(), signal.SIGKILL)
         case 32:
-            keep_checkpoint(trial, folder)
+            keep_checkpoint(job, folder)
             raise ValueError("batch size 32 is cursed")
         case 64:
-            report(Warned("about to die"))
+            yield Warned("about to die")
             os.kill(os.getpid(), signal.SIGSEGV)
-    return result(trial)
+    yield result(name, trial)
 
 
-def endless(spec: dict[str, Any], folder: Path, report: Report) -> Finished:
+def doomed(job: Job, folder: Path, device: str) -> Iterator[Event]:
+    """Is killed whenever it is run."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    yield from ()
+
+
+def hungry(job: Job, folder: Path, device: str) -> Iterator[Event]:
+    """Has memory for three trials at a time."""
+    if len(job.specs) > 3:
+        raise MemoryError
+    yield from quick(job, folder, device)
+
+
+def poisoned(job: Job, folder: Path, device: str) -> Iterator[Event]:
+    """The trial of seed 5 takes whatever stack it is in down with it."""
+    if any(trial.seed == 5 for trial in trials(job).values()):
+        raise ValueError("seed 5 is poison")
+    yield from quick(job, folder, device)
+
+
+def endless(job: Job, folder: Path, device: str) -> Iterator[Event]:
     """Leaves its process id in the folder, then reports epochs until it is ended from outside."""
-    trial = Trial.model_validate(spec)
-    (folder / f"{trial.id}.pid").write_text(str(os.getpid()))
+    (name,) = job.specs
+    (folder / f"{name}.pid").write_text(str(os.getpid()))
     while True:
-        report(EpochEnd(1, 90.0, 0.5))
+        yield EpochEnd(name, 1, 90.0, 0.5, 1.0)
         time.sleep(0.05)
 
 
-def telling(spec: dict[str, Any], folder: Path, pipe: Connection) -> None:
-    """Real training, which sends its events and its end through `pipe`: for a process that is going to be killed."""
-    pipe.send(run_trial(spec, folder, pipe.send))
+def telling(job: Job, folder: Path, pipe: Connection) -> None:
+    """Real training, which sends what happens through `pipe`: for a process that is going to be killed."""
+    for event in run(job, folder, "cpu"):
+        pipe.send(event)
+
+
+def on_a_node(job: Job, folder: Path, device: str) -> Iterator[Event]:
+    """Real training, not too fast, which leaves in the folder the id of the Ray node that it begins on."""
+    import ray
+
+    with (folder / f"{job.name}.nodes").open("a") as file:
+        file.write(ray.get_runtime_context().get_node_id() + "\n")
+    for event in run(job, folder, device):
+        yield event
+        time.sleep(0.1)

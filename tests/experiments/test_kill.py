@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments.config import Trial
 from fastrank.experiments.events import EpochEnd, Finished
+from fastrank.experiments.job import Job
 from fastrank.experiments.layout import Layout
+from fastrank.experiments.trial import Trial
 
 import fastrank
 
@@ -37,14 +38,14 @@ class Runner:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(
             [
-                *("fastrank.experiments.train", "pyarrow.parquet", "sklearn.datasets", "sklearn.model_selection"),
+                *("fastrank.experiments.stack", "pyarrow.parquet", "sklearn.datasets", "sklearn.model_selection"),
                 "torch._dynamo",  # torch.optim imports it when an optimizer is first used
             ]
         )
 
     def start(self, folder: Path) -> tuple[Any, Connection]:
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=self.telling, args=(TRIAL.spec, folder, theirs))
+        process = self.context.Process(target=self.telling, args=(Job(TRIAL.id, {TRIAL.id: TRIAL.spec}), folder, theirs))
         process.start()
         theirs.close()
         return process, ours

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fastrank.experiments.ledger import Ledger, LedgerError, Status
 
-RESULT = {"steps": 10, "average_rank": 5.5, "full_rank": 8.0, "train_accuracy": 1.0, "test_accuracy": None}
+RESULT = {"host": "here", "steps": 10, "average_rank": 5.5, "full_rank": 8.0, "train_accuracy": 1.0, "test_accuracy": None}
 
 
 @pytest.fixture
@@ -51,30 +51,57 @@ def test_a_new_ledger_has_every_trial_pending_in_order(folder: Path) -> None:
 
 def test_a_trial_that_ends_well(folder: Path) -> None:
     ledger = Ledger.open(folder)
-    ledger.start("two")
+    ledger.start(["two"])
     running = ledger.trials()[1]
     assert (running.status, running.attempts, running.finished) == (Status.RUNNING, 1, None)
-    assert running.host
     assert running.started
     assert running.started.endswith("+00:00")
     ledger.finish("two", Status.DIVERGED, RESULT, seconds=2.5)
     ended = Ledger.open(folder).trials()[1]
     assert (ended.status, ended.result, ended.seconds, ended.error) == (Status.DIVERGED, RESULT, 2.5, None)
+    assert ended.host == RESULT["host"]
     assert ended.finished
     assert ledger.trials()[0].status is Status.PENDING
 
 
 def test_a_crash_is_retried_once_and_an_interruption_does_not_count(folder: Path) -> None:
     ledger = Ledger.open(folder)
-    ledger.start("one")
+    ledger.start(["one"])
     ledger.release()
     assert (ledger.trials()[0].status, ledger.trials()[0].attempts) == (Status.PENDING, 0)
-    ledger.start("one")
-    assert ledger.crash("one", "first") is Status.PENDING
-    ledger.start("one")
-    assert ledger.crash("one", "second") is Status.FAILED
+    ledger.start(["one"])
+    ledger.crash(["one"], "first")
+    assert ledger.trials()[0].status is Status.PENDING
+    ledger.start(["one"])
+    ledger.crash(["one"], "second")
+    assert ledger.trials()[0].status is Status.FAILED
     assert (ledger.trials()[0].error, ledger.trials()[0].attempts) == ("second", 2)
     ledger.reopen_failed()
+    assert (ledger.trials()[0].status, ledger.trials()[0].attempts) == (Status.PENDING, 0)
+
+
+def test_what_is_finished_stays_finished(folder: Path) -> None:
+    ledger = Ledger.open(folder)
+    ledger.start(["one", "two"], "stack-0")
+    ledger.finish("one", Status.DONE, RESULT, seconds=2.5)
+    before = ledger.trials()[0]
+    ledger.start(["one", "two"], "stack-0")  # the stack is resumed for the sake of the other
+    ledger.finish("one", Status.DIVERGED, {}, seconds=9.0)
+    ledger.crash(["one"], "late")
+    ledger.unstack(["one"])
+    assert ledger.trials()[0] == before
+    assert (ledger.trials()[1].stack, ledger.trials()[1].attempts) == ("stack-0", 2)
+
+
+def test_a_stack_that_is_split_is_as_if_never_tried(folder: Path) -> None:
+    ledger = Ledger.open(folder)
+    ledger.start(["one", "two"], "stack-0")
+    ledger.unstack(["two"])
+    assert [(r.status, r.attempts, r.stack) for r in ledger.trials()] == [
+        (Status.RUNNING, 1, "stack-0"),
+        (Status.PENDING, 0, None),
+    ]
+    ledger.postpone(["one"])
     assert (ledger.trials()[0].status, ledger.trials()[0].attempts) == (Status.PENDING, 0)
 
 
@@ -128,7 +155,7 @@ def test_a_full_disk_is_named_and_the_ledger_stays_whole(folder: Path, monkeypat
 
     monkeypatch.setattr(sqlite3, "connect", on_a_full_disk)
     with pytest.raises(LedgerError, match="full"):
-        ledger.crash("one", "e" * 100_000)
+        ledger.crash(["one"], "e" * 100_000)
     monkeypatch.undo()
     assert [record.error for record in Ledger.open(folder).trials()] == [None, None]
 
@@ -137,7 +164,7 @@ def test_a_read_only_folder_can_be_read_and_says_so_when_written(unwritable: Pat
     ledger = Ledger.open(unwritable)
     assert len(ledger.trials()) == 2
     with pytest.raises(LedgerError, match="permissions") as caught:
-        ledger.start("one")
+        ledger.start(["one"])
     assert "trials.sqlite" in str(caught.value)
 
 

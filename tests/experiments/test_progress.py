@@ -25,7 +25,7 @@ def records(*statuses: Status, **grid: list[float]) -> list[TrialRecord]:
     trials = config.trials()
     given = [*statuses, *[Status.PENDING] * (len(trials) - len(statuses))]
     return [
-        TrialRecord(t.id, t.spec, s, 1, "h", None, None, 1.5, None, RESULT if s is Status.DONE else None)
+        TrialRecord(t.id, t.spec, s, 1, None, "h", None, None, 1.5, None, RESULT if s is Status.DONE else None)
         for t, s in zip(trials, given, strict=True)
     ]
 
@@ -122,3 +122,16 @@ def test_tables_fit_a_log_of_eighty_columns_or_so() -> None:
     assert shown.count("53.2  0.975") == 4
     assert len(rank_tables(records(*done, lr=[0.1, 0.5]))) == 2
     assert rank_tables(records()) == []
+
+
+def test_the_table_of_ranks_is_over_what_varies() -> None:
+    console = lines()
+    done = [Status.DONE] * 4
+    console.print(*rank_tables(records(*done, batch_size=[8], lr=[0.1, 0.5])))
+    console.print(*rank_tables(records(*done, weight_decay=[0.01], lr=[0.1, 0.5])))
+    first, second = text_of(console).split("Average rank")[1:]
+    assert "momentum 0, batch size 8" in first
+    assert "weight decay 0.01" in first
+    assert "lr" in first
+    assert "weight decay 0.01" in second.splitlines()[0]
+    assert "lr 0.1" in second

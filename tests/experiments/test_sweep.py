@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments import sweep
+from fastrank.experiments import driver, sweep
 from fastrank.experiments.config import ConfigError
 from fastrank.experiments.errors import UserError
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.ledger import Ledger, Status, TrialRecord
 from fastrank.experiments.summary import COLUMNS
-from fastrank.experiments.sweep import driver_of, run_sweep
+from fastrank.experiments.sweep import Options, driver_of
 
 HERE = Path(__file__).parent
 CONFIG = {
@@ -28,8 +28,13 @@ CONFIG = {
     "data": {"name": "digits"},
     "grid": {"batch_size": [64, 16, 8, 32], "lr": [0.5], "weight_decay": [0.01]},
 }
-DRIVER = "import sys; from pathlib import Path; from fastrank.experiments.sweep import run_sweep; "
-DRIVER += "sys.exit(run_sweep(Path(sys.argv[1]), Path(sys.argv[2]), 2, 'fake_trials:' + sys.argv[3]))"
+DRIVER = "import sys; from pathlib import Path; from fastrank.experiments.sweep import Options, run_sweep; "
+DRIVER += "options = Options(workers=2, function='fake_trials:' + sys.argv[3]); "
+DRIVER += "sys.exit(run_sweep(Path(sys.argv[1]), Path(sys.argv[2]), options))"
+
+
+def run_sweep(config: Path, out: Path, workers: int = 1, function: str = "quick", stack: int | None = None) -> int:
+    return sweep.run_sweep(config, out, Options(workers=workers, function=f"fake_trials:{function}", stack=stack))
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +68,7 @@ def by_batch_size(out: Path) -> dict[int, TrialRecord]:
 def test_all_done_and_again_at_once(
     config: Path, out: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run_sweep(config, out, 2, "fake_trials:quick") == 0
+    assert run_sweep(config, out, 2, "quick") == 0
     records = Ledger.open(out).trials()
     assert {record.status for record in records} == {Status.DONE}
     assert (out / "config.toml").read_bytes() == config.read_bytes()
@@ -84,8 +89,8 @@ def test_all_done_and_again_at_once(
         **{"seconds": "1.5", "status": "done"},
     }
 
-    monkeypatch.delattr(sweep, "Worker")  # nothing is left to hire one for
-    assert run_sweep(config, out, 2, "fake_trials:quick") == 0
+    monkeypatch.delattr(sweep, "LocalEngine")  # nothing is left to run
+    assert run_sweep(config, out, 2, "quick") == 0
     output = capsys.readouterr().out
     assert "All 4 trials are done" in output
     assert "Average rank (full: 92.8)" in output
@@ -94,11 +99,11 @@ def test_all_done_and_again_at_once(
 def test_trials_that_crash_are_tried_once_more_and_the_others_finish(
     config: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_sweep(config, out, 2, "fake_trials:eventful") == 1
+    assert run_sweep(config, out, 2, "eventful") == 1
     record = by_batch_size(out)
     assert {size: (r.status, r.attempts) for size, r in record.items()} == {
         8: (Status.DIVERGED, 1),
-        16: (Status.DONE, 2),
+        16: (Status.DONE, 1),  # killed from outside: not its fault
         32: (Status.FAILED, 2),
         64: (Status.FAILED, 2),
     }
@@ -111,12 +116,12 @@ def test_trials_that_crash_are_tried_once_more_and_the_others_finish(
     assert "in eventful" in str(record[64].error)  # the worker's own account of where it was
     output = capsys.readouterr().out
     assert output.count("about to die") == 1
-    assert re.search(f"trial {record[16].id} crashed and is tried once more: .* was killed by SIGKILL", output)
+    assert re.search(f"trial {record[16].id} goes on elsewhere: .* was killed by SIGKILL", output)
     assert output.count("a part of the history was not written") == 1
     assert f"2 of 4 trials failed: {record[64].id}, {record[32].id}" in output
     assert "batch size 32 is cursed" in output
 
-    assert run_sweep(config, out, 2, "fake_trials:quick") == 0  # asked again, failed trials run again
+    assert run_sweep(config, out, 2, "quick") == 0  # asked again, failed trials run again
     assert {size: r.status for size, r in by_batch_size(out).items()} == {
         **{8: Status.DIVERGED, 16: Status.DONE, 32: Status.DONE, 64: Status.DONE}
     }
@@ -171,14 +176,14 @@ def test_a_killed_driver_takes_its_workers_along_and_the_next_one_resumes(
     until(lambda: all(map(gone, workers)), seconds=10)
     sizes = by_batch_size(out)
     assert {size for size, record in sizes.items() if record.status is Status.RUNNING} == {8, 16}  # longest first
-    assert run_sweep(config, out, 2, "fake_trials:quick") == 0
+    assert run_sweep(config, out, 2, "quick") == 0
     assert {(r.status, r.attempts) for r in by_batch_size(out).values()} == {(Status.DONE, 1)}
 
 
 def test_a_changed_config_is_refused_with_the_difference(
     config: Path, config_file: Callable[..., Path], out: Path
 ) -> None:
-    assert run_sweep(config, out, 1, "fake_trials:quick") == 0
+    assert run_sweep(config, out, 1, "quick") == 0
     config_file(CONFIG, "epochs = 3", "grid.lr = [0.5, 0.1]")
     with pytest.raises(ConfigError) as caught:
         run_sweep(config, out)
@@ -194,7 +199,52 @@ def test_a_summary_that_cannot_be_written_stops_no_trial(
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(sweep, "write_summary", refuse)
+    monkeypatch.setattr(driver, "write_summary", refuse)
     with pytest.raises(OSError, match="No space left"):  # from the last try, when all trials are over
-        run_sweep(config, out, 2, "fake_trials:quick")
+        run_sweep(config, out, 2, "quick")
     assert {record.status for record in Ledger.open(out).trials()} == {Status.DONE}
     assert capsys.readouterr().out.count(f"{Layout(out).summary}: No space left on device") == 1
+
+
+STACKABLE = "grid = {batch_size = [8], lr = [0.1, 0.5], weight_decay = [0.01], seed = [0, 1, 2, 3, 4, 5, 6, 7]}"
+
+
+def test_perceptrons_of_one_batch_size_are_stacked(config_file: Callable[..., Path], out: Path) -> None:
+    config = config_file({**CONFIG, "grid": {}}, STACKABLE)
+    assert run_sweep(config, out, 2) == 0
+    records = Ledger.open(out).trials()
+    stacks = [record.stack for record in records]
+    assert {stacks.count(stack) for stack in stacks} == {8}  # one for each worker
+    assert {(record.status, record.attempts) for record in records} == {(Status.DONE, 1)}
+    assert list((out / "checkpoints").iterdir()) == []
+
+
+def test_stacks_can_be_forbidden(config_file: Callable[..., Path], out: Path) -> None:
+    config = config_file({**CONFIG, "grid": {}}, STACKABLE)
+    assert run_sweep(config, out, 2, stack=1) == 0
+    assert {record.stack for record in Ledger.open(out).trials()} == {None}
+
+
+def test_a_stack_without_memory_is_split_and_goes_on(
+    config_file: Callable[..., Path], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_file({**CONFIG, "grid": {}}, STACKABLE)
+    assert run_sweep(config, out, 1, "hungry") == 0
+    records = Ledger.open(out).trials()
+    stacks = [record.stack for record in records]
+    assert {stacks.count(stack) for stack in stacks} == {2}  # 16, 8 and 4 were too many
+    assert {(record.status, record.attempts) for record in records} == {(Status.DONE, 1)}
+    assert "16 trials, is split in two and starts over: MemoryError" in " ".join(capsys.readouterr().out.split())
+
+
+def test_one_bad_trial_of_a_stack_fails_alone(config_file: Callable[..., Path], out: Path) -> None:
+    config = config_file({**CONFIG, "grid": {}}, STACKABLE)
+    assert run_sweep(config, out, 2, "poisoned") == 1
+    outcome = {(r.spec["seed"], r.spec["lr"]): r.status for r in Ledger.open(out).trials()}
+    assert {key for key, status in outcome.items() if status is Status.FAILED} == {(5, 0.1), (5, 0.5)}
+    assert set(outcome.values()) == {Status.FAILED, Status.DONE}
+
+
+def test_what_is_killed_again_and_again_fails_in_the_end(config: Path, out: Path) -> None:
+    assert run_sweep(config, out, 4, "doomed") == 1
+    assert {record.status for record in Ledger.open(out).trials()} == {Status.FAILED}

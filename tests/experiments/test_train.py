@@ -4,19 +4,18 @@ import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from fastrank.experiments import train
-from fastrank.experiments.config import Trial
-from fastrank.experiments.data import DATASETS, DIGITS_MEAN, DIGITS_STD, load_split
-from fastrank.experiments.events import EpochEnd, Finished, Warned
+from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
+from fastrank.experiments.job import Job, run
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.ledger import Status
-from fastrank.experiments.models import build
-from fastrank.experiments.train import derive_seeds, run_trial
+from fastrank.experiments.parts import derive_seeds
+from fastrank.experiments.trial import Trial
 
 import fastrank
 
@@ -33,17 +32,16 @@ def trial(**changes: Any) -> Trial:
     return Trial.model_validate(SPEC | changes)
 
 
-class Events(list[EpochEnd | Warned]):
-    """What a trial reported; stops it by an error after the epoch ``stop_after``."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        super().__init__()
-        self.stop_after = stop_after
-
-    def __call__(self, event: EpochEnd | Warned) -> None:
-        self.append(event)
-        if isinstance(event, EpochEnd) and event.epoch == self.stop_after:
+def run_trial(of: Trial, folder: Path, stop_after: int | None = None) -> tuple[list[Event], Finished]:
+    """Train; what was reported, and the end. Stops by an error after the epoch ``stop_after``."""
+    events: list[Event] = []
+    for event in run(Job(of.id, {of.id: of.spec}), folder, "cpu"):
+        if isinstance(event, Finished):
+            return events, event
+        events.append(event)
+        if isinstance(event, EpochEnd) and event.epoch == stop_after:
             raise InterruptedError
+    raise AssertionError("the trial did not finish")
 
 
 def history(folder: Path, of: Trial) -> dict[str, list[Any]]:
@@ -51,20 +49,27 @@ def history(folder: Path, of: Trial) -> dict[str, list[Any]]:
     return columns
 
 
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Finished, dict[str, list[Any]], Events]:
+class Reference(NamedTuple):
     """A trial that nothing happened to: its result, its history and what it reported."""
-    events, folder = Events(), tmp_path_factory.mktemp("reference")
-    finished = run_trial(trial().spec, folder, events)
-    return finished, history(folder, trial()), events
+
+    finished: Finished
+    history: dict[str, list[Any]]
+    events: list[Event]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    folder = tmp_path_factory.mktemp("reference")
+    events, finished = run_trial(trial(), folder)
+    return Reference(finished, history(folder, trial()), events)
 
 
 def stop_after(epoch: int, folder: Path) -> None:
     with pytest.raises(InterruptedError):
-        run_trial(trial().spec, folder, Events(stop_after=epoch))
+        run_trial(trial(), folder, stop_after=epoch)
 
 
-def test_the_result(reference: tuple[Finished, dict[str, list[Any]], Events]) -> None:
+def test_the_result(reference: Reference) -> None:
     finished, columns, events = reference
     result = finished.result
     assert finished.status is Status.DONE
@@ -76,31 +81,35 @@ def test_the_result(reference: tuple[Finished, dict[str, list[Any]], Events]) ->
     assert result["train_accuracy"] > 0.9
     assert result["test_accuracy"] > 0.9
     assert [event.epoch for event in events if isinstance(event, EpochEnd)] == [1, 2, 3, 4]
-    assert events[-1] == EpochEnd(4, result["average_rank"], result["test_accuracy"])
+    losses = [event.train_loss for event in events if isinstance(event, EpochEnd)]
+    assert losses == sorted(losses, reverse=True)
+    assert events[-1] == EpochEnd(trial().id, 4, result["average_rank"], result["test_accuracy"], losses[-1])
+    assert result["test_accuracies"] == [event.test_accuracy for event in events if isinstance(event, EpochEnd)]
+    assert (result["device"], result["stacked"]) == ("cpu", 1)
+    assert result["patches"] == {"layers.0.weight": 1, "layers.1.weight": 1}
     spectra = [step for step, s in zip(columns["step"], columns["singular_values"], strict=True) if s]
     assert sorted(set(spectra)) == [1, 22, 44, 66, 88]  # the first step and the end of each epoch
 
 
 @pytest.mark.parametrize("epoch", [1, 3, 4])
 def test_resuming_changes_nothing(
-    tmp_path: Path, reference: tuple[Finished, dict[str, list[Any]], Events], epoch: int
+    tmp_path: Path, reference: Reference, epoch: int
 ) -> None:
     stop_after(epoch, tmp_path)
-    events = Events()
-    finished = run_trial(trial().spec, tmp_path, events)
-    assert (finished.status, finished.result) == (reference[0].status, reference[0].result)
-    assert history(tmp_path, trial()) == reference[1]
-    assert events == reference[2][epoch:]
+    events, finished = run_trial(trial(), tmp_path)
+    assert (finished.status, finished.result) == (reference.finished.status, reference.finished.result)
+    assert history(tmp_path, trial()) == reference.history
+    assert events == reference.events[epoch:]
 
 
 def test_the_global_random_state_neither_matters_nor_changes(
-    tmp_path: Path, reference: tuple[Finished, dict[str, list[Any]], Events]
+    tmp_path: Path, reference: Reference
 ) -> None:
     torch.manual_seed(1234)
     np.random.seed(1234)  # noqa: NPY002 (the global state is the point)
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
     threads = torch.get_num_threads()
-    assert run_trial(trial().spec, tmp_path, Events()).result == reference[0].result
+    assert run_trial(trial(), tmp_path)[1].result == reference.finished.result
     assert torch.equal(torch.get_rng_state(), before)
     assert np.random.get_state()[1].tolist() == numpy_before  # noqa: NPY002
     assert torch.get_num_threads() == threads
@@ -123,48 +132,47 @@ def empty(path: Path) -> None:
 def exchange(path: Path) -> None:
     other = trial(model={"name": "mlp_bn", "depth": 3, "width": 16})
     with pytest.raises(InterruptedError):
-        run_trial(other.spec, path.parents[1], Events(stop_after=1))
+        run_trial(other, path.parents[1], stop_after=1)
     shutil.copy(Layout(path.parents[1]).checkpoint(other.id), path)
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, exchange])
 def test_a_damaged_checkpoint_is_named_and_the_trial_starts_over(
-    tmp_path: Path, reference: tuple[Finished, dict[str, list[Any]], Events], damage: Callable[[Path], None]
+    tmp_path: Path, reference: Reference, damage: Callable[[Path], None]
 ) -> None:
     stop_after(2, tmp_path)
     path = Layout(tmp_path).checkpoint(trial().id)
     damage(path)
-    events = Events()
-    finished = run_trial(trial().spec, tmp_path, events)
+    events, finished = run_trial(trial(), tmp_path)
     warning, *rest = events
     assert isinstance(warning, Warned)
     assert str(path) in warning.text
     assert "starts over" in warning.text
-    assert rest == reference[2]
-    assert finished.result == reference[0].result
-    assert history(tmp_path, trial()) == reference[1]
+    assert rest == reference.events
+    assert finished.result == reference.finished.result
+    assert history(tmp_path, trial()) == reference.history
 
 
 def test_history_without_a_checkpoint_is_not_continued(
-    tmp_path: Path, reference: tuple[Finished, dict[str, list[Any]], Events]
+    tmp_path: Path, reference: Reference
 ) -> None:
     stop_after(2, tmp_path)
     Layout(tmp_path).checkpoint(trial().id).unlink()
-    run_trial(trial().spec, tmp_path, Events())
-    assert history(tmp_path, trial()) == reference[1]
+    run_trial(trial(), tmp_path)
+    assert history(tmp_path, trial()) == reference.history
 
 
 def test_training_goes_on_where_no_checkpoint_can_be_written(
     tmp_path: Path,
-    reference: tuple[Finished, dict[str, list[Any]], Events],
+    reference: Reference,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(path: Path, state: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(train, "save_checkpoint", refuse)
-    events = Events()
-    assert run_trial(trial().spec, tmp_path, events).result == reference[0].result
+    events, finished = run_trial(trial(), tmp_path)
+    assert finished.result == reference.finished.result
     warnings = {event.text for event in events if isinstance(event, Warned)}
     assert len(warnings) == 1
     assert str(Layout(tmp_path).checkpoint(trial().id)) in warnings.pop()
@@ -172,7 +180,7 @@ def test_training_goes_on_where_no_checkpoint_can_be_written(
 
 def test_divergence_is_a_result(tmp_path: Path) -> None:
     wild = trial(lr=1e30, weight_decay=0.5, momentum=0.0)
-    finished = run_trial(wild.spec, tmp_path, Events())
+    _, finished = run_trial(wild, tmp_path)
     result = finished.result
     assert finished.status is Status.DIVERGED
     assert 0 < result["steps"] < wild.steps
@@ -191,30 +199,3 @@ def test_seeds_are_independent() -> None:
     words = [word for seed in range(100) for word in derive_seeds(seed)]
     assert len(set(words)) == len(words)
     assert all(0 <= word < 2**63 for word in words)
-
-
-def test_digits_are_split_once_and_scaled_by_what_the_pixels_say() -> None:
-    fitted, test = load_split("digits", 0.2, 0)
-    assert (fitted.x.shape, test.x.shape, fitted.x.dtype, fitted.y.dtype) == (
-        *((1437, 64), (360, 64)),
-        *(torch.float32, torch.int64),
-    )
-    pixels = torch.cat([fitted.x, test.x]).double()
-    assert abs(pixels.mean()) < 1e-4
-    assert abs(pixels.std() - 1) < 1e-4
-    raw = pixels * DIGITS_STD + DIGITS_MEAN
-    assert torch.allclose(raw, raw.round(), atol=1e-5)
-    assert torch.bincount(test.y).min() >= 34  # stratified: a tenth of 360, or nearly
-    assert not torch.equal(load_split("digits", 0.2, 1)[0].y, fitted.y)
-    assert len(fitted.y) == DATASETS["digits"].train_size(0.2)
-
-
-def test_a_network_depends_on_its_seed_alone() -> None:
-    sizes = {"features": 64, "classes": 10, "depth": 5, "width": 100}
-    torch.manual_seed(1)
-    first = build("mlp_bn", **sizes, seed=7)
-    torch.manual_seed(2)
-    second, third = build("mlp_bn", **sizes, seed=7), build("mlp_bn", **sizes, seed=8)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    assert not torch.equal(first.layers[0].weight, third.layers[0].weight)  # type: ignore[index,union-attr]
-    assert first(torch.zeros(3, 64)).shape == (3, 10)

@@ -1,0 +1,80 @@
+"""Where trials run on this machine: one slot a core, or several a GPU as far as measured memory goes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from fastrank.experiments.engines.local import LocalEngine, available_cores
+from fastrank.experiments.errors import UserError
+from fastrank.experiments.events import Crashed, Measured
+from fastrank.experiments.job import Job
+
+MEASURE = "fastrank.experiments.measure:run"
+MOST_A_GPU = 8  # processes; beyond that they wait for each other more than they overlap
+SHARE = 0.9  # of a GPU's free memory that slots may take together
+CONTEXT = 600 << 20  # bytes that a process takes on a GPU besides its tensors
+
+
+class MeasureError(UserError):
+    """A short run, which was to tell time and memory, has failed. The message says how."""
+
+
+def kind(device: str) -> str:
+    """``cpu`` or ``cuda``, of what the user has asked for: one of those, or ``auto``.
+
+    Raises UserError for a device that is not there.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--device: expected auto, cpu or cuda, not {device!r}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no CUDA device here; 'fastrank doctor' says why")
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def measure(job: Job, device: str, function: str = MEASURE) -> Measured:
+    """Seconds and bytes of a job, from a short run of it in a process of its own.
+
+    Raises MeasureError where that fails; the message says so when it was for want of memory.
+    """
+    with TemporaryDirectory() as folder:
+        engine = LocalEngine(Path(folder), [device], function)
+        try:
+            engine.start(job)
+            while True:
+                for _, event in engine.listen(1.0):
+                    match event:
+                        case Measured():
+                            return event
+                        case Crashed():
+                            raise MeasureError(_why(job, device, event))
+        finally:
+            engine.stop()
+
+
+def _why(job: Job, device: str, event: Crashed) -> str:
+    what = f"{job.name} ({len(job.specs)} trials)" if job.is_stack else f"trial {job.name}"
+    if event.out_of_memory or event.killed:
+        size = "" if device == "cpu" else f" of {torch.cuda.get_device_properties(device).total_memory / 2**30:.0f} GiB"
+        remedy = "take smaller stacks (--stack)" if job.is_stack else "take smaller batches or a smaller network"
+        return f"{what} does not fit the memory of {device}{size}: {remedy}"
+    return f"a short run of {what} on {device} failed:\n{event.error}"
+
+
+def slots(device: str, workers: int | None, largest: Sequence[Job]) -> list[str]:
+    """The device of every slot.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        workers: how many slots; None for one a core, or as many as fit on the GPUs.
+        largest: jobs of which the one that takes most memory bounds the slots of a GPU.
+    """
+    if device == "cpu":
+        return ["cpu"] * (workers or available_cores())
+    names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    if workers is not None:
+        return [names[i % len(names)] for i in range(workers)]
+    need = CONTEXT + max((measure(job, names[0]).memory for job in largest), default=0)
+    most = min(MOST_A_GPU, max(1, available_cores() // len(names)))
+    fit = [max(1, min(most, int(SHARE * torch.cuda.mem_get_info(name)[0] / need))) for name in names]
+    return [name for i in range(max(fit)) for name, count in zip(names, fit, strict=True) if i < count]

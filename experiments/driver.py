@@ -1,0 +1,149 @@
+"""The driver of a sweep: hands jobs to an engine, keeps the ledger, survives whatever dies."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from fastrank.experiments.engines import Engine
+from fastrank.experiments.events import Crashed, EpochEnd, Event, Finished, Warned
+from fastrank.experiments.job import Job
+from fastrank.experiments.ledger import MAX_ATTEMPTS, Ledger, Status
+from fastrank.experiments.progress import Board, Display
+from fastrank.experiments.sinks import Sink
+from fastrank.experiments.stacks import halves, jobs, jobs_over
+from fastrank.experiments.storage import Storage
+from fastrank.experiments.summary import write_summary
+
+MAX_KILLS = 5  # of a job's workers, from outside and with no epoch between, before it is taken for the job's fault
+_TICK = 0.2  # seconds within which a signal is heeded
+
+
+@dataclass
+class Driver:
+    """The loop of one session. Alone in writing the ledger."""
+
+    ledger: Ledger
+    storage: Storage
+    engine: Engine
+    board: Board
+    display: Display
+    stop: threading.Event
+    sinks: Sequence[Sink] = ()
+    queue: list[Job] = field(default_factory=list)
+    running: dict[str, set[str]] = field(default_factory=dict)  # of each job, the trials that have no result yet
+    kills: Counter[str] = field(default_factory=Counter)  # of each job's workers, since its last epoch
+    said: set[str] = field(default_factory=set)
+
+    def run(self, stack_limit: int) -> bool:
+        """Run all pending trials; True if it was stopped before the end."""
+        records = self.ledger.trials()
+        self._tidy(jobs_over(records))  # of a driver that was killed before it could
+        self.queue = jobs(records, stack_limit, self.engine.slots)
+        self._sort()
+        try:
+            while self.queue or self.running:
+                if self.stop.is_set():
+                    return True
+                while self.queue and self.engine.has_room():
+                    self._start(self.queue.pop(0))
+                for job, event in self.engine.listen(_TICK):
+                    self._heed(job, event)
+        finally:
+            self.engine.stop()
+            self.ledger.release()
+        return False
+
+    def _sort(self) -> None:
+        """Long jobs go first, so that at the end no slot waits long for another."""
+        steps = {name: row.trial.steps for name, row in self.board.rows.items()}
+        self.queue.sort(key=lambda job: sum(steps[trial] for trial in job.specs), reverse=True)
+
+    def _start(self, job: Job) -> None:
+        self.ledger.start(job.specs, job.name if job.is_stack else None)
+        self.running[job.name] = set(job.specs)
+        for trial in job.specs:
+            self.board.rows[trial].status = Status.RUNNING
+        self.engine.start(job)
+
+    def _heed(self, job: Job, event: Event) -> None:
+        match event:
+            case EpochEnd():
+                self.kills[job.name] = 0
+                row = self.board.rows[event.trial]
+                row.epoch, row.average_rank, row.test_accuracy = event.epoch, event.average_rank, event.test_accuracy
+                self._changed(event.trial, event)
+            case Warned():
+                self._say(event.text)
+            case Finished():
+                self._finish(job, event)
+            case Crashed():
+                self._crash(job, event)
+
+    def _finish(self, job: Job, event: Finished) -> None:
+        self.ledger.finish(event.trial, event.status, event.result, event.seconds)
+        row = self.board.rows[event.trial]
+        row.status, row.average_rank = event.status, event.result["average_rank"]
+        row.test_accuracy = event.result["test_accuracy"]
+        left = self.running[job.name]
+        left.discard(event.trial)
+        if not left:
+            del self.running[job.name]
+            self.engine.release(job)
+            self._tidy([job])
+        self._changed(event.trial, event)
+
+    def _crash(self, job: Job, event: Crashed) -> None:
+        """Once more from the checkpoint; a stack that fails again, or has no memory, in two halves from zero."""
+        left = self.running.pop(job.name)
+        last = event.error.strip().splitlines()[-1]
+        what = f"trial {job.name}" if len(job.specs) == 1 else f"{job.name}, {len(job.specs)} trials,"
+        self.kills[job.name] += event.killed
+        attempts = {record.id: record.attempts for record in self.ledger.trials()}
+        tired = any(attempts[trial] >= MAX_ATTEMPTS for trial in left)
+        if event.killed and self.kills[job.name] < MAX_KILLS and not event.out_of_memory:
+            self.ledger.postpone(left)
+            self.queue.append(job)
+            self._say(f"{what} goes on elsewhere: {last}")
+        elif len(job.specs) > 1 and (tired or event.killed or event.out_of_memory):
+            self.ledger.unstack(left)
+            self.storage.forget(job.name, history=True)
+            self.queue += halves({trial: job.specs[trial] for trial in job.specs if trial in left})
+            self._say(f"{what} is split in two and starts over: {last}")
+        else:  # a failed trial keeps its checkpoint: when the user asks again, it goes on from there
+            self.ledger.crash(left, event.error)
+            if not tired:
+                self.queue.append(job)
+                self._say(f"{what} crashed and is tried once more: {last}")
+        self._sort()
+        self._write_summary()
+        status = {record.id: record.status for record in self.ledger.trials()}
+        for trial in left:
+            self.board.rows[trial].status = status[trial]
+            self._changed(trial, event)
+
+    def _tidy(self, jobs_over: Iterable[Job]) -> None:
+        """The ledger has the outcome: the summary gets its rows, and what was kept for resuming may go."""
+        try:
+            for job in jobs_over:
+                self.storage.forget(job.name, history=job.is_stack)
+        except OSError as error:  # it can be made good later; the other trials go on
+            self._say(f"{error.filename}: {error.strerror}")
+        self._write_summary()
+
+    def _write_summary(self) -> None:
+        try:
+            write_summary(self.storage.layout.summary, self.ledger.trials())
+        except OSError as error:
+            self._say(f"{error.filename}: {error.strerror}")
+
+    def _changed(self, trial: str, event: Event) -> None:
+        row = self.board.rows[trial]
+        self.display.changed(row)
+        for sink in self.sinks:
+            sink.record(row.trial, event)
+
+    def _say(self, text: str) -> None:
+        if text not in self.said:  # a full disk would say the same after every epoch
+            self.said.add(text)
+            self.display.log(text)

@@ -1,0 +1,29 @@
+"""Engines: where jobs are run. One driver feeds them, hears what happens, and alone writes the ledger."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from fastrank.experiments.events import Event
+from fastrank.experiments.job import Job
+
+
+class Engine(Protocol):
+    """Runs jobs, each in a slot of its own. A job is over with the last of its trials, or when it crashes."""
+
+    slots: int
+    """Jobs that can run at a time, as far as is known."""
+
+    def has_room(self) -> bool:
+        """Whether a job would be started now."""
+
+    def start(self, job: Job) -> None:
+        """Start a job, in a free slot."""
+
+    def listen(self, timeout: float) -> Iterator[tuple[Job, Event]]:
+        """Every event that is ready, after at most ``timeout`` seconds of waiting for the first."""
+
+    def release(self, job: Job) -> None:
+        """All of a job's trials are over: its slot is free."""
+
+    def stop(self) -> None:
+        """End all that runs, at once: what it has written is whole."""

@@ -1,0 +1,135 @@
+"""The Ray engine: jobs as tasks of a Ray cluster. A node that dies takes its jobs along, and they go on elsewhere.
+
+The driver's folder has the ledger. Histories and checkpoints go there too, if all nodes see it, or to a place that
+they all reach (``--storage``).
+"""
+
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+from fastrank.experiments.engines.worker import load
+from fastrank.experiments.errors import UserError
+from fastrank.experiments.events import Crashed, Event, Measured
+from fastrank.experiments.job import Job
+from fastrank.experiments.storage import execute
+
+ADDRESS = "RAY_ADDRESS"
+PATIENCE = 10.0  # seconds that a cluster has to answer in
+
+
+class RayEngine:
+    """Tasks on the cluster that ``RAY_ADDRESS`` names; on a private one of this machine where it names none.
+
+    Args:
+        folder: the sweep's folder.
+        device: ``cpu``, a core for each job, or ``cuda``, a share of a GPU.
+        workers: most jobs at a time; None for as many as the cluster has room for.
+        function: ``module:name`` of what runs a job, with the signature of `job.run`.
+        storage: where histories and checkpoints go; None for the sweep's folder.
+        share: of a GPU that a job takes.
+
+    Raises UserError where the cluster cannot be reached.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: str,
+        workers: int | None,
+        function: str,
+        storage: str | None,
+        share: float = 1.0,
+    ) -> None:
+        self._folder, self._device, self._function, self._storage = folder.absolute(), device, function, storage
+        self._workers, self._share = workers, share
+        self._tasks: dict[Any, Job] = {}
+        self._ours = not ray.is_initialized()
+        if self._ours:
+            _connect(os.environ.get(ADDRESS))
+        self._run = ray.remote(_run).options(
+            num_cpus=1,
+            num_gpus=share if device == "cuda" else 0,
+            max_retries=0,  # the driver tries again: it knows how often, and from which checkpoint
+            num_returns="streaming",
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}},
+        )
+
+    @property
+    def slots(self) -> int:
+        """Jobs that the cluster, as it is now, has room for."""
+        there = ray.cluster_resources()
+        fit = there.get("GPU", 0) / self._share if self._device == "cuda" else there.get("CPU", 0)
+        return max(1, min(int(fit), self._workers or int(fit)))
+
+    def has_room(self) -> bool:
+        """Whether a job would be started now."""
+        return len(self._tasks) < self.slots
+
+    def start(self, job: Job) -> None:
+        """Hand it to the cluster."""
+        device = "cuda:0" if self._device == "cuda" else "cpu"  # a task sees the GPU that Ray gave it, and no other
+        self._tasks[self._run.remote(self._function, job, str(self._folder), device, self._storage)] = job
+
+    def listen(self, timeout: float) -> Iterator[tuple[Job, Event]]:
+        """Every event that is ready. A task that has died says so by a `Crashed`, with Ray's account of the cause."""
+        if not self._tasks:
+            time.sleep(timeout)
+            return
+        ready, _ = ray.wait(list(self._tasks), timeout=timeout, fetch_local=False)
+        for stream in ready:
+            job = self._tasks[stream]
+            try:
+                event: Event = ray.get(next(stream))
+            except StopIteration:
+                event = Crashed("the task ended without a result of every trial")
+            except ray.exceptions.RayError as error:
+                event = Crashed(str(error), killed=not isinstance(error, ray.exceptions.RayTaskError))
+            if isinstance(event, Crashed):
+                self.release(job)
+            yield job, event
+
+    def release(self, job: Job) -> None:
+        """Its task has nothing more to say."""
+        self._tasks = {stream: other for stream, other in self._tasks.items() if other is not job}
+
+    def measure(self, job: Job) -> Measured | Crashed:
+        """A short run of a job somewhere in the cluster."""
+        run = self._run.remote("fastrank.experiments.measure:run", job, "", self._device, None)
+        event: Measured | Crashed = ray.get(next(run))
+        return event
+
+    def stop(self) -> None:
+        """End all tasks, and leave the cluster."""
+        for stream in self._tasks:
+            ray.cancel(stream, force=True)
+        self._tasks = {}
+        if self._ours:
+            ray.shutdown()
+
+
+def _run(function: str, job: Job, folder: str, device: str, storage: str | None) -> Iterator[Event]:
+    yield from execute(load(function), job, Path(folder), device, storage)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+
+
+def _connect(address: str | None) -> None:
+    try:
+        if address and ":" in address:
+            _knock(address)
+        ray.init(address=address or "local", log_to_driver=False, configure_logging=False, include_dashboard=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        place = f"the Ray cluster at {ADDRESS}={address} cannot be reached" if address else "Ray cannot be started"
+        raise UserError(
+            f"--engine ray: {place}: {error}. Start one with 'ray start --head', or unset {ADDRESS} for a private one"
+        ) from error

@@ -1,0 +1,149 @@
+"""A job: what a worker is given to do, one trial or a stack of them, and how it is run anywhere."""
+
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from fastrank.experiments.checkpoint import CheckpointError, load_checkpoint
+from fastrank.experiments.events import Crashed, Event, Warned
+from fastrank.experiments.layout import Layout
+from fastrank.experiments.trial import Trial
+
+from fastrank import HistoryWarning
+
+RUN = "fastrank.experiments.job:run"
+
+
+@dataclass(frozen=True)
+class Job:
+    """Trials that one worker trains together.
+
+    Attributes:
+        name: the trial's id, or the stack's: what its checkpoint and its unfinished history are called.
+        specs: the canonical specification of every trial, by id.
+    """
+
+    name: str
+    specs: dict[str, dict[str, Any]]
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether its trials are trained as one program; a single trial may be, if it was left of a stack."""
+        return list(self.specs) != [self.name]
+
+
+RunJob = Callable[[Job, Path, str], Iterator[Event]]
+
+
+def run(job: Job, folder: Path, device: str) -> Iterator[Event]:
+    """Train a job's trials to their end, from their checkpoint where there is one; yields what happens.
+
+    Args:
+        job: one trial, or several that can be stacked.
+        folder: the sweep's folder; history and checkpoint go where `Layout` says.
+        device: "cpu", "cuda" or "cuda:1".
+
+    The parameters and the history are the same, bit for bit, as of trials that were never interrupted: PyTorch
+    runs on one thread here, since the order of floating-point sums depends on their number, and takes
+    deterministic algorithms of cuDNN. The histories are complete on disk when `Finished` comes; the checkpoint is
+    the caller's to remove once the results are safe. A non-finite training loss ends a trial as ``diverged``.
+    """
+    with _reproducible():
+        yield from _train(lambda: trainee(job, folder, torch.device(device)), job.name, Layout(folder))
+
+
+def trainee(job: Job, folder: Path, device: torch.device) -> "Trainee":
+    """A job's trials, about to be trained from zero."""
+    from fastrank.experiments.stack import StackTraining
+    from fastrank.experiments.train import Training
+
+    trials, layout = [Trial.model_validate(spec) for spec in job.specs.values()], Layout(folder)
+    return StackTraining(job.name, trials, layout, device) if job.is_stack else Training(trials[0], layout, device)
+
+
+def _train(start: Callable[[], "Trainee"], name: str, layout: Layout) -> Iterator[Event]:
+    """Go on from the checkpoint; from zero where there is none or it cannot be used."""
+    path = layout.checkpoint(name)
+    trainee = None
+    if path.exists():
+        trainee = start()
+        try:
+            trainee.load_state_dict(load_checkpoint(path))
+        except CheckpointError as error:
+            yield Warned(f"{error}. {name} starts over")
+            trainee.close()
+            trainee = None
+    if trainee is None:
+        layout.forget(name)
+        trainee = start()
+    try:
+        yield from trainee.run()
+    finally:
+        trainee.close()
+
+
+class Trainee(Protocol):
+    """What is being trained: a trial, or a stack of them."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up where a checkpoint was written. Raises CheckpointError where it does not fit."""
+
+    def run(self) -> Iterator[Event]:
+        """Train to the end."""
+
+    def practise(self, steps: int) -> None:
+        """Take steps that nothing else counts, to see how long they take."""
+
+    def evaluate(self) -> None:
+        """Find the test accuracy, to see how long it takes."""
+
+    def close(self) -> None:
+        """Let go of files and hooks."""
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    torch.set_num_threads(1)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+def narrated(events: Iterator[Event]) -> Iterator[Event]:
+    """The same events; what the tracker warns of comes among them, and an error as `Crashed` at their end."""
+    said: list[Warned] = []
+    elsewhere = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **options: Any) -> None:
+        if issubclass(category, HistoryWarning):
+            said.append(Warned(str(message)))
+        else:
+            elsewhere(message, category, *place, **options)
+
+    warnings.showwarning = show
+    try:
+        for event in events:
+            yield from said
+            said.clear()
+            yield event
+    except Exception as error:
+        yield from said
+        yield Crashed(traceback.format_exc(), out_of_memory=_is_out_of_memory(error))
+    finally:
+        warnings.showwarning = elsewhere
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Of a device, or of the host as far as it says so; the system may also just kill the process."""
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))

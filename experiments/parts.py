@@ -1,0 +1,77 @@
+"""What a trial is made of, built from its specification: seeds, network, data, what is tracked."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from fastrank.experiments import networks
+from fastrank.experiments.data import load_split
+from fastrank.experiments.data.feed import Feed
+from fastrank.experiments.networks.patches import patches
+from fastrank.experiments.trial import Data, Model, Tracking, Trial
+
+import fastrank
+
+SPECTRUM = ("effective_rank", "nuclear_norm", "participation_ratio", "singular_values")
+
+
+class Seeds(NamedTuple):
+    """Independent seeds of one trial, so that changing one use of randomness cannot shift another."""
+
+    initialisation: int
+    data_order: int
+
+
+def derive_seeds(seed: int) -> Seeds:
+    """One 63-bit word from each child of ``numpy.random.SeedSequence(seed)``, in the order of `Seeds`."""
+    children = np.random.SeedSequence(seed).spawn(len(Seeds._fields))
+    return Seeds(*(int(child.generate_state(1, np.uint64)[0] >> 1) for child in children))
+
+
+def build_network(model: Model, data: Data, seed: int, device: torch.device | str = "cpu") -> torch.nn.Module:
+    """The network for a data set's images; ``seed`` decides its initial parameters, the same on every device.
+
+    Raises NetworkError for options that do not fit each other or the images, DataError for a set not prepared.
+    """
+    info = data.info
+    return networks.build(
+        shape=(info.channels, info.height, info.width),
+        classes=len(info.classes),
+        seed=seed,
+        device=device,
+        **model.model_dump(),
+    )
+
+
+def feeds(trial: Trial, device: torch.device) -> tuple[Feed, Feed]:
+    """The training and the test part on ``device``; the first draws the trial's batches."""
+    info, seed = trial.data.info, derive_seeds(trial.seed).data_order
+    train, test = load_split(trial.data.name, **trial.data.part)
+    return (
+        Feed(train, info, device, seed, augment=trial.data.augment),
+        Feed(test, info, device, seed),
+    )
+
+
+def tolerances(tracking: Tracking) -> list[fastrank.Tolerance]:
+    """The thresholds of the numerical rank, the first being the one whose columns bear no suffix."""
+    return [fastrank.Tolerance(t.value, t.relative_to) for t in tracking.tolerances]
+
+
+def patches_of(trial: Trial, names: list[str]) -> dict[str, int]:
+    """Patches that enter each tracked matrix from one example, for the bound of the paper's theory."""
+    info = trial.data.info
+    model = build_network(trial.model, trial.data, seed=0)
+    found = patches(model, (info.channels, info.height, info.width))
+    return {name: found[name] for name in names if name in found}
+
+
+def middle_rank(rows: list[dict[str, Any]]) -> float | None:
+    """Mean rank over a step's rows, at the first tolerance, the middle of the bounds where they differ.
+
+    None where a matrix is not finite: a mean over the others would be another quantity.
+    """
+    if not rows or any(row["rank_lower"] is None for row in rows):
+        return None
+    total: int = sum(row["rank_lower"] + row["rank_upper"] for row in rows)
+    return total / (2 * len(rows))

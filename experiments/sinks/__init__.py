@@ -1,0 +1,86 @@
+"""Sinks: where a sweep's numbers go besides its own folder, for those who watch their runs elsewhere."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from fastrank.experiments.errors import UserError
+from fastrank.experiments.events import Event
+from fastrank.experiments.sinks.relay import Relay
+from fastrank.experiments.sinks.tracker import SinkError, Sweep, Tracker, read_sweep, reason
+from fastrank.experiments.trial import Trial
+from rich.console import Console
+
+__all__ = ["TITLES", "Sink", "SinkError", "open_sinks"]
+
+TITLES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "mlflow": "MLflow"}
+
+
+class Sink(Protocol):
+    """Hears what the driver hears. What goes wrong in it never stops a sweep."""
+
+    def record(self, trial: Trial, event: Event) -> None:
+        """Something has happened to a trial."""
+
+    def close(self) -> None:
+        """The sweep is over, for now."""
+
+
+@contextmanager
+def open_sinks(names: Sequence[str], folder: Path, console: Console) -> Iterator[list[Sink]]:
+    """The sinks of these names, closed at the end.
+
+    Args:
+        names: of `TITLES`; each is opened once.
+        folder: the sweep's, with its ledger.
+        console: where it is said that a sink fails; it is then left out, and the sweep goes on.
+
+    Raises SinkError for a name that is not known, a package that is not installed, or a key that is not there.
+    """
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    with ExitStack() as stack:
+        sinks: list[Sink] = []
+        for name in dict.fromkeys(names):
+            tracker = _open(name, folder, say)
+            if tracker is not None:
+                sinks.append(Relay(TITLES[name], tracker, folder, say))
+                stack.callback(sinks[-1].close)
+        yield sinks
+
+
+def _open(name: str, folder: Path, say: Callable[[str], None]) -> Tracker | None:
+    if name not in TITLES:
+        raise SinkError(f"--log {name}: expected one of {', '.join(TITLES)}")
+    try:
+        return _maker(name)(read_sweep(folder), say)
+    except ModuleNotFoundError as missing:
+        package = (missing.name or "").partition(".")[0]
+        raise SinkError(
+            f"--log {name}: needs {package}, which is not installed: pip install 'fastrank[{name}]'"
+        ) from None
+    except UserError:
+        raise
+    except Exception as error:  # whatever the tracker's package has against this machine
+        say(f"{TITLES[name]} is left out: {reason(error)}")
+        return None
+
+
+def _maker(name: str) -> Callable[[Sweep, Callable[[str], None]], Tracker]:
+    """Importing one takes a second or more, and its package: only what was asked for is imported."""
+    match name:
+        case "tensorboard":
+            from fastrank.experiments.sinks.tensorboard import TensorBoard
+
+            return TensorBoard
+        case "wandb":
+            from fastrank.experiments.sinks.wandb import WeightsAndBiases
+
+            return WeightsAndBiases
+        case _:
+            from fastrank.experiments.sinks.mlflow import MLflow
+
+            return MLflow

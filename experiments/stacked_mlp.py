@@ -1,0 +1,86 @@
+"""Many perceptrons of one architecture as one batched program: every parameter has a leading axis of models.
+
+The state of member e is slice e of every parameter and buffer, under the names that `MLP` has for them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from fastrank.experiments.networks.mlp import MLP
+from torch import Tensor, nn
+from torch.nn.functional import batch_norm
+
+
+class StackedLinear(nn.Module):
+    """``weight`` (E, out, in) and ``bias`` (E, out): E linear layers."""
+
+    def __init__(self, members: Sequence[nn.Linear]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.stack([member.weight.detach() for member in members]))
+        self.bias = nn.Parameter(torch.stack([member.bias.detach() for member in members]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(E, B, in) to (E, B, out)."""
+        return torch.baddbmm(self.bias[:, None], x, self.weight.mT)
+
+
+class StackedNorm(nn.Module):
+    """E batch-norms of C features: one of E * C features, for PyTorch; parameters and buffers are (E, C)."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(self, members: Sequence[nn.BatchNorm1d]) -> None:
+        super().__init__()
+        self.momentum, self.eps = members[0].momentum, members[0].eps
+        self.weight = nn.Parameter(torch.stack([member.weight.detach() for member in members]))
+        self.bias = nn.Parameter(torch.stack([member.bias.detach() for member in members]))
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            self.register_buffer(name, torch.stack([getattr(member, name) for member in members]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(E, B, C) to the same."""
+        models, size, features = x.shape
+        if self.training:
+            self.num_batches_tracked += 1
+        y = batch_norm(
+            x.transpose(0, 1).reshape(size, models * features),
+            self.running_mean.view(-1),
+            self.running_var.view(-1),
+            self.weight.view(-1),
+            self.bias.view(-1),
+            self.training,
+            self.momentum or 0.0,
+            self.eps,
+        )
+        return y.view(size, models, features).transpose(0, 1)
+
+
+class StackedMLP(nn.Module):
+    """The perceptrons ``members``, which differ in their parameters alone."""
+
+    def __init__(self, members: Sequence[MLP]) -> None:
+        super().__init__()
+        depth = range(len(members[0].layers))
+        normed = isinstance(members[0].norms[0], nn.BatchNorm1d)
+        self.layers = nn.ModuleList(StackedLinear([m.layers[i] for m in members]) for i in depth)  # type: ignore[misc]
+        norms = [StackedNorm([m.norms[i] for m in members]) for i in depth] if normed else []  # type: ignore[misc]
+        self.norms = nn.ModuleList(norms)
+        self.head = StackedLinear([m.head for m in members])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (E, B, classes) of images (E, B, ...), or of (1, B, ...) that all models are to see."""
+        models = len(self.head.bias)
+        x = x.flatten(2).expand(models, -1, -1)
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if self.norms:
+                x = self.norms[i](x)
+            x = torch.relu(x)
+        logits: Tensor = self.head(x)
+        return logits
+
+    def member(self, index: int) -> dict[str, Tensor]:
+        """The state dict of one of the perceptrons, as `MLP` has it."""
+        return {name: value[index] for name, value in self.state_dict().items()}

@@ -1,0 +1,82 @@
+"""Which trials are trained together: jobs from trials."""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fastrank.experiments.job import Job
+from fastrank.experiments.ledger import Status, TrialRecord
+from fastrank.experiments.trial import Perceptron, Trial, short_hash
+
+OWN = ("lr", "weight_decay", "seed")  # what the trials of a stack may differ in
+
+
+def jobs(records: Sequence[TrialRecord], limit: int, slots: int) -> list[Job]:
+    """Every pending trial in a job.
+
+    Those that were stacked before stay together, whatever ``limit`` says, and with those of the stack that have
+    a result already: the stack's checkpoint is of all of them.
+
+    Args:
+        records: all trials of the sweep.
+        limit: most trials of a stack; 1 trains each alone.
+        slots: jobs that run at a time. A group is divided so that all of them have work.
+    """
+    groups: dict[str, list[TrialRecord]] = defaultdict(list)
+    for record in records:
+        if record.status is Status.PENDING and record.stack is None:
+            trial = Trial.model_validate(record.spec)
+            shared = {key: value for key, value in record.spec.items() if key not in OWN}
+            groups[short_hash(shared) if limit > 1 and can_be_stacked(trial) else record.id].append(record)
+    begun = [
+        _job(name, members)
+        for name, members in _stacks(records).items()
+        if any(member.status is Status.PENDING for member in members)
+    ]
+    new = [_named({r.id: r.spec for r in part}) for group in groups.values() for part in _divided(group, limit, slots)]
+    return begun + new
+
+
+def jobs_over(records: Sequence[TrialRecord]) -> list[Job]:
+    """The jobs all of whose trials have a result."""
+    alone = [_named({record.id: record.spec}) for record in records if record.status.is_result and not record.stack]
+    stacks = _stacks(records).items()
+    return alone + [_job(name, members) for name, members in stacks if all(m.status.is_result for m in members)]
+
+
+def halves(specs: dict[str, dict[str, Any]]) -> list[Job]:
+    """Two jobs, each of half of these trials."""
+    ids = list(specs)
+    parts = ids[: len(ids) // 2], ids[len(ids) // 2 :]
+    return [_named({name: specs[name] for name in part}) for part in parts if part]
+
+
+def can_be_stacked(trial: Trial) -> bool:
+    """Perceptrons are; augmentation is drawn from one generator, and would not be each trial's own."""
+    return isinstance(trial.model, Perceptron) and not trial.data.augment
+
+
+def _stacks(records: Sequence[TrialRecord]) -> dict[str, list[TrialRecord]]:
+    stacks: dict[str, list[TrialRecord]] = defaultdict(list)
+    for record in records:
+        if record.stack is not None:
+            stacks[record.stack].append(record)
+    return stacks
+
+
+def _named(specs: dict[str, dict[str, Any]]) -> Job:
+    """Named after the trial where there is but one, else after all of them."""
+    ids = list(specs)
+    return Job(ids[0] if len(ids) == 1 else f"stack-{short_hash(ids)}", specs)
+
+
+def _job(name: str, records: Iterable[TrialRecord]) -> Job:
+    return Job(name, {record.id: record.spec for record in records})
+
+
+def _divided(members: list[TrialRecord], limit: int, slots: int) -> list[list[TrialRecord]]:
+    """Parts as equal as can be, none above the limit: as many as there are slots, if that leaves stacks at all."""
+    parts = max(-(-len(members) // limit), min(slots, len(members) // 2), 1)
+    ends = [len(members) * i // parts for i in range(parts + 1)]
+    return [members[a:b] for a, b in itertools.pairwise(ends) if a < b]

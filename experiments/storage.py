@@ -1,0 +1,139 @@
+"""Where histories and checkpoints are kept: in the sweep's folder, or at any place that fsspec can write to.
+
+A worker always writes files of its own machine. Where the sweep is stored elsewhere they are its scratch folder,
+and what it has written is copied at each epoch: first the parts of histories, then the checkpoint that counts on
+them. A worker that is killed leaves nothing that the next one, on whatever machine, cannot go on from.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fastrank.experiments.errors import UserError
+from fastrank.experiments.events import EpochEnd, Event, Finished
+from fastrank.experiments.job import Job, RunJob, narrated
+from fastrank.experiments.layout import Layout
+
+
+class StorageError(UserError):
+    """A place cannot be used. The message names it."""
+
+
+class Storage:
+    """What a sweep keeps outside its folder.
+
+    Args:
+        url: of a folder, as fsspec has it (``s3://bucket/run``); None for the sweep's own folder.
+        layout: of the sweep's folder, on the driver's machine.
+
+    Raises StorageError for a place that no installed package can write to.
+    """
+
+    def __init__(self, url: str | None, layout: Layout) -> None:
+        self.url, self.layout = url, layout
+        self._place = None if url is None else Place(url)
+
+    def forget(self, name: str, *, history: bool) -> None:
+        """Remove the checkpoint of a trial or stack, and its history where asked."""
+        self.layout.checkpoint(name).unlink(missing_ok=True)
+        if history:
+            self.layout.forget_history(name)
+        if self._place is not None:
+            self._place.remove(self._place.checkpoint(name))
+            if history:
+                self._place.remove(self._place.history(name))
+
+    def fetch(self, trials: Iterable[str]) -> None:
+        """Copy the histories of these trials to the sweep's folder, as far as they are not there."""
+        if self._place is not None:
+            for trial in trials:
+                if not self.layout.history(trial).exists():
+                    self._place.pull(self._place.history(trial), self.layout.history(trial))
+
+
+class Place:
+    """A folder somewhere, laid out as a sweep's folder is."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url)
+            self._fs.makedirs(root, exist_ok=True)
+        except (ImportError, ValueError, OSError) as error:
+            raise StorageError(f"--storage {url}: cannot be written: {error}") from error
+        self._root = root.rstrip("/")
+
+    def checkpoint(self, name: str) -> str:
+        return f"{self._root}/checkpoints/{name}.pt"
+
+    def history(self, name: str) -> str:
+        return f"{self._root}/history/{name}"
+
+    def remove(self, path: str) -> None:
+        """What is there, a file or a folder, is there no more."""
+        if self._fs.exists(path):
+            self._fs.rm(path, recursive=True)
+
+    def pull(self, remote: str, local: Path) -> None:
+        """Copy a file, or all files of a folder, if there are any."""
+        if self._fs.isfile(remote):
+            local.parent.mkdir(parents=True, exist_ok=True)
+            self._fs.get_file(remote, str(local))
+            return
+        for path in self._files(remote):
+            target = local / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._fs.get_file(f"{remote}/{path}", str(target))
+
+    def push(self, local: Path, remote: str) -> None:
+        """Make a remote folder hold what a local one does. A part is never changed: only new ones are copied."""
+        own = {str(path.relative_to(local)): path for path in local.rglob("*.parquet")} if local.exists() else {}
+        there = self._files(remote)
+        for name in there.keys() - own.keys():
+            self._fs.rm_file(f"{remote}/{name}")
+        for name in sorted(own):
+            if there.get(name) != own[name].stat().st_size:
+                self.push_file(own[name], f"{remote}/{name}")
+
+    def push_file(self, local: Path, remote: str) -> None:
+        """Copy a file so that nobody sees half of it."""
+        self._fs.makedirs(self._fs._parent(remote), exist_ok=True)
+        draft = f"{remote}.draft"
+        self._fs.put_file(str(local), draft)
+        self._fs.mv(draft, remote)
+
+    def _files(self, folder: str) -> dict[str, int]:
+        """Sizes of the files below a folder, by their paths in it."""
+        self._fs.invalidate_cache()
+        if not self._fs.exists(folder):
+            return {}
+        found: dict[str, dict[str, Any]] = self._fs.find(folder, detail=True)
+        start = len(self._fs._strip_protocol(folder)) + 1
+        return {path[start:]: int(entry["size"]) for path, entry in found.items() if not path.endswith(".draft")}
+
+
+def execute(run: RunJob, job: Job, folder: Path, device: str, url: str | None) -> Iterator[Event]:
+    """Run a job where it is to be run, in the sweep's folder or in a scratch folder that is copied to ``url``."""
+    yield from narrated(run(job, folder, device) if url is None else _copied(run, job, device, url))
+
+
+def _copied(run: RunJob, job: Job, device: str, url: str) -> Iterator[Event]:
+    place = Place(url)
+    with TemporaryDirectory(prefix="fastrank-") as scratch:
+        layout = Layout(Path(scratch))
+        place.pull(place.checkpoint(job.name), layout.checkpoint(job.name))
+        if layout.checkpoint(job.name).exists():
+            place.pull(place.history(job.name), layout.history(job.name))
+        epoch = 0
+        for event in run(job, layout.folder, device):
+            match event:
+                case EpochEnd() if event.epoch != epoch:
+                    epoch = event.epoch
+                    place.push(layout.history(job.name), place.history(job.name))
+                    if layout.checkpoint(job.name).exists():
+                        place.push_file(layout.checkpoint(job.name), place.checkpoint(job.name))
+                case Finished():
+                    place.push(layout.history(event.trial), place.history(event.trial))
+            yield event

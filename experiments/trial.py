@@ -1,0 +1,184 @@
+"""A trial: one point of a sweep, everything that decides its numbers, and the id that follows from it.
+
+A trial's identity is the hash of its canonical specification, so that the same work has the same id whatever
+the file looks like: key order, ``1`` or ``1.0`` for a float, or defaults spelled out make no difference.
+"""
+
+import hashlib
+import itertools
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastrank.experiments.data import DataInfo, describe, split_sizes
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+T = TypeVar("T")
+
+
+def _without_duplicates(values: list[T]) -> list[T]:
+    twice = [value for i, value in enumerate(values) if value in values[:i]]
+    if twice:
+        raise ValueError(f"{twice[0]!r} is there twice")
+    return values
+
+
+def _increasing(values: list[int]) -> list[int]:
+    if any(a >= b for a, b in itertools.pairwise(values)):
+        raise ValueError(f"must be increasing (got {values})")
+    return values
+
+
+# Adding 0.0 turns -0.0 into 0.0, which would otherwise be a second spelling of the same trial.
+Number = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda x: x + 0.0)]
+Positive = Annotated[Number, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+BatchSize = Annotated[int, Field(ge=2)]  # batch-norm has no variance to divide by in a batch of one
+WeightDecay = Annotated[Number, Field(ge=0)]
+Momentum = Annotated[Number, Field(ge=0, lt=1)]
+Axis = Annotated[list[T], Field(min_length=1), AfterValidator(_without_duplicates)]
+
+
+class Strict(BaseModel):
+    """No unknown key, no silent conversion (a float may still be written ``1``)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Perceptron(Strict):
+    """``depth`` hidden layers of ``width`` units, with batch-norm (``mlp_bn``) or without (``mlp``)."""
+
+    name: Literal["mlp_bn", "mlp"]
+    depth: Count
+    width: Count
+
+
+class ConvNet(Strict):
+    """Two convolutions of stride 2, then ``depth`` of stride 1; ``width`` channels."""
+
+    name: Literal["convnet"]
+    depth: Count
+    width: Count
+
+
+class Fixed(Strict):
+    """A network without options: ResNet-18 with the CIFAR stem, VGG-16 with batch-norm."""
+
+    name: Literal["resnet18", "vgg16_bn"]
+
+
+class ViT(Strict):
+    """``depth`` blocks of dimension ``width`` with ``heads`` heads, on patches of ``patch`` x ``patch`` pixels."""
+
+    name: Literal["vit"]
+    depth: Count = 6
+    width: Count = 192
+    heads: Count = 3
+    patch: Count = 4
+
+
+Model = Annotated[Perceptron | ConvNet | Fixed | ViT, Field(discriminator="name")]
+
+
+class Data(Strict):
+    """A prepared data set, and which part of it is used.
+
+    ``test_fraction``: of a set without a test part of its own (default 0.2). ``train_examples``,
+    ``test_examples``: use only so many (default: all). ``seed`` decides both choices. ``augment``: random crops
+    and flips.
+    """
+
+    name: Annotated[str, Field(min_length=1)]
+    test_fraction: Annotated[Number, Field(gt=0, lt=1)] | None = None
+    train_examples: Count | None = None
+    test_examples: Count | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    augment: bool = False
+
+    @property
+    def info(self) -> DataInfo:
+        """What is known of the data set without loading it. Raises DataError where it is not prepared."""
+        return describe(self.name)
+
+    @property
+    def part(self) -> dict[str, Any]:
+        """Which part of the data set is used: keywords of `fastrank.experiments.data.load_split`."""
+        return {key: getattr(self, key) for key in ("test_fraction", "train_examples", "test_examples", "seed")}
+
+    def sizes(self) -> tuple[int, int]:
+        """Training and test examples. Raises DataError where the set cannot give as many."""
+        return split_sizes(self.info, self.test_fraction, self.train_examples, self.test_examples)
+
+
+class ToleranceSpec(Strict):
+    value: Positive = 1e-3
+    relative_to: Literal["frobenius", "spectral", "absolute"] = "frobenius"
+
+
+class Tracking(Strict):
+    """``every``: steps between two ranks. ``spectrum_every_epochs``: epochs between two spectra, 0 for none."""
+
+    tolerances: Axis[ToleranceSpec] = [ToleranceSpec()]
+    every: Count = 1
+    select: Literal["paper", "all"] = "paper"
+    spectrum_every_epochs: Annotated[int, Field(ge=0)] = 1
+
+
+class Schedule(Strict):
+    """``epochs`` in all; the learning rate is multiplied by ``gamma`` after each epoch in ``milestones``."""
+
+    epochs: Count
+    milestones: Annotated[list[Count], AfterValidator(_increasing)] = []
+    gamma: Positive = 0.2
+
+    def factor(self, epoch: int) -> float:
+        """Of the learning rate, after so many epochs."""
+        return self.gamma ** sum(milestone <= epoch for milestone in self.milestones)
+
+
+class Trial(Schedule):
+    """One point of the grid. ``weight_decay`` is PyTorch's: twice the paper's lambda."""
+
+    model: Model
+    data: Data
+    batch_size: BatchSize
+    lr: Positive
+    weight_decay: WeightDecay
+    momentum: Momentum
+    seed: Seed
+    tracking: Tracking
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """The canonical specification: plain JSON types."""
+        return self.model_dump(mode="json")
+
+    @property
+    def id(self) -> str:
+        """First 12 hex digits of the SHA-256 of the canonical JSON."""
+        return short_hash(self.spec)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in the training part; the incomplete last one is dropped."""
+        return self.data.sizes()[0] // self.batch_size
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps in all."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def tracked_steps(self) -> int:
+        """Steps whose ranks are recorded: the first, each multiple of ``every``, and those with a spectrum."""
+        tracking, due = self.tracking, set()
+        if tracking.spectrum_every_epochs:
+            period = tracking.spectrum_every_epochs * self.steps_per_epoch
+            due = set(range(period, self.steps + 1, period))
+        return len({1} | set(range(tracking.every, self.steps + 1, tracking.every)) | due)
+
+
+def short_hash(value: Any) -> str:
+    """First 12 hex digits of the SHA-256 of a value's canonical JSON."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:12]

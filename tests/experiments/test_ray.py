@@ -1,0 +1,86 @@
+"""The Ray engine on a real cluster: two nodes on this machine, one of which is killed with its trials half done."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastrank.experiments.errors import UserError
+from fastrank.experiments.layout import Layout
+from fastrank.experiments.ledger import Ledger, Status
+from fastrank.experiments.sweep import Options, run_sweep
+
+import fastrank
+
+pytest.importorskip("ray", reason="Ray is an extra")
+
+HERE = Path(__file__).parent
+CONFIG: dict[str, Any] = {
+    "name": "clustered",
+    "epochs": 12,
+    "model": {"name": "mlp_bn", "depth": 2, "width": 16},
+    "data": {"name": "digits"},
+    "grid": {"batch_size": [64], "lr": [0.5], "weight_decay": [0.0, 0.01], "seed": [0, 1]},
+}
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A head that runs nothing, to which nodes are added; ``RAY_ADDRESS`` names it."""
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    yield cluster
+    cluster.shutdown()
+
+
+def results(folder: Path) -> dict[str, dict[str, Any]]:
+    return {record.id: record.result or {} for record in Ledger.open(folder).trials()}
+
+
+def test_a_node_dies_and_its_trial_goes_on_elsewhere(
+    cluster: Any, config_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    config, out, killed = config_file(CONFIG), tmp_path / "ray", []
+
+    def kill() -> None:
+        """Kill a node once its trial has a checkpoint, and remember whose it was."""
+        node = nodes[1]
+        while not killed:
+            for path in out.glob("*.nodes"):
+                if node.node_id in path.read_text() and Layout(out).checkpoint(path.stem).exists():
+                    killed.append(path.stem)
+                    cluster.remove_node(node, allow_graceful=False)
+                    return
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    assert run_sweep(config, out, Options(engine="ray", stack=1, function="fake_trials:on_a_node")) == 0
+    killer.join(timeout=0)
+    records = Ledger.open(out).trials()
+    assert {(record.status, record.attempts) for record in records} == {(Status.DONE, 1)}
+    begun = (out / f"{killed[0]}.nodes").read_text().split()
+    assert begun == [nodes[1].node_id, nodes[0].node_id]
+    assert f"trial {killed[0]} goes on elsewhere" in " ".join(capsys.readouterr().out.split())
+
+    local = tmp_path / "local"  # the same ledger, the same results, the same histories
+    assert run_sweep(config, local, Options(stack=1, workers=2)) == 0
+    assert results(out) == results(local)
+    for trial in results(local):
+        ours, theirs = (fastrank.read_history(Layout(folder).history(trial)) for folder in (out, local))
+        assert ours.equals(theirs)
+    assert list((out / "checkpoints").iterdir()) == []
+
+
+def test_a_cluster_that_is_not_there_is_named(
+    config_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(UserError, match="RAY_ADDRESS=127.0.0.1:9 cannot be reached"):
+        run_sweep(config_file(CONFIG), tmp_path / "out", Options(engine="ray"))

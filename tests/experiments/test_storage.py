@@ -1,0 +1,86 @@
+"""A sweep whose histories and checkpoints are kept elsewhere than its ledger."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastrank.experiments.events import EpochEnd
+from fastrank.experiments.job import Job, run
+from fastrank.experiments.layout import Layout
+from fastrank.experiments.ledger import Ledger, Status
+from fastrank.experiments.storage import Place, Storage, StorageError, execute
+from fastrank.experiments.sweep import Options, run_sweep
+from fastrank.experiments.trial import Trial
+
+import fastrank
+
+CONFIG: dict[str, Any] = {
+    "name": "stored",
+    "epochs": 3,
+    "model": {"name": "mlp_bn", "depth": 2, "width": 16},
+    "data": {"name": "digits"},
+    "grid": {"batch_size": [64, 128], "lr": [0.5], "weight_decay": [0.01], "seed": [0, 1]},
+}
+SPEC: dict[str, Any] = {
+    **{key: CONFIG[key] for key in ("epochs", "model", "data")},
+    **{"batch_size": 64, "lr": 0.5, "weight_decay": 0.01, "momentum": 0.0, "seed": 0, "tracking": {}},
+}
+
+
+def test_what_is_stored_elsewhere_is_what_is_stored_here(config_file: Callable[..., Path], tmp_path: Path) -> None:
+    """Two stacks and no difference: the histories are there, fetched on demand, and nothing else is left."""
+    config, away = config_file(CONFIG), tmp_path / "bucket"
+    assert run_sweep(config, tmp_path / "here", Options(workers=1)) == 0
+    assert run_sweep(config, tmp_path / "there", Options(workers=1, storage=away.as_uri())) == 0
+    trials = [record.id for record in Ledger.open(tmp_path / "there").trials()]
+    assert not (tmp_path / "there" / "history").exists()
+    assert sorted(path.name for path in (away / "history").iterdir()) == sorted(trials)
+    assert list((away / "checkpoints").iterdir()) == []
+    Storage(away.as_uri(), Layout(tmp_path / "there")).fetch(trials)
+    for trial in trials:
+        one, two = (fastrank.read_history(Layout(tmp_path / name).history(trial)) for name in ("here", "there"))
+        assert one.equals(two)
+    assert {record.status for record in Ledger.open(tmp_path / "there").trials()} == {Status.DONE}
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_another_machine_goes_on_where_one_was_lost(tmp_path: Path, stacked: bool) -> None:
+    trials = [Trial.model_validate(SPEC | {"seed": seed}) for seed in range(1 + stacked)]
+    job = Job("stack-0" if stacked else trials[0].id, {trial.id: trial.spec for trial in trials})
+    url, epochs = (tmp_path / "bucket").as_uri(), []
+    for event in execute(run, job, tmp_path, "cpu", url):
+        if isinstance(event, EpochEnd) and event.epoch == 2:
+            break
+    for event in execute(run, job, tmp_path, "cpu", url):
+        if isinstance(event, EpochEnd):
+            epochs.append(event.epoch)
+    assert set(epochs) == {3}
+    for trial in trials:
+        history = fastrank.read_history(tmp_path / "bucket" / "history" / trial.id)
+        assert sorted(set(history["step"].to_pylist())) == list(range(1, trial.steps + 1))
+    assert [path.name for path in tmp_path.iterdir()] == ["bucket"]  # nothing in the sweep's own folder
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    for url in ("nosuchscheme://bucket/run", (tmp_path / "file" / "run").as_uri()):
+        (tmp_path / "file").touch()
+        with pytest.raises(StorageError, match="--storage .* cannot be written") as caught:
+            Storage(url, Layout(tmp_path))
+        assert url in str(caught.value)
+
+
+def test_only_what_is_new_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, local, copied = Place((tmp_path / "away").as_uri()), tmp_path / "local", []
+    local.mkdir()
+    push_file = Place.push_file
+    monkeypatch.setattr(Place, "push_file", lambda self, a, b: (copied.append(a.name), push_file(self, a, b)))
+    (local / "part-00000.parquet").write_bytes(b"one")
+    place.push(local, place.history("t"))
+    (local / "part-00001.parquet").write_bytes(b"two")
+    place.push(local, place.history("t"))
+    assert copied == ["part-00000.parquet", "part-00001.parquet"]
+    (local / "part-00001.parquet").unlink()  # a resumed trial has dropped it
+    place.push(local, place.history("t"))
+    place.pull(place.history("t"), tmp_path / "back")
+    assert [path.name for path in (tmp_path / "back").iterdir()] == ["part-00000.parquet"]
