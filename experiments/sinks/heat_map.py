@@ -1,0 +1,62 @@
+"""The heat map of one trial, as the report draws it, for those who look at trials one by one."""
+
+import io
+import threading
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from fastrank.experiments import histories
+from fastrank.experiments.digest import BINS, Digest, columns, digest
+from fastrank.experiments.figures import layers
+from fastrank.experiments.figures.style import styled
+from fastrank.experiments.layout import Layout
+from fastrank.experiments.results import Results, read_results
+from fastrank.experiments.storage import Storage
+
+import fastrank
+
+_drawing = threading.Lock()  # matplotlib's settings are the whole process's
+
+
+def draw_heat_map(folder: Path, trial: str) -> bytes | None:
+    """Rank of every tracked matrix over the steps of a trial that has a result.
+
+    Args:
+        folder: the sweep's.
+        trial: its id.
+
+    Returns:
+        A PNG; None where there is no history, or one that cannot be read.
+
+    Raises:
+        UserError: the ledger cannot be read, or the sweep's storage.
+    """
+    results = read_results(folder, digests=False)
+    known = _digest(results, trial)
+    if known is None:
+        return None
+    results.digests[trial] = known
+    png = io.BytesIO()
+    with _drawing, styled():
+        layers.draw(results, trial).figure.savefig(png, format="png")
+    return png.getvalue()
+
+
+def _digest(results: Results, trial: str) -> Digest | None:
+    steps = int(results.result(trial).get("steps", 0))
+    every = results.spec(trial)["tracking"]["every"]
+    try:
+        with TemporaryDirectory(prefix="fastrank-") as scratch:
+            tables = histories.tables(histories.parts(_history(results, trial, Path(scratch))), columns([""]))
+            return digest(tables, [""], steps, every=every, bins=BINS)
+    except (fastrank.HistoryError, OSError):
+        return None
+
+
+def _history(results: Results, trial: str, scratch: Path) -> Path:
+    """Its folder: the sweep's own, or a copy of what is stored elsewhere."""
+    url, own = results.meta.get("storage"), results.history(trial)
+    if url is None or own.exists():
+        return own
+    Storage(url, Layout(scratch)).fetch([trial])
+    return Layout(scratch).history(trial)

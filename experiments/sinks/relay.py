@@ -1,0 +1,96 @@
+"""Between the driver and a tracker: a thread, so that a slow network holds up no training, and a fuse."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from fastrank.experiments.events import Crashed, EpochEnd, Event, Finished
+from fastrank.experiments.layout import Layout
+from fastrank.experiments.ledger import Ledger, Status
+from fastrank.experiments.sinks.tracker import Outcome, Tracker, epoch_values, full_rank, outcome, reason
+from fastrank.experiments.trial import Trial
+
+PATIENCE = 60.0  # seconds without any progress that a sweep waits for a tracker at its end
+NOTHING_LOST = "Nothing is lost: the ledger has every number"
+_SAY_AFTER = 3.0  # seconds of waiting after which the user is told what is waited for
+
+
+class Relay:
+    """A sink: tells a tracker, in order, what happens. The first error in it is said, and the last thing it does.
+
+    Args:
+        title: what people call the tracker.
+        tracker: told everything in one thread of its own, from the first event on.
+        folder: the sweep's.
+        say: shows the user a line.
+    """
+
+    def __init__(self, title: str, tracker: Tracker, folder: Path, say: Callable[[str], None]) -> None:
+        self._title, self._tracker, self._folder, self._say = title, tracker, folder, say
+        self._events: queue.SimpleQueue[tuple[Trial, Event] | None] = queue.SimpleQueue()
+        self._full_rank: float | None = None
+        self._plain = False  # whether it has been said that a heat map is missing
+        self._told = 0  # how many events the tracker has been told
+        # A daemon: a tracker that hangs is given up at the end, and must not keep the process.
+        self._thread = threading.Thread(target=self._run, name=title, daemon=True)
+        self._thread.start()
+
+    def record(self, trial: Trial, event: Event) -> None:
+        """Returns at once."""
+        if self._thread.is_alive():
+            self._events.put((trial, event))
+
+    def close(self) -> None:
+        """Wait until the tracker has heard everything, or makes no progress any more."""
+        self._events.put(None)
+        told, since, said = self._told, time.monotonic(), False
+        while self._thread.is_alive():
+            self._thread.join(0.2)
+            waited = time.monotonic() - since
+            if self._told != told:
+                told, since = self._told, time.monotonic()
+            elif waited > PATIENCE:
+                self._say(f"{self._title} does not answer and is given up. {NOTHING_LOST}")
+                return
+            elif waited > _SAY_AFTER and not said:
+                self._say(f"Waiting for {self._title}")
+                said = True
+
+    def _run(self) -> None:
+        try:
+            while (item := self._events.get()) is not None:
+                self._tell(*item)
+                self._told += 1
+            self._tracker.close()
+        except Exception as error:
+            self._say(f"{self._title} is left out from now on: {reason(error)}. {NOTHING_LOST}")
+
+    def _tell(self, trial: Trial, event: Event) -> None:
+        match event:
+            case EpochEnd():
+                if self._full_rank is None:
+                    self._full_rank = full_rank(trial)  # one network, one full rank in the whole sweep
+                values = epoch_values(event, self._full_rank)
+                if values:
+                    self._tracker.epoch(trial, event.epoch, values)
+            case Finished():
+                self._tracker.end(trial, outcome(trial, event, self._heat_map(trial)))
+            case Crashed() if self._has_failed(trial):  # any other is tried again, and its run goes on
+                self._tracker.end(trial, Outcome(str(Status.FAILED)))
+
+    def _heat_map(self, trial: Trial) -> bytes | None:
+        from fastrank.experiments.sinks.heat_map import draw_heat_map  # imports matplotlib, which takes its time
+
+        try:
+            return draw_heat_map(self._folder, trial.id)
+        except Exception as error:  # numbers are worth more than a picture of them
+            if not self._plain:
+                self._say(f"{self._title}: no heat map of trial {trial.id}: {reason(error)}")
+            self._plain = True
+            return None
+
+    def _has_failed(self, trial: Trial) -> bool:
+        records = Ledger(Layout(self._folder).ledger).trials()
+        return any(record.id == trial.id and record.status is Status.FAILED for record in records)
