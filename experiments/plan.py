@@ -11,7 +11,7 @@ from fastrank.experiments.layout import Layout
 from fastrank.experiments.ledger import Ledger, Status, TrialRecord
 from fastrank.experiments.stacks import jobs
 from fastrank.experiments.summary import print_tables
-from fastrank.experiments.sweep import STACK_LIMIT, Options, check_config, driver_of
+from fastrank.experiments.sweep import STACK_LIMIT, Options, check_config, driver_of, widest
 from fastrank.experiments.trial import Trial
 from rich.console import Console
 
@@ -55,8 +55,7 @@ def _estimate(left: Sequence[TrialRecord], trials: dict[str, Trial], options: Op
     device = kind(options.device)
     limit = options.stack or STACK_LIMIT[device]
     pending = [r if r.status is Status.PENDING else _pending(r.id, trials[r.id]) for r in left]
-    widest = {trials[next(iter(job.specs))].batch_size: job for job in jobs(pending, limit, 1)}
-    places = slots(device, options.workers, list(widest.values()))
+    places = slots(device, options.workers, widest(pending, options))
     work = jobs(pending, limit, len(places))
     measured: dict[tuple[int, int], Measured] = {}
     seconds = []

@@ -20,7 +20,7 @@ class Replay:
 
     def __init__(self, step: Callable[[], None], tracker: fastrank.RankTracker, device: torch.device) -> None:
         self._step, self._tracker = step, tracker
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._warm = 0
 

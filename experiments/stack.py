@@ -62,9 +62,8 @@ class StackTraining:
 
     def _make_trackers(self) -> None:
         tracking, folder = self.shared.tracking, self.layout.history(self.name)
-        own = {"tolerance": tolerances(tracking), "include": ["layers.*.weight"]}
-        if tracking.select == "all":
-            own["include"].append("head.weight")
+        include = ["layers.*.weight", *(["head.weight"] if tracking.select == "all" else [])]
+        own: dict[str, Any] = {"tolerance": tolerances(tracking), "include": include}
         self.ranks = fastrank.RankTracker(
             self.model,
             self.optimizer,
@@ -121,7 +120,7 @@ class StackTraining:
         indices = self.order.index_select(0, self.cursor.view(1))[0]
         x, y = self.train.batch(indices.flatten())
         self.optimizer.zero_grad()
-        logits = self.model(x.unflatten(0, indices.shape))
+        logits = self.model(x.view(*indices.shape, *x.shape[1:]))
         losses = cross_entropy(logits.flatten(0, 1), y, reduction="none").view(indices.shape).mean(1)
         losses.sum().backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()

@@ -16,7 +16,7 @@ from fastrank.experiments.driver import Driver
 from fastrank.experiments.engines import Engine
 from fastrank.experiments.engines.local import LocalEngine
 from fastrank.experiments.errors import UserError
-from fastrank.experiments.job import RUN
+from fastrank.experiments.job import RUN, Job
 from fastrank.experiments.layout import Layout, write_atomically
 from fastrank.experiments.ledger import Ledger, Status, TrialRecord
 from fastrank.experiments.progress import Board, display_for
@@ -106,29 +106,35 @@ def _drive(ledger: Ledger, folder: Path, options: Options, console: Console) -> 
     """Run what is pending; True if it was stopped before the end."""
     records = ledger.trials()
     board = Board(records)
-    device = kind(options.device)
-    limit = options.stack or STACK_LIMIT[device]
+    storage = Storage(ledger.meta["storage"], Layout(folder))
     with ExitStack() as stack:
-        storage = Storage(ledger.meta["storage"], Layout(folder))
-        engine = _engine(records, storage, options, device, limit)
+        engine = _engine(records, storage, options)
         stack.callback(engine.stop)
         sinks = stack.enter_context(open_sinks(options.sinks, folder, console))
         display = stack.enter_context(display_for(board, console))
         stop = stack.enter_context(_stop_on_signal())
-        return Driver(ledger, storage, engine, board, display, stop, sinks).run(limit)
+        driver = Driver(ledger, storage, engine, board, display, stop, sinks)
+        return driver.run(options.stack or STACK_LIMIT[engine.device])
 
 
-def _engine(records: Sequence[TrialRecord], storage: Storage, options: Options, device: str, limit: int) -> Engine:
+def _engine(records: Sequence[TrialRecord], storage: Storage, options: Options) -> Engine:
     folder, url = storage.layout.folder, storage.url
     if options.engine == "ray":
-        from fastrank.experiments.engines.ray import RayEngine
-
-        return RayEngine(folder, device, options.workers, options.function, url)
+        try:
+            from fastrank.experiments.engines.ray import RayEngine
+        except ModuleNotFoundError as error:
+            raise UserError("--engine ray: Ray is not installed: pip install 'fastrank[ray]'") from error
+        return RayEngine(folder, options.device, options.workers, options.function, url)
     if options.engine != "local":
         raise UserError(f"--engine: expected local or ray, not {options.engine!r}")
-    # Of each batch size the widest stack: what takes most memory is among these.
-    widest = {job.specs[next(iter(job.specs))]["batch_size"]: job for job in jobs(records, limit, 1)}
-    return LocalEngine(folder, slots(device, options.workers, list(widest.values())), options.function, url)
+    device = kind(options.device)
+    return LocalEngine(folder, slots(device, options.workers, widest(records, options)), options.function, url)
+
+
+def widest(records: Sequence[TrialRecord], options: Options) -> list[Job]:
+    """Of each batch size the largest job: what takes most memory is among these."""
+    limit = options.stack or STACK_LIMIT[kind(options.device)]
+    return list({job.specs[next(iter(job.specs))]["batch_size"]: job for job in jobs(records, limit, 1)}.values())
 
 
 def _ledger(config: SweepConfig, config_file: Path, folder: Path, storage: str | None) -> Ledger:

@@ -85,7 +85,7 @@ class Training:
         loss = cross_entropy(self.model(x), y)
         torch.maximum(self.diverged, 1 - loss.detach().isfinite().to(torch.float32), out=self.diverged)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.found_inf = self.diverged
+        self.optimizer.found_inf = self.diverged  # type: ignore[attr-defined]  # as GradScaler does
         self.optimizer.step()
         self.steps += 1 - self.diverged.to(torch.int64)
         return loss.detach()

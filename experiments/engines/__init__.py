@@ -10,8 +10,12 @@ from fastrank.experiments.job import Job
 class Engine(Protocol):
     """Runs jobs, each in a slot of its own. A job is over with the last of its trials, or when it crashes."""
 
-    slots: int
-    """Jobs that can run at a time, as far as is known."""
+    device: str
+    """``cpu`` or ``cuda``: where jobs run."""
+
+    @property
+    def slots(self) -> int:
+        """Jobs that can run at a time, as far as is known."""
 
     def has_room(self) -> bool:
         """Whether a job would be started now."""

@@ -31,10 +31,15 @@ class LocalEngine:
     """
 
     def __init__(self, folder: Path, devices: Sequence[str], function: str, storage: str | None = None) -> None:
-        self.slots = len(devices)
+        self.device = devices[0].partition(":")[0]
         self._folder, self._function, self._storage = folder.absolute(), function, storage
         self._workers: list[Worker | None] = [None] * len(devices)
         self._devices = list(devices)
+
+    @property
+    def slots(self) -> int:
+        """Jobs at a time."""
+        return len(self._devices)
 
     def has_room(self) -> bool:
         """Whether a slot is empty or its worker idle."""
@@ -72,7 +77,7 @@ class LocalEngine:
         for worker in self._workers:
             if worker is not None:
                 worker.stop()
-        self._workers = [None] * self.slots
+        self._workers = [None] * len(self._devices)
 
 
 class Worker:

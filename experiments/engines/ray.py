@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from fastrank.experiments.engines.worker import load
 from fastrank.experiments.errors import UserError
-from fastrank.experiments.events import Crashed, Event, Measured
+from fastrank.experiments.events import Crashed, Event
 from fastrank.experiments.job import Job
 from fastrank.experiments.storage import execute
 
@@ -27,13 +27,12 @@ class RayEngine:
 
     Args:
         folder: the sweep's folder.
-        device: ``cpu``, a core for each job, or ``cuda``, a share of a GPU.
+        device: ``cpu``, a core for each job; ``cuda``, a core and a GPU; ``auto``, a GPU if the cluster has one.
         workers: most jobs at a time; None for as many as the cluster has room for.
         function: ``module:name`` of what runs a job, with the signature of `job.run`.
         storage: where histories and checkpoints go; None for the sweep's folder.
-        share: of a GPU that a job takes.
 
-    Raises UserError where the cluster cannot be reached.
+    Raises UserError where the cluster cannot be reached, or has no GPU and is asked for one.
     """
 
     def __init__(
@@ -43,17 +42,19 @@ class RayEngine:
         workers: int | None,
         function: str,
         storage: str | None,
-        share: float = 1.0,
     ) -> None:
-        self._folder, self._device, self._function, self._storage = folder.absolute(), device, function, storage
-        self._workers, self._share = workers, share
+        self._folder, self._function, self._storage, self._workers = folder.absolute(), function, storage, workers
         self._tasks: dict[Any, Job] = {}
         self._ours = not ray.is_initialized()
         if self._ours:
             _connect(os.environ.get(ADDRESS))
-        self._run = ray.remote(_run).options(
+        gpus = _resources().get("GPU", 0)
+        if device == "cuda" and not gpus:
+            raise UserError("--device cuda: the Ray cluster has no GPU")
+        self.device = "cuda" if gpus and device != "cpu" else "cpu"
+        self._run: Any = ray.remote(_run).options(
             num_cpus=1,
-            num_gpus=share if device == "cuda" else 0,
+            num_gpus=int(self.device == "cuda"),
             max_retries=0,  # the driver tries again: it knows how often, and from which checkpoint
             num_returns="streaming",
             scheduling_strategy="SPREAD",
@@ -63,9 +64,9 @@ class RayEngine:
     @property
     def slots(self) -> int:
         """Jobs that the cluster, as it is now, has room for."""
-        there = ray.cluster_resources()
-        fit = there.get("GPU", 0) / self._share if self._device == "cuda" else there.get("CPU", 0)
-        return max(1, min(int(fit), self._workers or int(fit)))
+        there = _resources()
+        fit = int(min(there.get("GPU", 0), there.get("CPU", 0)) if self.device == "cuda" else there.get("CPU", 0))
+        return max(1, min(fit, self._workers or fit))
 
     def has_room(self) -> bool:
         """Whether a job would be started now."""
@@ -73,7 +74,7 @@ class RayEngine:
 
     def start(self, job: Job) -> None:
         """Hand it to the cluster."""
-        device = "cuda:0" if self._device == "cuda" else "cpu"  # a task sees the GPU that Ray gave it, and no other
+        device = "cuda:0" if self.device == "cuda" else "cpu"  # a task sees the GPU that Ray gave it, and no other
         self._tasks[self._run.remote(self._function, job, str(self._folder), device, self._storage)] = job
 
     def listen(self, timeout: float) -> Iterator[tuple[Job, Event]]:
@@ -81,7 +82,7 @@ class RayEngine:
         if not self._tasks:
             time.sleep(timeout)
             return
-        ready, _ = ray.wait(list(self._tasks), timeout=timeout, fetch_local=False)
+        ready: list[Any] = ray.wait(list(self._tasks), timeout=timeout, fetch_local=False)[0]
         for stream in ready:
             job = self._tasks[stream]
             try:
@@ -98,12 +99,6 @@ class RayEngine:
         """Its task has nothing more to say."""
         self._tasks = {stream: other for stream, other in self._tasks.items() if other is not job}
 
-    def measure(self, job: Job) -> Measured | Crashed:
-        """A short run of a job somewhere in the cluster."""
-        run = self._run.remote("fastrank.experiments.measure:run", job, "", self._device, None)
-        event: Measured | Crashed = ray.get(next(run))
-        return event
-
     def stop(self) -> None:
         """End all tasks, and leave the cluster."""
         for stream in self._tasks:
@@ -111,6 +106,11 @@ class RayEngine:
         self._tasks = {}
         if self._ours:
             ray.shutdown()
+
+
+def _resources() -> dict[str, float]:
+    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return there
 
 
 def _run(function: str, job: Job, folder: str, device: str, storage: str | None) -> Iterator[Event]:
