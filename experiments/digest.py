@@ -1,5 +1,6 @@
-"""A trial's history, boiled down to what figures and report need of it."""
+"""A trial's history, boiled down to what figures and report need of it, part by part."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,9 +8,13 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-BINS = 500  # points a curve is drawn with, and columns of a heat map: more than a panel has pixels
+import fastrank
+
+BINS = 500  # points that a curve is drawn with: more than a panel has pixels
+LAYER_BINS = 120  # columns of a heat map
 
 FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -18,66 +23,180 @@ class Digest:
 
     Attributes:
         curves: for every tolerance (key: its column suffix, "" for the first) the average rank over the matrices,
-            `step_first, step_last, low, mean, high` a bin of steps.
+            `bin, step_first, step_last, low, mean, high` a bin of steps. Trials of as many steps have the same bins.
         last: for every tolerance the average rank over the matrices at the last step; NaN where not finite.
+        matrices: `name, rows, cols, last`: every matrix, and its rank at the first tolerance at the last step.
+        layers: (matrices, runs of steps), the mean rank of every matrix at the first tolerance; NaN where not finite.
+        layer_steps: (runs of steps, 2), first and last step of each.
         steps: recorded steps.
+        missing: steps that are due every so often and are not recorded.
         rows, certified, nonfinite: rows in all, rows whose bounds agree at every tolerance, rows without a rank.
     """
 
     curves: dict[str, pd.DataFrame]
     last: dict[str, float]
+    matrices: pd.DataFrame
+    layers: FloatArray
+    layer_steps: IntArray
     steps: int
+    missing: int
     rows: int
     certified: int
     nonfinite: int
 
 
-def digest(history: pa.Table, suffixes: list[str], bins: int = BINS) -> Digest:
-    """Boil down `history` (the columns of `fastrank.read_history`) for the tolerances with these column suffixes."""
-    curves, last = {}, {}
-    certified = np.ones(history.num_rows, dtype=bool)
-    for suffix in suffixes:
-        steps, average = average_by_step(history, suffix)
-        curves[suffix] = binned(steps, average, bins)
-        last[suffix] = float(average[-1])
-        lower, upper = bounds(history, suffix)
-        certified &= lower == upper  # NaN, a row without a rank, equals nothing
-    nonfinite = int(np.isnan(bounds(history, suffixes[0])[0]).sum())
-    return Digest(curves, last, len(steps), history.num_rows, int(certified.sum()), nonfinite)
+def columns(suffixes: Iterable[str]) -> list[str]:
+    """Columns of a history that `digest` reads, for the tolerances with these column suffixes."""
+    return ["step", "name", "rows", "cols", *(key for suffix in suffixes for key in rank_columns(suffix))]
 
 
-def bounds(history: pa.Table, suffix: str = "") -> tuple[FloatArray, FloatArray]:
-    """`rank_lower` and `rank_upper` of every row; NaN where the matrix was not finite."""
+def rank_columns(suffix: str = "") -> tuple[str, str]:
+    """Names of `rank_lower` and `rank_upper` of the tolerance with this column suffix."""
     tail = f"@{suffix}" if suffix else ""
-    lower, upper = (history[f"rank_{side}{tail}"].to_numpy().astype(np.float64) for side in ("lower", "upper"))
+    return f"rank_lower{tail}", f"rank_upper{tail}"
+
+
+def bounds(table: pa.Table, suffix: str = "") -> tuple[FloatArray, FloatArray]:
+    """`rank_lower` and `rank_upper` of every row; NaN where the matrix was not finite."""
+    lower, upper = (table[key].to_numpy().astype(np.float64) for key in rank_columns(suffix))
     return lower, upper
 
 
-def ranks(history: pa.Table, suffix: str = "") -> FloatArray:
+def ranks(table: pa.Table, suffix: str = "") -> FloatArray:
     """Rank of every row: the certified one, or the middle of its bounds; NaN where the matrix was not finite."""
-    lower, upper = bounds(history, suffix)
+    lower, upper = bounds(table, suffix)
     return (lower + upper) / 2
 
 
-def average_by_step(history: pa.Table, suffix: str = "") -> tuple[NDArray[np.int64], FloatArray]:
-    """Recorded steps, and the mean rank over the matrices at each.
+def digest(
+    parts: Iterable[pa.Table], suffixes: Sequence[str], steps: int, *, every: int = 1, bins: int = BINS
+) -> Digest:
+    """Boil down a history. What is held in memory grows with the number of steps, not with that of rows.
 
-    One matrix without a rank makes the mean of its step NaN: a mean over the others would be another quantity.
+    Args:
+        parts: tables of the history's rows, in order, with (at least) the columns that `columns` names.
+        suffixes: column suffix of every tolerance, "" for the first.
+        steps: of the trial, recorded or not.
+        every: steps from one recorded step to the next.
+        bins: runs of steps that a curve has at most.
+
+    Raises:
+        fastrank.HistoryError: it has no row, or reaches beyond `steps`.
     """
-    steps, group = np.unique(history["step"].to_numpy(), return_inverse=True)
-    return steps, np.bincount(group, weights=ranks(history, suffix)) / np.bincount(group)
+    tally = _Tally(suffixes, steps)
+    for part in parts:
+        tally.add(part)
+    if not tally.rows:
+        raise fastrank.HistoryError("it is empty")
+    recorded = np.flatnonzero(tally.count)
+    averages = {suffix: total[recorded] / tally.count[recorded] for suffix, total in tally.total.items()}
+    due = tally.count[every::every]
+    layers = tally.layer_total / np.where(tally.layer_count > 0, tally.layer_count, np.nan)
+    starts, numbers = runs(recorded, steps, LAYER_BINS)
+    return Digest(
+        curves={suffix: binned(recorded, average, steps, bins) for suffix, average in averages.items()},
+        last={suffix: float(average[-1]) for suffix, average in averages.items()},
+        matrices=pd.DataFrame(
+            [(name, *shape) for name, shape in tally.shapes.items()], columns=["name", "rows", "cols"]
+        ).assign(last=tally.last),
+        layers=layers[:, numbers],
+        layer_steps=np.stack([recorded[starts], recorded[np.append(starts[1:], len(recorded)) - 1]], axis=1),
+        steps=len(recorded),
+        missing=int((due == 0).sum()),
+        rows=tally.rows,
+        certified=tally.certified,
+        nonfinite=tally.nonfinite,
+    )
 
 
-def binned(steps: NDArray[np.int64], values: FloatArray, bins: int = BINS) -> pd.DataFrame:
-    """Lowest, mean and highest of `values` over at most `bins` runs of consecutive steps; NaN where all are NaN."""
-    starts = np.linspace(0, len(steps), min(bins, len(steps)), endpoint=False).astype(np.int64)
+class _Tally:
+    """Sums over the rows seen so far: by step for the curves, by matrix and run of steps for the heat maps."""
+
+    def __init__(self, suffixes: Sequence[str], steps: int) -> None:
+        self.steps = steps
+        self.total = {suffix: np.zeros(steps + 1) for suffix in suffixes}
+        self.count = np.zeros(steps + 1)
+        self.shapes: dict[str, tuple[int, int]] = {}
+        self.layer_total = np.zeros((0, LAYER_BINS))
+        self.layer_count = np.zeros((0, LAYER_BINS))
+        self.last = np.zeros(0)
+        self.rows = self.certified = self.nonfinite = 0
+
+    def add(self, part: pa.Table) -> None:
+        if not part.num_rows:
+            return
+        step = part["step"].to_numpy()
+        low, high = int(step.min()), int(step.max())
+        if high > self.steps:
+            raise fastrank.HistoryError(f"it reaches step {high:,}, and the trial had {self.steps:,} steps")
+        self.rows += len(step)
+        self.count[low : high + 1] += np.bincount(step - low)
+        certified = np.ones(len(step), dtype=bool)
+        for suffix, total in self.total.items():
+            lower, upper = bounds(part, suffix)
+            # A matrix without a rank makes the mean of its step NaN: a mean over the others would be another quantity.
+            total[low : high + 1] += np.bincount(step - low, weights=(lower + upper) / 2)
+            certified &= lower == upper  # NaN, a row without a rank, equals nothing
+        self.certified += int(certified.sum())
+        self._add_layers(part, step, ranks(part, next(iter(self.total))))
+
+    def _add_layers(self, part: pa.Table, step: IntArray, rank: FloatArray) -> None:
+        matrix, finite = self._matrices(part), np.isfinite(rank)
+        self.nonfinite += int((~finite).sum())
+        self.last[matrix] = rank  # of several rows of a matrix the last one stays
+        place = matrix * LAYER_BINS + bin_of(step, self.steps, LAYER_BINS)
+        size, shape = self.layer_total.size, self.layer_total.shape
+        self.layer_total += np.bincount(place, np.where(finite, rank, 0.0), minlength=size).reshape(shape)
+        self.layer_count += np.bincount(place, finite, minlength=size).reshape(shape)
+
+    def _matrices(self, part: pa.Table) -> IntArray:
+        """Number of every row's matrix, in the order of their first rows."""
+        column = part["name"].combine_chunks()
+        encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+        codes, words = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+        if not self.shapes.keys() >= set(words):
+            for row in np.sort(np.unique(codes, return_index=True)[1]).tolist():
+                shape = part["rows"][row].as_py(), part["cols"][row].as_py()
+                self.shapes.setdefault(words[codes[row]], shape)
+        order = {name: number for number, name in enumerate(self.shapes)}
+        more = len(self.shapes) - len(self.last)
+        if more:
+            self.last = np.append(self.last, np.full(more, np.nan))
+            self.layer_total = np.vstack([self.layer_total, np.zeros((more, LAYER_BINS))])
+            self.layer_count = np.vstack([self.layer_count, np.zeros((more, LAYER_BINS))])
+        numbers: IntArray = np.array([order.get(word, -1) for word in words])[codes]
+        return numbers
+
+
+def bin_of(step: IntArray, steps: int, bins: int) -> IntArray:
+    """Which of `bins` equal parts of steps 1 to `steps` each step lies in."""
+    return np.maximum(step - 1, 0) * bins // max(steps, 1)
+
+
+def runs(recorded: IntArray, steps: int, bins: int) -> tuple[IntArray, IntArray]:
+    """Where in `recorded` (increasing) every run of steps in one bin begins, and the numbers of those bins."""
+    numbers, starts = np.unique(bin_of(recorded, steps, bins), return_index=True)
+    return starts, numbers
+
+
+def binned(recorded: IntArray, values: FloatArray, steps: int, bins: int = BINS) -> pd.DataFrame:
+    """Lowest, mean and highest of `values` over each of at most `bins` equal parts of all steps; NaN where all are.
+
+    Args:
+        recorded: (n,), increasing steps.
+        values: (n,), a value for each.
+        steps: of the trial in all.
+        bins: equal parts of 1 to `steps`; those in which no step was recorded have no row.
+    """
+    starts, numbers = runs(recorded, steps, bins)
     finite = np.isfinite(values)
     total = np.add.reduceat(np.where(finite, values, 0.0), starts)
     count = np.add.reduceat(finite.astype(np.float64), starts)
     return pd.DataFrame(
         {
-            "step_first": steps[starts],
-            "step_last": steps[np.append(starts[1:], len(steps)) - 1],
+            "bin": numbers,
+            "step_first": recorded[starts],
+            "step_last": recorded[np.append(starts[1:], len(recorded)) - 1],
             "low": np.fmin.reduceat(values, starts),
             "mean": np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0),
             "high": np.fmax.reduceat(values, starts),

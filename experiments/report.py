@@ -1,16 +1,16 @@
 """The report: one HTML file with everything a reader needs, which opens without a network."""
 
-from base64 import b64encode
 from collections.abc import Iterator
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from fastrank.experiments import report_tables as tables
+from fastrank.experiments.axes import WORDS, enumeration, said
+from fastrank.experiments.cells import generalisation
 from fastrank.experiments.figures import Picture, draw_figures
 from fastrank.experiments.layout import write_atomically
 from fastrank.experiments.ledger import Status
+from fastrank.experiments.page import figure, page, problems, tile
 from fastrank.experiments.report_tables import rank, share
 from fastrank.experiments.results import ReportError, Results, read_results
 
@@ -25,7 +25,7 @@ def write_report(folder: Path, trial: str | None = None) -> Path:
     """Draw all figures of a sweep and write its report. The same ledger and histories give the same bytes.
 
     Args:
-        folder: the sweep's folder; `figures/` and `report.html` below it are replaced.
+        folder: the sweep's folder; `figures/`, `generalisation.csv` and `report.html` below it are replaced.
         trial: the trial that the heat map and the spectra show: its id, or as much of it as tells it apart.
             Default: the done trial of lowest average rank, collapsed ones aside.
 
@@ -41,6 +41,7 @@ def write_report(folder: Path, trial: str | None = None) -> Path:
     path = folder / "report.html"
     try:
         pictures = draw_figures(results, chosen)
+        write_atomically(folder / "generalisation.csv", generalisation(results).to_csv(index=False).encode())
         write_atomically(path, _page(results, pictures).encode())
     except OSError as error:
         raise ReportError(f"{folder}: the report cannot be written: {error}. Check space and permissions") from error
@@ -48,58 +49,60 @@ def write_report(folder: Path, trial: str | None = None) -> Path:
 
 
 def _page(results: Results, pictures: list[Picture]) -> str:
-    template = Template(files(__package__).joinpath("report.html").read_text(encoding="utf-8"))
-    return template.substitute(
+    return page(
+        "report.html",
         title=escape(results.meta["config"]["name"]),
-        lead=_lead(results),
+        lead=escape(_lead(results)),
         tiles="".join(_tiles(results)),
-        problems=_problems(results),
+        problems=problems(results.problems),
         pivot_note=_pivot_note(results),
         pivots=tables.pivots(results),
-        figures="\n".join(_figure(picture) for picture in pictures),
+        figures="\n".join(figure(picture.title, picture.caption, picture.svg) for picture in pictures),
+        generalisation=tables.generalisation(results),
+        generalisation_note=_generalisation_note(results),
         trials=tables.trials(results),
         trials_note=_trials_note(results),
         failures=tables.failures(results),
         config=tables.config(results.meta["config"]),
         tolerances=_tolerances(results),
+        collapsed=escape(results.chance),
         provenance=tables.pairs(_provenance(results)),
     )
 
 
 def _lead(results: Results) -> str:
-    model, data = results.trials[0].spec["model"], results.trials[0].spec["data"]
-    sizes = ", ".join(f"{key} {value}" for key, value in model.items() if key != "name")
-    return escape(
-        f"Rank of the weight matrices of {model['name']} ({sizes}) trained on {data['name']} by stochastic gradient "
-        f"descent, {len(results.trials)} trials."
+    model, data = results.trials[0].spec["model"], results.meta["data"]
+    sizes = ", ".join(f"{key} {value}" for key, value in model.items() if key != "name" and value is not None)
+    varying = enumeration([WORDS[axis] for axis in results.varying])
+    verb = "varies" if len(results.varying) == 1 else "vary"
+    return (
+        f"Rank of the weight matrices of {model['name']}{f' ({sizes})' if sizes else ''} trained on {data['name']} "
+        f"by stochastic gradient descent, {len(results.trials)} trials"
+        + (f" in which {varying} {verb}." if varying else ".")
     )
 
 
 def _tiles(results: Results) -> Iterator[str]:
     done = results.done
-    yield _tile(f"{len(done)} <small>of {len(results.table)}</small>", "trials done")
+    yield tile(f"{len(done)} <small>of {len(results.table)}</small>", "trials done")
     sound = done[~done["collapsed"]].dropna(subset="average_rank")
     if len(sound):
         best = sound.sort_values("average_rank", kind="stable").iloc[0]
-        yield _tile(
+        axes = [axis for axis in WORDS if axis in results.varying or axis in results.shown]
+        yield tile(
             f"{rank(best['average_rank'])} <small>of {rank(best['full_rank'])}</small>",
-            f"lowest average rank, at test accuracy {share(best['test_accuracy'])} (batch size {best['batch_size']}, "
-            f"weight decay {best['weight_decay']:g}, lr {best['lr']:g})",
+            f"lowest average rank, at test accuracy {share(best['test_accuracy'])} ({said(best, *axes)})",
         )
     free = sound[sound["weight_decay"] == 0]
-    if len(free):
+    if 0 < len(free) < len(sound):
         least = free.sort_values("average_rank", kind="stable").iloc[0]
-        yield _tile(
+        yield tile(
             f"{rank(least['average_rank'])} <small>of {rank(least['full_rank'])}</small>",
             f"lowest average rank without weight decay, at test accuracy {share(least['test_accuracy'])}",
         )
     rows, certified, _ = _row_counts(results)
     if rows:
-        yield _tile(_floor(certified, rows), f"of {rows:,} measured ranks certified")
-
-
-def _tile(value: str, text: str) -> str:
-    return f"<div class=tile><b>{value}</b><span>{text}</span></div>"
+        yield tile(_floor(certified, rows), f"of {rows:,} measured ranks certified")
 
 
 def _floor(part: int, whole: int) -> str:
@@ -112,11 +115,6 @@ def _row_counts(results: Results) -> tuple[int, int, int]:
     return sum(d.rows for d in known), sum(d.certified for d in known), sum(d.nonfinite for d in known)
 
 
-def _problems(results: Results) -> str:
-    items = "".join(f"<li>{escape(problem)}</li>" for problem in results.problems)
-    return f"<ul class=problems>{items}</ul>" if items else ""
-
-
 def _pivot_note(results: Results) -> str:
     full = ", ".join(f"{value:.4g}" for value in sorted(results.table["full_rank"].dropna().unique())) or "unknown"
     return (
@@ -126,18 +124,19 @@ def _pivot_note(results: Results) -> str:
     )
 
 
+def _generalisation_note(results: Results) -> str:
+    seeds = results.table["seed"].nunique()
+    return (
+        "After the last step. Gap: training minus test accuracy, in points of per cent. "
+        + ("Means over the seeds that are done, &plusmn; their standard deviation. " if seeds > 1 else "")
+        + "All of it, with the lowest and the highest seed, is in <code>generalisation.csv</code>."
+    )
+
+
 def _trials_note(results: Results) -> str:
     if results.table["collapsed"].any():
-        return "Collapsed: test accuracy below twice chance. Its low rank is no success."
-    return results.left_out()
-
-
-def _figure(picture: Picture) -> str:
-    title, caption = escape(picture.title), escape(picture.caption)
-    if picture.svg is None:
-        return f"<figure><h3>{title}</h3><figcaption>{caption}</figcaption></figure>"
-    source = f"data:image/svg+xml;base64,{b64encode(picture.svg).decode()}"
-    return f'<figure><h3>{title}</h3><img alt="{title}" src="{source}"><figcaption>{caption}</figcaption></figure>'
+        return escape(f"Collapsed: test accuracy below {results.chance}. Its low rank is no success.")
+    return escape(results.left_out())
 
 
 def _tolerances(results: Results) -> str:
@@ -151,11 +150,14 @@ def _provenance(results: Results) -> Iterator[tuple[str, str]]:
     rows, certified, nonfinite = _row_counts(results)
     yield "commit", f"<code>{escape(str(meta['commit']))}</code>"
     yield "versions", escape(", ".join(f"{name} {version}" for name, version in meta["versions"].items()))
+    yield "data", tables.config_value(meta["data"])
     yield "seeds", escape(", ".join(map(str, sorted({trial.spec["seed"] for trial in trials}))))
     yield "tolerances", _tolerances(results)
     yield "sweep created", escape(str(meta["created"]))
     yield "last trial finished", escape(max((trial.finished or "" for trial in trials), default="") or "none yet")
     yield "machines", escape(", ".join(sorted({trial.host for trial in trials if trial.host})) or "none yet")
+    devices = sorted({str(trial.result["device"]) for trial in trials if trial.result and "device" in trial.result})
+    yield "devices", escape(", ".join(devices) or "not recorded")
     counts = results.table["status"].value_counts()
     yield "trials", ", ".join(f"{counts[status]} {status}" for status in Status if status in counts)
     yield "history rows", f"{rows:,}, of which {certified:,} certified and {nonfinite:,} not finite"

@@ -5,24 +5,46 @@ from html import escape
 from typing import Any
 
 import pandas as pd
+from fastrank.experiments.axes import WORDS, number
+from fastrank.experiments.cells import cells
 from fastrank.experiments.ledger import Status
 from fastrank.experiments.results import Results
 
 NONE = "&ndash;"
 
 
+def rank(value: float) -> str:
+    """An average rank."""
+    return NONE if pd.isna(value) else f"{value:.1f}"
+
+
+def share(value: float) -> str:
+    """An accuracy or another share of one."""
+    return NONE if pd.isna(value) else f"{value:.1%}"
+
+
+def gap(value: float) -> str:
+    """A difference of two shares of one, in points."""
+    return NONE if pd.isna(value) else f"{100 * value:.1f}".replace("-", "&minus;")
+
+
+MEASURES = {"train_accuracy": share, "test_accuracy": share, "gap": gap, "rank": rank}
+
+
 def pivots(results: Results) -> str:
-    """For every facet a table weight decay x batch size: average rank, and test accuracy beside it."""
-    return "\n".join(_pivot(str(facet), trials) for facet, trials in results.table.groupby("facet", sort=True))
+    """For every facet a table of the two settings of `results.shown`: average rank, and test accuracy beside it."""
+    return "\n".join(_pivot(facet, results.table[results.table["facet"] == facet], results) for facet in results.facets)
 
 
-def _pivot(facet: str, trials: pd.DataFrame) -> str:
-    sizes = sorted(trials["batch_size"].unique())
-    head = "".join(f"<th scope=col>batch size {size}</th>" for size in sizes)
+def _pivot(facet: str, trials: pd.DataFrame, results: Results) -> str:
+    across, down = results.shown
+    values = sorted(trials[across].unique())
+    head = "".join(f"<th scope=col>{WORDS[across]} {number(value)}</th>" for value in values)
     rows = []
-    for decay, line in trials.groupby("weight_decay", sort=True):
-        cells = "".join(_pivot_cell(line[line["batch_size"] == size]) for size in sizes)
-        rows.append(f"<tr><th scope=row>weight decay {decay:g}</th>{cells}</tr>")
+    for value in sorted(trials[down].unique()):
+        line = trials[trials[down] == value]
+        entries = "".join(_pivot_cell(line[line[across] == other]) for other in values)
+        rows.append(f"<tr><th scope=row>{WORDS[down]} {number(value)}</th>{entries}</tr>")
     caption = f"<caption>{escape(facet)}</caption>" if facet else ""
     body = "".join(rows)
     return f"<div class=scroll><table class=pivot>{caption}<thead><tr><td></td>{head}</tr></thead>{body}</table></div>"
@@ -37,6 +59,35 @@ def _pivot_cell(trials: pd.DataFrame) -> str:
     mark = " <span class=alert>collapsed</span>" if done["collapsed"].any() else ""
     fill = f"{ranks.mean() / done['full_rank'].mean():.1%}"
     return f'<td style="--fill: {fill}"><b>{rank(ranks.mean())}</b><small>{share(accuracy)}{mark}</small>{seeds}</td>'
+
+
+def generalisation(results: Results) -> str:
+    """One row a cell: accuracy in training and test, the gap between them, and average rank; means over the seeds."""
+    table = cells(results)
+    if table.empty:
+        return ""
+    axes = results.varying or list(results.shown)
+    seeds = table["trials"].max() > 1
+    head = "".join(
+        f"<th scope=col>{name}</th>" for name in [*(WORDS[axis] for axis in axes), *(["seeds"] if seeds else [])]
+    )
+    rows = []
+    for _, cell in table.iterrows():
+        settings = "".join(f"<th scope=row>{number(cell[axis])}</th>" for axis in axes)
+        count = f"<td>{cell['trials']}</td>" if seeds else ""
+        numbers = "".join(_spread(cell, measure, show) for measure, show in MEASURES.items())
+        mark = " <span class=alert>collapsed</span>" if cell["collapsed"] else ""
+        rows.append(f"<tr>{settings}{count}{numbers}<td>{rank(cell['full_rank'])}{mark}</td></tr>")
+    measured = "<th>train acc.</th><th>test acc.</th><th>gap</th><th>average rank</th><th>full rank</th>"
+    body = "".join(rows)
+    return f"<table class=trials><thead><tr>{head}{measured}</tr></thead>{body}</table>"
+
+
+def _spread(cell: "pd.Series[Any]", measure: str, show: Callable[[float], str]) -> str:
+    """Mean, and the standard deviation over the seeds where there are several."""
+    spread = cell[f"{measure}_std"]
+    more = "" if pd.isna(spread) else f" <small>&plusmn; {show(spread)}</small>"
+    return f"<td>{show(cell[f'{measure}_mean'])}{more}</td>"
 
 
 def trials(results: Results) -> str:
@@ -74,7 +125,7 @@ def pairs(rows: Iterable[tuple[str, str]]) -> str:
 
 def config(settings: Mapping[str, Any]) -> str:
     """The configuration, a row a section."""
-    return pairs((key, _value(value)) for key, value in settings.items())
+    return pairs((key, config_value(value)) for key, value in settings.items())
 
 
 def failures(results: Results) -> str:
@@ -86,16 +137,6 @@ def failures(results: Results) -> str:
         if trial.error
     ]
     return "\n".join(blocks)
-
-
-def rank(value: float) -> str:
-    """An average rank."""
-    return NONE if pd.isna(value) else f"{value:.1f}"
-
-
-def share(value: float) -> str:
-    """An accuracy or another share of one."""
-    return NONE if pd.isna(value) else f"{value:.1%}"
 
 
 def _count(value: float) -> str:
@@ -112,9 +153,12 @@ def _status(trial: "pd.Series[Any]") -> str:
     return escape(trial["status"]) if trial["status"] == Status.DONE else f"<span class=alert>{trial['status']}</span>"
 
 
-def _value(value: Any) -> str:
+def config_value(value: Any) -> str:
+    """A value of a configuration: a number, a text, or a list or mapping of them."""
     if isinstance(value, dict):
-        return ", ".join(f"{escape(str(key))} = {_value(entry)}" for key, entry in value.items())
+        return ", ".join(
+            f"{escape(str(key))} = {config_value(entry)}" for key, entry in value.items() if entry is not None
+        )
     if isinstance(value, list):
-        return "[" + ", ".join(f"({_value(e)})" if isinstance(e, dict) else _value(e) for e in value) + "]"
+        return "[" + ", ".join(f"({config_value(e)})" if isinstance(e, dict) else config_value(e) for e in value) + "]"
     return escape(_setting(value) if isinstance(value, float) else str(value))

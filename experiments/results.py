@@ -1,22 +1,24 @@
 """What a sweep's folder holds, read once for all figures and the report."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-from fastrank.experiments.data import DATASETS
-from fastrank.experiments.digest import BINS, Digest, digest
+from fastrank.experiments import histories
+from fastrank.experiments.axes import AXES, said
+from fastrank.experiments.digest import BINS, Digest, columns, digest
 from fastrank.experiments.errors import UserError
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.ledger import Ledger, Status, TrialRecord
 
 import fastrank
 
-FACETS = ("lr", "momentum")  # settings that get panels of their own where they vary
 POINTS = 12_000  # that all curves of a figure have together
+READERS = 2  # threads: decoding and summing release the interpreter about half of the time
 MEASURED = ("steps", "average_rank", "full_rank", "train_accuracy", "test_accuracy")
 
 
@@ -30,10 +32,10 @@ class Results:
 
     Attributes:
         folder: the sweep's folder.
-        meta: the ledger's `config`, `commit`, `versions` and `created`.
+        meta: the ledger's `config`, `data`, `commit`, `versions` and `created`.
         trials: the ledger's records, in the order of the grid.
         table: a row a trial, indexed by its id: the columns of `summary.csv`, then `average_rank@...` for further
-            tolerances, `facet` (learning rate and momentum, where they vary), `pull`
+            tolerances, `facet` (every setting that varies besides the two of `shown`, in words), `pull`
             (lr * weight_decay / batch_size) and `collapsed` (test accuracy below twice chance).
         tolerances: of the numerical rank; the first is the one that figures show where they show one.
         digests: by trial, for every done trial whose history could be read.
@@ -54,17 +56,43 @@ class Results:
         return ["", *(tolerance.suffix for tolerance in self.tolerances[1:])]
 
     @property
+    def chance(self) -> str:
+        """What test accuracy a network has to reach, or it counts as collapsed, in words."""
+        classes = int(self.meta["data"]["classes"])
+        return f"{'twice chance, ' if classes > 2 else ''}{100 * collapse(classes):.3g}%"
+
+    @property
     def done(self) -> pd.DataFrame:
         """The rows of `table` that are done."""
         return self.table[self.table["status"] == Status.DONE]
 
-    def history(self, trial: str) -> pa.Table:
-        """The whole history of one trial.
+    @property
+    def varying(self) -> list[str]:
+        """The axes (seeds aside) that take more than one value."""
+        return _varying(self.trials)
 
-        Raises:
-            fastrank.HistoryError, OSError: it is missing or damaged.
-        """
-        return fastrank.read_history(Layout(self.folder).history(trial))
+    @property
+    def shown(self) -> tuple[str, str]:
+        """The two axes that most figures show: the first two that vary; where fewer do, one that does not."""
+        return _shown(self.varying)
+
+    @property
+    def facets(self) -> list[str]:
+        """What `facet` may be, in the order of the numbers in it."""
+        rest = [axis for axis in self.varying if axis not in self.shown]
+        return list(dict.fromkeys(self.table.sort_values(rest)["facet"] if rest else self.table["facet"]))
+
+    def spec(self, trial: str) -> dict[str, Any]:
+        """The specification of the trial with this id."""
+        return next(record.spec for record in self.trials if record.id == trial)
+
+    def result(self, trial: str) -> dict[str, Any]:
+        """The result of the trial with this id; empty while it has none."""
+        return next(record.result or {} for record in self.trials if record.id == trial)
+
+    def history(self, trial: str) -> Path:
+        """The folder of one trial's history."""
+        return Layout(self.folder).history(trial)
 
     def choose(self, trial: str | None) -> str | None:
         """The id that `trial` (an id or the start of one) means; None means the done trial of lowest rank.
@@ -95,11 +123,9 @@ class Results:
 
     def describe(self, trial: str) -> str:
         """A trial's id, settings and test accuracy, in words."""
-        row = self.table.loc[trial]
-        return (
-            f"Trial {trial} (batch size {row['batch_size']}, weight decay {row['weight_decay']:g}, lr {row['lr']:g}, "
-            f"seed {row['seed']}; test accuracy {row['test_accuracy']:.1%})"
-        )
+        row: Any = self.table.loc[trial]
+        settings = said(row, *(axis for axis in AXES if axis != "momentum" or row[axis] or axis in self.varying))
+        return f"Trial {trial} ({settings}, seed {row['seed']}; test accuracy {row['test_accuracy']:.1%})"
 
     def left_out(self) -> str:
         """A sentence on the trials that no figure shows; empty when all are done."""
@@ -108,63 +134,89 @@ class Results:
         return f"Left out: {', '.join(parts)} (of {len(self.table)} trials)." if parts else ""
 
 
-def read_results(folder: Path) -> Results:
-    """Read the ledger and every done trial's history below `folder`.
+def read_results(folder: Path, *, digests: bool = True) -> Results:
+    """Read the ledger and, with `digests`, every done trial's history below `folder`.
 
     Raises:
         LedgerError: the ledger is missing, damaged or of another version.
-        ReportError: the ledger holds no trial.
+        ReportError: the ledger holds no trial, or does not say how many classes its data have.
     """
     ledger = Ledger.open(folder)
-    trials = ledger.trials()
+    meta, trials = ledger.meta, ledger.trials()
     if not trials:
         raise ReportError(f"{folder}: the ledger holds no trial; run the sweep first")
+    if "classes" not in (meta.get("data") or {}):
+        raise ReportError(
+            f"{folder}: an earlier fastrank wrote this ledger, and it does not say how many classes the data have; "
+            "report it with the fastrank that wrote it, or run the sweep again in a new folder"
+        )
     tolerances = [fastrank.Tolerance(**entry) for entry in trials[0].spec["tracking"]["tolerances"]]
-    results = Results(folder, ledger.meta, trials, _table(trials), tolerances)
-    done = [trial for trial in trials if trial.status is Status.DONE]
-    for trial in done:
-        _add_digest(results, trial, bins=max(60, min(BINS, POINTS // len(done))))
+    results = Results(folder, meta, trials, _table(trials, int(meta["data"]["classes"])), tolerances)
+    if digests:
+        _add_digests(results)
+    return results
+
+
+def collapse(classes: int) -> float:
+    """Test accuracy below which a network counts as collapsed: twice chance; of two classes, 75%."""
+    return min(2 / classes, (1 + 1 / classes) / 2)
+
+
+def _add_digests(results: Results) -> None:
+    done = [trial for trial in results.trials if trial.status is Status.DONE]
+    one = partial(_digest, results, bins=max(60, min(BINS, POINTS // max(len(done), 1))))
+    with ThreadPoolExecutor(READERS) as readers:
+        for trial, known in zip(done, readers.map(one, done), strict=True):
+            if isinstance(known, Exception):
+                results.problems.append(f"trial {trial.id}: its history could not be read: {known}")
+                continue
+            results.digests[trial.id] = known
+            if known.missing:
+                due = int(results.table["steps"][trial.id]) // trial.spec["tracking"]["every"]
+                results.problems.append(f"trial {trial.id}: its history lacks {known.missing:,} of {due:,} steps")
     for suffix in results.suffixes[1:]:
         results.table[f"average_rank@{suffix}"] = pd.Series(
             {name: known.last[suffix] for name, known in results.digests.items()}, dtype=np.float64
         )
-    return results
 
 
-def _add_digest(results: Results, trial: TrialRecord, bins: int) -> None:
+def _digest(results: Results, trial: TrialRecord, bins: int) -> Digest | Exception:
+    steps, every = int((trial.result or {}).get("steps", 0)), trial.spec["tracking"]["every"]
     try:
-        history = results.history(trial.id)
+        tables = histories.tables(histories.parts(results.history(trial.id)), columns(results.suffixes))
+        return digest(tables, results.suffixes, steps, every=every, bins=bins)
     except (fastrank.HistoryError, OSError) as error:
-        results.problems.append(f"trial {trial.id}: its history could not be read ({error})")
-        return
-    if history.num_rows == 0:
-        results.problems.append(f"trial {trial.id}: its history is empty")
-        return
-    results.digests[trial.id] = known = digest(history, results.suffixes, bins)
-    expected = (trial.result or {}).get("steps", 0) // trial.spec["tracking"]["every"]
-    if known.steps < expected:
-        results.problems.append(f"trial {trial.id}: its history holds {known.steps} of {expected} steps")
+        return error
 
 
-def _table(trials: list[TrialRecord]) -> pd.DataFrame:
-    varying = [key for key in FACETS if len({trial.spec[key] for trial in trials}) > 1]
-    table = pd.DataFrame([_row(trial, varying) for trial in trials]).set_index("trial")
+def _varying(trials: list[TrialRecord]) -> list[str]:
+    return [axis for axis in AXES if len({trial.spec[axis] for trial in trials}) > 1]
+
+
+def _shown(varying: list[str]) -> tuple[str, str]:
+    order = [*varying, *(axis for axis in ("batch_size", "weight_decay", "lr") if axis not in varying)]
+    return order[0], order[1]
+
+
+def _table(trials: list[TrialRecord], classes: int) -> pd.DataFrame:
+    varying = _varying(trials)
+    rest = [axis for axis in varying if axis not in _shown(varying)]
+    table = pd.DataFrame([_row(trial, rest, classes) for trial in trials]).set_index("trial")
     return table.astype(dict.fromkeys([*MEASURED, "seconds"], np.float64))
 
 
-def _row(trial: TrialRecord, varying: list[str]) -> dict[str, Any]:
+def _row(trial: TrialRecord, rest: list[str], classes: int) -> dict[str, Any]:
     spec, measured = trial.spec, trial.result or {}
-    model, data = spec["model"]["name"], spec["data"]["name"]
     accuracy = measured.get("test_accuracy")
     return {
         "trial": trial.id,
-        "model": model,
-        "data": data,
-        **{key: spec[key] for key in ("batch_size", "lr", "weight_decay", "momentum", "seed", "epochs")},
+        "model": spec["model"]["name"],
+        "data": spec["data"]["name"],
+        **{key: spec[key] for key in (*AXES, "seed", "epochs")},
         **{key: measured.get(key) for key in MEASURED},
         "seconds": trial.seconds,
         "status": str(trial.status),
-        "facet": ", ".join(f"{key} {spec[key]:g}" for key in varying),
+        "facet": said(spec, *rest),
         "pull": spec["lr"] * spec["weight_decay"] / spec["batch_size"],
-        "collapsed": accuracy is not None and accuracy < 2 / DATASETS[data].classes,
+        "collapsed": accuracy is not None and accuracy < collapse(classes),
     }

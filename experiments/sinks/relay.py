@@ -31,6 +31,7 @@ class Relay:
         self._title, self._tracker, self._folder, self._say = title, tracker, folder, say
         self._events: queue.SimpleQueue[tuple[Trial, Event] | None] = queue.SimpleQueue()
         self._full_rank: float | None = None
+        self._drawing = False
         self._plain = False  # whether it has been said that a heat map is missing
         self._told = 0  # how many events the tracker has been told
         # A daemon: a tracker that hangs is given up at the end, and must not keep the process.
@@ -49,7 +50,7 @@ class Relay:
         while self._thread.is_alive():
             self._thread.join(0.2)
             waited = time.monotonic() - since
-            if self._told != told:
+            if self._told != told or self._drawing:  # a long history takes its time, which is not the tracker's fault
                 told, since = self._told, time.monotonic()
             elif waited > PATIENCE:
                 self._say(f"{self._title} does not answer and is given up. {NOTHING_LOST}")
@@ -81,15 +82,18 @@ class Relay:
                 self._tracker.end(trial, Outcome(str(Status.FAILED)))
 
     def _heat_map(self, trial: Trial) -> bytes | None:
-        from fastrank.experiments.sinks.heat_map import draw_heat_map  # imports matplotlib, which takes its time
-
+        self._drawing = True
         try:
+            from fastrank.experiments.sinks.heat_map import draw_heat_map  # imports matplotlib, which takes its time
+
             return draw_heat_map(self._folder, trial.id)
         except Exception as error:  # numbers are worth more than a picture of them
             if not self._plain:
                 self._say(f"{self._title}: no heat map of trial {trial.id}: {reason(error)}")
             self._plain = True
             return None
+        finally:
+            self._drawing = False
 
     def _has_failed(self, trial: Trial) -> bool:
         records = Ledger(Layout(self._folder).ledger).trials()

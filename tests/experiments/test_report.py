@@ -1,15 +1,18 @@
 """The report is one file with everything in it, the same at every rebuild, and safe against what sweeps contain."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from fastrank.experiments import report
+from fastrank.experiments.figures import Picture, style
 from fastrank.experiments.ledger import LedgerError
 from fastrank.experiments.report import write_report
-from fastrank.experiments.results import ReportError
+from fastrank.experiments.results import ReportError, collapse
 
 VOID = {"meta", "img", "br"}
 
@@ -43,12 +46,26 @@ class Page(HTMLParser):
         return re.sub(r"\s+", " ", "".join(self.words))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _coarse_pictures() -> Iterator[None]:
+    """Fewer dots: what is tested here is not how the pictures look."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(style.STYLE, "savefig.dpi", 40)
+        yield
+
+
+@pytest.fixture
+def _without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page alone: drawing takes most of the time. Of the figures it holds which trial they are of."""
+    monkeypatch.setattr(report, "draw_figures", lambda results, trial: [Picture("", f"of {trial}", "", None)])
+
+
 @pytest.fixture(scope="module")
 def mixed(make_sweep: Callable[..., Any]) -> Any:
     """One trial done, one collapsed, one failed with a hostile error text, one diverged."""
     sweep = make_sweep()
     done, collapsed, failed, diverged = (sweep.trials[i] for i in (1, 3, 0, 2))
-    sweep.finish(done)
+    sweep.finish(done, test_accuracies=[0.9] * 12)
     sweep.finish(collapsed, test_accuracy=0.1)
     sweep.fail(failed, "RuntimeError: </pre><script>alert('no')</script> & $commit")
     sweep.diverge(diverged)
@@ -56,11 +73,25 @@ def mixed(make_sweep: Callable[..., Any]) -> Any:
     return sweep
 
 
+FIGURES = (
+    *("rank_map_weight_decay_batch_size", "rank_by_batch_size", "rank_over_steps", "rank_against_accuracy"),
+    *("rank_and_accuracy", "rank_by_layer", "spectrum", "rank_by_layer_corners"),
+)
+
+
 def test_report_is_self_contained_and_well_formed(mixed: Any) -> None:
     page = Page(mixed.folder / "report.html")
-    assert len(page.references) == 5
+    assert len(page.references) == len(FIGURES)
     assert all(reference.startswith("data:image/svg+xml;base64,") for reference in page.references)
     assert not re.search(r"url\(|@import|https?://", (mixed.folder / "report.html").read_text())
+
+
+def test_every_figure_is_there_as_png_svg_and_csv(mixed: Any) -> None:
+    files = {path.name: path.read_bytes() for path in (mixed.folder / "figures").iterdir()}
+    assert files.keys() == {f"{name}.{ending}" for name in FIGURES for ending in ("png", "svg", "csv")}
+    assert all(content.startswith(b"\x89PNG") for name, content in files.items() if name.endswith("png"))
+    assert all(b"<svg" in content for name, content in files.items() if name.endswith("svg"))
+    assert all(content.count(b"\n") > 1 for name, content in files.items() if name.endswith("csv"))
 
 
 @pytest.mark.parametrize(
@@ -77,6 +108,12 @@ def test_report_is_self_contained_and_well_formed(mixed: Any) -> None:
         "2 done, 1 diverged, 1 failed",
         "48.3of 88.0",
         "collapsed",
+        "mlp_bn (depth 3, width 100) trained on digits by",
+        "4 trials in which batch size and weight decay vary.",
+        "Test accuracy below twice chance, 20%.",
+        "classes = 10",
+        "machinesplanted",
+        "devicescpu",
     ],
 )
 def test_report_says(mixed: Any, words: str) -> None:
@@ -89,6 +126,7 @@ def test_error_texts_are_shown_and_escaped(mixed: Any) -> None:
     assert f"Trial {mixed.trials[0].id} failed, attempts: 2" in text
 
 
+@pytest.mark.usefixtures("_without_figures")
 def test_certified_share_counts_rows(make_sweep: Callable[..., Any]) -> None:
     sweep = make_sweep(batch_size=[32], weight_decay=[0.01]).finish_all()
     [trial] = sweep.trials
@@ -104,19 +142,24 @@ def test_certified_share_counts_rows(make_sweep: Callable[..., Any]) -> None:
 
 def test_rebuilding_gives_the_same_bytes(mixed: Any) -> None:
     def content() -> dict[str, bytes]:
-        files = [mixed.folder / "report.html", *(mixed.folder / "figures").iterdir()]
+        files = [
+            mixed.folder / "report.html",
+            mixed.folder / "generalisation.csv",
+            *(mixed.folder / "figures").iterdir(),
+        ]
         return {path.name: path.read_bytes() for path in files}
 
     before = content()
-    assert len(before) == 1 + 5 * 3
+    assert len(before) == 2 + len(FIGURES) * 3
     write_report(mixed.folder)
     assert content() == before
 
 
+@pytest.mark.usefixtures("_without_figures")
 def test_a_trial_can_be_chosen_by_the_start_of_its_id(make_sweep: Callable[..., Any]) -> None:
     sweep = make_sweep().finish_all()
     chosen = sweep.trials[2].id
-    assert f"Trial {chosen} (batch size 32, weight decay 0" in Page(write_report(sweep.folder, chosen[:8])).text
+    assert f"of {chosen}" in Page(write_report(sweep.folder, chosen[:8])).text
     with pytest.raises(ReportError, match=f"trial: 'zzz' is the start of 0 ids.*{chosen}"):
         write_report(sweep.folder, "zzz")
     with pytest.raises(ReportError, match="trial: '' is the start of 4 ids"):
@@ -142,3 +185,51 @@ def test_a_folder_that_cannot_be_written_is_named_and_the_old_report_stays(make_
     with pytest.raises(ReportError, match=f"{sweep.folder}: the report cannot be written"):
         write_report(sweep.folder)
     assert (sweep.folder / "report.html").read_text() == "old"
+
+
+def test_results_that_do_not_know_their_classes_are_refused(tmp_path: Path, make_sweep: Callable[..., Any]) -> None:
+    sweep = make_sweep()
+    ledger = type(sweep.ledger).create(tmp_path, {"config": {}}, {trial.id: trial.spec for trial in sweep.trials})
+    with pytest.raises(ReportError, match=f"{ledger.path.parent}: an earlier fastrank wrote this ledger"):
+        write_report(tmp_path)
+
+
+@pytest.mark.usefixtures("_without_figures")
+def test_generalisation_is_a_row_a_cell(make_sweep: Callable[..., Any]) -> None:
+    sweep = make_sweep(weight_decay=[0.01], lr=[0.1, 0.5], seed=[0, 1, 2])
+    for trial in sweep.trials:
+        sweep.finish(trial, test_accuracy=0.9 + 0.01 * trial.seed, train_accuracy=0.95)
+    text = Page(write_report(sweep.folder)).text.replace(" ", "")
+    table = pd.read_csv(sweep.folder / "generalisation.csv")
+    assert table[["batch_size", "lr"]].to_numpy().tolist() == [[8, 0.1], [8, 0.5], [32, 0.1], [32, 0.5]]
+    for row in table.itertuples():
+        cell = [t for t in sweep.trials if (t.batch_size, t.lr) == (row.batch_size, row.lr)]
+        ranks = pd.Series([sum(sweep.rank(t, full, t.steps) for full in (64, 100, 100)) / 3 for t in cell])
+        assert [row.rank_mean, row.rank_std] == pytest.approx([ranks.mean(), ranks.std()])
+        assert row.rank_share == pytest.approx(ranks.mean() / 88)
+        assert [row.trials, row.gap_mean, row.gap_std] == pytest.approx([3, 0.04, 0.01])
+        assert [row.test_accuracy_min, row.test_accuracy_max] == pytest.approx([0.9, 0.92])
+        assert f"{row.batch_size}{row.lr:g}395.0%±0.0%91.0%±1.0%4.0±1.0{ranks.mean():.1f}" in text
+
+
+@pytest.mark.usefixtures("_without_figures")
+def test_tables_are_of_the_first_two_settings_that_vary(make_sweep: Callable[..., Any]) -> None:
+    sweep = make_sweep(batch_size=[32], lr=[0.1, 0.5], weight_decay=[0.001, 0.01], momentum=[0.0, 0.9]).finish_all()
+    html = write_report(sweep.folder).read_text()
+    assert re.findall("<caption>(.*?)</caption>", html) == ["momentum 0", "momentum 0.9"]
+    [first, _second] = re.findall("<table class=pivot>(.*?)</table>", html)
+    assert re.findall("<th scope=(.*?)</th>", first) == [
+        *("col>learning rate 0.1", "col>learning rate 0.5"),
+        *("row>weight decay 0.001", "row>weight decay 0.01"),
+    ]
+
+
+@pytest.mark.usefixtures("_without_figures")
+def test_networks_without_options_are_named_alone(make_sweep: Callable[..., Any]) -> None:
+    sweep = make_sweep(model={"name": "resnet18"}, batch_size=[32], weight_decay=[0.01]).finish_all()
+    assert "matrices of resnet18 trained on digits by" in Page(write_report(sweep.folder)).text
+
+
+@pytest.mark.parametrize(("classes", "threshold"), [(2, 0.75), (3, 2 / 3), (10, 0.2), (100, 0.02)])
+def test_collapse_is_below_twice_chance_but_never_all_there_is(classes: int, threshold: float) -> None:
+    assert collapse(classes) == pytest.approx(threshold)

@@ -4,7 +4,7 @@ import itertools
 
 import matplotlib
 import pytest
-from fastrank.experiments.style import batch_colours, decay_colours, spread, styled
+from fastrank.experiments.figures.style import colours, lightness, panel_grid, spread, styled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
@@ -32,15 +32,30 @@ def luminance(colour: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def test_colours_are_told_apart_by_lightness_alone() -> None:
-    decays = decay_colours([0.0, 1e-3, 2e-3, 5e-3, 1e-2])
-    sizes = batch_colours([4, 8, 16, 32, 64, 128])
-    darkening = [luminance(colour) for decay, colour in decays.items() if decay]
-    lightening = [luminance(colour) for colour in sizes.values()]
+@pytest.mark.parametrize("axis", ["lr", "weight_decay", "momentum"])
+def test_stronger_is_darker_and_told_apart_by_lightness_alone(axis: str) -> None:
+    ramp = colours(axis, [1e-2, 1e-3, 0.0, 2e-3, 5e-3, 0.6])  # in whatever order
+    assert list(ramp) == [0.0, 1e-3, 2e-3, 5e-3, 1e-2, 0.6]
+    darkening = [luminance(colour) for value, colour in ramp.items() if value]
     assert all(a - b > 0.03 for a, b in itertools.pairwise(darkening))
+    red, green, blue = to_rgb(ramp[0.0])
+    assert max(red, green, blue) - min(red, green, blue) < 0.1  # nothing of it: grey
+
+
+def test_larger_batches_are_lighter() -> None:
+    lightening = [luminance(colour) for colour in colours("batch_size", [4, 8, 16, 32, 64, 128]).values()]
     assert all(b - a > 0.03 for a, b in itertools.pairwise(lightening))
-    red, green, blue = to_rgb(decays[0.0])
-    assert max(red, green, blue) - min(red, green, blue) < 0.1  # no decay: grey
+
+
+def test_lightness_is_that_of_the_eye() -> None:
+    assert [lightness("black"), lightness("white")] == [0, pytest.approx(1)]
+    assert lightness("#808080") == pytest.approx(0.216, abs=5e-4)  # WCAG 2's own figure, to three digits
+
+
+def test_panels_beyond_the_last_are_off() -> None:
+    figure, panels = panel_grid(5, 3, 2.0)
+    assert len(panels) == 5
+    assert [axes.axison for axes in figure.axes] == [True] * 5 + [False]
 
 
 def test_style_starts_from_the_defaults_and_gives_the_users_settings_back() -> None:

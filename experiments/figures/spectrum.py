@@ -3,58 +3,59 @@
 from itertools import cycle
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
-from fastrank.experiments.digest import ranks
-from fastrank.experiments.drawing import Drawing, NothingToDraw
+from fastrank.experiments.figures.corners import evenly
+from fastrank.experiments.figures.drawing import Drawing, NothingToDraw
+from fastrank.experiments.figures.style import INK, NEUTRAL, SMALL, columns_of, panel_grid
+from fastrank.experiments.histories import spectra
 from fastrank.experiments.results import Results
-from fastrank.experiments.style import INK, NEUTRAL, SMALL, panel_grid
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 import fastrank
 
 HEIGHT = 2.0  # inches
+MOST = 24  # panels
 FLOOR = 1e-8  # of sigma / ||W||_F: what lies below is rounding of single precision, or 0, and is drawn here
 DASHES = ((0, (4, 3)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
 OF = {"frobenius": r" $\|W\|_F$", "spectral": r" $\sigma_1$", "absolute": ""}
 STAGES = {"first": NEUTRAL, "last": "#1b5e8c"}
 
 
-def draw(results: Results, trial: str, history: pa.Table) -> Drawing:
-    """The figure for the trial with this id and its `history`.
+def draw(results: Results, trial: str) -> Drawing:
+    """The figure for the trial with this id.
 
     Raises:
-        NothingToDraw: the history has no singular values.
+        NothingToDraw: its history has no singular values, or cannot be read.
     """
-    if "singular_values" not in history.column_names or history["singular_values"].null_count == len(history):
+    try:
+        ends = spectra(results.history(trial))
+    except (fastrank.HistoryError, OSError) as error:
+        raise NothingToDraw(f"the history of trial {trial} could not be read ({error})") from error
+    if ends.empty:
         raise NothingToDraw(f"no singular values were recorded for trial {trial}")
-    data = _spectra(history)
-    layers = list(dict.fromkeys(data["name"]))
-    columns, letters = (3, 26) if len(layers) <= 6 else (4, 19)
-    figure, panels = panel_grid(len(layers), columns, HEIGHT)
-    bottom = max(data["share"].min(), FLOOR)
+    names = list(dict.fromkeys(ends["name"]))
+    layers = [names[i] for i in evenly(len(names), MOST)]
+    data = _values(ends[ends["name"].isin(layers)])
+    columns, letters = (columns_of(len(layers)), 26) if len(layers) <= 6 else (4, 19)
+    figure, panels = panel_grid(len(layers), columns, HEIGHT, sharex=False)
+    bottom = max(min(data["share"].min(), *(_threshold(data, tolerance) for tolerance in results.tolerances)), FLOOR)
     for axes, name in zip(panels, layers, strict=True):
         layer = data[data["name"] == name]
         axes.set_title(_short(name, letters))
         axes.set_yscale("log")
-        axes.set_ylim(bottom / 2, 2)
-        axes.set_xlim(0, data["index"].max() + 1)
+        axes.set_ylim(bottom / 2, 10)
+        axes.set_xlim(0, layer["index"].max() + 1)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         _draw_stages(axes, layer)
         _draw_thresholds(axes, layer, results.tolerances)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
     figure.supxlabel("index i of the singular value", fontsize="medium")
     figure.supylabel(r"$\sigma_i\,/\,\|W\|_F$ (log scale)", fontsize="medium")
-    return Drawing(_caption(results, trial), figure, data)
+    return Drawing(_caption(results, trial, len(layers), len(names)), figure, data)
 
 
-def _spectra(history: pa.Table) -> pd.DataFrame:
-    """A row a singular value, at each matrix's first and last step that has singular values."""
-    history = history.append_column("rank", pa.array(ranks(history)))
-    columns = ["name", "step", "rows", "cols", "rank", "frobenius_norm", "singular_values"]
-    rows: pd.DataFrame = history.select(columns).filter(pc.is_valid(history["singular_values"])).to_pandas()
-    rows["name"] = rows["name"].astype(str)
-    by_name = rows.groupby("name", sort=False)
-    ends = pd.concat([by_name.head(1).assign(stage="first"), by_name.tail(1).assign(stage="last")])
+def _values(ends: pd.DataFrame) -> pd.DataFrame:
+    """A row a singular value, of the `ends` that `spectra` gives."""
     data = ends.explode("singular_values", ignore_index=True).rename(columns={"singular_values": "sigma"})
     data["sigma"] = data["sigma"].astype(float)
     data["index"] = data.groupby(["name", "stage"]).cumcount() + 1
@@ -83,13 +84,16 @@ def _draw_stages(axes: Axes, layer: pd.DataFrame) -> None:
 
 def _draw_thresholds(axes: Axes, layer: pd.DataFrame, tolerances: list[fastrank.Tolerance]) -> None:
     """tau / ||W||_F of every tolerance, for W at its last step."""
-    last = layer[layer["stage"] == "last"].iloc[0]
     for tolerance, dashes in zip(tolerances, cycle(DASHES)):
-        unit = {"frobenius": last["frobenius_norm"], "spectral": last["sigma"], "absolute": 1.0}
-        tau = tolerance.value * unit[tolerance.relative_to] / last["frobenius_norm"]
-        axes.axhline(
-            tau, color=INK, linewidth=1, linestyle=dashes, label=f"τ = {tolerance.value:g}{OF[tolerance.relative_to]}"
-        )
+        name = f"τ = {tolerance.value:g}{OF[tolerance.relative_to]}"
+        axes.axhline(_threshold(layer, tolerance), color=INK, linewidth=1, linestyle=dashes, label=name)
+
+
+def _threshold(layer: pd.DataFrame, tolerance: fastrank.Tolerance) -> float:
+    """tau / ||W||_F for the W of the first of these rows that is of a last step: it begins with sigma_1."""
+    last = layer[layer["stage"] == "last"].iloc[0]
+    unit = {"frobenius": last["frobenius_norm"], "spectral": last["sigma"], "absolute": 1.0}
+    return float(tolerance.value * unit[tolerance.relative_to] / last["frobenius_norm"])
 
 
 def _short(name: str, letters: int) -> str:
@@ -98,10 +102,11 @@ def _short(name: str, letters: int) -> str:
     return name if len(name) <= letters else f"…{name[1 - letters :]}"
 
 
-def _caption(results: Results, trial: str) -> str:
+def _caption(results: Results, trial: str, shown: int, count: int) -> str:
+    which = "every tracked matrix" if shown == count else f"{shown} of the {count} tracked matrices, evenly chosen"
     return (
-        f"{results.describe(trial)}: singular values of every tracked matrix, "
-        "divided by its Frobenius norm, at the first and the last step at which they were recorded. Dashed: the "
+        f"{results.describe(trial)}: singular values of {which}, "
+        "divided by the Frobenius norm, at the first and the last step at which they were recorded. Dashed: the "
         "threshold tau at the last step; the numerical rank counts what lies above. Values below "
         f"{FLOOR:g}, which are rounding, are drawn there."
     )

@@ -4,18 +4,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from fastrank.experiments import figure_accuracy, figure_batch_size, figure_layers, figure_spectrum, figure_steps
-from fastrank.experiments.drawing import Drawing, NothingToDraw, remove, save
+from fastrank.experiments.axes import WORDS
+from fastrank.experiments.figures import accuracy, layers, lines, maps, spectrum, steps, training
+from fastrank.experiments.figures.drawing import Drawing, NothingToDraw, remove, save
+from fastrank.experiments.figures.style import styled
 from fastrank.experiments.results import Results
-from fastrank.experiments.style import styled
-
-import fastrank
 
 
 @dataclass(frozen=True)
 class Picture:
     """A figure as the report shows it; `svg` is None where there is nothing to draw, and `caption` says why."""
 
+    name: str
     title: str
     caption: str
     svg: bytes | None
@@ -41,39 +41,43 @@ def draw_figures(results: Results, trial: str | None) -> list[Picture]:
                 drawing = draw()
             except NothingToDraw as reason:
                 remove(name, folder)
-                pictures.append(Picture(title, f"Nothing to draw: {reason}.", None))
+                pictures.append(Picture(name, title, f"Nothing to draw: {reason}.", None))
             else:
-                pictures.append(Picture(title, drawing.caption, save(name, drawing, folder)))
+                pictures.append(Picture(name, title, drawing.caption, save(name, drawing, folder)))
     return pictures
 
 
 def _plans(results: Results, trial: str | None) -> Iterator[tuple[str, str, Callable[[], Drawing]]]:
     """File name (no ending) and title of every figure, and how to draw it, in the order of the report."""
+    for x, y in maps.pairs(results):
+        title = f"Average rank and test accuracy over {WORDS[x]} and {WORDS[y]}"
+        yield f"rank_map_{x}_{y}", title, partial(maps.draw, results, x, y)
+    first = results.shown[0]
     for suffix in results.suffixes:
         at, said = (f"@{suffix}", f" (tolerance {suffix})") if suffix else ("", "")
         yield (
-            f"rank_by_batch_size{at}",
-            f"Average rank against batch size{said}",
-            partial(figure_batch_size.draw, results, suffix),
+            f"rank_by_{first}{at}",
+            f"Average rank against {WORDS[first]}{said}",
+            partial(lines.draw, results, suffix),
         )
-        yield (
-            f"rank_over_steps{at}",
-            f"Average rank over training{said}",
-            partial(figure_steps.draw, results, suffix),
-        )
-    yield "rank_against_accuracy", "Rank against test accuracy", partial(figure_accuracy.draw, results)
+        yield (f"rank_over_steps{at}", f"Average rank over training{said}", partial(steps.draw, results, suffix))
+    yield "rank_against_accuracy", "Rank against test accuracy", partial(accuracy.draw, results)
+    yield "rank_and_accuracy", "Rank and accuracy over training", partial(training.draw, results)
     for name, title, draw in (
-        ("rank_by_layer", "Rank of every matrix over training", figure_layers.draw),
-        ("spectrum", "Singular values, first against last step", figure_spectrum.draw),
+        ("rank_by_layer", "Rank of every matrix over training", layers.draw),
+        ("spectrum", "Singular values, first against last step", spectrum.draw),
     ):
         yield name, title, partial(_draw_trial, draw, results, trial)
+    yield (
+        "rank_by_layer_corners",
+        "Rank of every matrix at the corners of the grid",
+        partial(layers.draw_corners, results),
+    )
 
 
-def _draw_trial(draw: Callable[..., Drawing], results: Results, trial: str | None) -> Drawing:
+def _draw_trial(draw: Callable[[Results, str], Drawing], results: Results, trial: str | None) -> Drawing:
     if trial is None:
         raise NothingToDraw("no done trial has a readable history")
-    try:
-        history = results.history(trial)
-    except (fastrank.HistoryError, OSError) as error:
-        raise NothingToDraw(f"the history of trial {trial} could not be read ({error})") from error
-    return draw(results, trial, history)
+    if trial not in results.digests:
+        raise NothingToDraw(f"the history of trial {trial} could not be read")
+    return draw(results, trial)

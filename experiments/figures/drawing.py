@@ -28,14 +28,21 @@ def save(name: str, drawing: Drawing, folder: Path) -> bytes:
     The same drawing gives the same bytes: neither date nor version of matplotlib is recorded. Call it inside
     `styled()`, because matplotlib reads some settings only now.
     """
-    svg, png = io.BytesIO(), io.BytesIO()
+    png = io.BytesIO()
     drawing.figure.savefig(png, format="png", metadata={"Software": None})
     drawing.figure.set_layout_engine("none")  # places are found; finding them again takes as long as drawing
-    drawing.figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    vector = svg(drawing.figure)
     write_atomically(folder / f"{name}.csv", drawing.data.to_csv(index=False).encode())
     write_atomically(folder / f"{name}.png", png.getvalue())
-    write_atomically(folder / f"{name}.svg", svg.getvalue())
-    return svg.getvalue()
+    write_atomically(folder / f"{name}.svg", vector)
+    return vector
+
+
+def svg(figure: Figure) -> bytes:
+    """The picture as SVG, without date and version of matplotlib. Call it inside `styled()`."""
+    content = io.BytesIO()
+    figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})
+    return content.getvalue()
 
 
 def remove(name: str, folder: Path) -> None:

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fastrank.experiments.drawing import Drawing, NothingToDraw
+from fastrank.experiments.figures.drawing import Drawing, NothingToDraw
+from fastrank.experiments.figures.style import ALERT, INK, MUTED, NEUTRAL, SMALL, WIDTH, accuracy_axis
 from fastrank.experiments.results import Results
-from fastrank.experiments.style import ALERT, INK, MUTED, NEUTRAL, SMALL, WIDTH, accuracy_axis
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -78,7 +78,7 @@ def _draw_points(figure: Figure, axes: Axes, done: pd.DataFrame) -> None:
             color=ALERT,
             linewidth=1.4,
             zorder=4,
-            label="collapsed (below twice chance)",
+            label="collapsed",
         )
     figure.legend(loc="outside upper left", labelcolor=INK, ncols=3)
 
@@ -109,5 +109,5 @@ def _caption(results: Results, done: pd.DataFrame) -> str:
         "The darker, the harder SGD and weight decay pull towards low rank; hollow squares have no weight decay."
     ]
     if done["collapsed"].any():
-        text.append("Crossed out: test accuracy below twice chance, a collapsed network and no low-rank success.")
+        text.append(f"Crossed out: test accuracy below {results.chance}, a collapsed network and no low-rank success.")
     return " ".join([*text, results.left_out()]).strip()

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
@@ -18,6 +18,12 @@ from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 INK, MUTED, GRID, NEUTRAL, ALERT = "#1f2430", "#6b7280", "#e8eaee", "#8b93a1", "#b3261e"
 WIDTH = 8.0  # inches; at 200 dots an inch, shown 800 pixels wide, 9 points are 12.5 pixels
 SIZE, SMALL = 9.0, 8.0  # points
+RAMPS = {  # of a colour map: from where, its dark end, to where; batch sizes alone are dark where they are small
+    "batch_size": ("viridis", 0.05, 0.74),
+    "lr": ("BuPu", 1.0, 0.52),
+    "weight_decay": ("YlOrRd", 0.98, 0.5),
+    "momentum": ("YlGn", 1.0, 0.52),
+}
 LEADER = 12.0  # points between an axes and the names right of it
 
 STYLE: Any = {
@@ -67,25 +73,31 @@ def styled() -> Iterator[None]:
         yield
 
 
-def number(value: float) -> str:
-    """A setting as people write it: 8, 0.5, 0.005, 1e-05."""
-    return f"{value:g}"
+def colours(axis: str, values: Sequence[float]) -> dict[float, str]:
+    """Colour of every value of a setting, each setting in a ramp of its own, told apart by lightness alone.
 
-
-def decay_colours(decays: Sequence[float]) -> dict[float, str]:
-    """Colour of every weight decay: grey for none, then light orange to dark red. Told apart by lightness alone."""
-    positive = [decay for decay in decays if decay > 0]
-    ramp = _ramp("YlOrRd", 0.98, 0.6, len(positive))[::-1]
-    return dict.fromkeys(decays, NEUTRAL) | dict(zip(positive, ramp, strict=True))
-
-
-def batch_colours(sizes: Sequence[int]) -> dict[int, str]:
-    """Colour of every batch size: dark blue for the smallest to light green for the largest."""
-    return dict(zip(sizes, _ramp("viridis", 0.05, 0.74, len(sizes)), strict=True))
+    Weight decay goes from light orange to dark red, batch size from dark blue to light green, the learning rate from
+    light to dark violet, momentum from light to dark green. Zero is grey: nothing of what the setting does.
+    """
+    positive = sorted(value for value in values if value > 0)
+    ramp = _ramp(*RAMPS[axis], len(positive))
+    named = zip(positive, ramp if axis == "batch_size" else ramp[::-1], strict=True)
+    return dict.fromkeys(sorted(values), NEUTRAL) | dict(named)
 
 
 def _ramp(name: str, start: float, stop: float, count: int) -> list[str]:
     return [to_hex(colour) for colour in colormaps[name](np.linspace(start, stop, count))]
+
+
+def lightness(colour: Any) -> float:
+    """Relative luminance of a colour (WCAG 2), 0 (black) to 1 (white)."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def columns_of(count: int) -> int:
+    """In how many columns so many panels stand best: at most three, and four in two rows of two."""
+    return 2 if count == 4 else min(count, 3)
 
 
 def panel_grid(count: int, columns: int, height: float, **kwargs: Any) -> tuple[Figure, list[Axes]]:
@@ -93,7 +105,7 @@ def panel_grid(count: int, columns: int, height: float, **kwargs: Any) -> tuple[
     columns = min(count, columns)
     rows = ceil(count / columns)
     figure = Figure(figsize=(WIDTH, rows * height), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True, **kwargs)
+    grid = figure.subplots(rows, columns, squeeze=False, **{"sharex": True, "sharey": True, **kwargs})
     panels = list(grid.flat)
     for panel in panels[count:]:
         panel.set_axis_off()

@@ -1,0 +1,41 @@
+"""Cells of a sweep's grid: what differs in its seed alone, averaged; and how far they generalise."""
+
+import pandas as pd
+from fastrank.experiments.axes import AXES
+from fastrank.experiments.results import Results
+
+MEASURES = {"rank": "average_rank", "train_accuracy": "train_accuracy", "test_accuracy": "test_accuracy", "gap": "gap"}
+SPREAD = ("mean", "std", "min", "max")
+
+
+def cells(results: Results, rank: str = "average_rank") -> pd.DataFrame:
+    """A row for every cell with a done trial, sorted by its settings.
+
+    Args:
+        results: the sweep.
+        rank: column of `results.table`; trials without it are left out.
+
+    Returns:
+        `batch_size, lr, weight_decay, momentum, facet`, `trials` (seeds that are done), `full_rank`, `collapsed` (how
+        many seeds are), and of `rank`, `train_accuracy`, `test_accuracy` and `gap` (training minus test accuracy)
+        each `_mean, _std, _min, _max` over the seeds; `_std` is NaN for a single one.
+    """
+    done = results.done.assign(gap=results.done["train_accuracy"] - results.done["test_accuracy"])
+    measures = MEASURES | {"rank": rank}
+    named = {f"{name}_{how}": (column, how) for name, column in measures.items() for how in SPREAD}
+    groups = done[done[rank].notna()].groupby(list(AXES), sort=True)
+    found: pd.DataFrame = groups.agg(
+        facet=("facet", "first"),
+        trials=("seed", "size"),
+        full_rank=("full_rank", "mean"),
+        collapsed=("collapsed", "sum"),
+        **named,
+    ).reset_index()
+    return found
+
+
+def generalisation(results: Results) -> pd.DataFrame:
+    """The table of `cells` as it is written to `generalisation.csv`: without `facet`, with the share of full rank."""
+    table = cells(results).drop(columns="facet")
+    table.insert(list(table.columns).index("full_rank"), "rank_share", table["rank_mean"] / table["full_rank"])
+    return table

@@ -1,0 +1,94 @@
+"""A few trials that stand for a whole grid: its corners, and what lies evenly between them."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from fastrank.experiments.axes import said
+from fastrank.experiments.figures.style import MUTED, panel_grid
+from fastrank.experiments.results import Results
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+MOST = 12  # trials
+FIRST = {1: (MOST,), 2: (4, MOST), 3: (3, 2, MOST), 4: (2, 2, 2, MOST)}  # most values of each axis that varies
+
+
+@dataclass(frozen=True)
+class Corner:
+    """A cell of the grid; `trial`: its done one of the lowest seed; where that is None, `status` says why."""
+
+    settings: Mapping[str, Any]
+    title: str
+    trial: str | None
+    status: str
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """Indices of at most `most` of `count` things, first and last among them."""
+    return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
+
+
+def corners(results: Results) -> tuple[list[Corner], int]:
+    """At most 12 cells of the grid, its corners among them; and in how many columns their panels stand best.
+
+    The first of the settings that vary varies fastest.
+    """
+    varying, room, chosen = results.varying, MOST, []
+    for axis, most in zip(varying, FIRST.get(len(varying), ()), strict=True):
+        values = sorted(results.table[axis].unique())
+        chosen.append([values[i] for i in evenly(len(values), min(most, room))])
+        room //= len(chosen[-1])
+    places = [dict(zip(varying[::-1], values, strict=True)) for values in product(*chosen[::-1])]
+    return [_corner(results, settings) for settings in places], _columns([len(values) for values in chosen])
+
+
+def _columns(counts: list[int]) -> int:
+    """Of panels: a row for each value of the settings but the first, or two where the first has but two."""
+    panels = math.prod(counts)
+    if len(counts) < 2:
+        return 4 if panels > 4 else max(panels, 1)
+    return 4 if counts[0] == 2 and panels > 6 else counts[0]
+
+
+def _corner(results: Results, settings: dict[str, Any]) -> Corner:
+    cell = results.table
+    for axis, value in settings.items():
+        cell = cell[cell[axis] == value]
+    known = cell[cell.index.isin(list(results.digests))].sort_values("seed")
+    title = said(settings, *(axis for axis in results.varying if axis in settings), short=True)
+    trial = str(known.index[0]) if len(known) else None
+    status = "history not readable" if (cell["status"] == "done").any() else ", ".join(sorted(set(cell["status"])))
+    return Corner(settings, title, trial, status)
+
+
+def corner_panels(found: list[Corner], columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A panel for every corner with its title; one without a trial says why."""
+    figure, panels = panel_grid(len(found), columns, height)
+    for axes, corner in zip(panels, found, strict=True):
+        axes.set_title(corner.title)
+        if corner.trial is None:
+            axes.text(0.5, 0.5, corner.status, transform=axes.transAxes, ha="center", va="center", color=MUTED)
+    return figure, panels
+
+
+def choice(results: Results, found: list[Corner]) -> str:
+    """A sentence on which trials are shown."""
+    cells = results.table.drop_duplicates(results.varying) if results.varying else results.table.head(1)
+    which = f"{len(found)} of the grid's {len(cells)} cells, its corners and what lies evenly between them"
+    which = which if len(found) < len(cells) else "Every cell of the grid"
+    seeds = results.table["seed"].nunique() > 1
+    return which + ("; the lowest seed that is done of each." if seeds else ".")
+
+
+def settings_columns(results: Results, corner: Corner, data: pd.DataFrame) -> pd.DataFrame:
+    """`data` with the corner's trial and settings before it."""
+    row = results.table.loc[str(corner.trial)]
+    for axis in ("seed", "momentum", "weight_decay", "lr", "batch_size"):
+        data.insert(0, axis, row[axis])
+    data.insert(0, "trial", corner.trial)
+    return data

@@ -1,0 +1,122 @@
+"""Average rank over the course of training: a panel for each value of one setting, a line for each of the other."""
+
+import pandas as pd
+from fastrank.experiments.axes import AXES, SHORT, number, said
+from fastrank.experiments.figures.bound import biting, bounds, sentence
+from fastrank.experiments.figures.drawing import Drawing, NothingToDraw
+from fastrank.experiments.figures.style import colours, columns_of, label_ends, panel_grid, reference_line
+from fastrank.experiments.results import Results
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+HEIGHT, LOW = 2.5, 2.1  # inches of a panel; where there are many, of each
+MANY = 9  # panels
+
+
+def draw(results: Results, suffix: str = "") -> Drawing:
+    """The figure at the tolerance with this column suffix: lines of the first setting of `results.shown`.
+
+    Raises:
+        NothingToDraw: no done trial has a readable history.
+    """
+    trials = results.done[results.done.index.isin(list(results.digests))]
+    if trials.empty:
+        raise NothingToDraw("no done trial has a readable history")
+    line, panel = results.shown
+    data, known = _curves(results, trials, suffix), bounds(results, trials, suffix)
+    places = [
+        (facet, value)
+        for facet in results.facets
+        for value in sorted(trials.loc[trials["facet"] == facet, panel].unique())
+    ]
+    height = HEIGHT if len(places) <= MANY else LOW
+    figure, panels = panel_grid(len(places), _columns(results, trials, len(places)), height)
+    ramp = colours(line, list(trials[line].unique()))
+    for axes, (facet, value) in zip(panels, places, strict=True):
+        axes.set_title("\n".join(filter(None, [facet, said({panel: value}, panel)])))
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.set_xlim(0, trials["epochs"].max())
+        axes.set_ylim(0, 1.1 * trials["full_rank"].max())
+        here = (trials["facet"] == facet) & (trials[panel] == value)
+        for full in sorted(trials.loc[here, "full_rank"].unique()):
+            reference_line(axes, full, f"full rank {full:.4g}")
+        cells = data[(data["facet"] == facet) & (data[panel] == value)]
+        _draw_cells(axes, cells, line, ramp, height - 0.6)
+        _draw_bounds(axes, known.merge(trials.loc[here, list(AXES)].drop_duplicates()), line, ramp)
+    figure.supxlabel("epoch", fontsize="medium")
+    figure.supylabel("average rank", fontsize="medium")
+    return Drawing(_caption(results, trials, suffix, known), figure, data.drop(columns="bin"))
+
+
+def _columns(results: Results, trials: pd.DataFrame, panels: int) -> int:
+    """A row for each facet, where that is neither narrow nor wide."""
+    values = trials[results.shown[1]].nunique()
+    return values if trials["facet"].nunique() > 1 and 1 < values <= 4 else columns_of(panels)
+
+
+def _curves(results: Results, trials: pd.DataFrame, suffix: str) -> pd.DataFrame:
+    """A row for every cell and run of steps: mean over the seeds, lowest and highest step of any."""
+    parts = []
+    for name, trial in trials.iterrows():
+        curve = results.digests[str(name)].curves[suffix]
+        settings = {key: trial[key] for key in (*AXES, "facet", "collapsed")}
+        parts.append(curve.assign(epoch=curve["step_last"] / (trial["steps"] / trial["epochs"]), **settings))
+    groups = pd.concat(parts, ignore_index=True).groupby([*AXES, "facet", "bin"], sort=False)
+    found: pd.DataFrame = groups.agg(
+        seeds=("mean", "count"),
+        step_first=("step_first", "min"),
+        step_last=("step_last", "max"),
+        epoch=("epoch", "max"),
+        low=("low", "min"),
+        mean=("mean", "mean"),
+        high=("high", "max"),
+        collapsed=("collapsed", "sum"),
+    ).reset_index()
+    return found
+
+
+def _draw_cells(axes: Axes, data: pd.DataFrame, line: str, ramp: dict[float, str], height: float) -> None:
+    ends = []
+    for _, curve in data.groupby(line):
+        value = curve[line].iloc[0]
+        colour, dashes = ramp[value], (0, (1, 1)) if curve["collapsed"].any() else "solid"
+        axes.fill_between(curve["epoch"], curve["low"], curve["high"], color=colour, alpha=0.25, linewidth=0)
+        axes.plot(curve["epoch"], curve["mean"], color=colour, linewidth=1.3, linestyle=dashes)
+        last = curve.dropna(subset="mean").tail(1)
+        if len(last):
+            ends.append((*last[["epoch", "mean"]].iloc[0], f"{SHORT[line]} {number(value)}", colour))
+    label_ends(axes, ends, height)
+
+
+def _draw_bounds(axes: Axes, known: pd.DataFrame, line: str, ramp: dict[float, str]) -> None:
+    for _, cell in biting(known).iterrows():
+        axes.axhline(cell["average"], color=ramp[cell[line]], linewidth=1, linestyle=(0, (6, 2, 1, 2)), zorder=1.6)
+
+
+def _caption(results: Results, trials: pd.DataFrame, suffix: str, known: pd.DataFrame) -> str:
+    several = int(trials.groupby(list(AXES)).size().max())
+    epochs = (
+        ", against epochs, so that trials of different batch sizes (B) end at the same place although they take "
+        "different numbers of steps"
+        if trials["batch_size"].nunique() > 1
+        else ""
+    )
+    seeds = (
+        f" and over up to {several} seeds; shade: lowest to highest step of any seed."
+        if several > 1
+        else "; shade: lowest to highest step of each."
+    )
+    text = [
+        f"Average numerical rank at {results.threshold(suffix)} at every recorded step{epochs}. "
+        f"Lines: mean over short runs of steps{seeds}"
+    ]
+    if trials["collapsed"].any():
+        text.append(f"Dotted: test accuracy below {results.chance}, at the end (collapsed).")
+    text.append(sentence(known))
+    nonfinite = sum(results.digests[name].nonfinite for name in trials.index)
+    if nonfinite:
+        text.append(f"Steps with a matrix that was not finite are left out ({nonfinite:,} rows).")
+    missing = len(results.done) - len(trials)
+    if missing:
+        text.append(f"{missing} done trial(s) without a readable history are not shown.")
+    return " ".join(filter(None, [*text, results.left_out()]))
