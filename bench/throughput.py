@@ -52,7 +52,7 @@ def trials(network: dict[str, object], batch_size: int, count: int) -> dict[str,
 
 
 def timed(job: Job, folder: Path, device: str) -> Iterator[Event]:
-    """What a worker runs: steps for some seconds, begun when all workers are warm. ``job.name`` ends in their number."""
+    """What a worker runs: steps for some seconds, begun when all workers are warm."""
     subject = trainee(job, folder / job.name, torch.device(device))
     torch.set_num_threads(1)
     subject.practise(WARM_UP)

@@ -14,6 +14,7 @@ from fastrank.experiments.digest import BINS, Digest, columns, digest
 from fastrank.experiments.errors import UserError
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.ledger import Ledger, Status, TrialRecord
+from fastrank.experiments.storage import Storage
 
 import fastrank
 
@@ -135,11 +136,12 @@ class Results:
 
 
 def read_results(folder: Path, *, digests: bool = True) -> Results:
-    """Read the ledger and, with `digests`, every done trial's history below `folder`.
+    """Read the ledger and, with `digests`, every done trial's history below `folder`, fetched there if need be.
 
     Raises:
         LedgerError: the ledger is missing, damaged or of another version.
         ReportError: the ledger holds no trial, or does not say how many classes its data have.
+        StorageError: the place where the histories are cannot be reached.
     """
     ledger = Ledger.open(folder)
     meta, trials = ledger.meta, ledger.trials()
@@ -153,6 +155,8 @@ def read_results(folder: Path, *, digests: bool = True) -> Results:
     tolerances = [fastrank.Tolerance(**entry) for entry in trials[0].spec["tracking"]["tolerances"]]
     results = Results(folder, meta, trials, _table(trials, int(meta["data"]["classes"])), tolerances)
     if digests:
+        done = [trial.id for trial in trials if trial.status is Status.DONE]
+        Storage(meta.get("storage"), Layout(folder)).fetch(done)
         _add_digests(results)
     return results
 

@@ -49,7 +49,11 @@ class Storage:
         if self._place is not None:
             for trial in trials:
                 if not self.layout.history(trial).exists():
-                    self._place.pull(self._place.history(trial), self.layout.history(trial))
+                    try:
+                        self._place.pull(self._place.history(trial), self.layout.history(trial))
+                    except OSError as error:
+                        self.layout.forget_history(trial)  # half a history would look like a whole one
+                        raise StorageError(f"{self.url}: the history of {trial} cannot be fetched: {error}") from error
 
 
 class Place:

@@ -6,7 +6,19 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-_EXTRA = {"PIL", "datasets", "fsspec", "matplotlib", "pandas", "pyarrow", "pydantic", "rich", "safetensors", "sklearn", "typer"}
+_EXTRA = {
+    "PIL",
+    "datasets",
+    "fsspec",
+    "matplotlib",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "rich",
+    "safetensors",
+    "sklearn",
+    "typer",
+}
 _REMEDY = "fastrank: this command needs {}, which is not installed: pip install 'fastrank[experiments]'"
 
 try:

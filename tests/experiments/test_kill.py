@@ -45,7 +45,8 @@ class Runner:
 
     def start(self, folder: Path) -> tuple[Any, Connection]:
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=self.telling, args=(Job(TRIAL.id, {TRIAL.id: TRIAL.spec}), folder, theirs))
+        job = Job(TRIAL.id, {TRIAL.id: TRIAL.spec})
+        process = self.context.Process(target=self.telling, args=(job, folder, theirs))
         process.start()
         theirs.close()
         return process, ours

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fastrank.experiments.ledger import Ledger, LedgerError, Status
 
-RESULT = {"host": "here", "steps": 10, "average_rank": 5.5, "full_rank": 8.0, "train_accuracy": 1.0, "test_accuracy": None}
+RESULT = {"host": "here", "steps": 10, "average_rank": 5.5, "full_rank": 8.0, "train_accuracy": 1.0}
 
 
 @pytest.fixture

@@ -82,5 +82,5 @@ def test_a_cluster_that_is_not_there_is_named(
     config_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    with pytest.raises(UserError, match="RAY_ADDRESS=127.0.0.1:9 cannot be reached"):
+    with pytest.raises(UserError, match=r"RAY_ADDRESS=127\.0\.0\.1:9 cannot be reached"):
         run_sweep(config_file(CONFIG), tmp_path / "out", Options(engine="ray"))

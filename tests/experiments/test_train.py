@@ -92,9 +92,7 @@ def test_the_result(reference: Reference) -> None:
 
 
 @pytest.mark.parametrize("epoch", [1, 3, 4])
-def test_resuming_changes_nothing(
-    tmp_path: Path, reference: Reference, epoch: int
-) -> None:
+def test_resuming_changes_nothing(tmp_path: Path, reference: Reference, epoch: int) -> None:
     stop_after(epoch, tmp_path)
     events, finished = run_trial(trial(), tmp_path)
     assert (finished.status, finished.result) == (reference.finished.status, reference.finished.result)
@@ -102,9 +100,7 @@ def test_resuming_changes_nothing(
     assert events == reference.events[epoch:]
 
 
-def test_the_global_random_state_neither_matters_nor_changes(
-    tmp_path: Path, reference: Reference
-) -> None:
+def test_the_global_random_state_neither_matters_nor_changes(tmp_path: Path, reference: Reference) -> None:
     torch.manual_seed(1234)
     np.random.seed(1234)  # noqa: NPY002 (the global state is the point)
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
@@ -153,9 +149,7 @@ def test_a_damaged_checkpoint_is_named_and_the_trial_starts_over(
     assert history(tmp_path, trial()) == reference.history
 
 
-def test_history_without_a_checkpoint_is_not_continued(
-    tmp_path: Path, reference: Reference
-) -> None:
+def test_history_without_a_checkpoint_is_not_continued(tmp_path: Path, reference: Reference) -> None:
     stop_after(2, tmp_path)
     Layout(tmp_path).checkpoint(trial().id).unlink()
     run_trial(trial(), tmp_path)
