@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test test-library test-kernels truth lint types kernels kernels-3.9 kernels-3.6 bench bench-gpu clean
+.PHONY: sweep test test-library test-kernels truth endurance lint types kernels kernels-3.9 kernels-3.6 bench bench-gpu clean
 
 sweep: .venv/.ready
 	$(BIN)/fastrank sweep experiments/configs/digits.toml --out runs/digits
@@ -35,6 +35,10 @@ types: .venv/.ready
 	$(BIN)/pip install --quiet --no-deps --target build/site build/wheel/*.whl
 	cd build/wheel && MYPYPATH=../site ../../$(BIN)/mypy --config-file ../../pyproject.toml -p fastrank
 
+# Five hundred trials whose workers and driver are killed at random; each is to be done exactly once.
+endurance: .venv/.ready
+	FASTRANK_TRIALS=500 $(BIN)/python -m pytest tests/experiments/test_endurance.py
+
 # Every kernel, compiled for every architecture by two Tritons: they emit different instructions. No GPU is needed; the
 # second Triton is fetched only when there is something to compile.
 KERNELS := $(filter-out kernels/__init__.py kernels/variant.py,$(wildcard kernels/*.py kernels/*/*.py))
@@ -56,6 +60,7 @@ build/triton-3.6.0: | .venv/.ready
 # The quick set on this machine's CPU, with its figures; then the README's performance section.
 bench: .venv/.ready
 	$(BIN)/python -m pytest bench --quick --device cpu --deadline 240 --benchmark-columns=median,iqr,rounds
+	$(BIN)/python bench/throughput.py --device cpu
 	$(BIN)/python bench/figures.py
 	$(BIN)/python bench/tables.py --write
 
@@ -63,13 +68,15 @@ bench: .venv/.ready
 # need it, then the suite. Rows are written as they are measured, so that a time limit loses only the rest.
 # RESULTS=FILE.csv puts them elsewhere; without a repository, FASTRANK_COMMIT names the commit.
 GPU_PYTHON ?= python3
-GPU_TESTS := tests/test_cuda.py $(wildcard tests/kernels)
+GPU_TESTS := tests/test_cuda.py tests/experiments/test_stack_cuda.py $(wildcard tests/kernels)
 bench-gpu:
 	$(GPU_PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	status=0; \
 	$(GPU_PYTHON) -m pytest $(GPU_TESTS) -m gpu -W default -p no:cacheprovider || status=$$?; \
-	$(GPU_PYTHON) -m pytest bench --device cuda --deadline 330 --seconds 0.1 --longest 2 --visits 2 $(if $(RESULTS),--results $(RESULTS)) \
+	$(GPU_PYTHON) -m pytest bench --device cuda --deadline 270 --seconds 0.1 --longest 2 --visits 2 $(if $(RESULTS),--results $(RESULTS)) \
 		-p no:cacheprovider --benchmark-columns=median,iqr,rounds || status=$$?; \
+	if $(GPU_PYTHON) -c 'import pydantic'; then \
+		$(GPU_PYTHON) bench/throughput.py --device cuda --workload digits-mlp-10-100-b16 $(if $(RESULTS),--results $(RESULTS)) || status=$$?; fi; \
 	exit $$status
 
 .venv/.ready: pyproject.toml constraints.txt

@@ -24,6 +24,11 @@ class Replay:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._warm = 0
 
+    @property
+    def captured(self) -> bool:
+        """Whether the step is a graph by now."""
+        return self._graph is not None
+
     def __call__(self) -> None:
         if self._stream is None:
             self._step()

@@ -129,9 +129,9 @@ def _rank_table(records: list[TrialRecord], down: str, across: str, others: str)
         title_justify="left",
         title_style="bold",
     )
-    table.add_column(_heading(down), justify="right")
+    table.add_column(_heading(down).replace(" ", "\n"), justify="right", no_wrap=True)
     for column in columns:
-        table.add_column(f"{_heading(across)} {column:g}", justify="right", no_wrap=True)
+        table.add_column(f"{_heading(across)}\n{column:g}", justify="right", no_wrap=True)
     for row in sorted({row for row, _ in cells}):
         table.add_row(f"{row:g}", *(_cell(cells.get((row, column))) for column in columns))
     return table

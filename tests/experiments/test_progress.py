@@ -131,7 +131,15 @@ def test_the_table_of_ranks_is_over_what_varies() -> None:
     console.print(*rank_tables(records(*done, weight_decay=[0.01], lr=[0.1, 0.5])))
     first, second = text_of(console).split("Average rank")[1:]
     assert "momentum 0, batch size 8" in first
-    assert "weight decay 0.01" in first
-    assert "lr" in first
+    assert [line.split() for line in first.splitlines()[1:3]] == [
+        ["weight", "decay", "weight", "decay"],
+        ["lr", "0", "0.01"],
+    ]
     assert "weight decay 0.01" in second.splitlines()[0]
-    assert "lr 0.1" in second
+    assert [line.split() for line in second.splitlines()[1:3]] == [["batch", "lr", "lr"], ["size", "0.1", "0.5"]]
+
+
+def test_a_table_of_ranks_with_many_columns_loses_none_in_a_log() -> None:
+    console = lines()
+    console.print(*rank_tables(records(*[Status.DONE] * 10, weight_decay=[0.0, 2e-3, 4e-3, 6e-3, 8e-3])))
+    assert [line.split()[0] for line in text_of(console).splitlines() if "53.2" in line] == ["8", "64"]

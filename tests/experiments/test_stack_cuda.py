@@ -1,0 +1,78 @@
+"""A stack on a GPU: its step is a CUDA graph, and its trials are those of a CPU within rounding."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("pydantic", reason="sweeps need pydantic")
+from fastrank.experiments.events import EpochEnd, Finished
+from fastrank.experiments.job import Job, run, trainee
+from fastrank.experiments.layout import Layout
+from fastrank.experiments.ledger import Status
+from fastrank.experiments.stack import StackTraining
+from fastrank.experiments.trial import Trial
+
+import fastrank
+
+pytestmark = pytest.mark.gpu
+SPEC: dict[str, Any] = {
+    "model": {"name": "mlp_bn", "depth": 3, "width": 40},
+    "data": {"name": "digits"},
+    **{"batch_size": 32, "lr": 0.2, "weight_decay": 0.01, "momentum": 0.0},
+    **{"epochs": 3, "milestones": [2], "gamma": 0.2},
+    "tracking": {"spectrum_every_epochs": 1},
+}
+TRIALS = [
+    Trial.model_validate(SPEC | {"seed": seed, "weight_decay": decay}) for seed in (0, 1) for decay in (0.0, 0.01)
+]
+JOB = Job("stack-0", {trial.id: trial.spec for trial in TRIALS})
+
+
+@pytest.fixture(autouse=True)
+def _device() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
+def finish(folder: Path, device: str) -> dict[str, Finished]:
+    return {event.trial: event for event in run(JOB, folder, device) if isinstance(event, Finished)}
+
+
+def test_a_step_is_a_graph(tmp_path: Path) -> None:
+    stack = trainee(JOB, tmp_path, torch.device("cuda"))
+    assert isinstance(stack, StackTraining)
+    stack.practise(8)
+    torch.cuda.synchronize()
+    assert stack.replay.captured
+    assert int(stack.step) == 8
+    assert {row["step"] for row in stack.ranks.latest().values()} == {8}
+    stack.close()
+
+
+def test_trials_end_as_on_a_cpu(tmp_path: Path) -> None:
+    """Data orders are the devices' own, so that only statistics agree: accuracy within 5 %, a history without a gap."""
+    here, there = finish(tmp_path / "cuda", "cuda"), finish(tmp_path / "cpu", "cpu")
+    for trial in TRIALS:
+        ours, theirs = here[trial.id], there[trial.id]
+        assert ours.status is theirs.status is Status.DONE
+        assert ours.result["test_accuracy"] == pytest.approx(theirs.result["test_accuracy"], abs=0.05)
+        assert ours.result["average_rank"] == pytest.approx(theirs.result["average_rank"], abs=4)
+        history = fastrank.read_history(Layout(tmp_path / "cuda").history(trial.id))
+        assert history["step"].to_pylist() == [step for step in range(1, trial.steps + 1) for _ in range(3)]
+        spectral = {
+            s for s, v in zip(history["step"].to_pylist(), history["singular_values"].to_pylist(), strict=True) if v
+        }
+        assert spectral == {1, *(epoch * trial.steps_per_epoch for epoch in (1, 2, 3))}
+
+
+def test_a_stack_on_a_gpu_is_resumed(tmp_path: Path) -> None:
+    for event in run(JOB, tmp_path, "cuda"):
+        if isinstance(event, EpochEnd) and event.epoch == 2:
+            break
+    resumed = finish(tmp_path, "cuda")
+    for trial in TRIALS:
+        history = fastrank.read_history(Layout(tmp_path).history(trial.id))
+        assert history["step"].to_pylist() == [step for step in range(1, trial.steps + 1) for _ in range(3)]
+        assert resumed[trial.id].result["steps"] == trial.steps
