@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from fastrank.experiments.layout import Layout
 
 import fastrank
@@ -90,4 +89,4 @@ def _write(pieces: list[pa.Table], folder: Path, number: int) -> None:
     if pieces:
         table = pa.concat_tables(pieces, promote_options="default").unify_dictionaries().combine_chunks()
         folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, folder / f"part-{number:05d}.parquet", compression="zstd")
+        fastrank.write_history(table, folder / f"part-{number:05d}.parquet")

@@ -4,14 +4,15 @@ SGD             drop-in for torch.optim.SGD
 RankTracker     records ranks and norms as any optimizer steps
 linalg          rank, norms and randomised SVD of batches of matrices
 Tolerance       threshold of the numerical rank
-read_history    a history that a tracker wrote
+read_history    a history that a tracker wrote, or some matrices and columns of it
+write_history   a history as one file
 """
 
 from fastrank import linalg
 from fastrank.history import HistoryWarning
 from fastrank.metrics import RankBounds, Status, Tolerance
 from fastrank.optim import SGD
-from fastrank.parquet import HistoryError, read_history
+from fastrank.parquet import HistoryError, read_history, write_history
 from fastrank.tracker import RankTracker
 
 __version__ = "0.1.0"
@@ -27,4 +28,5 @@ __all__ = [
     "__version__",
     "linalg",
     "read_history",
+    "write_history",
 ]

@@ -2,7 +2,8 @@
 
 Parts are `part-00000.parquet`, `part-00001.parquet`, ... in one folder: each is written under a temporary name, synced
 and renamed, so a part is whole or not there. Rows not yet in a part travel in `state_dict`, and loading one removes
-parts written after it was taken: a resumed run has neither a gap nor a double row.
+parts written after it was taken: a resumed run has neither a gap nor a double row. `fastrank.row_groups` says how rows
+are stored in a part.
 
 `pyarrow` is imported when a table is first made.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +21,9 @@ import torch
 from torch import Tensor
 
 from fastrank import ring
-from fastrank.parquet import HistoryError, concat, list_parts, part_path, read_history, write_table
+from fastrank.parquet import HistoryError, concat, list_parts, part_path, read_parts, write_history
 from fastrank.ring import Block, Ring
-from fastrank.table import Layout, block_table
+from fastrank.table import Layout, block_table, join
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -106,11 +108,11 @@ class History:
         recent = self.table(self._pending)
         if not self._parts or self._directory is None:
             return recent
-        return concat([read_history([part_path(self._directory, i) for i in range(self._parts)]), recent])
+        return concat(chain(read_parts([part_path(self._directory, i) for i in range(self._parts)]), [recent]))
 
     def table(self, blocks: Sequence[Block]) -> pa.Table:
         """Blocks as rows."""
-        return concat([self.layout.schema.empty_table(), *(block_table(self.layout, block) for block in blocks)])
+        return concat(chain([self.layout.schema.empty_table()], (block_table(self.layout, block) for block in blocks)))
 
     def state_dict(self) -> dict[str, Any]:
         self._drain()
@@ -157,7 +159,11 @@ class History:
         self._keep(self._ring.drain())
 
     def _keep(self, blocks: list[Block]) -> None:
-        self._pending += blocks
+        for block in blocks:
+            # Looking at every step's row makes blocks of one: what is not larger is joined, so that there are few.
+            while self._pending and len(self._pending[-1].steps) <= min(len(block.steps), ring.CAPACITY // 2):
+                block = join(self._pending.pop(), block)
+            self._pending.append(block)
         if blocks:
             self._last = blocks[-1].row(-1)
         if surplus := self._ring.surplus:
@@ -174,7 +180,7 @@ class History:
         assert self._directory is not None
         path = part_path(self._directory, self._parts)
         try:
-            write_table(self.table(self._pending), path)
+            write_history(self.table(self._pending), path)
         except OSError as error:
             if not warn:
                 raise

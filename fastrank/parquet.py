@@ -1,18 +1,30 @@
-"""Histories on disk: Parquet files that are whole or not there."""
+"""Histories on disk: Parquet files that are whole or not there, read back whole or in part."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fastrank.row_groups import encodings, holding, to_measured, to_storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+RETRIES = 2
+"""How often a folder is read again whose parts have been removed meanwhile, as a run that is resumed does."""
+
 
 class HistoryError(RuntimeError):
-    """A history on disk is missing, damaged, or another run's. The message names the file or folder."""
+    """A history on disk is missing, damaged, another run's, or lacks what was asked for. The message names it."""
+
+
+class _Missing(HistoryError):
+    """A part is not there. It may have been removed, or not yet be seen, while the folder was read."""
 
 
 def part_path(directory: Path, index: int) -> Path:
@@ -21,21 +33,30 @@ def part_path(directory: Path, index: int) -> Path:
 
 def list_parts(directory: Path) -> list[Path]:
     """The parts in a folder, in order."""
-    return sorted(directory.glob("part-*.parquet"))
+    numbers = (re.fullmatch(r"part-(\d{5,})\.parquet", path.name) for path in directory.glob("part-*.parquet"))
+    return [part_path(directory, i) for i in sorted(int(number[1]) for number in numbers if number)]
 
 
-def write_table(table: pa.Table, path: Path) -> None:
-    """Write `table` to `path`, replacing what is there, at once: temporary file, fsync, rename, fsync of the folder.
+def write_history(table: pa.Table, path: str | os.PathLike[str]) -> None:
+    """Write a history to one file, replacing what is there, at once: temporary file, fsync, rename, fsync of the folder.
+
+    Args:
+        table: rows in the order they were measured, with the columns of `RankTracker.to_arrow` or some of them.
+        path: where to; `part-00000.parquet`, `part-00001.parquet`, ... of one folder are one history.
 
     Raises:
         OSError: nothing was written, and what was there before is still there.
     """
     import pyarrow.parquet as pq
 
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            pq.write_table(table, file, compression="zstd")
+            schema, groups = to_storage(table)
+            with pq.ParquetWriter(file, schema, **encodings(schema)) as writer:
+                for group in groups:
+                    writer.write_table(group, row_group_size=len(group))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -49,40 +70,111 @@ def write_table(table: pa.Table, path: Path) -> None:
         os.close(folder)
 
 
-def read_history(path: str | os.PathLike[str] | Sequence[Path]) -> pa.Table:
-    """Read a history back.
+def read_history(
+    path: str | os.PathLike[str] | Sequence[Path],
+    *,
+    names: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+) -> pa.Table:
+    """Read a history back, or some matrices and columns of it: hardly more than those is read, and held in memory.
 
     Args:
-        path: a Parquet file that `RankTracker.write_parquet` wrote, a folder of parts, or a list of parts.
+        path: a Parquet file that `RankTracker.write_parquet` wrote, a folder of parts, or a list of parts. Training may
+            go on meanwhile: parts that are added later are not read.
+        names: of the matrices whose rows are wanted (default: all).
+        columns: wanted columns, in this order (default: all, in the order they were recorded).
 
     Returns:
         A `pyarrow.Table`, rows in the order they were measured.
 
     Raises:
-        HistoryError: nothing there, or a file that is truncated or not Parquet; the message names it.
+        HistoryError: nothing there, a part missing between others, a file that is truncated or not a history, or no
+            such matrix or column; the message names it.
+        TypeError: `names` or `columns` is a string. ValueError: a column twice.
     """
+    for argument, asked in (("names", names), ("columns", columns)):
+        if isinstance(asked, str):
+            raise TypeError(f"{argument}: expected a list of names, not the string {asked!r}")
+    if columns is not None and len(set(columns)) < len(columns):
+        raise ValueError(f"columns: one is there twice in {list(columns)}")
+    if not isinstance(path, str | os.PathLike):
+        return concat(read_parts(path, names, columns))
+    single = Path(path)
+    if not single.is_dir():
+        return concat(read_parts([single], names, columns))
+    for _ in range(RETRIES):
+        with suppress(_Missing):
+            return concat(read_parts(_complete(single), names, columns))
+    return concat(read_parts(_complete(single), names, columns))
+
+
+def read_parts(
+    files: Sequence[Path], names: Sequence[str] | None = None, columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """The rows of each file, in the order they were measured; see `read_history`."""
+    if not files:
+        raise HistoryError("an empty list of files: no part of a history")
+    chosen = None if names is None else frozenset(names)
+    missing, schema = set(chosen or ()), None
+    for file in files:
+        table = _read(file, chosen, columns)
+        if missing:
+            missing -= set(table["name"].unique().to_pylist())
+        table = table.select(columns) if columns is not None else table
+        schema = schema or table.schema
+        if not table.schema.equals(schema):
+            raise HistoryError(f"{file}: its columns differ from those of {files[0]}: parts of different runs")
+        yield table
+    if missing:
+        known = _read(files[0], None, ["name"])["name"].unique().to_pylist()
+        raise HistoryError(_unknown(files[0], "matrix", min(missing), known))
+
+
+def _read(file: Path, names: Collection[str] | None, columns: Sequence[str] | None) -> pa.Table:
+    """Rows of one file; `step`, and `name` if some are chosen, are among the columns whether asked for or not."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if isinstance(path, str | os.PathLike):
-        single = Path(path)
-        files: Sequence[Path] = list_parts(single) if single.is_dir() else [single]
-    else:
-        files = path
+    try:
+        with pq.ParquetFile(file, pre_buffer=False) as stored:
+            schema = stored.schema_arrow
+            for column in ("step", "name", *(columns or ())):
+                if column not in schema.names:
+                    raise HistoryError(_unknown(file, "column", column, schema.names))
+            needed = schema.names if columns is None else list(dict.fromkeys([*columns, "step", "name"]))
+            groups = holding(stored, names) if names is not None else range(stored.num_row_groups)
+            table = stored.read_row_groups(groups, needed, use_threads=names is None)
+    except (OSError, pa.ArrowException) as error:
+        if not file.exists():
+            raise _Missing(f"{file}: not there") from error
+        raise HistoryError(f"{file}: truncated or not a Parquet file ({error})") from error
+    return to_measured(table, names)
+
+
+def _complete(directory: Path) -> list[Path]:
+    """The parts in a folder, and none is missing between them."""
+    files = list_parts(directory)
     if not files:
-        raise HistoryError(f"{path}: holds no part of a history")
-    tables = []
-    for file in files:
-        try:
-            tables.append(pq.read_table(file))
-        except (OSError, pa.ArrowException) as error:
-            reason = "not there" if not file.exists() else f"truncated or not a Parquet file ({error})"
-            raise HistoryError(f"{file}: {reason}") from error
-    return concat(tables)
+        raise HistoryError(f"{directory}: holds no part of a history")
+    for i, file in enumerate(files):
+        if file != part_path(directory, i):
+            missing = part_path(directory, i)
+            raise _Missing(f"{missing}: missing, but {file.name} is there; a list of files reads what is left")
+    return files
 
 
-def concat(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables of one history, one after the other, as one."""
+def _unknown(file: Path, kind: str, word: str, known: Sequence[str]) -> str:
+    nearest = get_close_matches(word, known, n=3, cutoff=0.4) or known[:3]
+    return f"{file}: no {kind} {word!r}; the nearest there: {', '.join(map(repr, nearest)) or 'none'}"
+
+
+def concat(tables: Iterable[pa.Table]) -> pa.Table:
+    """Tables of one history, one after the other, as one. A generator's are released column by column."""
     import pyarrow as pa
 
-    return pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    joined = pa.concat_tables(list(tables)).unify_dictionaries()
+    schema, columns = pa.schema([field.remove_metadata() for field in joined.schema]), joined.columns
+    del joined
+    for i, column in enumerate(columns):
+        columns[i] = column.combine_chunks()
+    return pa.Table.from_arrays(columns, schema=schema)

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from fastrank.metrics import Status
 from fastrank.ring import Block
@@ -43,6 +44,12 @@ class Layout:
         if self.singular_values:
             fields.append(("singular_values", pa.list_(pa.float64())))
         return pa.schema(fields)
+
+
+def join(first: Block, second: Block) -> Block:
+    """Two consecutive blocks as one."""
+    spectra = first.spectra | {len(first.steps) + i: sigma for i, sigma in second.spectra.items()}
+    return Block(torch.cat((first.steps, second.steps)), torch.cat((first.values, second.values)), spectra)
 
 
 def block_table(layout: Layout, block: Block) -> pa.Table:

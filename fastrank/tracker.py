@@ -19,7 +19,7 @@ from fastrank.matricize import CoverageTable, Select, find_parameters
 from fastrank.measure import check_spectrum, check_tolerances, columns
 from fastrank.measurer import Measurer
 from fastrank.metrics import Tolerance
-from fastrank.parquet import write_table
+from fastrank.parquet import write_history
 from fastrank.sketched import Source
 from fastrank.table import Layout
 
@@ -206,7 +206,7 @@ class RankTracker:
 
     def write_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write the whole history to one file, at once: it is whole or not there. Raises `OSError`."""
-        write_table(self.to_arrow(), Path(path))
+        write_history(self.to_arrow(), path)
 
     def state_dict(self) -> dict[str, Any]:
         """All it takes to continue in another process: tensors, numbers and strings. Waits for the device."""

@@ -153,12 +153,12 @@ def test_a_full_disk_is_named_and_training_goes_on(mlp, train, tmp_path, monkeyp
     optimizer, tracker = attach(mlp, directory=tmp_path, rows_per_part=50)
     full = OSError(errno.ENOSPC, "No space left on device")
 
-    def write(table, file, **options):
+    def write(file, schema, **options):
         file.write(b"half a part")
         raise full
 
     with monkeypatch.context() as patch:
-        patch.setattr(pq, "write_table", write)
+        patch.setattr(pq, "ParquetWriter", write)
         with pytest.warns(HistoryWarning, match=r"part-00000\.parquet: not written .*No space left"):
             train(mlp, optimizer, 30)
         assert list(tmp_path.iterdir()) == [], "no part, and no half of one"
@@ -169,6 +169,21 @@ def test_a_full_disk_is_named_and_training_goes_on(mlp, train, tmp_path, monkeyp
     tracker.close()
     steps = fastrank.read_history(tmp_path).column("step").to_pylist()
     assert steps == [step for step in range(1, 61) for _ in range(3)]
+
+
+def test_rows_looked_at_one_by_one_are_kept_in_few_blocks(mlp, train):
+    """`latest()` at every step, as a progress bar calls it: neither tables nor states are made of single rows."""
+    optimizer, tracker = attach(mlp, spectrum=["singular_values"], spectrum_every=3)
+    twin = copy.deepcopy(mlp)
+    other, undisturbed = attach(twin, spectrum=["singular_values"], spectrum_every=3)
+    for step in range(50):
+        train(mlp, optimizer, 1, start=step)
+        assert tracker.latest()["0.weight"]["step"] == step + 1
+    train(twin, other, 50)
+    blocks = tracker.state_dict()["history"]["blocks"]
+    assert len(blocks) <= 50 / (ring.CAPACITY / 2) + 5, "as many as the digits of a binary number, and full ones"
+    assert max(len(block["steps"]) for block in blocks) <= ring.CAPACITY
+    assert tracker.to_arrow().equals(undisturbed.to_arrow())
 
 
 def test_a_folder_that_cannot_be_made_is_named(mlp, tmp_path):
@@ -184,7 +199,7 @@ def test_writing_replaces_at_once(mlp, tmp_path, monkeypatch):
     path = tmp_path / "history.parquet"
     tracker.write_parquet(path)
     before = path.read_bytes()
-    monkeypatch.setattr(pq, "write_table", lambda *a, **k: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+    monkeypatch.setattr(pq, "ParquetWriter", lambda *a, **k: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
     with pytest.raises(OSError, match="broken"):
         tracker.write_parquet(path)
     assert path.read_bytes() == before
