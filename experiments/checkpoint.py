@@ -34,7 +34,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         content, seal = sealed[:-_SEAL], sealed[-_SEAL:]
         if hashlib.sha256(content).digest() != seal:
             raise CheckpointError(f"{path}: the checkpoint is damaged ({len(sealed)} bytes)")
-        state: dict[str, Any] = torch.load(io.BytesIO(content), weights_only=True)
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, ValueError) as error:  # torch's unpickling errors are ValueErrors
         raise CheckpointError(f"{path}: the checkpoint cannot be read: {error}") from error
     return state

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from fastrank.experiments.checkpoint import CheckpointError, load_checkpoint
+from fastrank.experiments.errors import UserError
 from fastrank.experiments.events import Crashed, Event, Warned
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.trial import Trial
@@ -138,9 +139,18 @@ def narrated(events: Iterator[Event]) -> Iterator[Event]:
             yield event
     except Exception as error:
         yield from said
-        yield Crashed(traceback.format_exc(), out_of_memory=_is_out_of_memory(error))
+        yield _crashed(error)
     finally:
         warnings.showwarning = elsewhere
+
+
+def _crashed(error: Exception) -> Crashed:
+    if isinstance(error, UserError):  # says itself what to do
+        return Crashed(str(error))
+    if isinstance(error, OSError) and error.filename is not None:
+        remedy = "check free space and permissions; the same command goes on from the checkpoint"
+        return Crashed(f"{error.filename}: {error.strerror}: {remedy}", unwritable=True)
+    return Crashed(traceback.format_exc(), out_of_memory=_is_out_of_memory(error))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

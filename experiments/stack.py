@@ -144,6 +144,7 @@ class StackTraining:
             folder / "ranks",
             None if self.spectra is None else folder / "spectra",
             spectral,
+            self.shared.tracking.every,
             dict(zip(ids, taken, strict=True)),
             self.layout,
         )
@@ -218,6 +219,8 @@ class StackTraining:
                 raise ValueError("it is of other trials")
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            for group in self.optimizer.param_groups:  # their tensors come as they were saved, on the host
+                group.update({key: group[key].to(self.device) for key in ("lr", "weight_decay")})
             self.ranks.load_state_dict(state["ranks"])
             if self.spectra is not None:
                 self.spectra.load_state_dict(state["spectra"])

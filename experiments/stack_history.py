@@ -19,7 +19,12 @@ BUFFERED = 2_000_000  # rows that are held before each trial's are written as a 
 
 
 def split_history(
-    ranks: Path, spectra: Path | None, spectral_steps: Sequence[int], last_steps: dict[str, int], layout: Layout
+    ranks: Path,
+    spectra: Path | None,
+    spectral_steps: Sequence[int],
+    every: int,
+    last_steps: dict[str, int],
+    layout: Layout,
 ) -> None:
     """Write ``history/<trial>`` for every trial of a stack; what was there under these names is replaced.
 
@@ -27,6 +32,7 @@ def split_history(
         ranks: folder of the stack's history.
         spectra: folder of the history of the steps with a spectrum; None where there are none.
         spectral_steps: what steps those were, in order: the second tracker counts its own.
+        every: of the other steps, the first and each multiple of this are kept. A CUDA graph records them all.
         last_steps: for every trial, in the order of the stack, the last step that counts. Later rows are left out.
         layout: where the trials' histories go.
 
@@ -42,8 +48,11 @@ def split_history(
     files = sorted(ranks.glob("part-*.parquet"))
     for file in files:
         table = fastrank.read_history(file)
+        steps = table["step"].to_numpy()
+        last = pa.scalar(steps[-1])
+        table = table.filter(pa.array((steps == 1) | (steps % every == 0)))
         if extra is not None:
-            table, extra = _merged(table, extra, pc.max(table["step"]) if file is not files[-1] else last_of_all)
+            table, extra = _merged(table, extra, last if file is not files[-1] else last_of_all)
         for index, piece in _by_trial(table):
             held[index].append(piece.filter(pc.field("step") <= last_steps[trials[index]]))
         rows += table.num_rows

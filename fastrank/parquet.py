@@ -38,7 +38,7 @@ def list_parts(directory: Path) -> list[Path]:
 
 
 def write_history(table: pa.Table, path: str | os.PathLike[str]) -> None:
-    """Write a history to one file, replacing what is there, at once: temporary file, fsync, rename, fsync of the folder.
+    """Write a history to one file, replacing what is there, at once: temporary file, fsync, rename, fsync of folder.
 
     Args:
         table: rows in the order they were measured, with the columns of `RankTracker.to_arrow` or some of them.

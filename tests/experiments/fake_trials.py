@@ -1,5 +1,6 @@
 """Stand-ins for `job.run` that worker processes import by name: each does one thing that trials do, at once."""
 
+import errno
 import os
 import signal
 import time
@@ -107,3 +108,10 @@ def on_a_node(job: Job, folder: Path, device: str) -> Iterator[Event]:
     for event in run(job, folder, device):
         yield event
         time.sleep(0.1)
+
+
+def on_a_full_disk(job: Job, folder: Path, device: str) -> Iterator[Event]:
+    """Cannot write the histories at the end."""
+    keep_checkpoint(job, folder)
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(Layout(folder).history(job.name)))
+    yield

@@ -13,6 +13,7 @@ from fastrank.experiments.job import Job, run
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.ledger import Status, TrialRecord
 from fastrank.experiments.parts import build_network
+from fastrank.experiments.stack_history import split_history
 from fastrank.experiments.stacked_mlp import StackedMLP
 from fastrank.experiments.stacks import halves, jobs, jobs_over
 from fastrank.experiments.trial import Trial
@@ -183,3 +184,19 @@ def test_halves_of_a_stack() -> None:
     one, two = halves(specs)
     assert (one.is_stack, two.is_stack) == (False, True)
     assert one.specs | two.specs == specs
+
+
+def test_what_a_graph_records_beyond_every_is_left_out(tmp_path: Path) -> None:
+    """A CUDA graph records each step, whatever was asked for; the histories of the trials have what was."""
+    rows = [(step, f"layers.0.weight[{i}]") for step in range(1, 21) for i in (0, 1)]
+    steps, names = zip(*rows, strict=True)
+    ranks = pa.table(
+        {"step": steps, "name": pa.array(names).dictionary_encode(), "rank_lower": pa.array(steps, pa.int32())}
+    )
+    layout = Layout(tmp_path)
+    (layout.history("stack-0") / "ranks").mkdir(parents=True)
+    fastrank.write_history(ranks, layout.history("stack-0") / "ranks" / "part-00000.parquet")
+    split_history(layout.history("stack-0") / "ranks", None, [], 6, {"one": 20, "two": 13}, layout)
+    one, two = (fastrank.read_history(layout.history(name)) for name in ("one", "two"))
+    assert one.to_pydict() == {"step": [1, 6, 12, 18], "name": ["layers.0.weight"] * 4, "rank_lower": [1, 6, 12, 18]}
+    assert two["step"].to_pylist() == [1, 6, 12]

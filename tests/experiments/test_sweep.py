@@ -245,6 +245,22 @@ def test_one_bad_trial_of_a_stack_fails_alone(config_file: Callable[..., Path], 
     assert set(outcome.values()) == {Status.FAILED, Status.DONE}
 
 
-def test_what_is_killed_again_and_again_fails_in_the_end(config: Path, out: Path) -> None:
-    assert run_sweep(config, out, 4, "doomed") == 1
+def test_what_is_killed_again_and_again_fails_in_the_end(config_file: Callable[..., Path], out: Path) -> None:
+    assert run_sweep(config_file(CONFIG, "grid.batch_size = [64]"), out, 1, "doomed") == 1
     assert {record.status for record in Ledger.open(out).trials()} == {Status.FAILED}
+
+
+def test_a_full_disk_splits_no_stack_and_loses_no_checkpoint(
+    config_file: Callable[..., Path], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = config_file({**CONFIG, "grid": {}}, STACKABLE)
+    assert run_sweep(config, out, 1, "on_a_full_disk") == 1
+    records = Ledger.open(out).trials()
+    assert {record.status for record in records} == {Status.FAILED}
+    (stack,) = {record.stack for record in records}
+    assert [path.stem for path in (out / "checkpoints").iterdir()] == [stack]
+    shown = " ".join(capsys.readouterr().out.split())
+    assert f"{Layout(out).history(str(stack))}: No space left on device: check free space" in shown.replace("/ ", "/")
+    assert "Traceback" not in shown
+    assert run_sweep(config, out, 1) == 0  # there is room again
+    assert {record.stack for record in Ledger.open(out).trials()} == {stack}
