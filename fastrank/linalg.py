@@ -137,7 +137,7 @@ def svdvals(A: Any, *, accurate: bool = False) -> Any:
     data = matrices.data
     if isinstance(data, Tensor):
         wide = data.mT if data.shape[-2] > data.shape[-1] else data
-        pieces = torch.split(wide, chunk_size(wide.shape[-2]))
+        pieces = torch.split(wide, chunk_size(wide.shape[-2], wide.device))
         return matrices.answer(torch.cat([singular_values(piece, accurate=accurate) for piece in pieces]))
     sigma: dict[int, Tensor] = {}
     for g in group(data):

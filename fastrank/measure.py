@@ -66,7 +66,7 @@ def measure(
     g = gram(stack)
     r = g.matrix.shape[-1]
     if r == 0 or backend.counting(stack.device, r, "tracking") == "eigenvalues":
-        eigenvalues = torch.linalg.eigvalsh(g.matrix)
+        eigenvalues = torch.linalg.eigvalsh(g.matrix.mT)  # symmetric, and in the order that LAPACK wants to have it
         bounds = [eigenvalue_bounds(g, eigenvalues, t) for t in tolerances]
         top = eigenvalues[:, -1].clamp(min=0).sqrt() if r else g.trace
     else:

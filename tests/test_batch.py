@@ -47,7 +47,7 @@ def test_answers_come_in_the_order_of_the_matrices(matrices):
 
 @pytest.mark.parametrize(("b", "shape"), [(0, (3, 4)), (1, (4, 3)), (7, (3, 4)), (7, (5, 2)), (3, (0, 4)), (3, (4, 0))])
 def test_a_batch_is_worked_through_in_pieces_that_fit_the_workspace(b, shape, monkeypatch):
-    monkeypatch.setattr(batch, "WORKSPACE", 8 * min(shape) ** 2 * 3)
+    monkeypatch.setattr(batch, "CACHE", 8 * min(shape) ** 2 * 3)
     stack = torch.randn(b, *shape, generator=torch.Generator().manual_seed(0))
     answer, together = batch.over_matrices(stack, norms)
     torch.testing.assert_close(answer, torch.linalg.matrix_norm(stack.double()))
@@ -55,14 +55,14 @@ def test_a_batch_is_worked_through_in_pieces_that_fit_the_workspace(b, shape, mo
 
 
 def test_a_group_is_split_where_its_grams_would_not_fit(monkeypatch):
-    monkeypatch.setattr(batch, "WORKSPACE", 8 * 9 * 2)
+    monkeypatch.setattr(batch, "CACHE", 8 * 9 * 2)
     indices = [g.indices for g in batch.group([torch.zeros(3, 4)] * 5)]
     assert indices == [(0, 1), (2, 3), (4,)]
 
 
 def test_a_matrix_beyond_the_workspace_goes_alone():
-    assert batch.chunk_size(100_000) == 1
-    assert batch.chunk_size(0) > 0
+    assert batch.chunk_size(100_000, torch.device("cpu")) == 1
+    assert batch.chunk_size(0, torch.device("cuda")) > 0
 
 
 def test_no_matrices_at_all():
