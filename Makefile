@@ -49,8 +49,9 @@ kernels: .venv/.ready $(if $(KERNELS),build/triton-3.6.0)
 kernels-3.9: .venv/.ready
 	$(BIN)/python bench/aot.py
 
+# ARCH_3_6="--arch sm_90" compiles with the second one for the architecture that is measured only.
 kernels-3.6: build/triton-3.6.0
-	PYTHONPATH=build/triton-3.6.0 $(BIN)/python bench/aot.py
+	PYTHONPATH=build/triton-3.6.0 $(BIN)/python bench/aot.py $(ARCH_3_6)
 
 build/triton-3.6.0: | .venv/.ready
 	rm -rf $@.part

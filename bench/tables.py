@@ -48,7 +48,7 @@ def device(path: Path, rows: Sequence[Row]) -> str:
     rest = [against(rows, name) for name in ("norm", "spectrum", "lowrank")]
     parts = [
         *(f"### {first['device']}", f"{where}, error and share of the roof."),
-        *(training(rows), overhead, against(rows, "rank"), speed, against(rows, "step")),
+        *(training(rows), overhead, trials(rows), against(rows, "rank"), speed, against(rows, "step")),
         *(
             "<details><summary>Spectral norms, singular values, low-rank factors</summary>",
             *rest,
@@ -82,6 +82,18 @@ def training(rows: Iterable[Row]) -> str:
         for row in sorted(found, key=lambda row: (row["workload"], number(row, "ratio") or 0))
     ]
     return table("Training steps with the rank of every matrix", ("network", "ranks by", "ratio", "spread"), body)
+
+
+def trials(rows: Iterable[Row]) -> str:
+    """Trials of a sweep in stacks, against one at a time."""
+    body = [
+        (row["workload"], row["provider"], row["note"].partition(" ")[0], f"{1 / float(row['ratio']):.2g}x")
+        for row in rows
+        if row["operation"] == "trials"
+    ]
+    return table(
+        "Trials of a sweep, ranks at every step", ("network", "trained", "trial-steps a second", "faster"), body
+    )
 
 
 def against(rows: Iterable[Row], operation: str) -> str:
