@@ -35,6 +35,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if hashlib.sha256(content).digest() != seal:
             raise CheckpointError(f"{path}: the checkpoint is damaged ({len(sealed)} bytes)")
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError) as error:  # torch's unpickling errors are ValueErrors
+    except (RuntimeError, ValueError) as error:  # torch's unpickling errors are ValueErrors
         raise CheckpointError(f"{path}: the checkpoint cannot be read: {error}") from error
     return state

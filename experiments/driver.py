@@ -95,7 +95,11 @@ class Driver:
 
     def _crash(self, job: Job, event: Crashed) -> None:
         """Once more from the checkpoint; a stack that fails again, or has no memory, in two halves from zero."""
-        left = self.running.pop(job.name)
+        finished = {record.id for record in self.ledger.trials() if record.status.is_result}
+        left = self.running.pop(job.name) - finished
+        if not left:  # it was resumed for the sake of others, or died when all was done
+            self._tidy([job])
+            return
         last = event.error.strip().splitlines()[-1]
         what = f"trial {job.name}" if len(job.specs) == 1 else f"{job.name}, {len(job.specs)} trials,"
         self.kills[job.name] += event.killed
@@ -107,7 +111,7 @@ class Driver:
             self._say(f"{what} goes on elsewhere: {last}")
         elif len(job.specs) > 1 and not event.unwritable and (tired or event.killed or event.out_of_memory):
             self.ledger.unstack(left)
-            self.storage.forget(job.name, history=True)
+            self._forget(job, history=True)
             self.queue += halves({trial: job.specs[trial] for trial in job.specs if trial in left})
             self._say(f"{what} is split in two and starts over: {last}")
         else:  # a failed trial keeps its checkpoint: when the user asks again, it goes on from there
@@ -124,12 +128,15 @@ class Driver:
 
     def _tidy(self, jobs_over: Iterable[Job]) -> None:
         """The ledger has the outcome: the summary gets its rows, and what was kept for resuming may go."""
-        try:
-            for job in jobs_over:
-                self.storage.forget(job.name, history=job.is_stack)
-        except OSError as error:  # it can be made good later; the other trials go on
-            self._say(f"{error.filename}: {error.strerror}")
+        for job in jobs_over:
+            self._forget(job, history=job.is_stack)
         self._write_summary()
+
+    def _forget(self, job: Job, *, history: bool) -> None:
+        try:
+            self.storage.forget(job.name, history=history)
+        except Exception as error:  # of whatever kind a storage has; it can be made good later, and the others go on
+            self._say(f"what {job.name} kept for resuming cannot be removed: {error}")
 
     def _write_summary(self) -> None:
         try:

@@ -3,7 +3,7 @@
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -54,7 +54,7 @@ def run(job: Job, folder: Path, device: str) -> Iterator[Event]:
     deterministic algorithms of cuDNN. The histories are complete on disk when `Finished` comes; the checkpoint is
     the caller's to remove once the results are safe. A non-finite training loss ends a trial as ``diverged``.
     """
-    with _reproducible():
+    with _reproducible(device):
         yield from _train(lambda: trainee(job, folder, torch.device(device)), job.name, Layout(folder))
 
 
@@ -108,13 +108,16 @@ class Trainee(Protocol):
 
 
 @contextmanager
-def _reproducible() -> Iterator[None]:
+def _reproducible(device: str) -> Iterator[None]:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
     threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     torch.set_num_threads(1)
     cudnn.deterministic, cudnn.benchmark = True, False
     try:
-        yield
+        with sdpa_kernel(SDPBackend.MATH) if device != "cpu" else nullcontext():  # the others sum in any order
+            yield
     finally:
         torch.set_num_threads(threads)
         cudnn.deterministic, cudnn.benchmark = before
@@ -147,9 +150,10 @@ def narrated(events: Iterator[Event]) -> Iterator[Event]:
 def _crashed(error: Exception) -> Crashed:
     if isinstance(error, UserError):  # says itself what to do
         return Crashed(str(error))
-    if isinstance(error, OSError) and error.filename is not None:
+    if isinstance(error, OSError):
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         remedy = "check free space and permissions; the same command goes on from the checkpoint"
-        return Crashed(f"{error.filename}: {error.strerror}: {remedy}", unwritable=True)
+        return Crashed(f"{what}: {remedy}", unwritable=True)
     return Crashed(traceback.format_exc(), out_of_memory=_is_out_of_memory(error))
 
 

@@ -155,7 +155,7 @@ class Ledger:
 
     def unstack(self, trials: Iterable[str]) -> None:
         """A stack of these was one too many: they are pending as if never tried, in whatever stack comes next."""
-        self._update("status = 'pending', attempts = 0, stack = NULL", (), trials)
+        self._update("status = 'pending', attempts = 0, stack = NULL, started = NULL", (), trials)
 
     def postpone(self, trials: Iterable[str]) -> None:
         """It was not their fault that they did not finish: they are pending, and this counts as no attempt."""

@@ -9,6 +9,10 @@ import fastrank
 WARM_UP = 3  # steps run as usual: kernels are compiled, gradients, momentum and workspaces made
 
 
+def _over() -> None:
+    raise RuntimeError("this training is over")
+
+
 class Replay:
     """Calling it runs ``step`` once, and ``tracker``, which follows the optimizer, has counted it.
 
@@ -28,6 +32,10 @@ class Replay:
     def captured(self) -> bool:
         """Whether the step is a graph by now."""
         return self._graph is not None
+
+    def close(self) -> None:
+        """Let go of the step and of the graph's memory: the step is a method of what holds this."""
+        self._step, self._graph = _over, None
 
     def __call__(self) -> None:
         if self._stream is None:

@@ -45,7 +45,7 @@ class StackTraining:
         self.lr = torch.tensor([trial.lr for trial in trials], device=device)
         self.optimizer = fastrank.SGD(
             self.model.parameters(),
-            lr=self.lr,
+            lr=self.lr.clone(),
             momentum=self.shared.momentum,
             weight_decay=torch.tensor([trial.weight_decay for trial in trials], device=device),
         )
@@ -59,6 +59,7 @@ class StackTraining:
         self.replay = Replay(self._take_step, self.ranks, device)
         self.epoch, self.seconds = 0, 0.0
         self.accuracies: list[list[float]] = []
+        self._practised = 0
 
     def _make_trackers(self) -> None:
         tracking, folder = self.shared.tracking, self.layout.history(self.name)
@@ -67,7 +68,7 @@ class StackTraining:
         self.ranks = fastrank.RankTracker(
             self.model,
             self.optimizer,
-            every=tracking.every,
+            every=tracking.every if self.device.type == "cpu" else 1,  # a graph measures whenever it is replayed
             directory=folder / "ranks",
             rows_per_part=ROWS_PER_PART,
             **own,
@@ -89,8 +90,10 @@ class StackTraining:
             except OSError as error:  # the training is worth more than the checkpoint
                 yield Warned(f"{path}: cannot be written: {error.strerror}. Training goes on")
             known = zip(self.trials, self._average_ranks(), self.accuracies[-1], losses, strict=True)
-            for trial, rank, accuracy, loss in known:
-                yield EpochEnd(trial.id, self.epoch, rank, accuracy, loss)
+            diverged = self.diverged.tolist()
+            for i, (trial, rank, accuracy, loss) in enumerate(known):
+                if not diverged[i]:
+                    yield EpochEnd(trial.id, self.epoch, rank, accuracy, loss)
         yield from self._finished()
 
     def _run_epoch(self) -> list[float]:
@@ -99,7 +102,7 @@ class StackTraining:
         self._begin_epoch()
         for i in range(self.shared.steps_per_epoch):
             self.replay()
-            if i == self.epoch == 0 and self.spectra is not None:
+            if i == self.epoch == 0 and self.spectra is not None and self._period > 1:
                 self.spectra.step()  # as a tracker does that records spectra itself
         self.epoch += 1
         means: list[float] = (self.losses / self.shared.steps_per_epoch).tolist()
@@ -136,7 +139,7 @@ class StackTraining:
         steps, diverged = int(self.step), self.diverged.tolist()
         # A trial alone ends before the step whose loss is not finite.
         taken = [at - 1 if at else steps for at in diverged]
-        spectral = [1, *range(self._period, steps + 1, self._period)] if self.spectra is not None else []
+        spectral = sorted({1, *range(self._period, steps + 1, self._period)})
         if self.spectra is not None:
             self.spectra.flush()
         folder, ids = self.layout.history(self.name), [trial.id for trial in self.trials]
@@ -178,14 +181,13 @@ class StackTraining:
     def _average_ranks(self) -> list[float | None]:
         """Of each trial, after the last recorded step; None where it is not finite."""
         rows: list[list[dict[str, Any]]] = [[] for _ in self.trials]
-        last = self.spectra if self.spectra is not None and self._at_spectrum else self.ranks
-        for name, row in last.latest().items():
+        latest = self.ranks.latest()
+        recorded = max((row["step"] for row in latest.values()), default=0)
+        if self.spectra is not None and int(self.step) // self._period * self._period >= recorded:
+            latest = self.spectra.latest()
+        for name, row in latest.items():
             rows[int(name.rpartition("[")[2][:-1])].append(row)
         return [middle_rank(own) for own in rows]
-
-    @property
-    def _at_spectrum(self) -> bool:
-        return self.epoch % self.shared.tracking.spectrum_every_epochs == 0
 
     @torch.no_grad()
     def _accuracy(self, feed: Feed) -> list[float]:
@@ -235,16 +237,21 @@ class StackTraining:
 
     def practise(self, steps: int) -> None:
         """Take steps that nothing else counts, to see how long they take."""
-        self._begin_epoch()
-        for _ in range(min(steps, self.shared.steps_per_epoch)):
+        for _ in range(steps):
+            if self._practised % self.shared.steps_per_epoch == 0:
+                self._begin_epoch()
             self.replay()
+            self._practised += 1
 
     def evaluate(self) -> None:
-        """Find the test accuracies, to see how long it takes."""
+        """Do what ends an epoch, to see how long it takes: test accuracies, and spectra."""
         self._accuracy(self.test)
+        if self.spectra is not None:
+            self.spectra.step()
 
     def close(self) -> None:
         """Stop following the optimizer; what is recorded is written."""
+        self.replay.close()
         self.ranks.close()
         if self.spectra is not None:
             self.spectra.close()

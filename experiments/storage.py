@@ -11,13 +11,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from fastrank.experiments.errors import UserError
-from fastrank.experiments.events import EpochEnd, Event, Finished
+from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
 from fastrank.experiments.job import Job, RunJob, narrated
 from fastrank.experiments.layout import Layout
 
 
 class StorageError(UserError):
     """A place cannot be used. The message names it."""
+
+
+def absolute(url: str | None) -> str | None:
+    """A place as every process finds it, wherever it runs: a path without its folder is one of the user's."""
+    return url if url is None or "://" in url else Path(url).absolute().as_uri()
 
 
 class Storage:
@@ -51,6 +56,8 @@ class Storage:
                 if not self.layout.history(trial).exists():
                     try:
                         self._place.pull(self._place.history(trial), self.layout.history(trial))
+                        if not self.layout.history(trial).exists():
+                            raise FileNotFoundError("it is not there")
                     except OSError as error:
                         self.layout.forget_history(trial)  # half a history would look like a whole one
                         raise StorageError(f"{self.url}: the history of {trial} cannot be fetched: {error}") from error
@@ -135,9 +142,14 @@ def _copied(run: RunJob, job: Job, device: str, url: str) -> Iterator[Event]:
             match event:
                 case EpochEnd() if event.epoch != epoch:
                     epoch = event.epoch
-                    place.push(layout.history(job.name), place.history(job.name))
-                    if layout.checkpoint(job.name).exists():
-                        place.push_file(layout.checkpoint(job.name), place.checkpoint(job.name))
+                    try:
+                        place.push(layout.history(job.name), place.history(job.name))
+                        if layout.checkpoint(job.name).exists():
+                            place.push_file(layout.checkpoint(job.name), place.checkpoint(job.name))
+                    except OSError as error:  # the training is worth more; the next epoch tries again
+                        yield Warned(
+                            f"{url}: the checkpoint of {job.name} cannot be written: {error}. Training goes on"
+                        )
                 case Finished():
                     place.push(layout.history(event.trial), place.history(event.trial))
             yield event

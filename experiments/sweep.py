@@ -23,7 +23,7 @@ from fastrank.experiments.progress import Board, display_for
 from fastrank.experiments.provenance import commit, versions
 from fastrank.experiments.sinks import open_sinks
 from fastrank.experiments.stacks import jobs
-from fastrank.experiments.storage import Storage
+from fastrank.experiments.storage import Storage, absolute
 from fastrank.experiments.summary import print_tables, write_summary
 from rich.console import Console
 
@@ -88,7 +88,7 @@ def run_sweep(config_file: Path, folder: Path, options: Options = Options()) -> 
     console = Console()
     with _exclusive(Layout(folder)):
         check_config(config, folder)
-        ledger = _ledger(config, config_file, folder, options.storage)
+        ledger = _ledger(config, config_file, folder, absolute(options.storage))
         ledger.release()  # trials that a driver which was killed had running
         ledger.reopen_failed()
         records = ledger.trials()
@@ -134,7 +134,8 @@ def _engine(records: Sequence[TrialRecord], storage: Storage, options: Options) 
 def widest(records: Sequence[TrialRecord], options: Options) -> list[Job]:
     """Of each batch size the largest job: what takes most memory is among these."""
     limit = options.stack or STACK_LIMIT[kind(options.device)]
-    return list({job.specs[next(iter(job.specs))]["batch_size"]: job for job in jobs(records, limit, 1)}.values())
+    by_size = sorted(jobs(records, limit, 1), key=lambda job: len(job.specs))
+    return list({job.specs[next(iter(job.specs))]["batch_size"]: job for job in by_size}.values())
 
 
 def _ledger(config: SweepConfig, config_file: Path, folder: Path, storage: str | None) -> Ledger:

@@ -137,8 +137,11 @@ class Training:
     def practise(self, steps: int) -> None:
         """Take steps that nothing else counts, to see how long they take."""
         self.model.train()
-        for indices in self.train.order(self.trial.batch_size)[:steps]:
-            self.take_step(indices)
+        while steps > 0:
+            order = self.train.order(self.trial.batch_size)[:steps]
+            for indices in order:
+                self.take_step(indices)
+            steps -= len(order)
 
     def evaluate(self) -> None:
         """Find the test accuracy, to see how long it takes."""

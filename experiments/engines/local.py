@@ -58,11 +58,11 @@ class LocalEngine:
         for ready in wait(list(by_connection), timeout):
             worker = by_connection[ready]  # type: ignore[index]
             job, event = worker.job, worker.receive()
-            if worker.dead:
+            if isinstance(
+                event, Crashed
+            ):  # also one that lives: what a crash leaves of CUDA's state fails what is next
                 worker.stop()
                 self._workers[self._workers.index(worker)] = None
-            elif isinstance(event, Crashed):
-                worker.job = None
             if job is not None:  # an idle worker that dies is nobody's loss
                 yield job, event
 
@@ -85,7 +85,6 @@ class Worker:
 
     def __init__(self, function: str) -> None:
         self.job: Job | None = None
-        self.dead = False  # known to be: all that it had said has been received
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 (closed in stop, with the process)
         self.connection, theirs = Pipe()
         with theirs:
@@ -117,7 +116,6 @@ class Worker:
             event: Event = self.connection.recv()
             return event
         except (EOFError, OSError):
-            self.dead = True
             return self._cause_of_death()
 
     def stop(self) -> None:

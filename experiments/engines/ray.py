@@ -16,6 +16,7 @@ from fastrank.experiments.engines.worker import load
 from fastrank.experiments.errors import UserError
 from fastrank.experiments.events import Crashed, Event
 from fastrank.experiments.job import Job
+from fastrank.experiments.layout import Layout
 from fastrank.experiments.storage import execute
 
 ADDRESS = "RAY_ADDRESS"
@@ -52,14 +53,18 @@ class RayEngine:
         if device == "cuda" and not gpus:
             raise UserError("--device cuda: the Ray cluster has no GPU")
         self.device = "cuda" if gpus and device != "cpu" else "cpu"
-        self._run: Any = ray.remote(_run).options(
+        # A process has the GPU that it first saw, and keeps its memory: it serves one job. (Not by options(), where
+        # max_calls is lost.)
+        of_a_gpu: dict[str, Any] = {"num_gpus": 1, "max_calls": 1} if self.device == "cuda" else {}
+        remote: Any = ray.remote(
+            **of_a_gpu,
             num_cpus=1,
-            num_gpus=int(self.device == "cuda"),
             max_retries=0,  # the driver tries again: it knows how often, and from which checkpoint
             num_returns="streaming",
             scheduling_strategy="SPREAD",
             runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}},
         )
+        self._run = remote(_run)
 
     @property
     def slots(self) -> int:
@@ -114,17 +119,25 @@ def _resources() -> dict[str, float]:
 
 
 def _run(function: str, job: Job, folder: str, device: str, storage: str | None) -> Iterator[Event]:
+    if storage is None and not Layout(Path(folder)).ledger.exists():
+        yield Crashed(
+            f"{folder}: the node {socket.gethostname()} does not see the sweep's folder: put it where all nodes do, "
+            "or keep histories elsewhere with --storage"
+        )
+        return
     yield from execute(load(function), job, Path(folder), device, storage)
 
 
 def _knock(address: str) -> None:
     """Raise OSError where nobody listens: Ray itself would try for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
+    host, _, port = address.rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
 
 
 def _connect(address: str | None) -> None:
     try:
+        if address and "://" in address:
+            raise ValueError("a job's events cannot come through Ray Client; give the cluster's own address, host:port")
         if address and ":" in address:
             _knock(address)
         ray.init(address=address or "local", log_to_driver=False, configure_logging=False, include_dashboard=False)

@@ -5,6 +5,7 @@ of what runs a job. A fresh process, rather than a fork, keeps the driver's thre
 """
 
 import faulthandler
+import gc
 import importlib
 import os
 import queue
@@ -13,6 +14,7 @@ import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import torch
 from fastrank.experiments.job import Job, RunJob
 from fastrank.experiments.storage import execute
 
@@ -27,6 +29,9 @@ def serve(connection: Connection, run: RunJob) -> None:
         job, folder, device, storage = order
         for event in execute(run, job, Path(folder), device, storage):
             connection.send(event)
+        gc.collect()  # the next job is not to find the last one's networks in memory
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _listen(connection: Connection, orders: "queue.SimpleQueue[Order | None]") -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from fastrank.experiments.errors import UserError
+from fastrank.experiments.events import Crashed
+from fastrank.experiments.job import Job
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.ledger import Ledger, Status
 from fastrank.experiments.sweep import Options, run_sweep
@@ -84,3 +86,20 @@ def test_a_cluster_that_is_not_there_is_named(
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     with pytest.raises(UserError, match=r"RAY_ADDRESS=127\.0\.0\.1:9 cannot be reached"):
         run_sweep(config_file(CONFIG), tmp_path / "out", Options(engine="ray"))
+
+
+def test_ray_client_is_refused(
+    config_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "ray://127.0.0.1:10001")
+    with pytest.raises(UserError, match="the cluster's own address, host:port"):
+        run_sweep(config_file(CONFIG), tmp_path / "out", Options(engine="ray"))
+
+
+def test_a_node_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
+    from fastrank.experiments.engines.ray import _run
+
+    (event,) = _run("fake_trials:quick", Job("t", {}), str(tmp_path), "cpu", None)
+    assert isinstance(event, Crashed)
+    assert f"{tmp_path}: the node" in event.error
+    assert "--storage" in event.error

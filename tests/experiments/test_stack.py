@@ -9,10 +9,11 @@ import pyarrow as pa
 import pytest
 import torch
 from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
-from fastrank.experiments.job import Job, run
+from fastrank.experiments.job import Job, run, trainee
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.ledger import Status, TrialRecord
 from fastrank.experiments.parts import build_network
+from fastrank.experiments.stack import StackTraining
 from fastrank.experiments.stack_history import split_history
 from fastrank.experiments.stacked_mlp import StackedMLP
 from fastrank.experiments.stacks import halves, jobs, jobs_over
@@ -149,8 +150,50 @@ def test_one_that_diverges_leaves_the_others_alone(tmp_path: Path) -> None:
     assert calm.result["test_accuracy"] == pytest.approx(alone[wild[0].id].result["test_accuracy"], abs=0.02)
 
 
-def record(trial: Trial, status: Status = Status.PENDING, stack: str | None = None) -> TrialRecord:
-    return TrialRecord(trial.id, trial.spec, status, 0, stack, None, None, None, None, None, None)
+def test_a_diverged_trial_has_no_more_epochs_to_tell(tmp_path: Path) -> None:
+    wild = trials([{"seed": 3}, {"seed": 4, "lr": 1e30}], momentum=0.0, weight_decay=0.5)
+    _, events = finish(run(stack_of(wild), tmp_path, "cpu"))
+    assert [event.trial for event in events if isinstance(event, EpochEnd)] == [wild[0].id] * 4
+
+
+@pytest.mark.parametrize("batch_size", [1000, 1437])
+def test_an_epoch_may_be_one_step(tmp_path: Path, batch_size: int) -> None:
+    members = trials(batch_size=batch_size, tracking={})
+    finish(run(stack_of(members), tmp_path, "cpu"))
+    alone = Job(members[0].id, {members[0].id: members[0].spec})
+    finish(run(alone, tmp_path / "alone", "cpu"))
+    ours, theirs = history(tmp_path, members[0]), history(tmp_path / "alone", members[0])
+    for column in ("step", "name", "rank_lower"):
+        assert ours[column].to_pylist() == theirs[column].to_pylist()
+
+
+def test_ranks_told_on_the_way_are_the_last_recorded(tmp_path: Path) -> None:
+    """Between two spectra, and where few steps are recorded."""
+    members = trials(epochs=6, tracking={"every": 50, "spectrum_every_epochs": 3}, weight_decay=0.1, lr=1.0)
+    _, events = finish(run(stack_of(members), tmp_path, "cpu"))
+    _, alone = finish(run(Job(members[0].id, {members[0].id: members[0].spec}), tmp_path / "alone", "cpu"))
+    told = [
+        [e.average_rank for e in seen if isinstance(e, EpochEnd) and e.trial == members[0].id]
+        for seen in (events, alone)
+    ]
+    assert told[0] == pytest.approx(told[1], abs=0.5)
+    assert len(set(told[1])) > 1
+
+
+def test_practice_takes_the_steps_it_is_asked_for(tmp_path: Path) -> None:
+    (one,) = trials(MEMBERS[:1], batch_size=1000)
+    for job in (Job(one.id, {one.id: one.spec}), stack_of(trials(batch_size=1000))):
+        subject = trainee(job, tmp_path, torch.device("cpu"))
+        subject.practise(5)
+        tracker = subject.ranks if isinstance(subject, StackTraining) else subject.tracker  # type: ignore[attr-defined]
+        assert tracker.state_dict()["steps"] == 5
+        subject.close()
+
+
+def record(
+    trial: Trial, status: Status = Status.PENDING, stack: str | None = None, started: str | None = None
+) -> TrialRecord:
+    return TrialRecord(trial.id, trial.spec, status, 0, stack, None, started, None, None, None, None)
 
 
 def test_only_what_shares_all_else_is_stacked() -> None:
@@ -165,6 +208,15 @@ def test_only_what_shares_all_else_is_stacked() -> None:
     assert all(job.is_stack == (len(job.specs) > 1) for job in found)
     assert len(jobs(alike, limit=100, slots=3)) == 3
     assert len(jobs(alike, limit=1, slots=3)) == 10
+
+
+def test_what_began_alone_goes_on_alone() -> None:
+    """It has a checkpoint of its own."""
+    began, others = record(trials()[0], started="2026-01-01T00:00:00+00:00"), [record(t) for t in trials()[1:]]
+    assert [list(job.specs) for job in jobs([began, *others], limit=10, slots=1)] == [
+        [began.id],
+        [r.id for r in others],
+    ]
 
 
 def test_stacks_stay_together_and_whole() -> None:

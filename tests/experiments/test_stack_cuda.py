@@ -36,6 +36,20 @@ def _device() -> None:
         pytest.skip("needs a CUDA device")
 
 
+@pytest.mark.parametrize("every", [2, 5])
+def test_a_step_is_a_graph_also_where_few_are_recorded(tmp_path: Path, every: int) -> None:
+    tracking = {"tracking": {"every": every, "spectrum_every_epochs": 0}}
+    sparse = [Trial.model_validate(trial.spec | tracking) for trial in TRIALS]
+    job = Job("stack-1", {trial.id: trial.spec for trial in sparse})
+    for _ in range(2):  # and once more from a checkpoint
+        for event in run(job, tmp_path, "cuda"):
+            if isinstance(event, EpochEnd) and event.epoch == 1:
+                break
+    assert all(event.status is Status.DONE for event in run(job, tmp_path, "cuda") if isinstance(event, Finished))
+    steps = sorted(set(fastrank.read_history(Layout(tmp_path).history(sparse[0].id))["step"].to_pylist()))
+    assert steps == sorted({1, *range(every, sparse[0].steps + 1, every)})
+
+
 def finish(folder: Path, device: str) -> dict[str, Finished]:
     return {event.trial: event for event in run(JOB, folder, device) if isinstance(event, Finished)}
 

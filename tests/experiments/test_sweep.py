@@ -264,3 +264,21 @@ def test_a_full_disk_splits_no_stack_and_loses_no_checkpoint(
     assert "Traceback" not in shown
     assert run_sweep(config, out, 1) == 0  # there is room again
     assert {record.stack for record in Ledger.open(out).trials()} == {stack}
+
+
+def test_what_is_finished_of_a_stack_is_not_trained_again(
+    config_file: Callable[..., Path], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver was killed between two results of a stack, and then there is no memory for it any more."""
+    config = config_file({**CONFIG, "grid": {}}, STACKABLE)
+    assert run_sweep(config, out, 1, "on_a_full_disk") == 1
+    ledger = Ledger.open(out)
+    done = ledger.trials()[0]
+    ledger.reopen_failed()
+    ledger.start([done.id], done.stack)
+    ledger.finish(done.id, Status.DONE, {"average_rank": 1.0, "test_accuracy": 0.5, "full_rank": 2.0, "mark": 1}, 1.0)
+    assert run_sweep(config, out, 1, "hungry") == 0
+    records = ledger.trials()
+    assert {record.status for record in records} == {Status.DONE}
+    assert (records[0].result or {})["mark"] == 1
+    assert len({record.stack for record in records[1:]}) > 1
