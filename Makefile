@@ -46,8 +46,10 @@ KERNELS := $(filter-out kernels/__init__.py kernels/variant.py,$(wildcard kernel
 kernels: .venv/.ready $(if $(KERNELS),build/triton-3.6.0)
 	$(MAKE) --jobs=2 --output-sync=target --no-print-directory kernels-3.9 $(if $(KERNELS),kernels-3.6)
 
-kernels-3.9: .venv/.ready
-	$(BIN)/python bench/aot.py
+kernels-3.9: kernels-3.9-sm_80+sm_90 kernels-3.9-sm_100+sm_120
+
+kernels-3.9-%: .venv/.ready
+	$(BIN)/python bench/aot.py --arch $(subst +, ,$*)
 
 # ARCH_3_6="--arch sm_90" compiles with the second one for the architecture that is measured only.
 kernels-3.6: build/triton-3.6.0
