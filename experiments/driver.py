@@ -61,8 +61,10 @@ class Driver:
 
     def _start(self, job: Job) -> None:
         self.ledger.start(job.specs, job.name if job.is_stack else None)
-        self.running[job.name] = set(job.specs)
-        for trial in job.specs:
+        # A stack is resumed whole; of its trials, those that have a result keep it.
+        left = {trial for trial in job.specs if not self.board.rows[trial].status.is_result}
+        self.running[job.name] = left
+        for trial in left:
             self.board.rows[trial].status = Status.RUNNING
         self.engine.start(job)
 
@@ -81,12 +83,14 @@ class Driver:
                 self._crash(job, event)
 
     def _finish(self, job: Job, event: Finished) -> None:
+        left = self.running[job.name]
+        if event.trial not in left:  # it had its result before the stack was resumed
+            return
         self.ledger.finish(event.trial, event.status, event.result, event.seconds)
         row = self.board.rows[event.trial]
         row.status, row.average_rank = event.status, event.result["average_rank"]
         row.test_accuracy = event.result["test_accuracy"]
-        left = self.running[job.name]
-        left.discard(event.trial)
+        left.remove(event.trial)
         if not left:
             del self.running[job.name]
             self.engine.release(job)
@@ -95,11 +99,7 @@ class Driver:
 
     def _crash(self, job: Job, event: Crashed) -> None:
         """Once more from the checkpoint; a stack that fails again, or has no memory, in two halves from zero."""
-        finished = {record.id for record in self.ledger.trials() if record.status.is_result}
-        left = self.running.pop(job.name) - finished
-        if not left:  # it was resumed for the sake of others, or died when all was done
-            self._tidy([job])
-            return
+        left = self.running.pop(job.name)
         last = event.error.strip().splitlines()[-1]
         what = f"trial {job.name}" if len(job.specs) == 1 else f"{job.name}, {len(job.specs)} trials,"
         self.kills[job.name] += event.killed
