@@ -6,10 +6,12 @@ format, and a flipped bit would go on as a wrong number.
 
 import hashlib
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from fastrank.experiments.events import Warned
 from fastrank.experiments.layout import write_atomically
 
 _SEAL = hashlib.sha256().digest_size
@@ -25,6 +27,14 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     torch.save(state, buffer)
     content = buffer.getvalue()
     write_atomically(path, content + hashlib.sha256(content).digest())
+
+
+def keep_checkpoint(path: Path, state: dict[str, Any]) -> Iterator[Warned]:
+    """Replace the checkpoint at ``path``; where that fails, say so: the training is worth more than its checkpoint."""
+    try:
+        save_checkpoint(path, state)
+    except OSError as error:
+        yield Warned(f"{path}: cannot be written: {error.strerror}. Training goes on")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def _train(start: Callable[[], "Trainee"], name: str, layout: Layout) -> Iterato
     if path.exists():
         trainee = start()
         try:
-            trainee.load_state_dict(load_checkpoint(path))
+            _resume(trainee, path)
         except CheckpointError as error:
             yield Warned(f"{error}. {name} starts over")
             trainee.close()
@@ -88,11 +88,19 @@ def _train(start: Callable[[], "Trainee"], name: str, layout: Layout) -> Iterato
         trainee.close()
 
 
+def _resume(trainee: "Trainee", path: Path) -> None:
+    state = load_checkpoint(path)
+    try:
+        trainee.load_state_dict(state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: the checkpoint does not fit: {error}") from error
+
+
 class Trainee(Protocol):
     """What is being trained: a trial, or a stack of them."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where a checkpoint was written. Raises CheckpointError where it does not fit."""
+        """Take up where a checkpoint was written. Raises what PyTorch raises where it does not fit."""
 
     def run(self) -> Iterator[Event]:
         """Train to the end."""

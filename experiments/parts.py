@@ -1,6 +1,6 @@
 """What a trial is made of, built from its specification: seeds, network, data, what is tracked."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -64,14 +64,3 @@ def patches_of(trial: Trial, names: list[str]) -> dict[str, int]:
     model = build_network(trial.model, trial.data, seed=0)
     found = patches(model, (info.channels, info.height, info.width))
     return {name: found[name] for name in names if name in found}
-
-
-def middle_rank(rows: list[dict[str, Any]]) -> float | None:
-    """Mean rank over a step's rows, at the first tolerance, the middle of the bounds where they differ.
-
-    None where a matrix is not finite: a mean over the others would be another quantity.
-    """
-    if not rows or any(row["rank_lower"] is None for row in rows):
-        return None
-    total: int = sum(row["rank_lower"] + row["rank_upper"] for row in rows)
-    return total / (2 * len(rows))

@@ -5,23 +5,22 @@ alone. What comes out is that of a trial alone within rounding: the same sums in
 ranks included, is one CUDA graph.
 """
 
-import socket
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from fastrank.experiments.checkpoint import CheckpointError, save_checkpoint
+from fastrank.experiments.checkpoint import keep_checkpoint
 from fastrank.experiments.data import load_split
 from fastrank.experiments.data.feed import Feed
-from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
+from fastrank.experiments.events import EpochEnd, Event, Finished
 from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Status
-from fastrank.experiments.parts import SPECTRUM, build_network, derive_seeds, middle_rank, patches_of, tolerances
+from fastrank.experiments.outcome import finish, middle_rank
+from fastrank.experiments.parts import SPECTRUM, build_network, derive_seeds, patches_of, tolerances
 from fastrank.experiments.replay import Replay
 from fastrank.experiments.stack_history import split_history
 from fastrank.experiments.stacked_mlp import StackedMLP
-from fastrank.experiments.train import CHUNK, digest
+from fastrank.experiments.train import CHUNK
 from fastrank.experiments.trial import Trial
 from torch.nn.functional import cross_entropy
 
@@ -85,10 +84,7 @@ class StackTraining:
             self.accuracies.append(self._accuracy(self.test))
             if self.spectra is not None and self.epoch % self.shared.tracking.spectrum_every_epochs == 0:
                 self.spectra.step()
-            try:
-                save_checkpoint(path, self.state_dict())
-            except OSError as error:  # the training is worth more than the checkpoint
-                yield Warned(f"{path}: cannot be written: {error.strerror}. Training goes on")
+            yield from keep_checkpoint(path, self.state_dict())
             known = zip(self.trials, self._average_ranks(), self.accuracies[-1], losses, strict=True)
             diverged = self.diverged.tolist()
             for i, (trial, rank, accuracy, loss) in enumerate(known):
@@ -155,24 +151,21 @@ class StackTraining:
         names = [name.rpartition("[")[0] for name in self.ranks.names if name.endswith("[0]")]
         patches = patches_of(self.shared, names)
         for i, trial in enumerate(self.trials):
-            done = not diverged[i] and ranks[i] is not None
             epochs = taken[i] // self.shared.steps_per_epoch
-            accuracies = [epoch[i] for epoch in self.accuracies[:epochs]]
-            result = {
-                "steps": taken[i],
-                "average_rank": ranks[i] if done else None,
-                "full_rank": self.ranks.full_rank,
-                "train_accuracy": trained[i] if done else None,
-                "test_accuracy": accuracies[-1] if accuracies else None,
-                "test_accuracies": accuracies,
-                "patches": patches,
-                "host": socket.gethostname(),
-                "device": str(self.device),
-                "stacked": len(self.trials),
-                "digest": digest(self.model.member(i)),
-            }
-            status = Status.DONE if done else Status.DIVERGED
-            yield Finished(trial.id, status, result, self.seconds / len(self.trials))
+            yield finish(
+                trial,
+                self.model.member(i),
+                average_rank=ranks[i],
+                train_accuracy=trained[i],
+                test_accuracies=[epoch[i] for epoch in self.accuracies[:epochs]],
+                steps=taken[i],
+                seconds=self.seconds / len(self.trials),
+                full_rank=self.ranks.full_rank,
+                patches=patches,
+                device=self.device,
+                stacked=len(self.trials),
+                diverged=bool(diverged[i]),
+            )
 
     @property
     def _period(self) -> int:
@@ -215,25 +208,21 @@ class StackTraining:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where `state_dict` was taken. Raises CheckpointError where the state does not fit."""
-        try:
-            if state["trials"] != [trial.id for trial in self.trials]:
-                raise ValueError("it is of other trials")
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            for group in self.optimizer.param_groups:  # their tensors come as they were saved, on the host
-                group.update({key: group[key].to(self.device) for key in ("lr", "weight_decay")})
-            self.ranks.load_state_dict(state["ranks"])
-            if self.spectra is not None:
-                self.spectra.load_state_dict(state["spectra"])
-            for generator, own in zip(self.orders, state["orders"], strict=True):
-                generator.set_state(own)
-            self.step.fill_(state["step"])
-            self.diverged.copy_(torch.tensor(state["diverged"]))
-            self.epoch, self.seconds, self.accuracies = state["epoch"], state["seconds"], state["accuracies"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            path = self.layout.checkpoint(self.name)
-            raise CheckpointError(f"{path}: the checkpoint does not fit: {error}") from error
+        """Take up where `state_dict` was taken. Raises ValueError for other trials' state."""
+        if state["trials"] != [trial.id for trial in self.trials]:
+            raise ValueError("it is of other trials")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:  # their tensors come as they were saved, on the host
+            group.update({key: group[key].to(self.device) for key in ("lr", "weight_decay")})
+        self.ranks.load_state_dict(state["ranks"])
+        if self.spectra is not None:
+            self.spectra.load_state_dict(state["spectra"])
+        for generator, own in zip(self.orders, state["orders"], strict=True):
+            generator.set_state(own)
+        self.step.fill_(state["step"])
+        self.diverged.copy_(torch.tensor(state["diverged"]))
+        self.epoch, self.seconds, self.accuracies = state["epoch"], state["seconds"], state["accuracies"]
 
     def practise(self, steps: int) -> None:
         """Take steps that nothing else counts, to see how long they take."""

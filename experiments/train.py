@@ -1,18 +1,16 @@
 """One trial: training with the rank of every matrix tracked, resumable to the bit after any kill."""
 
-import hashlib
-import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from fastrank.experiments.checkpoint import CheckpointError, save_checkpoint
+from fastrank.experiments.checkpoint import keep_checkpoint
 from fastrank.experiments.data.feed import Feed
-from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
+from fastrank.experiments.events import EpochEnd, Event, Finished
 from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Status
-from fastrank.experiments.parts import SPECTRUM, build_network, derive_seeds, feeds, middle_rank, patches_of, tolerances
+from fastrank.experiments.outcome import finish, middle_rank
+from fastrank.experiments.parts import SPECTRUM, build_network, derive_seeds, feeds, patches_of, tolerances
 from fastrank.experiments.trial import Trial
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -49,15 +47,12 @@ class Training:
         while self.epoch < self.trial.epochs:
             loss = self._run_epoch()
             if loss is None:
-                yield self._finished(Status.DIVERGED)
+                yield self._finished(diverged=True)
                 return
             self.accuracies.append(self.accuracy(self.test))
-            try:
-                save_checkpoint(path, self.state_dict())
-            except OSError as error:  # the training is worth more than the checkpoint
-                yield Warned(f"{path}: cannot be written: {error.strerror}. Training goes on")
+            yield from keep_checkpoint(path, self.state_dict())
             yield EpochEnd(self.trial.id, self.epoch, self._average_rank(), self.accuracies[-1], loss)
-        yield self._finished(Status.DIVERGED if self._average_rank() is None else Status.DONE)
+        yield self._finished(diverged=False)
 
     def _run_epoch(self) -> float | None:
         """One pass over the training part: mean loss, or None as soon as it is seen not to be finite.
@@ -90,23 +85,21 @@ class Training:
         self.steps += 1 - self.diverged.to(torch.int64)
         return loss.detach()
 
-    def _finished(self, status: Status) -> Finished:
+    def _finished(self, diverged: bool) -> Finished:
         self.tracker.flush()
-        done = status is Status.DONE
-        result = {
-            "steps": int(self.steps),
-            "average_rank": self._average_rank() if done else None,
-            "full_rank": self.tracker.full_rank,
-            "train_accuracy": self.accuracy(self.train) if done else None,
-            "test_accuracy": self.accuracies[-1] if self.accuracies else None,
-            "test_accuracies": self.accuracies,
-            "patches": patches_of(self.trial, self.tracker.names),
-            "host": socket.gethostname(),
-            "device": str(self.device),
-            "stacked": 1,
-            "digest": digest(self.model.state_dict()),
-        }
-        return Finished(self.trial.id, status, result, self.seconds)
+        return finish(
+            self.trial,
+            self.model.state_dict(),
+            average_rank=self._average_rank(),
+            train_accuracy=self.accuracy(self.train),
+            test_accuracies=self.accuracies,
+            steps=int(self.steps),
+            seconds=self.seconds,
+            full_rank=self.tracker.full_rank,
+            patches=patches_of(self.trial, self.tracker.names),
+            device=self.device,
+            diverged=diverged,
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the training depends on."""
@@ -122,17 +115,13 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where `state_dict` was taken. Raises CheckpointError where the state does not fit."""
-        try:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.tracker.load_state_dict(state["tracker"])
-            self.train.load_state_dict(state["train"])
-            self.steps.fill_(state["steps"])
-            self.epoch, self.seconds, self.accuracies = state["epoch"], state["seconds"], state["accuracies"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            path = self.layout.checkpoint(self.trial.id)
-            raise CheckpointError(f"{path}: the checkpoint does not fit: {error}") from error
+        """Take up where `state_dict` was taken."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.tracker.load_state_dict(state["tracker"])
+        self.train.load_state_dict(state["train"])
+        self.steps.fill_(state["steps"])
+        self.epoch, self.seconds, self.accuracies = state["epoch"], state["seconds"], state["accuracies"]
 
     def practise(self, steps: int) -> None:
         """Take steps that nothing else counts, to see how long they take."""
@@ -162,14 +151,6 @@ class Training:
         for x, y in feed.all(CHUNK):
             right += (self.model(x).argmax(dim=1) == y).sum()
         return right.item() / len(feed)
-
-
-def digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of parameters and buffers: equal for two runs exactly when they ended in the same bits."""
-    sha = hashlib.sha256()
-    for value in state.values():
-        sha.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return sha.hexdigest()
 
 
 def _tracker(

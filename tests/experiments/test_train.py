@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from fastrank.experiments import train
+from fastrank.experiments import checkpoint
 from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
 from fastrank.experiments.job import Job, run
 from fastrank.experiments.layout import Layout
@@ -164,7 +164,7 @@ def test_training_goes_on_where_no_checkpoint_can_be_written(
     def refuse(path: Path, state: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(train, "save_checkpoint", refuse)
+    monkeypatch.setattr(checkpoint, "save_checkpoint", refuse)
     events, finished = run_trial(trial(), tmp_path)
     assert finished.result == reference.finished.result
     warnings = {event.text for event in events if isinstance(event, Warned)}

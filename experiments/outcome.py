@@ -1,0 +1,67 @@
+"""What the training of a trial came to: the result that the ledger keeps, the same for a trial alone and in a stack."""
+
+import hashlib
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from fastrank.experiments.events import Finished
+from fastrank.experiments.ledger import Status
+from fastrank.experiments.trial import Trial
+from torch import Tensor
+
+
+def finish(
+    trial: Trial,
+    parameters: Mapping[str, Tensor],
+    *,
+    average_rank: float | None,
+    train_accuracy: float | None,
+    test_accuracies: list[float],
+    steps: int,
+    seconds: float,
+    full_rank: float,
+    patches: dict[str, int],
+    device: torch.device,
+    stacked: int = 1,
+    diverged: bool = False,
+) -> Finished:
+    """The end of a trial. It diverged if it is said to, or if its parameters are not finite, so that they have no rank.
+
+    Of a diverged trial rank and train accuracy at the end are left out; what it did until then is not.
+    """
+    done = not diverged and average_rank is not None
+    result = {
+        "steps": steps,
+        "average_rank": average_rank if done else None,
+        "full_rank": full_rank,
+        "train_accuracy": train_accuracy if done else None,
+        "test_accuracy": test_accuracies[-1] if test_accuracies else None,
+        "test_accuracies": test_accuracies,
+        "patches": patches,
+        "host": socket.gethostname(),
+        "device": str(device),
+        "stacked": stacked,
+        "digest": digest(parameters),
+    }
+    return Finished(trial.id, Status.DONE if done else Status.DIVERGED, result, seconds)
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of parameters and buffers: equal for two runs exactly when they ended in the same bits."""
+    sha = hashlib.sha256()
+    for value in state.values():
+        sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def middle_rank(rows: list[dict[str, Any]]) -> float | None:
+    """Mean rank over a step's rows, at the first tolerance, the middle of the bounds where they differ.
+
+    None where a matrix is not finite: a mean over the others would be another quantity.
+    """
+    if not rows or any(row["rank_lower"] is None for row in rows):
+        return None
+    total: int = sum(row["rank_lower"] + row["rank_upper"] for row in rows)
+    return total / (2 * len(rows))
