@@ -1,7 +1,8 @@
-"""The command line: ``fastrank sweep | status | report | data | doctor``. Each imports only what it needs."""
+"""The command line: ``fastrank sweep | status | report | compare | analyze | data | doctor``.
 
-import os
-import platform
+Each command imports only what it needs.
+"""
+
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -115,6 +116,31 @@ def compare(
     typer.echo(write_comparison(folders, out))
 
 
+@app.command()
+def analyze(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="A file of torch.save or safetensors, or a folder of the latter."),
+    ],
+    tolerance: Annotated[float, typer.Option(min=0, help="Threshold of the numerical rank.")] = 1e-3,
+    relative_to: Annotated[
+        str, typer.Option(metavar="frobenius|spectral|absolute", help="What the threshold is relative to.")
+    ] = "frobenius",
+    key: Annotated[
+        str | None,
+        typer.Option(help="Where the parameters are, a.b for [a][b].", show_default="state_dict, model, or everywhere"),
+    ] = None,
+    include: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only matrices of such names.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="No matrices of such names.")] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where ranks are counted.")] = "auto",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write a CSV as well.")] = None,
+) -> None:
+    """Show rank and spectrum of every matrix in a checkpoint, of any model; its code is not needed."""
+    from fastrank.experiments.analyze import print_analysis
+
+    print_analysis(checkpoint, (tolerance, relative_to), key, include, exclude, device, out)
+
+
 @data.command("prepare")
 def data_prepare(
     source: Annotated[
@@ -170,31 +196,10 @@ def data_list(cache: Cache = None) -> None:
 @app.command()
 def doctor() -> None:
     """Show versions, devices, and which backend serves each operation, and why."""
-    import torch
+    from fastrank.experiments.doctor import describe
 
-    from fastrank.backend import report
-    from fastrank.experiments.provenance import commit, versions
-
-    for name, value in {**versions(), "commit": commit()}.items():
-        typer.echo(f"{name:14}{value}")
-    typer.echo(f"{'cpu':14}{os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.machine()}")
-    devices = range(torch.cuda.device_count())
-    for i in devices:
-        typer.echo(f"{f'cuda:{i}':14}{torch.cuda.get_device_name(i)}")
-    if not devices:
-        typer.echo(f"{'cuda':14}none: {_why_no_cuda()}")
-    typer.echo()
-    rows = [("operation", "device", "implementation", "reason"), *report()]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for row in rows:
-        typer.echo("  ".join([*(f"{row[i]:{widths[i]}}" for i in range(3)), row[3]]))
-
-
-def _why_no_cuda() -> str:
-    import torch
-
-    built = "this torch is built for the CPU only" if torch.version.cuda is None else "torch sees no device"
-    return built + "; everything runs on the CPU"
+    for line in describe():
+        typer.echo(line)
 
 
 def main() -> None:

@@ -1,0 +1,26 @@
+"""What ``fastrank doctor`` prints: versions, devices, and what serves each operation, and why."""
+
+import os
+import platform
+
+import torch
+from fastrank.experiments.provenance import commit, versions
+
+from fastrank import backend
+
+
+def describe() -> list[str]:
+    """Lines for the terminal."""
+    lines = [f"{name:14}{value}" for name, value in {**versions(), "commit": commit()}.items()]
+    lines.append(f"{'cpu':14}{os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.machine()}")
+    gpus = [f"{f'cuda:{i}':14}{torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    lines += gpus or [f"{'cuda':14}none: {_why_no_cuda()}"]
+    rows = [("operation", "device", "implementation", "reason"), *backend.report()]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    table = ["  ".join([*(f"{row[i]:{widths[i]}}" for i in range(3)), row[3]]) for row in rows]
+    return [*lines, "", *table]
+
+
+def _why_no_cuda() -> str:
+    built = "this torch is built for the CPU only" if torch.version.cuda is None else "torch sees no device"
+    return built + "; everything runs on the CPU"

@@ -1,0 +1,119 @@
+"""Checkpoints of other people's models: what their matrices are, and what is said of a file that cannot be read."""
+
+import csv
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from fastrank.experiments.analyze import AnalyzeError, analyze, print_analysis
+from fastrank.experiments.checkpoint import save_checkpoint
+from safetensors.torch import save_file
+
+import fastrank
+from fastrank.testing import planted
+
+TOLERANCE = fastrank.Tolerance()
+
+
+def planted_rank(rows: int, cols: int, rank: int) -> torch.Tensor:
+    sigma = torch.zeros(min(rows, cols), dtype=torch.float64)
+    sigma[:rank] = torch.linspace(2, 1, rank)
+    return planted(sigma, rows, cols, seed=rank)
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    return {
+        "first.weight": planted_rank(40, 60, 7),
+        "first.bias": torch.ones(40),
+        "conv.weight": planted_rank(16, 27, 5).view(16, 3, 3, 3),
+        "experts": torch.stack([planted_rank(12, 20, 3), planted_rank(12, 20, 9)]),
+        "steps": torch.zeros(2, 2, dtype=torch.int64),
+    }
+
+
+def ranks(checkpoint: Path, **options: object) -> dict[str, int]:
+    rows = analyze(checkpoint, tolerance=TOLERANCE, **options).rows  # type: ignore[arg-type]
+    assert all(row["rank_lower"] == row["rank_upper"] for row in rows)
+    return {row["name"]: row["rank_lower"] for row in rows}
+
+
+EXPECTED = {"first.weight": 7, "conv.weight": 5, "experts[0]": 3, "experts[1]": 9}
+
+
+def test_ranks_are_the_planted_ones_whatever_the_file(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "plain.pt")
+    torch.save(state, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    torch.save({"epoch": 3, "state_dict": OrderedDict(state)}, tmp_path / "nested.pt")
+    save_checkpoint(tmp_path / "sealed.pt", {"model": state, "optimizer": {"state": {0: {"m": torch.eye(3)}}}})
+    save_file(state, tmp_path / "file.safetensors")
+    (tmp_path / "parts").mkdir()
+    for i, (name, tensor) in enumerate(state.items()):
+        save_file({name: tensor}, tmp_path / "parts" / f"{i}.safetensors")
+    for name in ("plain.pt", "legacy.pt", "nested.pt", "sealed.pt", "file.safetensors", "parts"):
+        assert ranks(tmp_path / name) == EXPECTED, name
+
+
+def test_a_key_and_globs_choose(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save({"model": state, "average": {"weights": [torch.eye(4), torch.eye(5)]}}, tmp_path / "x.pt")
+    assert ranks(tmp_path / "x.pt", key="average.weights") == {"0": 4, "1": 5}
+    assert ranks(tmp_path / "x.pt", include=["experts*"], exclude=None) == {"experts[0]": 3, "experts[1]": 9}
+    assert "conv.weight" not in ranks(tmp_path / "x.pt", exclude=["conv*"])
+    with pytest.raises(AnalyzeError, match=r"has no 'average\.biases': there is no 'biases' among weights"):
+        ranks(tmp_path / "x.pt", key="average.biases")
+    with pytest.raises(AnalyzeError, match=r"none of its 5 tensors is chosen: first\.weight, first\.bias"):
+        ranks(tmp_path / "x.pt", include=["nothing"])
+
+
+def test_metrics_are_those_of_the_spectrum(tmp_path: Path) -> None:
+    torch.save({"w": torch.diag(torch.tensor([3.0, 1.0, 0.0]))}, tmp_path / "x.pt")
+    (row,) = analyze(tmp_path / "x.pt", tolerance=TOLERANCE).rows
+    assert (row["rows"], row["cols"], row["rank_lower"], row["status"]) == (3, 3, 2, "OK")
+    assert row["spectral_norm"] == pytest.approx(3)
+    assert row["nuclear_norm"] == pytest.approx(4)
+    assert row["stable_rank"] == pytest.approx(10 / 9)
+    assert row["participation_ratio"] == pytest.approx(100 / 82)
+    assert analyze(tmp_path / "x.pt", tolerance=fastrank.Tolerance(0.5, "spectral")).rows[0]["rank_lower"] == 1
+
+
+def test_what_has_no_rank_is_said_to_have_none(
+    state: dict[str, torch.Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state["first.weight"][3, 3] = torch.nan
+    torch.save(state, tmp_path / "x.pt")
+    print_analysis(tmp_path / "x.pt", (1e-3, "frobenius"), None, None, None, "cpu", tmp_path / "x.csv")
+    printed = capsys.readouterr().out
+    assert "4 matrices; rank: singular values above 0.001 of the Frobenius norm" in printed
+    assert "not finite" in printed
+    assert "left out: steps (dtype int64)" in printed
+    rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
+    assert [row["rank_lower"] for row in rows] == ["", "5", "3", "9"]
+    assert rows[0]["status"] == "NONFINITE"
+
+
+def test_a_file_that_cannot_be_read_is_named_with_the_reason(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(3, 3), tmp_path / "module.pt")
+    torch.save(state, tmp_path / "whole.pt")
+    save_file(state, tmp_path / "whole.safetensors")
+    for whole in ("whole.pt", "whole.safetensors"):
+        content = (tmp_path / whole).read_bytes()
+        (tmp_path / whole.replace("whole", "half")).write_bytes(content[: len(content) // 2])
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    torch.save({"epoch": 3}, tmp_path / "numbers.pt")
+    for name, reason in {
+        "module.pt": "Save model.state_dict\\(\\) instead",
+        "half.pt": "is not a whole checkpoint|is no checkpoint",
+        "half.safetensors": "is not a whole .safetensors file",
+        "empty.pt": "is not a whole checkpoint",
+        "text.pt": "is no checkpoint",
+        "numbers.pt": "holds no tensors",
+        ".": "a folder with no .safetensors file in it",
+    }.items():
+        folder = tmp_path / "none" if name == "." else tmp_path / name
+        (tmp_path / "none").mkdir(exist_ok=True)
+        with pytest.raises(AnalyzeError, match=f"^{folder}: .*({reason})"):
+            analyze(folder, tolerance=TOLERANCE)
+    with pytest.raises(AnalyzeError, match="relative_to must be one of"):
+        print_analysis(tmp_path / "whole.pt", (1e-3, "nuclear"), None, None, None, "cpu", None)
