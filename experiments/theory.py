@@ -1,8 +1,11 @@
 """What the theory predicts: the rank bound of arXiv 2206.05794."""
 
 import math
+from collections.abc import Sequence
 
+import numpy as np
 from fastrank.experiments.errors import UserError
+from numpy.typing import NDArray
 
 
 class TheoryError(UserError, ValueError):
@@ -51,3 +54,27 @@ def rank_bound(batch_size: int, patches: int, lr: float, weight_decay: float, ep
     if decay > 1:
         raise TheoryError(f"weight_decay: times lr it is {decay:g}, and must be at most 1; lower one of them")
     return math.inf if decay == 0 else patches * batch_size * math.log(2 / eps) / decay
+
+
+def memory(
+    steps: NDArray[np.float64], lrs: Sequence[float], epoch: float, weight_decay: float, eps: float
+) -> NDArray[np.float64]:
+    """How many steps before each of `steps` the weights were of which no more than ``eps/2`` of the norm is left.
+
+    With a constant learning rate it is ``log(2/eps) / (lr*weight_decay)``, and ``patches * batch_size`` times it is
+    `rank_bound`. After the learning rate has fallen W forgets more slowly, and the bound rises.
+
+    Args:
+        steps: (n,), of training, counted from 1.
+        lrs: the learning rate of every epoch.
+        epoch: steps in one.
+        weight_decay: PyTorch's, greater than 0.
+        eps: as of `rank_bound`.
+
+    Returns:
+        (n,) numbers of steps; infinite where training has not been so long, and the theory says nothing yet.
+    """
+    edges = np.arange(len(lrs) + 1) * epoch
+    forgotten = np.append(0.0, np.cumsum(lrs)) * epoch * weight_decay  # the exponent, at every edge
+    since = np.interp(steps, edges, forgotten) - math.log(2 / eps)
+    return np.where(since >= 0, steps - np.interp(since, forgotten, edges), np.inf)

@@ -1,8 +1,9 @@
 """Average rank over the course of training: a panel for each value of one setting, a line for each of the other."""
 
+import numpy as np
 import pandas as pd
 from fastrank.experiments.axes import AXES, SHORT, number, said
-from fastrank.experiments.figures.bound import biting, bounds, sentence
+from fastrank.experiments.figures.bound import average, bounds, sentence
 from fastrank.experiments.figures.drawing import Drawing, NothingToDraw
 from fastrank.experiments.figures.style import colours, columns_of, label_ends, panel_grid, reference_line
 from fastrank.experiments.results import Results
@@ -23,7 +24,8 @@ def draw(results: Results, suffix: str = "") -> Drawing:
     if trials.empty:
         raise NothingToDraw("no done trial has a readable history")
     line, panel = results.shown
-    data, known = _curves(results, trials, suffix), bounds(results, trials, suffix)
+    known = bounds(results, trials, suffix)
+    data = _bounded(results, trials, suffix, _curves(results, trials, suffix), known)
     places = [
         (facet, value)
         for facet in results.facets
@@ -42,10 +44,11 @@ def draw(results: Results, suffix: str = "") -> Drawing:
             reference_line(axes, full, f"full rank {full:.4g}")
         cells = data[(data["facet"] == facet) & (data[panel] == value)]
         _draw_cells(axes, cells, line, ramp, height - 0.6)
-        _draw_bounds(axes, known.merge(trials.loc[here, list(AXES)].drop_duplicates()), line, ramp)
     figure.supxlabel("epoch", fontsize="medium")
     figure.supylabel("average rank", fontsize="medium")
-    return Drawing(_caption(results, trials, suffix, known), figure, data.drop(columns="bin"))
+    biting = len(data.loc[data["bound"].notna(), list(AXES)].drop_duplicates())
+    caption = _caption(results, trials, suffix, sentence(known, biting))
+    return Drawing(caption, figure, data.drop(columns="bin"))
 
 
 def _columns(results: Results, trials: pd.DataFrame, panels: int) -> int:
@@ -59,9 +62,9 @@ def _curves(results: Results, trials: pd.DataFrame, suffix: str) -> pd.DataFrame
     parts = []
     for name, trial in trials.iterrows():
         curve = results.digests[str(name)].curves[suffix]
-        settings = {key: trial[key] for key in (*AXES, "facet", "collapsed")}
+        settings = {key: trial[key] for key in (*AXES, "facet", "full_rank", "collapsed")}
         parts.append(curve.assign(epoch=curve["step_last"] / (trial["steps"] / trial["epochs"]), **settings))
-    groups = pd.concat(parts, ignore_index=True).groupby([*AXES, "facet", "bin"], sort=False)
+    groups = pd.concat(parts, ignore_index=True).groupby([*AXES, "facet", "bin"], sort=True)
     found: pd.DataFrame = groups.agg(
         seeds=("mean", "count"),
         step_first=("step_first", "min"),
@@ -70,9 +73,25 @@ def _curves(results: Results, trials: pd.DataFrame, suffix: str) -> pd.DataFrame
         low=("low", "min"),
         mean=("mean", "mean"),
         high=("high", "max"),
+        full_rank=("full_rank", "mean"),
         collapsed=("collapsed", "sum"),
     ).reset_index()
     return found
+
+
+def _bounded(
+    results: Results, trials: pd.DataFrame, suffix: str, data: pd.DataFrame, known: pd.DataFrame
+) -> pd.DataFrame:
+    """`data` with the theory's `bound` of the average rank where it is less than full rank; NaN elsewhere."""
+    data = data.assign(bound=np.nan)
+    of_cell = trials.reset_index().groupby(list(AXES))["trial"].first()
+    covered = set(map(tuple, known.loc[known["weight_decay"] > 0, list(AXES)].to_numpy()))
+    for place, rows in data.groupby(list(AXES)).groups.items():
+        if place in covered:
+            steps = data.loc[rows, "step_last"].to_numpy(dtype=np.float64)
+            bound = average(results, of_cell[place], suffix, steps)
+            data.loc[rows, "bound"] = np.where(bound < data.loc[rows, "full_rank"], bound, np.nan)
+    return data
 
 
 def _draw_cells(axes: Axes, data: pd.DataFrame, line: str, ramp: dict[float, str], height: float) -> None:
@@ -82,18 +101,17 @@ def _draw_cells(axes: Axes, data: pd.DataFrame, line: str, ramp: dict[float, str
         colour, dashes = ramp[value], (0, (1, 1)) if curve["collapsed"].any() else "solid"
         axes.fill_between(curve["epoch"], curve["low"], curve["high"], color=colour, alpha=0.25, linewidth=0)
         axes.plot(curve["epoch"], curve["mean"], color=colour, linewidth=1.3, linestyle=dashes)
+        if curve["bound"].notna().any():
+            axes.plot(
+                curve["epoch"], curve["bound"], color=colour, linewidth=1, linestyle=(0, (6, 2, 1, 2)), zorder=1.6
+            )
         last = curve.dropna(subset="mean").tail(1)
         if len(last):
             ends.append((*last[["epoch", "mean"]].iloc[0], f"{SHORT[line]} {number(value)}", colour))
     label_ends(axes, ends, height)
 
 
-def _draw_bounds(axes: Axes, known: pd.DataFrame, line: str, ramp: dict[float, str]) -> None:
-    for _, cell in biting(known).iterrows():
-        axes.axhline(cell["average"], color=ramp[cell[line]], linewidth=1, linestyle=(0, (6, 2, 1, 2)), zorder=1.6)
-
-
-def _caption(results: Results, trials: pd.DataFrame, suffix: str, known: pd.DataFrame) -> str:
+def _caption(results: Results, trials: pd.DataFrame, suffix: str, bound: str) -> str:
     several = int(trials.groupby(list(AXES)).size().max())
     epochs = (
         ", against epochs, so that trials of different batch sizes (B) end at the same place although they take "
@@ -112,7 +130,7 @@ def _caption(results: Results, trials: pd.DataFrame, suffix: str, known: pd.Data
     ]
     if trials["collapsed"].any():
         text.append(f"Dotted: test accuracy below {results.chance}, at the end (collapsed).")
-    text.append(sentence(known))
+    text.append(bound)
     nonfinite = sum(results.digests[name].nonfinite for name in trials.index)
     if nonfinite:
         text.append(f"Steps with a matrix that was not finite are left out ({nonfinite:,} rows).")

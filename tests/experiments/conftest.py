@@ -16,6 +16,7 @@ import pytest
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.ledger import MAX_ATTEMPTS, Ledger, Status
 
+EVERY = 30  # steps from one recorded step to the next
 LAYERS = {"layers.0.weight": (100, 64), "layers.1.weight": (100, 100), "layers.2.weight": (100, 100)}
 DATA = {"name": "digits", "digest": "0" * 64, "source": "planted", "classes": 10, "train": 1437, "test": 360}
 META = {"commit": "0123abcd4567", "versions": {"fastrank": "0.1.0", "torch": "2.13.0"}}
@@ -48,11 +49,14 @@ class PlantedTrial:
     def steps(self) -> int:
         return int(self.spec["epochs"] * (DATA["train"] // self.spec["batch_size"]))  # type: ignore[operator]
 
+    @property
+    def recorded(self) -> list[int]:
+        """Steps in the history: so many, and the last."""
+        return [*range(EVERY, self.steps, EVERY), self.steps]
+
 
 class Sweep:
-    """A folder under construction: training on 1,437 digits, of which every 30th step is recorded."""
-
-    every = 30
+    """A folder under construction: training on 1,437 digits, of which every 30th step and the last are recorded."""
 
     def __init__(
         self,
@@ -61,6 +65,8 @@ class Sweep:
         layers: dict[str, tuple[int, int]] = LAYERS,
         model: dict[str, Any] | None = None,
         epochs: int = 12,
+        milestones: tuple[int, ...] = (),
+        name: str = "planted",
         **grid: list[Any],
     ) -> None:
         self.folder, self.layers = folder, layers
@@ -68,13 +74,13 @@ class Sweep:
         self.full_rank = float(np.mean([min(shape) for shape in layers.values()]))
         shared = {
             "epochs": epochs,
-            "milestones": [],
+            "milestones": list(milestones),
             "gamma": 0.2,
             "model": model or {"name": "mlp_bn", "depth": 3, "width": 100},
             "data": {"name": "digits", "test_fraction": 0.2, "train_examples": None, "seed": 0, "augment": False},
             "tracking": {
                 "tolerances": [{"value": value, "relative_to": "frobenius"} for value in tolerances],
-                "every": self.every,
+                "every": EVERY,
                 "select": "paper",
                 "spectrum_every_epochs": 1,
             },
@@ -82,7 +88,7 @@ class Sweep:
         axes = GRID | grid
         points = [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
         self.trials = [PlantedTrial(shared | point) for point in points]
-        meta = {"config": {"name": "planted", **shared, "grid": axes}, "data": DATA, **META}
+        meta = {"config": {"name": name, **shared, "grid": axes}, "data": DATA, **META}
         folder.mkdir()
         self.ledger = Ledger.create(folder, meta, {trial.id: trial.spec for trial in self.trials})
 
@@ -125,7 +131,7 @@ class Sweep:
 
     def history(self, trial: PlantedTrial) -> pa.Table:
         """The history table, with spectra at the first and the last recorded step."""
-        steps = [*range(self.every, trial.steps + 1, self.every)]
+        steps = trial.recorded
         columns: dict[str, list[Any]] = {key: [] for key in ("step", "name", "rows", "cols", "singular_values")}
         columns |= {f"rank_{side}{suffix}": [] for suffix in self.suffixes for side in ("lower", "upper")}
         for step in steps:

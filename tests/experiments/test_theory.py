@@ -3,10 +3,11 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from fastrank.experiments.errors import UserError
-from fastrank.experiments.theory import TheoryError, rank_bound
+from fastrank.experiments.theory import TheoryError, memory, rank_bound
 
 import fastrank
 
@@ -74,3 +75,29 @@ def test_it_bounds_the_recursion_it_is_made_for(decay: float, rank: int) -> None
     assert bound < size
     assert ranks.upper <= bound
     assert decay == 1.0 or ranks.lower > bound / 2
+
+
+def test_memory_is_that_of_the_learning_rates_there_were() -> None:
+    """log(2/eps) = 6; lr wd = 1 for ten steps, then 0.5 for ten, then 0.25."""
+    steps = np.array([1.0, 5.0, 6.0, 10.0, 12.0, 14.0, 18.0, 20.0, 24.0, 30.0])
+    known = memory(steps, [2.0, 1.0, 0.5], 10, 0.5, 2 * math.exp(-6))
+    # of step 12: one of decay in the last two steps, and five before; of 24: one in four, and five in ten
+    assert known.tolist() == pytest.approx([math.inf, math.inf, 6, 6, 7, 8, 10, 11, 14, 17])
+
+
+def test_it_bounds_the_recursion_at_every_step_of_a_schedule() -> None:
+    """Random gradients of rank 1; the learning rate falls to a third twice."""
+    generator = torch.Generator().manual_seed(0)
+    eps, size, decay, lrs, epoch = 1e-3, 150, 0.4, [0.9, 0.3, 0.1], 150
+    weight = torch.randn(size, size, dtype=torch.float64, generator=generator)
+    steps = np.arange(1, len(lrs) * epoch + 1)
+    bounds = memory(steps.astype(float), lrs, epoch, decay, eps)
+    said = 0
+    for step, bound in zip(steps, bounds, strict=True):
+        left, right = torch.randn(2, size, 1, dtype=torch.float64, generator=generator)
+        lr = lrs[(step - 1) // epoch]
+        weight = (1 - lr * decay) * weight - lr * left @ right.T / size
+        if bound < size and step % 5 == 0:
+            said += 1
+            assert fastrank.linalg.rank_bounds(weight, fastrank.Tolerance(eps)).upper <= bound, step
+    assert said > 60
