@@ -45,11 +45,19 @@ def write_history(table: pa.Table, path: str | os.PathLike[str]) -> None:
         path: where to; `part-00000.parquet`, `part-00001.parquet`, ... of one folder are one history.
 
     Raises:
+        HistoryError: the table has no `step` or no `name`.
         OSError: nothing was written, and what was there before is still there.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     path = Path(path)
+    for column in ("step", "name"):
+        if column not in table.column_names:
+            raise HistoryError(_unknown(f"{path}: not written", "column", column, table.column_names))
+    if not pa.types.is_dictionary(table.schema.field("name").type):  # as other programs make it
+        place = table.column_names.index("name")
+        table = table.set_column(place, "name", table["name"].dictionary_encode())
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -71,7 +79,7 @@ def write_history(table: pa.Table, path: str | os.PathLike[str]) -> None:
 
 
 def read_history(
-    path: str | os.PathLike[str] | Sequence[Path],
+    path: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
     names: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
@@ -98,7 +106,7 @@ def read_history(
     if columns is not None and len(set(columns)) < len(columns):
         raise ValueError(f"columns: one is there twice in {list(columns)}")
     if not isinstance(path, str | os.PathLike):
-        return concat(read_parts(path, names, columns))
+        return concat(read_parts([Path(file) for file in path], names, columns))
     single = Path(path)
     if not single.is_dir():
         return concat(read_parts([single], names, columns))
@@ -163,7 +171,7 @@ def _complete(directory: Path) -> list[Path]:
     return files
 
 
-def _unknown(file: Path, kind: str, word: str, known: Sequence[str]) -> str:
+def _unknown(file: Path | str, kind: str, word: str, known: Sequence[str]) -> str:
     nearest = get_close_matches(word, known, n=3, cutoff=0.4) or known[:3]
     return f"{file}: no {kind} {word!r}; the nearest there: {', '.join(map(repr, nearest)) or 'none'}"
 

@@ -6,6 +6,7 @@ import copy
 import errno
 import io
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -204,3 +205,18 @@ def test_writing_replaces_at_once(mlp, tmp_path, monkeypatch):
         tracker.write_parquet(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["history.parquet"]
+
+
+def test_files_may_be_named_by_strings_and_matrices_by_plain_text(mlp, train, tmp_path):
+    optimizer, tracker = attach(mlp, directory=tmp_path / "parts", rows_per_part=60)
+    train(mlp, optimizer, 50)
+    tracker.close()
+    whole = tracker.to_arrow()
+    assert fastrank.read_history([str(part) for part in sorted((tmp_path / "parts").iterdir())]).equals(whole)
+    plain = whole.set_column(whole.column_names.index("name"), "name", whole["name"].cast(pa.string()))
+    fastrank.write_history(plain, tmp_path / "plain.parquet")
+    assert fastrank.read_history(tmp_path / "plain.parquet").equals(whole)
+    for column in ("step", "name"):
+        with pytest.raises(HistoryError, match=f"x.parquet: not written: no column '{column}'"):
+            fastrank.write_history(whole.drop_columns([column]), tmp_path / "x.parquet")
+    assert not (tmp_path / "x.parquet").exists()

@@ -124,11 +124,19 @@ def test_row_groups_hold_whole_matrices_of_whole_steps(history, monkeypatch, tmp
     monkeypatch.setattr(row_groups, "WINDOW_ROWS", window)
     path = tmp_path / "all.parquet"
     parquet.write_history(whole, path)
-    steps_a_window = max(1, window // len(NAMES))
-    rows = [pq.read_metadata(path).row_group(i).num_rows for i in range(pq.read_metadata(path).num_row_groups)]
-    assert sum(rows) == len(whole)
-    last = len(whole) // len(NAMES) % steps_a_window or steps_a_window
-    assert all(n % steps_a_window == 0 or n % last == 0 for n in rows)
+    groups = [pq.ParquetFile(path).read_row_group(i).to_pandas() for i in range(pq.read_metadata(path).num_row_groups)]
+    assert sum(map(len, groups)) == len(whole)
+    steps_a_window, seen = max(1, window // len(NAMES)), []
+    for rows in groups:
+        first, last = rows["step"].min(), rows["step"].max()
+        assert last - first + 1 == min(steps_a_window, 55 - first + 1)  # a window's, and all of them
+        assert rows.groupby("name", observed=True)["step"].agg(list).tolist() == [
+            list(range(first, last + 1)) for _ in range(rows["name"].nunique())
+        ]
+        seen += [(first, name) for name in rows["name"].unique()]
+        ends_window = rows["name"].iloc[-1] == sorted(NAMES)[-1]
+        assert len(rows) >= group or ends_window
+    assert len(seen) == len(set(seen))  # no matrix is in two groups of a window
     assert fastrank.read_history(path).equals(whole)
     assert fastrank.read_history(path, names=NAMES[:1])["step"].to_pylist() == list(range(1, 56))
 
