@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -67,8 +68,8 @@ def _named(sweeps: list[Results]) -> dict[str, Results]:
         name = str(results.meta["config"]["name"])
         if counts[name] > 1:
             name = f"{name} ({results.folder.resolve().name})"
-        alike = sum(known == name or known.startswith(f"{name} #") for known in named)
-        named[f"{name} #{alike + 1}" if alike else name] = results
+        free = (f"{name} #{number}" if number > 1 else name for number in count(1))
+        named[next(name for name in free if name not in named)] = results
     return named
 
 

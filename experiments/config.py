@@ -109,6 +109,7 @@ def _contradictions(config: SweepConfig) -> list[str]:
         train, _ = config.data.sizes()
     except DataError as error:  # names the key
         return [*lines, str(error)]
+    lines += _last_steps(config, train)
     lines += [
         f"grid.batch_size[{i}]: {size} is more than the {train} training examples of {config.data.name!r}"
         for i, size in enumerate(config.grid.batch_size)
@@ -119,6 +120,20 @@ def _contradictions(config: SweepConfig) -> list[str]:
     except NetworkError as error:  # names the option
         lines.append(f"model.{error}")
     return lines
+
+
+def _last_steps(config: SweepConfig, train: int) -> list[str]:
+    """Batch sizes for which the last step would not be recorded, where no spectrum is due at the end."""
+    every, sizes = config.tracking.every, config.grid.batch_size
+    if config.tracking.spectrum_every_epochs:
+        return []
+    last = {size: config.epochs * (train // size) for size in sizes}
+    return [
+        f"tracking.every: {every} does not divide the {steps} steps of batch size {size}, so the last would not be "
+        "recorded; take a divisor, or spectra (tracking.spectrum_every_epochs), which are due at the end of epochs"
+        for size, steps in last.items()
+        if steps % every
+    ]
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:

@@ -24,18 +24,20 @@ class Digest:
     Attributes:
         curves: for every tolerance (key: its column suffix, "" for the first) the average rank over the matrices,
             `bin, step_first, step_last, low, mean, high` a bin of steps. Trials of as many steps have the same bins.
-        last: for every tolerance the average rank over the matrices at the last step; NaN where not finite.
+        last: for every tolerance the average rank over the matrices at the last step; NaN where not finite or recorded.
         matrices: `name, rows, cols, last`: every matrix, and its rank at the first tolerance at the last step.
+        ended: whether the last step is recorded.
         layers: (matrices, runs of steps), the mean rank of every matrix at the first tolerance; NaN where not finite.
         layer_steps: (runs of steps, 2), first and last step of each.
-        steps: recorded steps.
-        missing: steps that are due every so often and are not recorded.
+        steps: recorded steps, those that lack matrices included; such a step has no average.
+        missing: steps that are due every so often and are not recorded, or not of all matrices.
         rows, certified, nonfinite: rows in all, rows whose bounds agree at every tolerance, rows without a rank.
     """
 
     curves: dict[str, pd.DataFrame]
     last: dict[str, float]
     matrices: pd.DataFrame
+    ended: bool
     layers: FloatArray
     layer_steps: IntArray
     steps: int
@@ -88,21 +90,24 @@ def digest(
         tally.add(part)
     if not tally.rows:
         raise fastrank.HistoryError("it is empty")
-    recorded = np.flatnonzero(tally.count)
-    averages = {suffix: total[recorded] / tally.count[recorded] for suffix, total in tally.total.items()}
-    due = tally.count[every::every]
+    recorded, whole = np.flatnonzero(tally.count), tally.count == len(tally.shapes)
+    # A mean over some of the matrices would be another quantity.
+    count = np.where(whole[recorded], tally.count[recorded], np.nan)
+    averages = {suffix: total[recorded] / count for suffix, total in tally.total.items()}
+    ended = bool(whole[steps])
     layers = tally.layer_total / np.where(tally.layer_count > 0, tally.layer_count, np.nan)
     starts, numbers = runs(recorded, steps, LAYER_BINS)
     return Digest(
         curves={suffix: binned(recorded, average, steps, bins) for suffix, average in averages.items()},
-        last={suffix: float(average[-1]) for suffix, average in averages.items()},
+        last={suffix: float(average[-1]) if ended else np.nan for suffix, average in averages.items()},
         matrices=pd.DataFrame(
             [(name, *shape) for name, shape in tally.shapes.items()], columns=["name", "rows", "cols"]
-        ).assign(last=tally.last),
+        ).assign(last=tally.last if ended else np.nan),
+        ended=ended,
         layers=layers[:, numbers],
         layer_steps=np.stack([recorded[starts], recorded[np.append(starts[1:], len(recorded)) - 1]], axis=1),
         steps=len(recorded),
-        missing=int((due == 0).sum()),
+        missing=int((~whole[every::every]).sum()),
         rows=tally.rows,
         certified=tally.certified,
         nonfinite=tally.nonfinite,

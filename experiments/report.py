@@ -134,9 +134,12 @@ def _generalisation_note(results: Results) -> str:
 
 
 def _trials_note(results: Results) -> str:
+    said = [results.left_out()]
     if results.table["collapsed"].any():
-        return escape(f"Collapsed: test accuracy below {results.chance}. Its low rank is no success.")
-    return escape(results.left_out())
+        said.append(f"Collapsed: test accuracy below {results.chance}. Its low rank is no success.")
+    if (results.table["open"] > 0).any():
+        said.append("Where a rank is not certified, averages take the middle of its bounds.")
+    return escape(" ".join(filter(None, said)))
 
 
 def _tolerances(results: Results) -> str:

@@ -56,6 +56,7 @@ def _pivot_cell(trials: pd.DataFrame) -> str:
         return f"<td><small>{escape(', '.join(sorted(trials['status'].unique()))) or NONE}</small></td>"
     ranks, accuracy = done["average_rank"], done["test_accuracy"].mean()
     seeds = f"<small>{ranks.min():.1f} to {ranks.max():.1f}</small>" if len(done) > 1 else ""
+    seeds += f"<small>{len(done)} of {len(trials)} seeds</small>" if len(done) < len(trials) else ""
     mark = " <span class=alert>collapsed</span>" if done["collapsed"].any() else ""
     fill = f"{ranks.mean() / done['full_rank'].mean():.1%}"
     return f'<td style="--fill: {fill}"><b>{rank(ranks.mean())}</b><small>{share(accuracy)}{mark}</small>{seeds}</td>'
@@ -148,9 +149,11 @@ def _setting(value: float) -> str:
 
 
 def _status(trial: "pd.Series[Any]") -> str:
-    if trial["collapsed"]:
-        return f"{escape(trial['status'])}, <span class=alert>collapsed</span>"
-    return escape(trial["status"]) if trial["status"] == Status.DONE else f"<span class=alert>{trial['status']}</span>"
+    if trial["status"] != Status.DONE:
+        return f"<span class=alert>{escape(trial['status'])}</span>"
+    marks = ["collapsed"] if trial["collapsed"] else []
+    marks += [f"{trial['open']:,.0f} ranks not certified"] if trial["open"] > 0 else []
+    return ", ".join([escape(trial["status"]), *(f"<span class=alert>{mark}</span>" for mark in marks)])
 
 
 def config_value(value: Any) -> str:

@@ -14,7 +14,7 @@ from fastrank.experiments.digest import BINS, Digest, columns, digest
 from fastrank.experiments.errors import UserError
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.ledger import Ledger, Status, TrialRecord
-from fastrank.experiments.storage import Storage
+from fastrank.experiments.storage import Storage, StorageError
 
 import fastrank
 
@@ -36,8 +36,9 @@ class Results:
         meta: the ledger's `config`, `data`, `commit`, `versions` and `created`.
         trials: the ledger's records, in the order of the grid.
         table: a row a trial, indexed by its id: the columns of `summary.csv`, then `average_rank@...` for further
-            tolerances, `facet` (every setting that varies besides the two of `shown`, in words), `pull`
-            (lr * weight_decay / batch_size) and `collapsed` (test accuracy below twice chance).
+            tolerances, `open` (ranks in its history that are not certified), `facet` (every setting that varies besides
+            the two of `shown`, in words), `pull` (lr * weight_decay / batch_size) and `collapsed` (done, at a test
+            accuracy below twice chance).
         tolerances: of the numerical rank; the first is the one that figures show where they show one.
         digests: by trial, for every done trial whose history could be read.
         problems: what is wrong with single histories, in words.
@@ -141,7 +142,7 @@ def read_results(folder: Path, *, digests: bool = True) -> Results:
     Raises:
         LedgerError: the ledger is missing, damaged or of another version.
         ReportError: the ledger holds no trial, or does not say how many classes its data have.
-        StorageError: the place where the histories are cannot be reached.
+        StorageError: the place where the histories are cannot be reached. One that is not there is a problem.
     """
     ledger = Ledger.open(folder)
     meta, trials = ledger.meta, ledger.trials()
@@ -155,9 +156,7 @@ def read_results(folder: Path, *, digests: bool = True) -> Results:
     tolerances = [fastrank.Tolerance(**entry) for entry in trials[0].spec["tracking"]["tolerances"]]
     results = Results(folder, meta, trials, _table(trials, int(meta["data"]["classes"])), tolerances)
     if digests:
-        done = [trial.id for trial in trials if trial.status is Status.DONE]
-        Storage(meta.get("storage"), Layout(folder)).fetch(done)
-        _add_digests(results)
+        _add_digests(results, Storage(meta.get("storage"), Layout(folder)))
     return results
 
 
@@ -166,9 +165,9 @@ def collapse(classes: int) -> float:
     return min(2 / classes, (1 + 1 / classes) / 2)
 
 
-def _add_digests(results: Results) -> None:
+def _add_digests(results: Results, storage: Storage) -> None:
     done = [trial for trial in results.trials if trial.status is Status.DONE]
-    one = partial(_digest, results, bins=max(60, min(BINS, POINTS // max(len(done), 1))))
+    one = partial(_digest, results, storage, bins=max(60, min(BINS, POINTS // max(len(done), 1))))
     with ThreadPoolExecutor(READERS) as readers:
         for trial, known in zip(done, readers.map(one, done), strict=True):
             if isinstance(known, Exception):
@@ -178,18 +177,25 @@ def _add_digests(results: Results) -> None:
             if known.missing:
                 due = int(results.table["steps"][trial.id]) // trial.spec["tracking"]["every"]
                 results.problems.append(f"trial {trial.id}: its history lacks {known.missing:,} of {due:,} steps")
+            if not known.ended:
+                results.problems.append(f"trial {trial.id}: its history does not have the last step")
+    results.table["open"] = pd.Series(
+        {name: known.rows - known.certified - known.nonfinite for name, known in results.digests.items()},
+        dtype=np.float64,
+    )
     for suffix in results.suffixes[1:]:
         results.table[f"average_rank@{suffix}"] = pd.Series(
             {name: known.last[suffix] for name, known in results.digests.items()}, dtype=np.float64
         )
 
 
-def _digest(results: Results, trial: TrialRecord, bins: int) -> Digest | Exception:
+def _digest(results: Results, storage: Storage, trial: TrialRecord, bins: int) -> Digest | Exception:
     steps, every = int((trial.result or {}).get("steps", 0)), trial.spec["tracking"]["every"]
     try:
+        storage.fetch(trial.id)
         tables = histories.tables(histories.parts(results.history(trial.id)), columns(results.suffixes))
         return digest(tables, results.suffixes, steps, every=every, bins=bins)
-    except (fastrank.HistoryError, OSError) as error:
+    except (fastrank.HistoryError, StorageError, OSError) as error:
         return error
 
 
@@ -222,5 +228,5 @@ def _row(trial: TrialRecord, rest: list[str], classes: int) -> dict[str, Any]:
         "status": str(trial.status),
         "facet": said(spec, *rest),
         "pull": spec["lr"] * spec["weight_decay"] / spec["batch_size"],
-        "collapsed": accuracy is not None and accuracy < collapse(classes),
+        "collapsed": trial.status is Status.DONE and accuracy is not None and accuracy < collapse(classes),
     }

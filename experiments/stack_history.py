@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from fastrank.experiments.histories import parts
 from fastrank.experiments.layout import Layout
 
 import fastrank
@@ -45,7 +46,7 @@ def split_history(
     last_of_all = pa.scalar(max(last_steps.values()))
     held: list[list[pa.Table]] = [[] for _ in trials]
     written = rows = 0
-    files = sorted(ranks.glob("part-*.parquet"))
+    files = parts(ranks)
     for file in files:
         table = fastrank.read_history(file)
         steps = table["step"].to_numpy()

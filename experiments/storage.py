@@ -5,7 +5,8 @@ and what it has written is copied at each epoch: first the parts of histories, t
 them. A worker that is killed leaves nothing that the next one, on whatever machine, cannot go on from.
 """
 
-from collections.abc import Iterable, Iterator
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -49,18 +50,23 @@ class Storage:
             if history:
                 self._place.remove(self._place.history(name))
 
-    def fetch(self, trials: Iterable[str]) -> None:
-        """Copy the histories of these trials to the sweep's folder, as far as they are not there."""
-        if self._place is not None:
-            for trial in trials:
-                if not self.layout.history(trial).exists():
-                    try:
-                        self._place.pull(self._place.history(trial), self.layout.history(trial))
-                        if not self.layout.history(trial).exists():
-                            raise FileNotFoundError("it is not there")
-                    except OSError as error:
-                        self.layout.forget_history(trial)  # half a history would look like a whole one
-                        raise StorageError(f"{self.url}: the history of {trial} cannot be fetched: {error}") from error
+    def fetch(self, trial: str) -> None:
+        """Copy the history of a trial to the sweep's folder, if it is not there.
+
+        Raises StorageError where it cannot be fetched.
+        """
+        history = self.layout.history(trial)
+        if self._place is None or history.exists():
+            return
+        draft = history.with_name(f".{trial}.draft")  # half a history would look like a whole one
+        shutil.rmtree(draft, ignore_errors=True)
+        try:
+            self._place.pull(self._place.history(trial), draft)
+            if not draft.exists():
+                raise FileNotFoundError("it is not there")
+            draft.rename(history)
+        except OSError as error:
+            raise StorageError(f"{self.url}: the history of {trial} cannot be fetched: {error}") from error
 
 
 class Place:

@@ -1,5 +1,6 @@
 """How average rank goes with each setting, as a number for every sweep; and the means behind it."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 import numpy as np
@@ -34,9 +35,9 @@ def trends(results: Results) -> pd.DataFrame:
 def means(results: Results) -> pd.DataFrame:
     """Average rank, as a share of full rank, and test accuracy at every value of every setting that varies.
 
-    Means over the slices that have all values, so that every value is averaged over the same other settings; over all
-    slices where none has. Batch size and learning rate: over slices with weight decay, where there are any. Cells with
-    a collapsed network are left out.
+    Every value is averaged over the same other settings: means over the slices that have all values; where none has,
+    over those that have the values that together occur most, and the other values are left out. Batch size and
+    learning rate: over slices with weight decay, where there are any. Cells with a collapsed network are left out.
 
     Returns:
         `axis, value, rank_share, test_accuracy, cells` (that the means are over).
@@ -46,15 +47,22 @@ def means(results: Results) -> pd.DataFrame:
         "axis", sort=False
     ):
         slices = group.sort_values("decayed", ascending=False)["slices"].iloc[0]
-        longest = pd.concat(slices)[axis].nunique()
-        whole = [part for part in slices if len(part) == longest] or slices
-        data = pd.concat(whole).assign(rank_share=lambda cell: cell["rank_mean"] / cell["full_rank"])
+        data = pd.concat(_alike(str(axis), slices)).assign(rank_share=lambda cell: cell["rank_mean"] / cell["full_rank"])
         by_value = data.groupby(axis, sort=True).agg(
             rank_share=("rank_share", "mean"), test_accuracy=("test_accuracy_mean", "mean"), cells=("rank_mean", "size")
         )
         parts.append(by_value.rename_axis("value").reset_index().assign(axis=axis))
     columns = ["axis", "value", "rank_share", "test_accuracy", "cells"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
+
+
+def _alike(axis: str, slices: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """The slices that have all values of `axis`; where none has, those of the values that most cells have together."""
+    by_values: dict[tuple[float, ...], list[pd.DataFrame]] = defaultdict(list)
+    for part in slices:
+        by_values[tuple(part[axis])].append(part)
+    every = tuple(sorted(pd.concat(slices)[axis].unique()))
+    return by_values.get(every) or max(by_values.values(), key=lambda parts: sum(map(len, parts)))
 
 
 def spearman(x: "pd.Series[float]", y: "pd.Series[float]") -> float:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from fastrank.experiments.axes import AXES
 from fastrank.experiments.figures.drawing import Drawing, NothingToDraw
 from fastrank.experiments.figures.style import ALERT, INK, MUTED, NEUTRAL, SMALL, WIDTH, accuracy_axis
 from fastrank.experiments.results import Results
@@ -13,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 HEIGHT = 3.8  # inches
-COLUMNS = ("facet", "batch_size", "lr", "weight_decay", "seed", "pull", "average_rank", "full_rank")
+COLUMNS = ("facet", *AXES, "seed", "pull", "average_rank", "full_rank")
 
 
 def draw(results: Results) -> Drawing:

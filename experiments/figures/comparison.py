@@ -59,8 +59,14 @@ def _draw_line(axes: Axes, line: pd.DataFrame, scale: Scale, quantity: str, name
             marker=marker,
             markersize=6,
             markeredgecolor="white",
-            label=name,
+            label=_plain(name),
         )
+
+
+def _plain(name: str) -> str:
+    """A name as matplotlib shows it: a dollar begins no formula, and an underscore hides no line."""
+    shown = name.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _finish(figure: Figure, upper: Axes, lower: Axes, data: pd.DataFrame) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from fastrank.experiments.axes import said
-from fastrank.experiments.figures.style import MUTED, panel_grid
+from fastrank.experiments.figures.style import ALERT, MUTED, panel_grid
 from fastrank.experiments.results import Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -66,28 +66,35 @@ def _corner(results: Results, settings: dict[str, Any]) -> Corner:
     return Corner(settings, title, trial, status)
 
 
-def corner_panels(found: list[Corner], columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A panel for every corner with its title; one without a trial says why."""
+def corner_panels(results: Results, found: list[Corner], columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A panel for every corner with its title, and whether it collapsed; one without a trial says why."""
     figure, panels = panel_grid(len(found), columns, height)
     for axes, corner in zip(panels, found, strict=True):
         axes.set_title(corner.title)
+        if corner.trial is not None and results.table.loc[corner.trial, "collapsed"]:
+            axes.set_title(f"{corner.title}\ncollapsed", color=ALERT)
         if corner.trial is None:
             axes.text(0.5, 0.5, corner.status, transform=axes.transAxes, ha="center", va="center", color=MUTED)
     return figure, panels
 
 
 def choice(results: Results, found: list[Corner]) -> str:
-    """A sentence on which trials are shown."""
+    """Which trials are shown, and what a collapsed one is, in words."""
     cells = results.table.drop_duplicates(results.varying) if results.varying else results.table.head(1)
     which = f"{len(found)} of the grid's {len(cells)} cells, its corners and what lies evenly between them"
     which = which if len(found) < len(cells) else "Every cell of the grid"
     seeds = results.table["seed"].nunique() > 1
-    return which + ("; the lowest seed that is done of each." if seeds else ".")
+    text = which + ("; the lowest seed that is done of each." if seeds else ".")
+    if results.table.loc[[corner.trial for corner in found if corner.trial], "collapsed"].any():
+        text += f" Collapsed: test accuracy below {results.chance} at the end; its low rank is no success."
+    return text
 
 
 def settings_columns(results: Results, corner: Corner, data: pd.DataFrame) -> pd.DataFrame:
-    """`data` with the corner's trial and settings before it."""
+    """`data` with the corner's trial, its settings and how it ended before it."""
     row = results.table.loc[str(corner.trial)]
+    data.insert(0, "collapsed", row["collapsed"])
+    data.insert(0, "final_test_accuracy", row["test_accuracy"])
     for axis in ("seed", "momentum", "weight_decay", "lr", "batch_size"):
         data.insert(0, axis, row[axis])
     data.insert(0, "trial", corner.trial)

@@ -32,7 +32,8 @@ def draw(results: Results, trial: str) -> Drawing:
     _draw_cells(axes, known, known.layer_steps[:, 1], apart=2.5 if count <= MANY else 1.0)
     for y, (_, matrix) in enumerate(known.matrices.iterrows()):
         full = min(matrix["rows"], matrix["cols"])
-        last = "not finite" if np.isnan(matrix["last"]) else f"{matrix['last']:.4g}"
+        missing = "not finite" if known.ended else "not recorded"
+        last = missing if np.isnan(matrix["last"]) else f"{matrix['last']:.4g}"
         _note(axes, f"{last} of {full}", (1, y), (5, 0), ("axes fraction", "data"), va="center")
     _note(axes, "last step", (1, 1), (5, 2), "axes fraction")
     axes.set_xlabel("step")
@@ -57,7 +58,7 @@ def draw_corners(results: Results) -> Drawing:
         raise NothingToDraw("the sweep has one cell alone, which is drawn above")
     if not any(corner.trial for corner in found):
         raise NothingToDraw("no done trial at the corners of the grid has a readable history")
-    figure, panels = corner_panels(found, columns, SMALL_HEIGHT)
+    figure, panels = corner_panels(results, found, columns, SMALL_HEIGHT)
     parts, nonfinite = [], 0
     for axes, corner in zip(panels, found, strict=True):
         if corner.trial is None:
@@ -67,6 +68,7 @@ def draw_corners(results: Results) -> Drawing:
         row: Any = results.table.loc[corner.trial]
         count, epochs = len(known.matrices), row["epochs"] / row["steps"]
         _draw_cells(axes, known, known.layer_steps[:, 1] * epochs, apart=1.0 if count <= 8 else 0.0)
+        axes.set_title(f"{row['test_accuracy']:.0%}", loc="right", color=MUTED, fontweight="normal", fontsize=SMALL)
         axes.yaxis.set_major_locator(FixedLocator([0, count - 1]))
         axes.yaxis.set_major_formatter(lambda place, _: f"{place + 1:.0f}")
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, prune="upper"))
@@ -77,8 +79,8 @@ def draw_corners(results: Results) -> Drawing:
     figure.supylabel("matrix, first to last", fontsize="medium")
     _colour_bar(figure, list(figure.axes), aspect=30)
     caption = (
-        f"Numerical rank of every tracked matrix at {results.threshold()}, as a share of its full rank. "
-        + choice(results, found)
+        f"Numerical rank of every tracked matrix at {results.threshold()}, as a share of its full rank; right above it "
+        "test accuracy at the end. " + choice(results, found)
     )
     return Drawing(caption + _grey(nonfinite), figure, pd.concat(parts, ignore_index=True))
 
@@ -124,4 +126,6 @@ def _colour_bar(figure: Figure, panels: list[Axes], aspect: int) -> None:
 
 
 def _grey(nonfinite: int) -> str:
-    return " Grey: steps at which the matrix was not finite." if nonfinite else ""
+    if not nonfinite:
+        return ""
+    return f" Grey: runs of steps at which the matrix was never finite ({nonfinite:,} rows have no rank)."

@@ -12,6 +12,8 @@ from fastrank.experiments.results import Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+Ramp = dict[float, str]  # the colour of every value of the second setting, the same in all panels
+
 RANK_HEIGHT, ACCURACY_HEIGHT = 2.6, 1.0  # inches
 
 
@@ -25,6 +27,7 @@ def draw(results: Results, suffix: str = "") -> Drawing:
     if data.empty:
         raise NothingToDraw("no trial with an average rank is done")
     scale = Scale(results.shown[0], tuple(sorted(data[results.shown[0]].unique())))
+    ramp = colours(results.shown[1], list(data[results.shown[1]].unique()))
     facets = [facet for facet in results.facets if (data["facet"] == facet).any()]
     columns = columns_of(len(facets))
     rows = ceil(len(facets) / columns)
@@ -42,8 +45,8 @@ def draw(results: Results, suffix: str = "") -> Drawing:
         row, column = divmod(index, columns)
         upper, lower = axes[2 * row, column], axes[2 * row + 1, column]
         part = data[data["facet"] == facet]
-        _draw_rank(upper, part, results.shown, scale, top=data["full_rank"].max(), narrow=columns > 1)
-        _draw_accuracy(lower, part, results.shown, scale, _reached(data), WIDTH / columns - 1.3)
+        _draw_rank(upper, part, results.shown, scale, ramp, top=data["full_rank"].max(), narrow=columns > 1)
+        _draw_accuracy(lower, part, results.shown, scale, ramp, _reached(data), WIDTH / columns - 1.3)
         upper.set_title(facet)
         upper.tick_params(labelleft=column == 0)
         lower.tick_params(labelleft=column == 0)
@@ -55,13 +58,14 @@ def draw(results: Results, suffix: str = "") -> Drawing:
 
 
 def _draw_lines(
-    axes: Axes, data: pd.DataFrame, shown: tuple[str, str], scale: Scale, quantity: str
+    axes: Axes, data: pd.DataFrame, shown: tuple[str, str], scale: Scale, ramp: Ramp, quantity: str
 ) -> list[tuple[float, float, str, str]]:
     """A line for each value of the second setting; where each ends, its name and colour."""
     places, ends = scale.positions(), []
-    ramp = colours(shown[1], list(data[shown[1]].unique()))
     for value, colour in ramp.items():
         line = data[data[shown[1]] == value]
+        if line.empty:
+            continue
         line = line.assign(place=line[shown[0]].map(places))
         # No line leads from zero to the logarithm: between them there is no distance.
         for part in (line[line[shown[0]] > 0], line[line[shown[0]] == 0]) if scale.zero else (line,):
@@ -82,10 +86,11 @@ def _draw_lines(
     return ends
 
 
-def _draw_collapsed(axes: Axes, data: pd.DataFrame, shown: tuple[str, str], scale: Scale, quantity: str) -> None:
+def _draw_collapsed(
+    axes: Axes, data: pd.DataFrame, shown: tuple[str, str], scale: Scale, ramp: Ramp, quantity: str
+) -> None:
     """Crosses over the cells with collapsed networks; those below the axis stand on its lower edge."""
     places, bottom = scale.positions(), axes.get_ylim()[0]
-    ramp = colours(shown[1], list(data[shown[1]].unique()))
     for _, cell in data[data["collapsed"] > 0].iterrows():
         y = max(cell[f"{quantity}_mean"], bottom)
         axes.scatter(places[cell[shown[0]]], y, s=60, marker="X", color=ramp[cell[shown[1]]], zorder=4, clip_on=False)
@@ -98,15 +103,16 @@ def _reached(data: pd.DataFrame) -> "pd.Series[float]":
 
 
 def _draw_rank(
-    axes: Axes, data: pd.DataFrame, shown: tuple[str, str], scale: Scale, top: float, *, narrow: bool
+    axes: Axes, data: pd.DataFrame, shown: tuple[str, str], scale: Scale, ramp: Ramp, top: float, *, narrow: bool
 ) -> None:
     axes.set_axis_on()
     axes.set_ylim(0, 1.1 * top)
     for full in sorted(data["full_rank"].unique()):
         reference_line(axes, full, f"full rank {full:.4g}")
     name = (SHORT if narrow else WORDS)[shown[1]]
-    ends = [(x, y, f"{name} {text}", colour) for x, y, text, colour in _draw_lines(axes, data, shown, scale, "rank")]
-    _draw_collapsed(axes, data, shown, scale, "rank")
+    drawn = _draw_lines(axes, data, shown, scale, ramp, "rank")
+    ends = [(x, y, f"{name} {text}", colour) for x, y, text, colour in drawn]
+    _draw_collapsed(axes, data, shown, scale, ramp, "rank")
     scale.draw_gap(axes)
     label_ends(axes, ends, RANK_HEIGHT)
     axes.tick_params(labelbottom=False)
@@ -117,13 +123,14 @@ def _draw_accuracy(
     data: pd.DataFrame,
     shown: tuple[str, str],
     scale: Scale,
+    ramp: Ramp,
     reached: "pd.Series[float]",
     inches: float,
 ) -> None:
     axes.set_axis_on()
-    _draw_lines(axes, data, shown, scale, "test_accuracy")
+    _draw_lines(axes, data, shown, scale, ramp, "test_accuracy")
     accuracy_axis(axes, reached)
-    _draw_collapsed(axes, data, shown, scale, "test_accuracy")
+    _draw_collapsed(axes, data, shown, scale, ramp, "test_accuracy")
     scale.draw_gap(axes)
     scale.draw_x(axes, inches)
     axes.tick_params(labelbottom=True)
@@ -136,6 +143,9 @@ def _caption(results: Results, data: pd.DataFrame, suffix: str) -> str:
     ]
     if data["trials"].max() > 1:
         text.append(f"Lines: mean over up to {data['trials'].max()} seeds; bands: lowest to highest seed.")
+    unknown = len(results.done) - int(data["trials"].sum())
+    if unknown:
+        text.append(f"{unknown} done trial(s) whose history lacks that step are not shown.")
     if data["collapsed"].any():
         text.append(f"A cross marks test accuracy below {results.chance}: a collapsed network, not a low-rank success.")
     return " ".join([*text, results.left_out()]).strip()

@@ -7,7 +7,6 @@ from fastrank.experiments.figures.drawing import Drawing, NothingToDraw
 from fastrank.experiments.figures.map_panel import QUANTITIES, Quantity, draw_panel
 from fastrank.experiments.figures.scale import Scale
 from fastrank.experiments.figures.style import WIDTH, columns_of
-from fastrank.experiments.ledger import Status
 from fastrank.experiments.results import Results
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -58,7 +57,7 @@ def _grid(results: Results, x: str, y: str) -> pd.DataFrame:
     """A row for every cell of the grid, with what was measured there; NaN, and `status`, where nothing was."""
     rest = [axis for axis in results.varying if axis not in (x, y)]
     grid = results.table.groupby(list(AXES), sort=True).agg(
-        status=("status", lambda known: ", ".join(sorted(set(known))))
+        status=("status", lambda known: " or ".join(sorted(set(known))))
     )
     measured = [f"{name}_{how}" for name in ("rank", "test_accuracy") for how in ("mean", "min", "max")]
     columns = ["trials", "full_rank", "collapsed", *measured]
@@ -119,7 +118,5 @@ def _caption(results: Results, data: pd.DataFrame, x: str, contours: bool) -> st
     if len(missing):
         counts = missing["status"].value_counts(sort=False)
         mark = "Crosses" if contours else "Dashes"
-        text.append(
-            f"{mark}: no result there ({', '.join(f'{counts[s]} {s}' for s in Status if s in counts) or 'mixed'})."
-        )
+        text.append(f"{mark}: no result there ({', '.join(f'{n} {s}' for s, n in counts.items())}).")
     return " ".join([*text, results.left_out()]).strip()

@@ -22,7 +22,7 @@ def draw(results: Results) -> Drawing:
     drawn = {corner.trial: _curves(results, corner) for corner in found if corner.trial}
     if not any(data["test_accuracy"].notna().any() for data in drawn.values()):
         raise NothingToDraw("no trial has recorded its test accuracy after each epoch")
-    figure, panels = corner_panels(found, columns, HEIGHT)
+    figure, panels = corner_panels(results, found, columns, HEIGHT)
     for axes, corner in zip(panels, found, strict=True):
         axes.set_ylim(0, 1.06)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))

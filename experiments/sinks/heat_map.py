@@ -58,5 +58,5 @@ def _history(results: Results, trial: str, scratch: Path) -> Path:
     url, own = results.meta.get("storage"), results.history(trial)
     if url is None or own.exists():
         return own
-    Storage(url, Layout(scratch)).fetch([trial])
+    Storage(url, Layout(scratch)).fetch(trial)
     return Layout(scratch).history(trial)

@@ -32,24 +32,28 @@ class TensorBoard:
 
     def end(self, trial: Trial, outcome: Outcome) -> None:
         """The last points, the status as a text, and the heat map."""
-        epoch = self._epochs.get(trial.id, 0) if outcome.epoch is None else outcome.epoch
+        epoch = self._epochs.get(trial.id) if outcome.epoch is None else outcome.epoch
         summaries = [_scalars(outcome.values), text("status", outcome.status)]  # type: ignore[no-untyped-call]
         if outcome.heat_map is not None:
             summaries.append(_image(outcome.heat_map))
         if outcome.status != "failed":  # which may yet be tried again, and an end can be written once
             summaries.append(_table_row(trial)[1])
-        self._write(trial, epoch, summaries, since=epoch + 1)
+        self._write(trial, epoch or 0, summaries, since=None if epoch is None else epoch + 1)
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _write(self, trial: Trial, epoch: int, summaries: Iterable[Summary], since: int) -> None:
-        """Append to the session's file; a new one is a restart, from which on TensorBoard drops older points."""
+    def _write(self, trial: Trial, epoch: int, summaries: Iterable[Summary], since: int | None) -> None:
+        """Append to the session's file; a new one is a restart, from which on TensorBoard drops older points.
+
+        Where it is not known since which epoch that is, the restart is not marked, and all older points stay.
+        """
         events = []
         if trial.id not in self._files:
             self._files[trial.id] = self._new_file(trial)
-            restart = SessionLog(status=SessionLog.START)
-            events = [Event(file_version="brain.Event:2"), Event(session_log=restart, step=since)]
+            events = [Event(file_version="brain.Event:2")]
+            if since is not None:
+                events.append(Event(session_log=SessionLog(status=SessionLog.START), step=since))
             events.append(Event(summary=_table_row(trial)[0]))
         events += [Event(summary=summary, step=epoch) for summary in summaries]
         with self._files[trial.id].open("ab") as file:

@@ -154,3 +154,26 @@ def test_spearman_is_scipys(values: list[int]) -> None:
     expected = spearmanr(x, y).statistic if len(set(values)) > 1 else 0.0
     assert spearman(x, y) == pytest.approx(expected)
     assert spearman(x, y + 1e-12 * x / (1 + x.max())) == pytest.approx(expected)  # rounding is no trend
+
+
+def test_names_are_shown_as_they_are_and_lose_no_sweep(make_sweep: Callable[..., Any], tmp_path: Path) -> None:
+    names = ["n (sweep) #2", "n", "n", r"lr $\frac$", "_a", "_b"]
+    folders = [make_sweep(name=name).finish_all().folder for name in names]
+    page = write_comparison(folders, tmp_path / "compare.html")
+    assert "6 sweeps compared" in words(page)
+    known = means(read_results(folders[0], digests=False))
+    [legend] = comparison.draw({"a $ b": known, "_c": known}).figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a \\$ b", " _c"]
+
+
+def test_where_no_slice_has_all_values_the_means_are_still_over_the_same_settings(
+    make_sweep: Callable[..., Any],
+) -> None:
+    sweep = make_sweep(batch_size=[8, 16, 32], weight_decay=[0.005, 0.01])
+    for trial in sweep.trials:
+        sunk = (trial.batch_size, trial.weight_decay) in {(8, 0.01), (32, 0.005)}
+        sweep.finish(trial, test_accuracy=0.1 if sunk else 0.9)
+    table = means(read(sweep))
+    sizes = table[table["axis"] == "batch_size"]
+    assert sizes["value"].tolist() == [8, 16]
+    assert sizes["cells"].tolist() == [1, 1]

@@ -47,6 +47,10 @@ BAD = {
     "too many test examples": ("data.test_examples = 500", "data.test_examples: 500 is more than the 360 test"),
     "tiny test part": ("data.test_fraction = 0.001", "data.test_fraction: 0.001 leaves 1795 training and 2 test"),
     "falling milestones": ("milestones = [3, 2]", "milestones: must be increasing (got [3, 2])"),
+    "last step": (
+        "tracking = { every = 89, spectrum_every_epochs = 0 }",
+        "tracking.every: 89 does not divide the 358 steps of batch size 8, so the last would not be recorded",
+    ),
     "spectrum": ("tracking.spectrum_every_epochs = 3", "tracking.spectrum_every_epochs: 3 does not divide the 2"),
     "tolerance": ("tracking.tolerances = [{value = 0}]", "tracking.tolerances[0].value: must be greater than 0"),
     "selection": ("tracking.select = 'some'", "tracking.select: must be 'paper' or 'all' (got 'some')"),

@@ -130,6 +130,20 @@ def test_a_row_counts_as_certified_only_where_every_tolerance_is() -> None:
     assert np.isnan(known.last[""])
 
 
+def test_a_step_that_lacks_a_matrix_has_no_average_and_counts_as_missing() -> None:
+    rows = history([1, 1, 2, 3, 3], [4, 5, 1, 2, 3], name=["a", "b", "a", "a", "b"])
+    known = digest([rows], [""], steps=3)
+    np.testing.assert_array_equal(known.curves[""]["mean"], [4.5, np.nan, 2.5])
+    assert (known.missing, known.ended, known.last[""]) == (1, True, 2.5)
+
+
+def test_the_rank_of_an_earlier_step_is_not_that_of_the_last() -> None:
+    known = digest([history([1, 1, 2, 2], [4, 5, 1, 2])], [""], steps=3, every=2)
+    assert (known.missing, known.ended) == (0, False)
+    assert np.isnan(known.last[""])
+    assert known.matrices["last"].isna().all()
+
+
 def test_steps_that_were_due_and_are_not_there_are_counted() -> None:
     steps = [1, 1, 10, 10, 15, 15, 30, 30]  # the first and one with a spectrum besides every tenth
     assert digest([history(steps, [1] * 8)], [""], steps=35, every=10).missing == 1

@@ -38,11 +38,6 @@ def average(sweep: Any, trial: Any, step: int, suffix: str = "") -> float:
     return float(np.mean([sweep.rank(trial, full, step, suffix) for full in FULL.values()]))
 
 
-def last_step(trial: Any) -> int:
-    """The last recorded one: further tolerances have no average in the ledger, but in the history."""
-    return int(trial.steps // 30 * 30)
-
-
 def in_cell(sweep: Any, row: Any) -> list[Any]:
     """The trials of a row's cell: one a seed."""
     axes = ("batch_size", "lr", "weight_decay")
@@ -72,7 +67,7 @@ def test_rank_by_batch_size_has_mean_and_range_over_seeds(planted: Any, results:
     table = lines.draw(results, suffix).data
     assert len(table) == 2 * 2 * 2
     for row in table.itertuples():
-        seeds = [average(planted, t, last_step(t) if suffix else t.steps, suffix) for t in in_cell(planted, row)]
+        seeds = [average(planted, t, t.steps, suffix) for t in in_cell(planted, row)]
         assert row.trials == len(seeds) == 2
         assert [row.rank_mean, row.rank_min, row.rank_max] == pytest.approx([np.mean(seeds), min(seeds), max(seeds)])
         assert row.facet == f"weight decay {row.weight_decay:g}"
@@ -85,7 +80,7 @@ def test_rank_over_steps_has_the_seeds_of_every_cell_as_a_band(planted: Any, res
     table = steps.draw(results, suffix).data
     for (_, cell), trials in zip(table.groupby(["batch_size", "lr", "weight_decay"]), cells_of(planted), strict=True):
         assert in_cell(planted, cell.iloc[0]) == trials
-        assert cell["step_last"].tolist() == list(range(30, trials[0].steps + 1, 30))
+        assert cell["step_last"].tolist() == trials[0].recorded
         assert (cell["seeds"] == 2).all()
         expected = np.array([[average(planted, t, step, suffix) for step in cell["step_last"]] for t in trials])
         np.testing.assert_allclose(cell["low"], expected.min(axis=0))
@@ -117,7 +112,7 @@ def test_rank_and_accuracy_has_both_for_every_corner(planted: Any, results: Resu
     for name, part in table.groupby("trial"):
         [trial] = [trial for trial in planted.trials if trial.id == name]
         assert part["test_accuracy"].dropna().tolist() == pytest.approx(ACCURACIES)
-        expected = [average(planted, trial, step) / 88 for step in range(30, trial.steps + 1, 30)]
+        expected = [average(planted, trial, step) / 88 for step in trial.recorded]
         assert part["rank_share_mean"].dropna().tolist() == pytest.approx(expected)
 
 
@@ -126,7 +121,7 @@ def test_rank_by_layer_is_of_the_trial_of_lowest_rank(planted: Any, results: Res
     table = layers.draw(results, str(results.choose(None))).data
     for name, full in FULL.items():
         layer = table[table["name"] == name]
-        expected = [planted.rank(lowest, full, step) for step in range(30, lowest.steps + 1, 30)]
+        expected = [planted.rank(lowest, full, step) for step in lowest.recorded]
         assert layer["mean"].tolist() == expected
         np.testing.assert_allclose(layer["share_of_full"], np.array(expected) / full)
     corners = layers.draw_corners(results).data

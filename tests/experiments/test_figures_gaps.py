@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from fastrank.experiments import figures
@@ -87,7 +88,15 @@ def test_a_history_that_ends_early_is_named(make_sweep: Callable[..., Any]) -> N
     [trial] = sweep.trials
     sweep.write_history(trial, sweep.history(trial).slice(0, 3 * 10))
     results = read_results(sweep.folder)
-    assert results.problems == [f"trial {trial.id}: its history lacks 7 of {trial.steps // 30} steps"]
+    assert results.problems == [
+        f"trial {trial.id}: its history lacks 7 of {trial.steps // 30} steps",
+        f"trial {trial.id}: its history does not have the last step",
+    ]
+    assert np.isnan(results.digests[trial.id].last[""])  # the rank of an earlier step is not that of the last
+    drawing = layers.draw(results, trial.id)
+    assert [text.get_text() for text in drawing.figure.axes[0].texts][:3] == [
+        f"not recorded of {full}" for full in (64, 100, 100)
+    ]
     sweep.write_history(trial, sweep.history(trial).slice(0, 0))
     assert read_results(sweep.folder).problems == [f"trial {trial.id}: its history could not be read: it is empty"]
 
@@ -108,7 +117,7 @@ def test_rows_that_were_not_finite_are_gaps_and_never_rank_zero(make_sweep: Call
     gaps = heat.data[heat.data["mean"].isna()]
     assert gaps[["name", "step_last"]].to_numpy().tolist() == [["layers.1.weight", 60]]
     assert heat.data["mean"].min() > 0
-    assert "Grey: steps at which the matrix was not finite." in heat.caption
+    assert "Grey: runs of steps at which the matrix was never finite (1 rows have no rank)." in heat.caption
 
 
 def test_a_collapsed_network_is_marked_and_not_chosen(make_sweep: Callable[..., Any]) -> None:
@@ -121,6 +130,37 @@ def test_a_collapsed_network_is_marked_and_not_chosen(make_sweep: Callable[..., 
     assert marked[marked].index.tolist() == [sweep.trials[1].id]
     for figure in (lines, steps, accuracy):
         assert "below twice chance" in figure.draw(results).caption
+    corners = layers.draw_corners(results)
+    titles = [axes.get_title() for axes in corners.figure.axes[:4]]
+    assert [title.endswith("\ncollapsed") for title in titles] == [False, False, True, False]
+    assert [axes.get_title("right") for axes in corners.figure.axes[:4]] == ["97%", "97%", "12%", "97%"]
+    assert corners.data.loc[corners.data["collapsed"], "trial"].unique().tolist() == [sweep.trials[1].id]
+    assert "Collapsed: test accuracy below twice chance, 20%" in corners.caption
+
+
+def test_a_seed_with_a_hole_in_its_history_leaves_the_lines_in_order(make_sweep: Callable[..., Any]) -> None:
+    sweep = make_sweep(batch_size=[32], weight_decay=[0.01], seed=[0, 1]).finish_all()
+    holed = sweep.trials[0]
+    whole = sweep.history(holed)
+    sweep.write_history(holed, pa.concat_tables([whole.slice(0, 9), whole.slice(30)]))
+    curve = steps.draw(read_results(sweep.folder)).data
+    assert curve["step_last"].is_monotonic_increasing
+    assert curve["seeds"].tolist() == [2] * 3 + [1] * 7 + [2] * (len(curve) - 10)
+
+
+def test_one_setting_has_one_colour_in_all_panels(make_sweep: Callable[..., Any]) -> None:
+    sweep = make_sweep(lr=[0.1, 0.5], weight_decay=[0.005, 0.01])
+    for trial in sweep.trials:  # at the one rate no trial of the one decay is done
+        if (trial.lr, trial.weight_decay) != (0.5, 0.01):
+            sweep.finish(trial)
+    drawing = lines.draw(read_results(sweep.folder))
+    colours = {
+        (panel, line.get_color())
+        for panel, axes in enumerate(drawing.figure.axes)
+        for line in axes.lines
+        if line.get_marker() == "o" and len(line.get_xdata())
+    }
+    assert len({colour for _, colour in colours}) == 2
 
 
 def test_without_spectra_there_is_nothing_to_draw(make_sweep: Callable[..., Any]) -> None:

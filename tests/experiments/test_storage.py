@@ -1,5 +1,6 @@
 """A sweep whose histories and checkpoints are kept elsewhere than its ledger."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,32 @@ def test_what_is_stored_elsewhere_is_what_is_stored_here(config_file: Callable[.
         one, two = (fastrank.read_history(Layout(tmp_path / name).history(trial)) for name in ("here", "there"))
         assert one.equals(two)
     assert {record.status for record in Ledger.open(tmp_path / "there").trials()} == {Status.DONE}
+
+
+def test_half_a_history_is_never_taken_for_a_whole_one(
+    config_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fetching is interrupted once; then one history is not there at all."""
+    away, folder = tmp_path / "bucket", tmp_path / "run"
+    assert run_sweep(config_file(CONFIG), folder, Options(workers=1, storage=away.as_uri())) == 0
+    whole = Place.pull
+
+    def interrupted(place: Place, remote: str, local: Path) -> None:
+        whole(place, remote, local)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Place, "pull", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            read_results(folder)
+    lost = next((away / "history").iterdir())
+    shutil.rmtree(lost)
+    results = read_results(folder)
+    assert len(results.digests) == 3
+    assert [problem.partition(": it is not")[0] for problem in results.problems] == [
+        f"trial {lost.name}: its history could not be read: {away.as_uri()}: the history of {lost.name} "
+        "cannot be fetched"
+    ]
 
 
 @pytest.mark.parametrize("stacked", [False, True])

@@ -1,6 +1,7 @@
 """What TensorBoard reads back from the event files."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,29 @@ def test_a_session_that_hears_the_end_only_keeps_the_points(trained: Any, sessio
     assert len(points(run, "seconds")) == 1
 
 
-def test_no_file_stays_open(trained: Any, session: Callable[..., None], tmp_path: Path) -> None:
+def test_a_resumed_trial_that_fails_before_an_epoch_keeps_what_came_before(
+    trained: Any, session: Callable[..., None]
+) -> None:
+    trial = trained.trials[0].id
+    first, *_ = trained.told[trial]
+    session("tensorboard", {trial: trained.told[trial][:3]})
+    session("tensorboard", {trial: [Crashed("cursed")]})
+    session("tensorboard", {trial: [replace(first, epoch=4)]})
+    assert [step for step, _ in points(read(trained.folder, trial), "loss/train")] == [1, 2, 3, 4]
+
+
+def test_no_file_stays_open(
+    trained: Any, session: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """Whoever trains a stack of hundreds has but a thousand files to open."""
-    ids = [trial.id for trial in trained.trials]
+    from fastrank.experiments.sinks.tensorboard import TensorBoard
+
+    ids, held = [trial.id for trial in trained.trials], []
+
+    def close(tracker: TensorBoard) -> None:
+        paths = [path.resolve() for path in Path("/proc/self/fd").iterdir() if path.exists()]
+        held.append([path for path in paths if "tfevents" in path.name])
+
+    monkeypatch.setattr(TensorBoard, "close", close)
     session("tensorboard", {trial: [*trained.told[trial][:2], Crashed("cursed")] for trial in ids})
-    held = [path.resolve() for path in Path("/proc/self/fd").iterdir() if path.exists()]
-    assert not [path for path in held if "tfevents" in path.name]
+    assert held == [[]]
