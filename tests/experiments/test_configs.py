@@ -50,7 +50,6 @@ def test_it_can_be_run(path: Path) -> None:
 @pytest.mark.usefixtures("_prepared")
 def test_the_bound_bites_where_its_configuration_says() -> None:
     (small,) = (load_config(path) for path in CONFIGS if path.stem == "bound-quick")
-    bounds = [rank_bound(t.batch_size, 1, t.lr, t.weight_decay, eps=1e-3) for t in small.trials()]
-    assert [round(bound, -1) for bound in bounds] == [3040, 1520, 760]
-    full_rank = (784 + 1000) / 2
-    assert min(bounds) < full_rank < max(bounds)
+    bounds = [rank_bound(t.batch_size, 1, t.lr, t.weight_decay, eps=0.05) for t in small.trials() if t.seed == 0]
+    assert [round(bound) for bound in bounds] == [2459, 1230, 615]
+    assert min(bounds) < 784 < max(bounds)  # the full rank of the one matrix
