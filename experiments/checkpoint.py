@@ -6,6 +6,7 @@ format, and a flipped bit would go on as a wrong number.
 
 import hashlib
 import io
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if hashlib.sha256(content).digest() != seal:
             raise CheckpointError(f"{path}: the checkpoint is damaged ({len(sealed)} bytes)")
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError) as error:  # torch's unpickling errors are ValueErrors
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path}: the checkpoint cannot be read: {error}") from error
     return state

@@ -83,10 +83,10 @@ def load_config(path: Path) -> SweepConfig:
         raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
     except UnicodeDecodeError as error:
         raise ConfigError([f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}"]) from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([f"{path}: is not valid TOML: {error}"]) from None
     except ValidationError as error:
         raise ConfigError([f"{path}: {line}" for line in explain(error, SweepConfig)]) from None
+    except ValueError as error:  # TOMLDecodeError, and what an integer of thousands of digits raises
+        raise ConfigError([f"{path}: is not valid TOML: {error}"]) from None
     problems = [f"{path}: {line}" for line in _contradictions(config)]
     if problems:
         raise ConfigError(problems)
@@ -101,6 +101,11 @@ def _contradictions(config: SweepConfig) -> list[str]:
             f"tracking.spectrum_every_epochs: {every} does not divide the {config.epochs} epochs, "
             "so the last step would have no spectrum"
         )
+    lines += [
+        f"milestones[{i}]: {epoch} is not before the last of the {config.epochs} epochs: leave it out"
+        for i, epoch in enumerate(config.milestones)
+        if epoch >= config.epochs
+    ]
     try:
         _ = config.data.info
     except DataError as error:
@@ -119,6 +124,8 @@ def _contradictions(config: SweepConfig) -> list[str]:
         build_network(config.model, config.data, seed=0, device="meta")
     except NetworkError as error:  # names the option
         lines.append(f"model.{error}")
+    except RuntimeError as error:
+        lines.append(f"model: too large: {error}")
     return lines
 
 

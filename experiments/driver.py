@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastrank.experiments.engines import Engine
 from fastrank.experiments.events import Crashed, EpochEnd, Event, Finished, Warned
@@ -66,7 +66,7 @@ class Driver:
         self.running[job.name] = left
         for trial in left:
             self.board.rows[trial].status = Status.RUNNING
-        self.engine.start(job)
+        self.engine.start(replace(job, data=self.ledger.meta["data"].get("digest")))
 
     def _heed(self, job: Job, event: Event) -> None:
         match event:

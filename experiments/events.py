@@ -39,10 +39,11 @@ class Finished:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a short run of a job's trials took: seconds a step and an evaluation (of all its trials), bytes at most."""
+    """What a short run of a job's trials took: seconds a step, an evaluation and a spectrum of all, bytes at most."""
 
     step_seconds: float
     evaluation_seconds: float
+    spectrum_seconds: float
     memory: int
 
 

@@ -1,5 +1,6 @@
 """A job: what a worker is given to do, one trial or a stack of them, and how it is run anywhere."""
 
+import socket
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 from fastrank.experiments.checkpoint import CheckpointError, load_checkpoint
+from fastrank.experiments.data import DataError
 from fastrank.experiments.errors import UserError
 from fastrank.experiments.events import Crashed, Event, Warned
 from fastrank.experiments.layout import Layout
@@ -27,10 +29,12 @@ class Job:
     Attributes:
         name: the trial's id, or the stack's: what its checkpoint and its unfinished history are called.
         specs: the canonical specification of every trial, by id.
+        data: digest of the data set that the sweep is about; None where any set of that name will do.
     """
 
     name: str
     specs: dict[str, dict[str, Any]]
+    data: str | None = None
 
     @property
     def is_stack(self) -> bool:
@@ -49,21 +53,33 @@ def run(job: Job, folder: Path, device: str) -> Iterator[Event]:
         folder: the sweep's folder; history and checkpoint go where `Layout` says.
         device: "cpu", "cuda" or "cuda:1".
 
-    The parameters and the history are the same, bit for bit, as of trials that were never interrupted: PyTorch
+    The parameters and the ranks are the same, bit for bit, as of trials that were never interrupted: PyTorch
     runs on one thread here, since the order of floating-point sums depends on their number, and takes
-    deterministic algorithms of cuDNN. The histories are complete on disk when `Finished` comes; the checkpoint is
-    the caller's to remove once the results are safe. A non-finite training loss ends a trial as ``diverged``.
+    deterministic algorithms of cuDNN. So is all of the history on a CPU. On CUDA norms are, as far as they are proven
+    there, to 1e-4: how many columns a sketch has depends on how soon the host hears of the last one.
+
+    The histories are complete on disk when `Finished` comes; the checkpoint is the caller's to remove once the results
+    are safe. A non-finite training loss ends a trial as ``diverged``.
     """
-    with _reproducible(device):
+    with reproducible(device):
         yield from _train(lambda: trainee(job, folder, torch.device(device)), job.name, Layout(folder))
 
 
 def trainee(job: Job, folder: Path, device: torch.device) -> "Trainee":
-    """A job's trials, about to be trained from zero."""
+    """A job's trials, about to be trained from zero.
+
+    Raises DataError where this machine has another data set under the name.
+    """
     from fastrank.experiments.stack import StackTraining
     from fastrank.experiments.train import Training
 
     trials, layout = [Trial.model_validate(spec) for spec in job.specs.values()], Layout(folder)
+    name, there = trials[0].data.name, trials[0].data.info.digest
+    if job.data not in (None, there):
+        raise DataError(
+            f"{socket.gethostname()}: the data set {name!r} here is not the sweep's: its digest is {there[:12]}, not "
+            f"{job.data[:12]}; prepare it from the same images, or copy the file"
+        )
     return StackTraining(job.name, trials, layout, device) if job.is_stack else Training(trials[0], layout, device)
 
 
@@ -111,12 +127,16 @@ class Trainee(Protocol):
     def evaluate(self) -> None:
         """Find the test accuracy, to see how long it takes."""
 
+    def take_spectrum(self) -> None:
+        """Measure whole spectra, to see how long it takes."""
+
     def close(self) -> None:
         """Let go of files and hooks."""
 
 
 @contextmanager
-def _reproducible(device: str) -> Iterator[None]:
+def reproducible(device: str) -> Iterator[None]:
+    """One thread and deterministic algorithms, until it is left."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     threads, cudnn = torch.get_num_threads(), torch.backends.cudnn

@@ -8,33 +8,40 @@ from pathlib import Path
 
 import torch
 from fastrank.experiments.events import Event, Measured
-from fastrank.experiments.job import Job, trainee
+from fastrank.experiments.job import Job, reproducible, trainee
 
 WARM_UP = 5  # steps: kernels are compiled, a graph is captured, bases are found
+LEAST = 5  # steps that are timed together
 SECONDS = 1.0  # that steps are timed for, at least
 MOST = 200  # steps
 
 
 def run(job: Job, folder: Path, device: str) -> Iterator[Event]:
     """Train a job's trials for a second or so in ``folder``, which is of no use afterwards; yields `Measured`."""
-    place = torch.device(device)
-    subject = trainee(job, folder, place)
+    with reproducible(device):  # as trials are run
+        yield _measure(job, folder, torch.device(device))
+
+
+def _measure(job: Job, folder: Path, device: torch.device) -> Measured:
+    subject = trainee(job, folder, device)
 
     def seconds(call: Callable[[], None]) -> float:
         started = time.perf_counter()
         call()
-        if place.type == "cuda":
-            torch.cuda.synchronize(place)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
         return time.perf_counter() - started
 
-    subject.practise(WARM_UP)
+    seconds(lambda: subject.practise(WARM_UP))
+    every: int = next(iter(job.specs.values()))["tracking"].get("every", 1)
+    together = every * -(-LEAST // every)  # so that as many of them as in training have their ranks measured
     spent, steps = 0.0, 0
     while spent < SECONDS and steps < MOST:
-        spent += seconds(lambda: subject.practise(5))
-        steps += 5
-    evaluation = seconds(subject.evaluate)
+        spent += seconds(lambda: subject.practise(together))
+        steps += together
+    evaluation, spectrum = (min(seconds(call) for _ in range(2)) for call in (subject.evaluate, subject.take_spectrum))
     subject.close()
-    yield Measured(spent / steps, evaluation, _memory(place))
+    return Measured(spent / steps, evaluation, spectrum, _memory(device))
 
 
 def _memory(device: torch.device) -> int:

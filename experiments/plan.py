@@ -1,15 +1,17 @@
 """What a sweep would do and take, and how far it has come: reading only."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fastrank.experiments.config import load_config
 from fastrank.experiments.devices import kind, measure, slots
+from fastrank.experiments.errors import UserError
 from fastrank.experiments.events import Measured
 from fastrank.experiments.job import Job
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.ledger import Ledger, Status, TrialRecord
-from fastrank.experiments.stacks import jobs
+from fastrank.experiments.stacks import jobs, kind_of
 from fastrank.experiments.summary import print_tables
 from fastrank.experiments.sweep import STACK_LIMIT, Options, check_config, driver_of, widest
 from fastrank.experiments.trial import Trial
@@ -23,8 +25,13 @@ def print_plan(config_file: Path, folder: Path, options: Options) -> None:
 
     Every kind of job is run for a second or so, to measure its steps and its memory.
 
-    Raises ConfigError or LedgerError where a run would, and MeasureError where a trial does not fit the device.
+    Raises ConfigError, DataError or LedgerError where a run would, MeasureError where a trial does not fit the device,
+    and UserError for an engine that is elsewhere.
     """
+    if options.engine != "local":
+        raise UserError(
+            f"--plan measures this machine, not what --engine {options.engine} runs on: leave one of them out"
+        )
     config = load_config(config_file)
     check_config(config, folder)
     trials = {trial.id: trial for trial in config.trials()}
@@ -54,20 +61,21 @@ def _pending(name: str, trial: Trial) -> TrialRecord:
 def _estimate(left: Sequence[TrialRecord], trials: dict[str, Trial], options: Options, console: Console) -> None:
     device = kind(options.device)
     limit = options.stack or STACK_LIMIT[device]
-    pending = [r if r.status is Status.PENDING else _pending(r.id, trials[r.id]) for r in left]
+    pending = [replace(record, status=Status.PENDING) for record in left]  # as a driver finds them
     places = slots(device, options.workers, widest(pending, options))
     work = jobs(pending, limit, len(places))
-    measured: dict[tuple[int, int], Measured] = {}
+    measured: dict[tuple[tuple[int, bool], int], Measured] = {}
     seconds = []
     for job in work:
         first = trials[next(iter(job.specs))]
-        key = first.batch_size, len(job.specs)
+        key = kind_of(job), len(job.specs)
         if key not in measured:
             measured[key] = m = measure(job, places[0])
             what = f"{key[1]} trials at a time" if job.is_stack else "one trial at a time"
             console.print(
-                f"batch size {key[0]:3}, {what}: {1e3 * m.step_seconds:.3g} ms a step, "
-                f"{_duration(m.evaluation_seconds)} an evaluation, {m.memory / 2**20:,.0f} MiB"
+                f"batch size {first.batch_size:3}, {what}: {1e3 * m.step_seconds:.3g} ms a step, "
+                f"{_duration(m.evaluation_seconds)} an evaluation, {_duration(m.spectrum_seconds)} a spectrum, "
+                f"{m.memory / 2**20:,.0f} MiB"
             )
         seconds.append(_seconds(job, first, measured[key]))
     wall = max(sum(seconds) / len(places), max(seconds))
@@ -80,10 +88,18 @@ def _estimate(left: Sequence[TrialRecord], trials: dict[str, Trial], options: Op
 
 
 def _seconds(job: Job, trial: Trial, measured: Measured) -> float:
-    """Of the whole job: its steps, and an evaluation of the test part an epoch and of the training part at the end."""
+    """Of the whole job: steps, evaluations of the test part each epoch and of the training part at the end, spectra.
+
+    What a checkpoint has of it already is not known here.
+    """
     train, test = trial.data.sizes()
-    evaluations = trial.epochs + train / test
-    return trial.steps * measured.step_seconds + evaluations * measured.evaluation_seconds
+    evaluations, every = trial.epochs + train / test, trial.tracking.spectrum_every_epochs
+    spectra = trial.epochs // every + 1 if every else 0
+    return (
+        trial.steps * measured.step_seconds
+        + evaluations * measured.evaluation_seconds
+        + spectra * measured.spectrum_seconds
+    )
 
 
 def _duration(seconds: float) -> str:

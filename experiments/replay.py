@@ -19,12 +19,15 @@ class Replay:
     Args:
         step: runs on the device alone: it reads and writes the same tensors each time, and never waits.
         tracker: records the step's ranks.
-        device: of the step. On CUDA the first steps run as usual, and then a graph of one is replayed.
+        device: of the step.
+        capture: the first steps run as usual, and then a graph of one is replayed; False: all run as usual.
     """
 
-    def __init__(self, step: Callable[[], None], tracker: fastrank.RankTracker, device: torch.device) -> None:
+    def __init__(
+        self, step: Callable[[], None], tracker: fastrank.RankTracker, device: torch.device, capture: bool
+    ) -> None:
         self._step, self._tracker = step, tracker
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device) if capture else None  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
         self._warm = 0
 

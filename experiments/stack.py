@@ -25,6 +25,7 @@ from fastrank.experiments.trial import Trial
 from torch.nn.functional import cross_entropy
 
 import fastrank
+from fastrank import backend
 
 ROWS_PER_PART = 1 << 18
 
@@ -55,19 +56,21 @@ class StackTraining:
         self.step = torch.zeros((), dtype=torch.int64, device=device)  # steps taken
         self.diverged = torch.zeros(models, dtype=torch.int64, device=device)  # step of the first loss not finite, or 0
         self.losses = torch.zeros(models, device=device)  # sums over the epoch
-        self.replay = Replay(self._take_step, self.ranks, device)
+        self.replay = Replay(self._take_step, self.ranks, device, capture=self._captured)
         self.epoch, self.seconds = 0, 0.0
         self.accuracies: list[list[float]] = []
         self._practised = 0
 
     def _make_trackers(self) -> None:
         tracking, folder = self.shared.tracking, self.layout.history(self.name)
+        # Without kernels ranks are counted from eigenvalues, which wait for the host.
+        self._captured = self.device.type == "cuda" and backend.kernels_serve(self.device)
         include = ["layers.*.weight", *(["head.weight"] if tracking.select == "all" else [])]
         own: dict[str, Any] = {"tolerance": tolerances(tracking), "include": include}
         self.ranks = fastrank.RankTracker(
             self.model,
             self.optimizer,
-            every=tracking.every if self.device.type == "cpu" else 1,  # a graph measures whenever it is replayed
+            every=1 if self._captured else tracking.every,  # a graph measures whenever it is replayed
             directory=folder / "ranks",
             rows_per_part=ROWS_PER_PART,
             **own,
@@ -227,14 +230,17 @@ class StackTraining:
     def practise(self, steps: int) -> None:
         """Take steps that nothing else counts, to see how long they take."""
         for _ in range(steps):
-            if self._practised % self.shared.steps_per_epoch == 0:
+            if self._practised % len(self.order) == 0:
                 self._begin_epoch()
             self.replay()
             self._practised += 1
 
     def evaluate(self) -> None:
-        """Do what ends an epoch, to see how long it takes: test accuracies, and spectra."""
+        """Find the test accuracies, to see how long it takes."""
         self._accuracy(self.test)
+
+    def take_spectrum(self) -> None:
+        """Measure whole spectra, to see how long it takes."""
         if self.spectra is not None:
             self.spectra.step()
 

@@ -55,6 +55,12 @@ def halves(specs: dict[str, dict[str, Any]]) -> list[Job]:
     return [_named({name: specs[name] for name in part}) for part in parts if part]
 
 
+def kind_of(job: Job) -> tuple[int, bool]:
+    """What the time and the memory of a job depend on, besides its size: batch size, and whether there is momentum."""
+    spec = next(iter(job.specs.values()))
+    return spec["batch_size"], spec["momentum"] > 0
+
+
 def can_be_stacked(trial: Trial) -> bool:
     """Perceptrons are; augmentation is drawn from one generator, and would not be each trial's own."""
     return isinstance(trial.model, Perceptron) and not trial.data.augment

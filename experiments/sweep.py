@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastrank.experiments.config import ConfigError, SweepConfig, differences, load_config
+from fastrank.experiments.data import load_split
 from fastrank.experiments.devices import kind, slots
 from fastrank.experiments.driver import Driver
 from fastrank.experiments.engines import Engine
@@ -22,7 +23,7 @@ from fastrank.experiments.ledger import Ledger, Status, TrialRecord
 from fastrank.experiments.progress import Board, display_for
 from fastrank.experiments.provenance import commit, versions
 from fastrank.experiments.sinks import open_sinks
-from fastrank.experiments.stacks import jobs
+from fastrank.experiments.stacks import jobs, kind_of
 from fastrank.experiments.storage import Storage, absolute
 from fastrank.experiments.summary import print_tables, write_summary
 from rich.console import Console
@@ -55,7 +56,11 @@ class Options:
 
 
 def check_config(config: SweepConfig, folder: Path) -> None:
-    """Raise ConfigError, with each difference, where ``folder`` holds a sweep of another configuration."""
+    """Raise ConfigError, with each difference, where ``folder`` holds a sweep of another configuration.
+
+    Raises DataError where the data set is damaged, or cannot be split as asked for: before any trial is begun.
+    """
+    load_split(config.data.name, **config.data.part)
     if Layout(folder).ledger.exists():
         meta = Ledger.open(folder).meta
         changed = differences(meta["config"], config.canonical)
@@ -132,10 +137,10 @@ def _engine(records: Sequence[TrialRecord], storage: Storage, options: Options) 
 
 
 def widest(records: Sequence[TrialRecord], options: Options) -> list[Job]:
-    """Of each batch size the largest job: what takes most memory is among these."""
+    """Of each kind of trials the largest job: what takes most memory is among these."""
     limit = options.stack or STACK_LIMIT[kind(options.device)]
     by_size = sorted(jobs(records, limit, 1), key=lambda job: len(job.specs))
-    return list({job.specs[next(iter(job.specs))]["batch_size"]: job for job in by_size}.values())
+    return list({kind_of(job): job for job in by_size}.values())
 
 
 def _ledger(config: SweepConfig, config_file: Path, folder: Path, storage: str | None) -> Ledger:

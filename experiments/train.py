@@ -136,6 +136,14 @@ class Training:
         """Find the test accuracy, to see how long it takes."""
         self.accuracy(self.test)
 
+    def take_spectrum(self) -> None:
+        """Measure whole spectra, to see how long it takes."""
+        tracking = self.trial.tracking
+        if tracking.spectrum_every_epochs:
+            fastrank.RankTracker(
+                self.model, tolerance=tolerances(tracking), select=tracking.select, spectrum=SPECTRUM
+            ).step()
+
     def close(self) -> None:
         """Stop following the optimizer; what is recorded is written."""
         self.tracker.close()

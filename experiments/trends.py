@@ -47,7 +47,9 @@ def means(results: Results) -> pd.DataFrame:
         "axis", sort=False
     ):
         slices = group.sort_values("decayed", ascending=False)["slices"].iloc[0]
-        data = pd.concat(_alike(str(axis), slices)).assign(rank_share=lambda cell: cell["rank_mean"] / cell["full_rank"])
+        data = pd.concat(_alike(str(axis), slices)).assign(
+            rank_share=lambda cell: cell["rank_mean"] / cell["full_rank"]
+        )
         by_value = data.groupby(axis, sort=True).agg(
             rank_share=("rank_share", "mean"), test_accuracy=("test_accuracy_mean", "mean"), cells=("rank_mean", "size")
         )

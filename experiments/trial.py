@@ -1,12 +1,13 @@
 """A trial: one point of a sweep, everything that decides its numbers, and the id that follows from it.
 
 A trial's identity is the hash of its canonical specification, so that the same work has the same id whatever
-the file looks like: key order, ``1`` or ``1.0`` for a float, or defaults spelled out make no difference.
+the file looks like: key order, ``1`` or ``1.0`` for a float, or the defaults below spelled out make no difference.
 """
 
 import hashlib
 import itertools
 import json
+from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastrank.experiments.data import DataInfo, describe, split_sizes
@@ -32,6 +33,7 @@ def _increasing(values: list[int]) -> list[int]:
 Number = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda x: x + 0.0)]
 Positive = Annotated[Number, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Size = Annotated[int, Field(ge=1, le=100_000)]  # of a network: beyond it there is no machine for its matrices
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 BatchSize = Annotated[int, Field(ge=2)]  # batch-norm has no variance to divide by in a batch of one
 WeightDecay = Annotated[Number, Field(ge=0)]
@@ -49,16 +51,16 @@ class Perceptron(Strict):
     """``depth`` hidden layers of ``width`` units, with batch-norm (``mlp_bn``) or without (``mlp``)."""
 
     name: Literal["mlp_bn", "mlp"]
-    depth: Count
-    width: Count
+    depth: Size
+    width: Size
 
 
 class ConvNet(Strict):
     """Two convolutions of stride 2, then ``depth`` of stride 1; ``width`` channels."""
 
     name: Literal["convnet"]
-    depth: Count
-    width: Count
+    depth: Size
+    width: Size
 
 
 class Fixed(Strict):
@@ -71,10 +73,10 @@ class ViT(Strict):
     """``depth`` blocks of dimension ``width`` with ``heads`` heads, on patches of ``patch`` x ``patch`` pixels."""
 
     name: Literal["vit"]
-    depth: Count = 6
-    width: Count = 192
-    heads: Count = 3
-    patch: Count = 4
+    depth: Size = 6
+    width: Size = 192
+    heads: Size = 3
+    patch: Size = 4
 
 
 Model = Annotated[Perceptron | ConvNet | Fixed | ViT, Field(discriminator="name")]
@@ -158,24 +160,15 @@ class Trial(Schedule):
         """First 12 hex digits of the SHA-256 of the canonical JSON."""
         return short_hash(self.spec)
 
-    @property
+    @cached_property
     def steps_per_epoch(self) -> int:
-        """Full batches in the training part; the incomplete last one is dropped."""
+        """Full batches in the training part, as it is when first asked for; the incomplete last one is dropped."""
         return self.data.sizes()[0] // self.batch_size
 
     @property
     def steps(self) -> int:
         """Optimizer steps in all."""
         return self.epochs * self.steps_per_epoch
-
-    @property
-    def tracked_steps(self) -> int:
-        """Steps whose ranks are recorded: the first, each multiple of ``every``, and those with a spectrum."""
-        tracking, due = self.tracking, set()
-        if tracking.spectrum_every_epochs:
-            period = tracking.spectrum_every_epochs * self.steps_per_epoch
-            due = set(range(period, self.steps + 1, period))
-        return len({1} | set(range(tracking.every, self.steps + 1, tracking.every)) | due)
 
 
 def short_hash(value: Any) -> str:

@@ -21,7 +21,8 @@ class DataInfo:
         classes: names of the classes; a label is an index into them.
         channels, height, width: of every image.
         train, test: examples; ``test`` is 0 where the set has no test part.
-        mean, std: of the training part's pixels divided by 255, one value a channel.
+        mean, std: of the training part's pixels divided by 255, one value a channel; of all images where the set has
+            no test part, before one is set aside.
         options: those of the command line that it was prepared with.
     """
 

@@ -51,6 +51,8 @@ BAD = {
         "tracking = { every = 89, spectrum_every_epochs = 0 }",
         "tracking.every: 89 does not divide the 358 steps of batch size 8, so the last would not be recorded",
     ),
+    "milestone": ("milestones = [1, 60]", "milestones[1]: 60 is not before the last of the 2 epochs: leave it out"),
+    "huge network": ("model.width = 4000000000", "model.width: must be less than or equal to 100000 (got 4000000000)"),
     "spectrum": ("tracking.spectrum_every_epochs = 3", "tracking.spectrum_every_epochs: 3 does not divide the 2"),
     "tolerance": ("tracking.tolerances = [{value = 0}]", "tracking.tolerances[0].value: must be greater than 0"),
     "selection": ("tracking.select = 'some'", "tracking.select: must be 'paper' or 'all' (got 'some')"),
@@ -95,7 +97,12 @@ def test_every_problem_has_its_line(config_file: ConfigFile) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"name = ", "is not valid TOML"), (b"name = '\xff'", "is not UTF-8 text"), (None, "cannot be read")],
+    [
+        (b"name = ", "is not valid TOML"),
+        (b"epochs = " + b"9" * 5000, "is not valid TOML"),
+        (b"name = '\xff'", "is not UTF-8 text"),
+        (None, "cannot be read"),
+    ],
 )
 def test_a_file_that_is_no_toml_is_named(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "c.toml"

@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastrank.experiments.config import SweepConfig
 from fastrank.experiments.data import DataError, DataInfo, describe, digits, load_split, split_sizes
 from fastrank.experiments.data.folder import command
 from fastrank.experiments.data.splits import thin_out
 from fastrank.experiments.data.store import Part, digest_of, write_set
+from fastrank.experiments.sweep import check_config
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -140,6 +142,17 @@ def test_a_class_that_a_split_would_lose_is_named(cache: Path) -> None:
     with pytest.raises(DataError, match="leaves no test example of 'class 2' of 'toy', which has too few of them"):
         load_split("toy", test_fraction=0.1, train_examples=None, seed=0)
     assert rows(load_split("toy", test_fraction=0.5, train_examples=None, seed=0)[1].y) == {0: 50, 1: 50, 2: 1}
+    config = SweepConfig.model_validate(
+        {
+            "name": "toy",
+            "epochs": 1,
+            "model": {"name": "mlp_bn", "depth": 1, "width": 4},
+            "data": {"name": "toy", "test_fraction": 0.1},
+            "grid": {"batch_size": [8], "lr": [0.1], "weight_decay": [0.0]},
+        }
+    )
+    with pytest.raises(DataError, match="leaves no test example"):
+        check_config(config, cache / "sweep")  # before any trial is begun
 
 
 def test_digits_are_scikit_learns_and_split_by_it() -> None:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 from fastrank.experiments import devices, plan
-from fastrank.experiments.config import ConfigError
+from fastrank.experiments.config import ConfigError, load_config
 from fastrank.experiments.devices import MeasureError, kind, measure, slots
 from fastrank.experiments.errors import UserError
 from fastrank.experiments.events import Event, Measured
 from fastrank.experiments.job import Job
-from fastrank.experiments.plan import print_plan
-from fastrank.experiments.sweep import Options, run_sweep
+from fastrank.experiments.plan import _pending, print_plan
+from fastrank.experiments.sweep import Options, run_sweep, widest
 from fastrank.experiments.trial import Trial
 
 HERE = Path(__file__).parent
@@ -62,6 +62,8 @@ def test_a_plan_tells_what_a_run_takes_and_runs_nothing(
     for size in (64, 128):
         found = re.search(rf"batch size +{size}, 2 trials at a time: ([\d.]+) ms a step, .* ([\d,]+) MiB", shown)
         assert found
+        assert "an evaluation, " in found[0]
+        assert " a spectrum, " in found[0]
         assert 0.01 < float(found[1]) < 1000
         assert 100 < int(found[2].replace(",", "")) < 10_000  # PyTorch alone takes more than the lower one
     assert re.search(r"2 jobs on 1 slots \(cpu\): about [\d.]+ (ms|s|min), and [\d.]+ GiB of memory", shown)
@@ -111,10 +113,24 @@ def test_slots_of_gpus_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda name: ((20 if name == "cuda:0" else 8) << 30, 80 << 30))
     monkeypatch.setattr(devices, "available_cores", lambda: 16)
-    monkeypatch.setattr(devices, "measure", lambda job, device: Measured(0.1, 0.1, 5 << 30))
+    monkeypatch.setattr(devices, "measure", lambda job, device: Measured(0.1, 0.1, 0.1, 5 << 30))
     assert slots("cuda", None, [job()]) == ["cuda:0", "cuda:1", "cuda:0", "cuda:0"]  # 5.6 GiB each, of 90 %
     assert slots("cuda", 3, [job()]) == ["cuda:0", "cuda:1", "cuda:0"]
     assert slots("cpu", 3, [job()]) == ["cpu"] * 3
+
+
+def test_memory_is_measured_of_each_kind_of_trials(config_file: Callable[..., Path]) -> None:
+    """Momentum is one more copy of all parameters."""
+    config = load_config(config_file(CONFIG, "grid.momentum = [0.9, 0.0]"))
+    records = [_pending(trial.id, trial) for trial in config.trials()]
+    found = [next(iter(job.specs.values())) for job in widest(records, Options(device="cpu"))]
+    kinds = {(spec["batch_size"], spec["momentum"]) for spec in found}
+    assert kinds == {(64, 0.9), (64, 0.0), (128, 0.9), (128, 0.0)}
+
+
+def test_a_plan_is_of_this_machine(config_file: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--plan measures this machine, not what --engine ray runs on"):
+        print_plan(config_file(CONFIG), tmp_path / "out", Options(engine="ray"))
 
 
 def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import errno
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fastrank.experiments import checkpoint
+from fastrank.experiments.data import DataError
 from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
 from fastrank.experiments.job import Job, run
 from fastrank.experiments.layout import Layout
@@ -104,11 +106,9 @@ def test_the_global_random_state_neither_matters_nor_changes(tmp_path: Path, ref
     torch.manual_seed(1234)
     np.random.seed(1234)  # noqa: NPY002 (the global state is the point)
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
-    threads = torch.get_num_threads()
     assert run_trial(trial(), tmp_path)[1].result == reference.finished.result
     assert torch.equal(torch.get_rng_state(), before)
     assert np.random.get_state()[1].tolist() == numpy_before  # noqa: NPY002
-    assert torch.get_num_threads() == threads
 
 
 def truncate(path: Path) -> None:
@@ -182,10 +182,34 @@ def test_divergence_is_a_result(tmp_path: Path) -> None:
     assert max(history(tmp_path, wild)["step"]) == result["steps"]
 
 
-def test_threads_are_left_as_they_were_after_an_error(tmp_path: Path) -> None:
-    threads = torch.get_num_threads()
-    stop_after(1, tmp_path)
-    assert torch.get_num_threads() == threads
+@pytest.mark.parametrize("epoch", [1, None], ids=["interrupted", "whole"])
+def test_threads_are_left_as_they_were(tmp_path: Path, reference: Reference, epoch: int | None) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        if epoch:
+            stop_after(epoch, tmp_path)
+        else:  # and one thread has trained it: the sums of two would end in other bits
+            assert run_trial(trial(), tmp_path)[1].result["digest"] == reference.finished.result["digest"]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_another_data_set_of_that_name_is_not_trained_on(tmp_path: Path) -> None:
+    job = Job(trial().id, {trial().id: trial().spec}, data="0" * 64)
+    with pytest.raises(DataError, match="the data set 'digits' here is not the sweep's: its digest is d4ac12cb14d1"):
+        next(run(job, tmp_path, "cpu"))
+    assert next(run(replace(job, data=trial().data.info.digest), tmp_path, "cpu"))
+
+
+def test_a_sealed_checkpoint_that_cannot_be_unpickled_starts_over(tmp_path: Path, reference: Reference) -> None:
+    """Such as one of another PyTorch, or of a version that kept something else in it."""
+    path = Layout(tmp_path).checkpoint(trial().id)
+    checkpoint.save_checkpoint(path, {"x": path})
+    events, finished = run_trial(trial(), tmp_path)
+    assert finished.result == reference.finished.result
+    assert "the checkpoint cannot be read" in next(event.text for event in events if isinstance(event, Warned))
 
 
 def test_seeds_are_independent() -> None:
