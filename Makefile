@@ -89,4 +89,4 @@ bench-gpu:
 	touch $@
 
 clean:
-	rm -rf .venv build runs
+	rm -rf .venv build  # not runs/: sweeps that took long

@@ -60,18 +60,18 @@ def timed(job: Job, folder: Path, device: str) -> Iterator[Event]:
     while len(list(folder.glob("*.warm"))) < int(os.environ["WORKERS"]):
         time.sleep(0.01)
     started, steps = time.perf_counter(), 0
-    while (spent := time.perf_counter() - started) < SECONDS:
+    while (spent := time.perf_counter() - started) < float(os.environ["SECONDS"]):
         subject.practise(5)
         steps += 5
         if device != "cpu":
             torch.cuda.synchronize()
-    yield Measured(spent / steps, 0.0, 0)
+    yield Measured(step_seconds=spent / steps, evaluation_seconds=0.0, spectrum_seconds=0.0, memory=0)
     subject.close()
 
 
 def seconds(jobs: list[Job], device: str) -> float:
     """Of one trial-step, with all of these jobs side by side."""
-    os.environ["WORKERS"] = str(len(jobs))
+    os.environ |= {"WORKERS": str(len(jobs)), "SECONDS": str(SECONDS)}  # for the processes
     rate, left = 0.0, len(jobs)
     with tempfile.TemporaryDirectory() as folder:
         engine = LocalEngine(Path(folder), [device] * len(jobs), "throughput:timed")

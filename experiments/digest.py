@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 import fastrank
 
 BINS = 500  # points that a curve is drawn with: more than a panel has pixels
-LAYER_BINS = 120  # columns of a heat map
+MATRIX_BINS = 120  # columns of a heat map
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -27,8 +27,8 @@ class Digest:
         last: for every tolerance the average rank over the matrices at the last step; NaN where not finite or recorded.
         matrices: `name, rows, cols, last`: every matrix, and its rank at the first tolerance at the last step.
         ended: whether the last step is recorded.
-        layers: (matrices, runs of steps), the mean rank of every matrix at the first tolerance; NaN where not finite.
-        layer_steps: (runs of steps, 2), first and last step of each.
+        matrix_means: (matrices, runs of steps), mean ranks at the first tolerance; NaN where not finite.
+        matrix_steps: (runs of steps, 2), first and last step of each.
         steps: recorded steps, those that lack matrices included; such a step has no average.
         missing: steps that are due every so often and are not recorded, or not of all matrices.
         rows, certified, nonfinite: rows in all, rows whose bounds agree at every tolerance, rows without a rank.
@@ -38,8 +38,8 @@ class Digest:
     last: dict[str, float]
     matrices: pd.DataFrame
     ended: bool
-    layers: FloatArray
-    layer_steps: IntArray
+    matrix_means: FloatArray
+    matrix_steps: IntArray
     steps: int
     missing: int
     rows: int
@@ -95,8 +95,8 @@ def digest(
     count = np.where(whole[recorded], tally.count[recorded], np.nan)
     averages = {suffix: total[recorded] / count for suffix, total in tally.total.items()}
     ended = bool(whole[steps])
-    layers = tally.layer_total / np.where(tally.layer_count > 0, tally.layer_count, np.nan)
-    starts, numbers = runs(recorded, steps, LAYER_BINS)
+    matrix_means = tally.matrix_total / np.where(tally.matrix_count > 0, tally.matrix_count, np.nan)
+    starts, numbers = runs(recorded, steps, MATRIX_BINS)
     return Digest(
         curves={suffix: binned(recorded, average, steps, bins) for suffix, average in averages.items()},
         last={suffix: float(average[-1]) if ended else np.nan for suffix, average in averages.items()},
@@ -104,8 +104,8 @@ def digest(
             [(name, *shape) for name, shape in tally.shapes.items()], columns=["name", "rows", "cols"]
         ).assign(last=tally.last if ended else np.nan),
         ended=ended,
-        layers=layers[:, numbers],
-        layer_steps=np.stack([recorded[starts], recorded[np.append(starts[1:], len(recorded)) - 1]], axis=1),
+        matrix_means=matrix_means[:, numbers],
+        matrix_steps=np.stack([recorded[starts], recorded[np.append(starts[1:], len(recorded)) - 1]], axis=1),
         steps=len(recorded),
         missing=int((~whole[every::every]).sum()),
         rows=tally.rows,
@@ -122,8 +122,8 @@ class _Tally:
         self.total = {suffix: np.zeros(steps + 1) for suffix in suffixes}
         self.count = np.zeros(steps + 1)
         self.shapes: dict[str, tuple[int, int]] = {}
-        self.layer_total = np.zeros((0, LAYER_BINS))
-        self.layer_count = np.zeros((0, LAYER_BINS))
+        self.matrix_total = np.zeros((0, MATRIX_BINS))
+        self.matrix_count = np.zeros((0, MATRIX_BINS))
         self.last = np.zeros(0)
         self.rows = self.certified = self.nonfinite = 0
 
@@ -143,16 +143,16 @@ class _Tally:
             total[low : high + 1] += np.bincount(step - low, weights=(lower + upper) / 2)
             certified &= lower == upper  # NaN, a row without a rank, equals nothing
         self.certified += int(certified.sum())
-        self._add_layers(part, step, ranks(part, next(iter(self.total))))
+        self._add_matrices(part, step, ranks(part, next(iter(self.total))))
 
-    def _add_layers(self, part: pa.Table, step: IntArray, rank: FloatArray) -> None:
+    def _add_matrices(self, part: pa.Table, step: IntArray, rank: FloatArray) -> None:
         matrix, finite = self._matrices(part), np.isfinite(rank)
         self.nonfinite += int((~finite).sum())
         self.last[matrix] = rank  # of several rows of a matrix the last one stays
-        place = matrix * LAYER_BINS + bin_of(step, self.steps, LAYER_BINS)
-        size, shape = self.layer_total.size, self.layer_total.shape
-        self.layer_total += np.bincount(place, np.where(finite, rank, 0.0), minlength=size).reshape(shape)
-        self.layer_count += np.bincount(place, finite, minlength=size).reshape(shape)
+        place = matrix * MATRIX_BINS + bin_of(step, self.steps, MATRIX_BINS)
+        size, shape = self.matrix_total.size, self.matrix_total.shape
+        self.matrix_total += np.bincount(place, np.where(finite, rank, 0.0), minlength=size).reshape(shape)
+        self.matrix_count += np.bincount(place, finite, minlength=size).reshape(shape)
 
     def _matrices(self, part: pa.Table) -> IntArray:
         """Number of every row's matrix, in the order of their first rows."""
@@ -167,8 +167,8 @@ class _Tally:
         more = len(self.shapes) - len(self.last)
         if more:
             self.last = np.append(self.last, np.full(more, np.nan))
-            self.layer_total = np.vstack([self.layer_total, np.zeros((more, LAYER_BINS))])
-            self.layer_count = np.vstack([self.layer_count, np.zeros((more, LAYER_BINS))])
+            self.matrix_total = np.vstack([self.matrix_total, np.zeros((more, MATRIX_BINS))])
+            self.matrix_count = np.vstack([self.matrix_count, np.zeros((more, MATRIX_BINS))])
         numbers: IntArray = np.array([order.get(word, -1) for word in words])[codes]
         return numbers
 

@@ -27,7 +27,7 @@ def _git(*arguments: str) -> str | None:
 
 def versions() -> dict[str, str]:
     """Versions of Python, of the machine's system and of the packages that are installed."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
+    found = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     for package in PACKAGES:
         try:
             found[package] = version(package)

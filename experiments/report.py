@@ -158,7 +158,8 @@ def _provenance(results: Results) -> Iterator[tuple[str, str]]:
     yield "tolerances", _tolerances(results)
     yield "sweep created", escape(str(meta["created"]))
     yield "last trial finished", escape(max((trial.finished or "" for trial in trials), default="") or "none yet")
-    yield "machines", escape(", ".join(sorted({trial.host for trial in trials if trial.host})) or "none yet")
+    # Their names are in the ledger: a report is for others to read.
+    yield "machines", str(len({trial.host for trial in trials if trial.host}) or "none yet")
     devices = sorted({str(trial.result["device"]) for trial in trials if trial.result and "device" in trial.result})
     yield "devices", escape(", ".join(devices) or "not recorded")
     counts = results.table["status"].value_counts()

@@ -59,10 +59,12 @@ def sweep(
         typer.Option(min=1, help="Most perceptrons trained as one program; 1: none.", show_default="32, CUDA: 512"),
     ] = None,
     storage: Annotated[
-        str | None, typer.Option(metavar="URL", help="Where histories go, e.g. s3://...", show_default="DIR")
+        str | None,
+        typer.Option(metavar="URL", help="Where histories and checkpoints go, e.g. s3://...", show_default="DIR"),
     ] = None,
     log: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Also log to tensorboard, wandb or mlflow.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also log to tensorboard, wandb or mlflow; may be repeated."),
     ] = None,
 ) -> None:
     """Run the trials of CONFIG that DIR has no result of yet; killed ones resume.
@@ -128,7 +130,10 @@ def analyze(
     ] = "frobenius",
     key: Annotated[
         str | None,
-        typer.Option(help="Where the parameters are, a.b for [a][b].", show_default="state_dict, model, or everywhere"),
+        typer.Option(
+            help="Where the parameters are; a.b is b under a.",
+            show_default="state_dict, model_state_dict, model, or everywhere",
+        ),
     ] = None,
     include: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only matrices of such names.")] = None,
     exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="No matrices of such names.")] = None,

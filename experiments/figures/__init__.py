@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from fastrank.experiments.axes import WORDS
-from fastrank.experiments.figures import accuracy, layers, lines, maps, spectrum, steps, training
+from fastrank.experiments.figures import accuracy, heat_maps, lines, maps, spectrum, steps, training
 from fastrank.experiments.figures.drawing import Drawing, NothingToDraw, remove, save
 from fastrank.experiments.figures.style import styled
 from fastrank.experiments.results import Results
@@ -64,14 +64,14 @@ def _plans(results: Results, trial: str | None) -> Iterator[tuple[str, str, Call
     yield "rank_against_accuracy", "Rank against test accuracy", partial(accuracy.draw, results)
     yield "rank_and_accuracy", "Rank and accuracy over training", partial(training.draw, results)
     for name, title, draw in (
-        ("rank_by_layer", "Rank of every matrix over training", layers.draw),
+        ("rank_by_matrix", "Rank of every matrix over training", heat_maps.draw),
         ("spectrum", "Singular values, first against last step", spectrum.draw),
     ):
         yield name, title, partial(_draw_trial, draw, results, trial)
     yield (
-        "rank_by_layer_corners",
+        "rank_by_matrix_corners",
         "Rank of every matrix at the corners of the grid",
-        partial(layers.draw_corners, results),
+        partial(heat_maps.draw_corners, results),
     )
 
 

@@ -34,24 +34,24 @@ def draw(results: Results, trial: str) -> Drawing:
     if ends.empty:
         raise NothingToDraw(f"no singular values were recorded for trial {trial}")
     names = list(dict.fromkeys(ends["name"]))
-    layers = [names[i] for i in evenly(len(names), MOST)]
-    data = _values(ends[ends["name"].isin(layers)])
-    columns, letters = (columns_of(len(layers)), 26) if len(layers) <= 6 else (4, 19)
-    figure, panels = panel_grid(len(layers), columns, HEIGHT, sharex=False)
+    chosen = [names[i] for i in evenly(len(names), MOST)]
+    data = _values(ends[ends["name"].isin(chosen)])
+    columns, letters = (columns_of(len(chosen)), 26) if len(chosen) <= 6 else (4, 19)
+    figure, panels = panel_grid(len(chosen), columns, HEIGHT, sharex=False)
     bottom = max(min(data["share"].min(), *(_threshold(data, tolerance) for tolerance in results.tolerances)), FLOOR)
-    for axes, name in zip(panels, layers, strict=True):
-        layer = data[data["name"] == name]
+    for axes, name in zip(panels, chosen, strict=True):
+        matrix = data[data["name"] == name]
         axes.set_title(_short(name, letters))
         axes.set_yscale("log")
         axes.set_ylim(bottom / 2, 10)
-        axes.set_xlim(0, layer["index"].max() + 1)
+        axes.set_xlim(0, matrix["index"].max() + 1)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        _draw_stages(axes, layer)
-        _draw_thresholds(axes, layer, results.tolerances)
+        _draw_stages(axes, matrix)
+        _draw_thresholds(axes, matrix, results.tolerances)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
     figure.supxlabel("index i of the singular value", fontsize="medium")
     figure.supylabel(r"$\sigma_i\,/\,\|W\|_F$ (log scale)", fontsize="medium")
-    return Drawing(_caption(results, trial, len(layers), len(names)), figure, data)
+    return Drawing(_caption(results, trial, len(chosen), len(names)), figure, data)
 
 
 def _values(ends: pd.DataFrame) -> pd.DataFrame:
@@ -63,14 +63,14 @@ def _values(ends: pd.DataFrame) -> pd.DataFrame:
     return data[["name", "rows", "cols", "stage", "step", "rank", "frobenius_norm", "index", "sigma", "share"]]
 
 
-def _draw_stages(axes: Axes, layer: pd.DataFrame) -> None:
+def _draw_stages(axes: Axes, matrix: pd.DataFrame) -> None:
     for stage, colour in STAGES.items():
-        curve = layer[layer["stage"] == stage]
+        curve = matrix[matrix["stage"] == stage]
         label = f"step {curve['step'].iloc[0]:,}"
         axes.plot(curve["index"], curve["share"].clip(lower=FLOOR), color=colour, linewidth=1.6, label=label)
-    first, last = (layer.loc[layer["stage"] == stage, "rank"].iloc[0] for stage in STAGES)
+    first, last = (matrix.loc[matrix["stage"] == stage, "rank"].iloc[0] for stage in STAGES)
     axes.annotate(
-        rf"{layer['rows'].iloc[0]} $\times$ {layer['cols'].iloc[0]}, rank {first:.4g} → {last:.4g}",
+        rf"{matrix['rows'].iloc[0]} $\times$ {matrix['cols'].iloc[0]}, rank {first:.4g} → {last:.4g}",
         (1, 1),
         xycoords="axes fraction",
         xytext=(-2, -2),
@@ -82,16 +82,16 @@ def _draw_stages(axes: Axes, layer: pd.DataFrame) -> None:
     )
 
 
-def _draw_thresholds(axes: Axes, layer: pd.DataFrame, tolerances: list[fastrank.Tolerance]) -> None:
+def _draw_thresholds(axes: Axes, matrix: pd.DataFrame, tolerances: list[fastrank.Tolerance]) -> None:
     """tau / ||W||_F of every tolerance, for W at its last step."""
     for tolerance, dashes in zip(tolerances, cycle(DASHES)):
         name = f"τ = {tolerance.value:g}{OF[tolerance.relative_to]}"
-        axes.axhline(_threshold(layer, tolerance), color=INK, linewidth=1, linestyle=dashes, label=name)
+        axes.axhline(_threshold(matrix, tolerance), color=INK, linewidth=1, linestyle=dashes, label=name)
 
 
-def _threshold(layer: pd.DataFrame, tolerance: fastrank.Tolerance) -> float:
+def _threshold(matrix: pd.DataFrame, tolerance: fastrank.Tolerance) -> float:
     """tau / ||W||_F for the W of the first of these rows that is of a last step: it begins with sigma_1."""
-    last = layer[layer["stage"] == "last"].iloc[0]
+    last = matrix[matrix["stage"] == "last"].iloc[0]
     unit = {"frobenius": last["frobenius_norm"], "spectral": last["sigma"], "absolute": 1.0}
     return float(tolerance.value * unit[tolerance.relative_to] / last["frobenius_norm"])
 

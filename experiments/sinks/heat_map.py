@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 from fastrank.experiments import histories
 from fastrank.experiments.digest import BINS, Digest, columns, digest
-from fastrank.experiments.figures import layers
+from fastrank.experiments.figures import heat_maps
 from fastrank.experiments.figures.style import styled
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.results import Results, read_results
@@ -38,7 +38,7 @@ def draw_heat_map(folder: Path, trial: str) -> bytes | None:
     results.digests[trial] = known
     png = io.BytesIO()
     with _drawing, styled():
-        layers.draw(results, trial).figure.savefig(png, format="png")
+        heat_maps.draw(results, trial).figure.savefig(png, format="png")
     return png.getvalue()
 
 

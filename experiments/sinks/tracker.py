@@ -15,7 +15,7 @@ from fastrank.experiments.trial import Trial, short_hash
 
 import fastrank
 
-HEAT_MAP = "rank/by_layer"
+HEAT_MAP = "rank/by_matrix"
 
 
 class SinkError(UserError):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fastrank.experiments import histories
-from fastrank.experiments.digest import LAYER_BINS, binned, digest, ranks
+from fastrank.experiments.digest import MATRIX_BINS, binned, digest, ranks
 
 import fastrank
 
@@ -53,7 +53,7 @@ def test_a_step_that_two_parts_share_is_one_step() -> None:
     one, two = digest([whole], [""], steps=3), digest(parts, [""], steps=3)
     assert one.curves[""].equals(two.curves[""])
     assert one.matrices.equals(two.matrices)
-    np.testing.assert_array_equal(one.layers, two.layers)
+    np.testing.assert_array_equal(one.matrix_means, two.matrix_means)
     assert (one.rows, one.steps, one.certified) == (two.rows, two.steps, two.certified) == (6, 3, 6)
 
 
@@ -61,18 +61,18 @@ def test_every_matrix_has_its_shape_its_runs_and_its_last_rank() -> None:
     later = history([2, 2], [1, 2], name=["b", "a"])  # another order of the names
     known = digest([history([1, 1], [4, 5]), later], [""], steps=2)
     assert known.matrices.to_dict("list") == {"name": ["a", "b"], "rows": [4, 7], "cols": [9, 5], "last": [2.0, 1.0]}
-    np.testing.assert_array_equal(known.layers, [[4, 2], [5, 1]])
-    assert known.layer_steps.tolist() == [[1, 1], [2, 2]]
+    np.testing.assert_array_equal(known.matrix_means, [[4, 2], [5, 1]])
+    assert known.matrix_steps.tolist() == [[1, 1], [2, 2]]
 
 
 def test_heat_maps_hold_means_over_runs_of_steps_and_pass_over_nan() -> None:
-    steps = 2 * LAYER_BINS
+    steps = 2 * MATRIX_BINS
     rank: list[int | None] = [step % 2 for step in range(1, steps + 1)]
     rank[2] = None
     known = digest([history([*range(1, steps + 1)], rank, name=["a"] * steps)], [""], steps=steps)
-    assert known.layers.shape == (1, LAYER_BINS)
-    assert known.layers[0, :3].tolist() == [0.5, 0.0, 0.5]  # steps 1 and 2, 4 alone, 5 and 6
-    assert known.layer_steps[1].tolist() == [3, 4]
+    assert known.matrix_means.shape == (1, MATRIX_BINS)
+    assert known.matrix_means[0, :3].tolist() == [0.5, 0.0, 0.5]  # steps 1 and 2, 4 alone, 5 and 6
+    assert known.matrix_steps[1].tolist() == [3, 4]
 
 
 def test_digest_agrees_with_pandas_on_a_random_history() -> None:
@@ -91,8 +91,8 @@ def test_digest_agrees_with_pandas_on_a_random_history() -> None:
     bins = average.groupby((average.index - 1) * 90 // steps)
     for column, expected in (("low", bins.min()), ("mean", bins.mean()), ("high", bins.max())):
         np.testing.assert_allclose(known.curves[""][column], expected)
-    layers = frame.groupby(["name", (frame["step"] - 1) * LAYER_BINS // steps])["rank"].mean()
-    np.testing.assert_allclose(known.layers, layers.to_numpy().reshape(5, LAYER_BINS))
+    layers = frame.groupby(["name", (frame["step"] - 1) * MATRIX_BINS // steps])["rank"].mean()
+    np.testing.assert_allclose(known.matrix_means, layers.to_numpy().reshape(5, MATRIX_BINS))
     assert known.certified == int((data["rank_lower"] == data["rank_upper"]).sum())
 
 

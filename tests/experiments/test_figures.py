@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 from fastrank.experiments import figures
-from fastrank.experiments.figures import accuracy, draw_figures, layers, lines, spectrum, steps, training
+from fastrank.experiments.figures import accuracy, draw_figures, heat_maps, lines, spectrum, steps, training
 from fastrank.experiments.results import Results, read_results
 
 FULL = {"layers.0.weight": 64, "layers.1.weight": 100, "layers.2.weight": 100}
@@ -22,9 +22,9 @@ NAMES = [
     "rank_over_steps@0.04",
     "rank_against_accuracy",
     "rank_and_accuracy",
-    "rank_by_layer",
+    "rank_by_matrix",
     "spectrum",
-    "rank_by_layer_corners",
+    "rank_by_matrix_corners",
 ]
 
 
@@ -116,15 +116,15 @@ def test_rank_and_accuracy_has_both_for_every_corner(planted: Any, results: Resu
         assert part["rank_share_mean"].dropna().tolist() == pytest.approx(expected)
 
 
-def test_rank_by_layer_is_of_the_trial_of_lowest_rank(planted: Any, results: Results) -> None:
+def test_rank_by_matrix_is_of_the_trial_of_lowest_rank(planted: Any, results: Results) -> None:
     lowest = min(planted.trials, key=lambda trial: average(planted, trial, trial.steps))
-    table = layers.draw(results, str(results.choose(None))).data
+    table = heat_maps.draw(results, str(results.choose(None))).data
     for name, full in FULL.items():
         layer = table[table["name"] == name]
         expected = [planted.rank(lowest, full, step) for step in lowest.recorded]
         assert layer["mean"].tolist() == expected
         np.testing.assert_allclose(layer["share_of_full"], np.array(expected) / full)
-    corners = layers.draw_corners(results).data
+    corners = heat_maps.draw_corners(results).data
     assert corners[corners["trial"] == lowest.id]["mean"].tolist() == table["mean"].tolist()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from fastrank.experiments import figures
-from fastrank.experiments.figures import accuracy, draw_figures, layers, lines, spectrum, steps, training
+from fastrank.experiments.figures import accuracy, draw_figures, heat_maps, lines, spectrum, steps, training
 from fastrank.experiments.figures.drawing import NothingToDraw
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.results import read_results
@@ -78,9 +78,9 @@ def test_figures_of_a_chosen_trial_with_a_damaged_history_say_so(make_sweep: Cal
     truncate_part(Layout(sweep.folder).history(chosen))
     pictures = draw_figures(read_results(sweep.folder), chosen)
     drawn = [picture.name for picture in pictures if picture.svg]
-    assert drawn == ["rank_by_weight_decay", "rank_over_steps", "rank_against_accuracy", "rank_by_layer_corners"]
+    assert drawn == ["rank_by_weight_decay", "rank_over_steps", "rank_against_accuracy", "rank_by_matrix_corners"]
     told = [p.name for p in pictures if f"the history of trial {chosen} could not be read" in p.caption]
-    assert told == ["rank_by_layer", "spectrum"]
+    assert told == ["rank_by_matrix", "spectrum"]
 
 
 def test_a_history_that_ends_early_is_named(make_sweep: Callable[..., Any]) -> None:
@@ -93,7 +93,7 @@ def test_a_history_that_ends_early_is_named(make_sweep: Callable[..., Any]) -> N
         f"trial {trial.id}: its history does not have the last step",
     ]
     assert np.isnan(results.digests[trial.id].last[""])  # the rank of an earlier step is not that of the last
-    drawing = layers.draw(results, trial.id)
+    drawing = heat_maps.draw(results, trial.id)
     assert [text.get_text() for text in drawing.figure.axes[0].texts][:3] == [
         f"not recorded of {full}" for full in (64, 100, 100)
     ]
@@ -113,7 +113,7 @@ def test_rows_that_were_not_finite_are_gaps_and_never_rank_zero(make_sweep: Call
     curve = steps.draw(results)
     assert curve.data["mean"].isna().tolist() == [False, True] + [False] * (len(curve.data) - 2)
     assert "(1 rows)" in curve.caption
-    heat = layers.draw(results, trial.id)
+    heat = heat_maps.draw(results, trial.id)
     gaps = heat.data[heat.data["mean"].isna()]
     assert gaps[["name", "step_last"]].to_numpy().tolist() == [["layers.1.weight", 60]]
     assert heat.data["mean"].min() > 0
@@ -130,7 +130,7 @@ def test_a_collapsed_network_is_marked_and_not_chosen(make_sweep: Callable[..., 
     assert marked[marked].index.tolist() == [sweep.trials[1].id]
     for figure in (lines, steps, accuracy):
         assert "below twice chance" in figure.draw(results).caption
-    corners = layers.draw_corners(results)
+    corners = heat_maps.draw_corners(results)
     titles = [axes.get_title() for axes in corners.figure.axes[:4]]
     assert [title.endswith("\ncollapsed") for title in titles] == [False, False, True, False]
     assert [axes.get_title("right") for axes in corners.figure.axes[:4]] == ["97%", "97%", "12%", "97%"]

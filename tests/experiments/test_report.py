@@ -75,7 +75,7 @@ def mixed(make_sweep: Callable[..., Any]) -> Any:
 
 FIGURES = (
     *("rank_map_weight_decay_batch_size", "rank_by_batch_size", "rank_over_steps", "rank_against_accuracy"),
-    *("rank_and_accuracy", "rank_by_layer", "spectrum", "rank_by_layer_corners"),
+    *("rank_and_accuracy", "rank_by_matrix", "spectrum", "rank_by_matrix_corners"),
 )
 
 
@@ -112,7 +112,7 @@ def test_every_figure_is_there_as_png_svg_and_csv(mixed: Any) -> None:
         "4 trials in which batch size and weight decay vary.",
         "Test accuracy below twice chance, 20%.",
         "classes = 10",
-        "machinesplanted",
+        "machines1",
         "devicescpu",
     ],
 )

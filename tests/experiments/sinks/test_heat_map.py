@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments.figures import layers
+from fastrank.experiments.figures import heat_maps
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.results import read_results
 from fastrank.experiments.sinks import relay
@@ -19,8 +19,8 @@ WITH_TENSORBOARD = pytest.mark.skipif(find_spec("tensorboard") is None, reason="
 
 def test_it_is_the_reports_own(trained: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = []
-    draw = layers.draw
-    monkeypatch.setattr(layers, "draw", lambda *arguments: drawn.append(draw(*arguments)) or drawn[-1])
+    draw = heat_maps.draw
+    monkeypatch.setattr(heat_maps, "draw", lambda *arguments: drawn.append(draw(*arguments)) or drawn[-1])
     for trial in trained.trials:
         assert (draw_heat_map(trained.folder, trial.id) or b"").startswith(PNG)
         theirs = draw(read_results(trained.folder), trial.id)

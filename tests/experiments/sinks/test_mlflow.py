@@ -56,8 +56,8 @@ def test_two_trials_one_of_them_in_two_sessions(trained: Any, session: Callable[
         assert history == [(event.epoch, event.average_rank) for event in epochs]
         assert run.data.metrics["accuracy/train"] == finished.result["train_accuracy"]
         assert run.data.metrics["seconds"] == finished.seconds
-        assert [file.path for file in client.list_artifacts(name)] == ["rank_by_layer.png"]
-        assert Path(client.download_artifacts(name, "rank_by_layer.png")).read_bytes().startswith(b"\x89PNG")
+        assert [file.path for file in client.list_artifacts(name)] == ["rank_by_matrix.png"]
+        assert Path(client.download_artifacts(name, "rank_by_matrix.png")).read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_mlflow_reads_a_database_with_is_named_where_it_lacks(

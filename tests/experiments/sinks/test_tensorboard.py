@@ -49,7 +49,7 @@ def test_two_trials_one_of_them_in_two_sessions(
             assert points(run, tag) == expected
         assert points(run, "accuracy/train") == [(3, pytest.approx(finished.result["train_accuracy"], rel=2**-23))]
         assert hyperparameters(run) == settings(trial)
-        (image,) = run.Images("rank/by_layer")
+        (image,) = run.Images("rank/by_matrix")
         assert image.encoded_image_string.startswith(b"\x89PNG")
         assert (image.step, image.width > image.height > 100) == (3, True)
         (status,) = run.Tensors("status/text_summary")

@@ -89,7 +89,7 @@ def test_two_trials_at_a_time(
         rows = [{item.key or item.nested_key[0]: item.value_json for item in r.history.item} for r in found]
         points = [(int(row["_step"]), json.loads(row["loss/train"])) for row in rows if "loss/train" in row]
         assert points == [(event.epoch, event.train_loss) for event in trained.told[trial.id][:-1]]
-        assert [int(row["_step"]) for row in rows if "rank/by_layer" in row] == [3]
+        assert [int(row["_step"]) for row in rows if "rank/by_matrix" in row] == [3]
         summary = {
             item.key or item.nested_key[0]: json.loads(item.value_json) for r in found for item in r.summary.update
         }

@@ -29,7 +29,7 @@ def draw(results: Results, trial: str) -> Drawing:
     height = 1.3 + (ROW if count <= MANY else LOW_ROW) * max(count, 3)
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
-    _draw_cells(axes, known, known.layer_steps[:, 1], apart=2.5 if count <= MANY else 1.0)
+    _draw_cells(axes, known, known.matrix_steps[:, 1], apart=2.5 if count <= MANY else 1.0)
     for y, (_, matrix) in enumerate(known.matrices.iterrows()):
         full = min(matrix["rows"], matrix["cols"])
         missing = "not finite" if known.ended else "not recorded"
@@ -67,7 +67,7 @@ def draw_corners(results: Results) -> Drawing:
         known = results.digests[corner.trial]
         row: Any = results.table.loc[corner.trial]
         count, epochs = len(known.matrices), row["epochs"] / row["steps"]
-        _draw_cells(axes, known, known.layer_steps[:, 1] * epochs, apart=1.0 if count <= 8 else 0.0)
+        _draw_cells(axes, known, known.matrix_steps[:, 1] * epochs, apart=1.0 if count <= 8 else 0.0)
         axes.set_title(f"{row['test_accuracy']:.0%}", loc="right", color=MUTED, fontweight="normal", fontsize=SMALL)
         axes.yaxis.set_major_locator(FixedLocator([0, count - 1]))
         axes.yaxis.set_major_formatter(lambda place, _: f"{place + 1:.0f}")
@@ -87,10 +87,10 @@ def draw_corners(results: Results) -> Drawing:
 
 def cells(known: Digest) -> pd.DataFrame:
     """A row for every matrix and run of steps: mean rank, and its share of full rank; NaN where not finite."""
-    matrices, (_, runs) = known.matrices, known.layers.shape
+    matrices, (_, runs) = known.matrices, known.matrix_means.shape
     data = matrices.loc[matrices.index.repeat(runs), ["name", "rows", "cols"]].reset_index(drop=True)
-    first, last = np.tile(known.layer_steps, (len(matrices), 1)).T
-    data = data.assign(step_first=first, step_last=last, mean=known.layers.ravel())
+    first, last = np.tile(known.matrix_steps, (len(matrices), 1)).T
+    data = data.assign(step_first=first, step_last=last, mean=known.matrix_means.ravel())
     return data.assign(share_of_full=data["mean"] / data[["rows", "cols"]].min(axis=1))
 
 
@@ -98,7 +98,7 @@ def _draw_cells(axes: Axes, known: Digest, ends: "np.ndarray[tuple[int], np.dtyp
     """The heat map, its rows `apart` points from each other; `ends` are the times at which the runs of steps end."""
     full = known.matrices[["rows", "cols"]].min(axis=1).to_numpy()
     edges, rows = np.append(0, ends), np.arange(len(full) + 1) - 0.5
-    shares = np.ma.masked_invalid(known.layers / full[:, None])
+    shares = np.ma.masked_invalid(known.matrix_means / full[:, None])
     # Drawn as pixels also in the SVG: thousands of outlined vector cells are slow and show seams.
     axes.pcolormesh(edges, rows, shares, cmap=COLOURS, vmin=0, vmax=1, rasterized=True)
     axes.hlines(rows[1:-1], 0, edges[-1], color="white", linewidth=apart)
