@@ -1,6 +1,9 @@
 """Many perceptrons of one architecture as one batched program: every parameter has a leading axis of models.
 
 The state of member e is slice e of every parameter and buffer, under the names that `MLP` has for them.
+
+Tried: activations (E, features, B), which batch-norm takes without a copy. On one core a trial-step of MLP-10-100 at
+B = 64 took 5.4 instead of 4.7 ms, and no less at 16 and 8.
 """
 
 from collections.abc import Sequence

@@ -11,6 +11,7 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
 
+from fastrank.experiments.engines import ENVIRONMENT
 from fastrank.experiments.events import Crashed, Event
 from fastrank.experiments.job import Job
 
@@ -95,7 +96,7 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
                 stderr=self._output,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                env=os.environ | ENVIRONMENT,
                 start_new_session=True,  # Ctrl-C in the terminal is for the driver, which ends its workers
             )
 

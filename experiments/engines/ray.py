@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from fastrank.experiments.engines import ENVIRONMENT
 from fastrank.experiments.engines.worker import load
 from fastrank.experiments.errors import UserError
 from fastrank.experiments.events import Crashed, Event
@@ -62,7 +63,7 @@ class RayEngine:
             max_retries=0,  # the driver tries again: it knows how often, and from which checkpoint
             num_returns="streaming",
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}},
+            runtime_env={"env_vars": ENVIRONMENT | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}},
         )
         self._run = remote(_run)
 
