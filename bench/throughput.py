@@ -8,7 +8,7 @@ own, which begin their timed steps together; on CUDA one process. They take turn
 of the time of a trial-step over that of one at a time.
 
 Predicted on a CPU: counting takes three quarters of a step and is LAPACK's either way, so that stacking saves PyTorch's
-calls (some 3 ms a step of ten layers), and the second core does the rest: 3 times. (Seen: 2.5 to 3.1, and 3.2 to 3.7
+calls (some 3 ms a step of ten layers), and the second core does the rest: 3 times. (Seen: 2.5 to 3.1, and 2.9 to 3.7
 since freed memory stays with the process, see `fastrank.experiments.engines`.) On CUDA a step of one trial is a
 hundred launches, and of a stack of hundreds hardly more: beyond 20 times.
 """
