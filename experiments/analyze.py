@@ -1,6 +1,7 @@
 """The matrices of a checkpoint that somebody else wrote: their ranks and spectra, without the model's code."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -99,7 +100,8 @@ def analyze(
     tensors = dict(_tensors(_part(checkpoint, state, key)))
     if not tensors:
         raise AnalyzeError(f"{checkpoint}: holds no tensors{f' under {key}' if key else ''}")
-    matrices = {name: x.to(device) for name, x in tensors.items() if x.ndim > 1}
+    sparse = [f"{name} ({str(x.layout).removeprefix('torch.')})" for name, x in tensors.items() if not _is_dense(x)]
+    matrices = {name: x.to(device) for name, x in tensors.items() if x.ndim > 1 and _is_dense(x)}
     try:
         tracker = fastrank.RankTracker(
             Parameters(matrices), tolerance=tolerance, include=include, exclude=exclude, spectrum=SPECTRUM
@@ -110,7 +112,8 @@ def analyze(
     tracker.step()
     rows = [{column: x for column, x in row.items() if column != "step"} for row in tracker.to_arrow().to_pylist()]
     tracker.close()
-    return Analysis(rows, [f"{c.name} {c.reason}" for c in tracker.coverage() if c.reason.startswith("(dtype")])
+    other = [f"{c.name} {c.reason}" for c in tracker.coverage() if c.reason.startswith("(dtype")]
+    return Analysis(rows, [*other, *sparse])
 
 
 def table(rows: Sequence[Mapping[str, Any]], tolerance: fastrank.Tolerance) -> Table:
@@ -142,6 +145,10 @@ def table(rows: Sequence[Mapping[str, Any]], tolerance: fastrank.Tolerance) -> T
     return table
 
 
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_quantized
+
+
 def _rank(row: Mapping[str, Any]) -> str:
     lower, upper = row["rank_lower"], row["rank_upper"]
     if lower is None:
@@ -159,8 +166,10 @@ def _read(path: Path) -> Any:
         except SafetensorError as error:
             raise AnalyzeError(f"{path}: is not a whole {SAFETENSORS} file: {error}") from error
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of pickles that are then refused
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, LookupError, AttributeError, TypeError, AssertionError) as error:
         raise AnalyzeError(
             f"{path}: holds more than tensors and plain values, or is no checkpoint, and is not unpickled, since that "
             f"could run any code. Save model.state_dict() instead"

@@ -109,7 +109,7 @@ class Driver:
             self.ledger.postpone(left)
             self.queue.append(job)
             self._say(f"{what} goes on elsewhere: {last}")
-        elif len(job.specs) > 1 and not event.unwritable and (tired or event.killed or event.out_of_memory):
+        elif len(job.specs) > 1 and not event.indivisible and (tired or event.killed or event.out_of_memory):
             self.ledger.unstack(left)
             self._forget(job, history=True)
             self.queue += halves({trial: job.specs[trial] for trial in job.specs if trial in left})

@@ -52,13 +52,13 @@ class Crashed:
     """The job raised an error or its process died: none of its trials goes on.
 
     ``error`` is the traceback, or what is known of the death; ``killed``: from outside, by the system or with its node;
-    ``unwritable``: a file could not be read or written, which no smaller stack would mend.
+    ``indivisible``: no smaller stack would mend it: a file cannot be written, or the data are not the sweep's.
     """
 
     error: str
     out_of_memory: bool = False
     killed: bool = False
-    unwritable: bool = False
+    indivisible: bool = False
 
 
 Event = EpochEnd | Warned | Finished | Measured | Crashed

@@ -177,11 +177,11 @@ def narrated(events: Iterator[Event]) -> Iterator[Event]:
 
 def _crashed(error: Exception) -> Crashed:
     if isinstance(error, UserError):  # says itself what to do
-        return Crashed(str(error))
+        return Crashed(str(error), indivisible=True)
     if isinstance(error, OSError):
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         remedy = "check free space and permissions; the same command goes on from the checkpoint"
-        return Crashed(f"{what}: {remedy}", unwritable=True)
+        return Crashed(f"{what}: {remedy}", indivisible=True)
     return Crashed(traceback.format_exc(), out_of_memory=_is_out_of_memory(error))
 
 

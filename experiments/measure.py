@@ -17,7 +17,10 @@ MOST = 200  # steps
 
 
 def run(job: Job, folder: Path, device: str) -> Iterator[Event]:
-    """Train a job's trials for a second or so in ``folder``, which is of no use afterwards; yields `Measured`."""
+    """Train a job's trials for a second, or from one measurement to the next; yields `Measured`.
+
+    What it leaves in ``folder`` is of no use.
+    """
     with reproducible(device):  # as trials are run
         yield _measure(job, folder, torch.device(device))
 
@@ -34,7 +37,8 @@ def _measure(job: Job, folder: Path, device: torch.device) -> Measured:
 
     seconds(lambda: subject.practise(WARM_UP))
     every: int = next(iter(job.specs.values()))["tracking"].get("every", 1)
-    together = every * -(-LEAST // every)  # so that as many of them as in training have their ranks measured
+    # As many of them as in training have their ranks measured; where that is one in hundreds, it may be none.
+    together = every * -(-LEAST // every) if every <= MOST else MOST
     spent, steps = 0.0, 0
     while spent < SECONDS and steps < MOST:
         spent += seconds(lambda: subject.practise(together))

@@ -14,7 +14,7 @@ from fastrank.experiments.digest import BINS, Digest, columns, digest
 from fastrank.experiments.errors import UserError
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.ledger import Ledger, Status, TrialRecord
-from fastrank.experiments.storage import Storage, StorageError
+from fastrank.experiments.storage import Storage
 
 import fastrank
 
@@ -142,7 +142,7 @@ def read_results(folder: Path, *, digests: bool = True) -> Results:
     Raises:
         LedgerError: the ledger is missing, damaged or of another version.
         ReportError: the ledger holds no trial, or does not say how many classes its data have.
-        StorageError: the place where the histories are cannot be reached. One that is not there is a problem.
+        StorageError: the place where the histories are cannot be reached. A history that is not there is a problem.
     """
     ledger = Ledger.open(folder)
     meta, trials = ledger.meta, ledger.trials()
@@ -195,7 +195,7 @@ def _digest(results: Results, storage: Storage, trial: TrialRecord, bins: int) -
         storage.fetch(trial.id)
         tables = histories.tables(histories.parts(results.history(trial.id)), columns(results.suffixes))
         return digest(tables, results.suffixes, steps, every=every, bins=bins)
-    except (fastrank.HistoryError, StorageError, OSError) as error:
+    except (fastrank.HistoryError, OSError) as error:
         return error
 
 

@@ -16,6 +16,8 @@ from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
 from fastrank.experiments.job import Job, RunJob, narrated
 from fastrank.experiments.layout import Layout
 
+from fastrank import HistoryError
+
 
 class StorageError(UserError):
     """A place cannot be used. The message names it."""
@@ -53,7 +55,7 @@ class Storage:
     def fetch(self, trial: str) -> None:
         """Copy the history of a trial to the sweep's folder, if it is not there.
 
-        Raises StorageError where it cannot be fetched.
+        Raises StorageError where it cannot be fetched, HistoryError where it is not there.
         """
         history = self.layout.history(trial)
         if self._place is None or history.exists():
@@ -63,7 +65,7 @@ class Storage:
         try:
             self._place.pull(self._place.history(trial), draft)
             if not draft.exists():
-                raise FileNotFoundError("it is not there")
+                raise HistoryError(f"{self.url}: the history of {trial} is not there")
             draft.rename(history)
         except OSError as error:
             raise StorageError(f"{self.url}: the history of {trial} cannot be fetched: {error}") from error

@@ -61,6 +61,7 @@ def memory(
 ) -> NDArray[np.float64]:
     """How many steps before each of `steps` the weights were of which no more than ``eps/2`` of the norm is left.
 
+    That is eps of the norm there is now, and so the rank bounded, where W has not lost more than half of it since.
     With a constant learning rate it is ``log(2/eps) / (lr*weight_decay)``, and ``patches * batch_size`` times it is
     `rank_bound`. After the learning rate has fallen W forgets more slowly, and the bound rises.
 

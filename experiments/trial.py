@@ -33,7 +33,8 @@ def _increasing(values: list[int]) -> list[int]:
 Number = Annotated[float, Field(allow_inf_nan=False), AfterValidator(lambda x: x + 0.0)]
 Positive = Annotated[Number, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
-Size = Annotated[int, Field(ge=1, le=100_000)]  # of a network: beyond it there is no machine for its matrices
+Depth = Annotated[int, Field(ge=1, le=1_000)]
+Size = Annotated[int, Field(ge=1, le=100_000)]  # beyond it there is no machine for the matrices
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 BatchSize = Annotated[int, Field(ge=2)]  # batch-norm has no variance to divide by in a batch of one
 WeightDecay = Annotated[Number, Field(ge=0)]
@@ -51,7 +52,7 @@ class Perceptron(Strict):
     """``depth`` hidden layers of ``width`` units, with batch-norm (``mlp_bn``) or without (``mlp``)."""
 
     name: Literal["mlp_bn", "mlp"]
-    depth: Size
+    depth: Depth
     width: Size
 
 
@@ -59,7 +60,7 @@ class ConvNet(Strict):
     """Two convolutions of stride 2, then ``depth`` of stride 1; ``width`` channels."""
 
     name: Literal["convnet"]
-    depth: Size
+    depth: Depth
     width: Size
 
 
@@ -73,7 +74,7 @@ class ViT(Strict):
     """``depth`` blocks of dimension ``width`` with ``heads`` heads, on patches of ``patch`` x ``patch`` pixels."""
 
     name: Literal["vit"]
-    depth: Size = 6
+    depth: Depth = 6
     width: Size = 192
     heads: Size = 3
     patch: Size = 4

@@ -4,9 +4,12 @@ import numpy as np
 import pandas as pd
 from fastrank.experiments.axes import AXES
 from fastrank.experiments.digest import FloatArray
+from fastrank.experiments.histories import parts
 from fastrank.experiments.results import Results
 from fastrank.experiments.theory import TheoryError, memory, rank_bound
 from fastrank.experiments.trial import Schedule
+
+import fastrank
 
 COLUMNS = [*AXES, "least", "most", "full_most"]
 
@@ -46,17 +49,39 @@ def bounds(results: Results, trials: pd.DataFrame, suffix: str = "") -> pd.DataF
 def average(results: Results, trial: str, suffix: str, steps: FloatArray) -> FloatArray:
     """The bound of the average rank at each of `steps` of a trial of one of the cells that `bounds` knows, with decay.
 
-    The mean over the matrices of the bound or the full rank, whichever is less: at the full rank until training has
-    gone on for as long as the theory asks, and again once the learning rate has fallen too far.
+    The mean over the matrices of the bound, where it holds and is below full rank; of their full ranks elsewhere. NaN
+    where no matrix has a bound below its full rank. It holds once training is as old as `memory` says, unless the
+    matrix has lost more than half of its norm since that step, as the history has it.
+
+    Raises:
+        fastrank.HistoryError, OSError: the history is missing or damaged.
     """
     tolerance = results.tolerances[results.suffixes.index(suffix)]
     row, patches = results.table.loc[trial].to_dict(), results.result(trial)["patches"]
     per_epoch, lrs = row["steps"] / row["epochs"], _learning_rates(results, trial)
-    gradients = row["batch_size"] * memory(steps, lrs, per_epoch, row["weight_decay"], tolerance.value)
-    matrices = results.digests[trial].matrices
-    full = matrices[["rows", "cols"]].min(axis=1)
-    known = [np.minimum(patches[name] * gradients, most) for name, most in zip(matrices["name"], full, strict=True)]
-    return np.asarray(np.mean(known, axis=0))
+    ago = memory(steps, lrs, per_epoch, row["weight_decay"], tolerance.value)
+    known, bites = [], np.zeros(len(steps), dtype=bool)
+    norms = _norms(results, trial)
+    for name, *shape in results.digests[trial].matrices[["name", "rows", "cols"]].itertuples(index=False):
+        recorded, norm = norms[name]
+        start = steps - ago
+        before = np.searchsorted(recorded, start).clip(min(1, len(recorded) - 1), len(recorded) - 1)
+        earlier = np.maximum(norm[before], norm[before - 1])  # on either side of that step
+        holds = (earlier <= 2 * np.interp(steps, recorded, norm)) & (start >= recorded[0] - 1)
+        bound = np.where(holds, row["batch_size"] * patches[name] * ago, np.inf)
+        bites |= bound < min(shape)
+        known.append(np.minimum(bound, min(shape)))
+    return np.where(bites, np.mean(known, axis=0), np.nan)
+
+
+def _norms(results: Results, trial: str) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Steps and Frobenius norms of every matrix."""
+    table = fastrank.read_history(parts(results.history(trial)), columns=["name", "step", "frobenius_norm"])
+    frame = table.to_pandas().astype({"step": np.float64})
+    return {
+        str(name): (own["step"].to_numpy(), own["frobenius_norm"].to_numpy())
+        for name, own in frame.groupby("name", observed=True)
+    }
 
 
 def sentence(known: pd.DataFrame, biting: int) -> str:
@@ -70,22 +95,22 @@ def sentence(known: pd.DataFrame, biting: int) -> str:
     if finite.empty:
         return ""
     idle = finite[finite["least"] >= finite["full_most"]]
-    said = "The theory's bound N B log(2/ε) / (lr wd), ε = tolerance, "
+    brief, everywhere = len(finite) - len(idle) - biting, len(idle) == len(finite)
+    said = []
     if biting:
-        said += (
+        said.append(
             f"is dash-dotted where it is below full rank (in {biting} of {len(finite)} cells with weight decay): once "
-            "training is as old as it asks, and before the learning rate has fallen too far"
+            "training is as old as it asks, unless a matrix has lost half of its norm or the learning rate has fallen"
         )
     if len(idle):
-        said += "; elsewhere it " if biting else ""
-        said += (
-            f"is {_between(idle['least'].min(), idle['most'].max())} at the highest learning rate, above the full "
-            f"rank of every matrix (at most {idle['full_most'].max():.0f}){'' if biting else ' everywhere'}, and says "
-            f"nothing{'' if biting else ' here'}"
+        said.append(
+            f"{'is' if everywhere else f'in {len(idle)} it is'} {_between(idle['least'].min(), idle['most'].max())} at "
+            f"the highest learning rate, above the full rank of every matrix (at most {idle['full_most'].max():.0f})"
+            f"{' everywhere' if everywhere else ''}, and says nothing{' here' if everywhere else ''}"
         )
-    if not biting and idle.empty:
-        said += "is nowhere below full rank for long enough to say anything"
-    return said + "."
+    if brief:
+        said.append(f"in {brief} it would be below full rank, but never holds")
+    return f"The theory's bound N B log(2/ε) / (lr wd), ε = tolerance, {'; '.join(said)}."
 
 
 def _learning_rates(results: Results, trial: str) -> list[float]:

@@ -62,7 +62,7 @@ def _curves(results: Results, trials: pd.DataFrame, suffix: str) -> pd.DataFrame
     parts = []
     for name, trial in trials.iterrows():
         curve = results.digests[str(name)].curves[suffix]
-        settings = {key: trial[key] for key in (*AXES, "facet", "full_rank", "collapsed")}
+        settings = {key: trial[key] for key in (*AXES, "facet", "collapsed")}
         parts.append(curve.assign(epoch=curve["step_last"] / (trial["steps"] / trial["epochs"]), **settings))
     groups = pd.concat(parts, ignore_index=True).groupby([*AXES, "facet", "bin"], sort=True)
     found: pd.DataFrame = groups.agg(
@@ -73,7 +73,6 @@ def _curves(results: Results, trials: pd.DataFrame, suffix: str) -> pd.DataFrame
         low=("low", "min"),
         mean=("mean", "mean"),
         high=("high", "max"),
-        full_rank=("full_rank", "mean"),
         collapsed=("collapsed", "sum"),
     ).reset_index()
     return found
@@ -84,13 +83,13 @@ def _bounded(
 ) -> pd.DataFrame:
     """`data` with the theory's `bound` of the average rank where it is less than full rank; NaN elsewhere."""
     data = data.assign(bound=np.nan)
-    of_cell = trials.reset_index().groupby(list(AXES))["trial"].first()
-    covered = set(map(tuple, known.loc[known["weight_decay"] > 0, list(AXES)].to_numpy()))
+    of_cell = trials.reset_index().groupby(list(AXES))["trial"].agg(list)
+    covered = set(map(tuple, known.loc[known["least"] < known["full_most"], list(AXES)].to_numpy()))
     for place, rows in data.groupby(list(AXES)).groups.items():
         if place in covered:
             steps = data.loc[rows, "step_last"].to_numpy(dtype=np.float64)
-            bound = average(results, of_cell[place], suffix, steps)
-            data.loc[rows, "bound"] = np.where(bound < data.loc[rows, "full_rank"], bound, np.nan)
+            bounds_ = [average(results, trial, suffix, steps) for trial in of_cell[place]]
+            data.loc[rows, "bound"] = np.max(bounds_, axis=0)  # where it holds for every seed
     return data
 
 

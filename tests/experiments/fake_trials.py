@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from fastrank.experiments.data import DataError
 from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
 from fastrank.experiments.job import Job, run
 from fastrank.experiments.layout import Layout
@@ -40,6 +41,20 @@ def quick(job: Job, folder: Path, device: str) -> Iterator[Event]:
     for name, trial in trials(job).items():
         yield EpochEnd(name, 1, 90.0, 0.5, 1.0)
         yield result(name, trial)
+
+
+def informed(job: Job, folder: Path, device: str) -> Iterator[Event]:
+    """Knows which data the sweep is about, and keeps the memory that it frees."""
+    assert job.data == next(iter(trials(job).values())).data.info.digest
+    assert os.environ["MALLOC_TRIM_THRESHOLD_"] == str(2**30)
+    yield from quick(job, folder, device)
+
+
+def foreign(job: Job, folder: Path, device: str) -> Iterator[Event]:
+    """Has other data than the sweep."""
+    keep_checkpoint(job, folder)
+    raise DataError("the data set 'digits' here is not the sweep's")
+    yield
 
 
 def eventful(job: Job, folder: Path, device: str) -> Iterator[Event]:

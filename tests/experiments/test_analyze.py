@@ -81,12 +81,14 @@ def test_what_has_no_rank_is_said_to_have_none(
     state: dict[str, torch.Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state["first.weight"][3, 3] = torch.nan
+    state["sparse"] = torch.eye(3).to_sparse()
     torch.save(state, tmp_path / "x.pt")
     print_analysis(tmp_path / "x.pt", (1e-3, "frobenius"), None, None, None, "cpu", tmp_path / "x.csv")
     printed = capsys.readouterr().out
     assert "4 matrices; rank: singular values above 0.001 of the Frobenius norm" in printed
     assert "not finite" in printed
     assert "left out: steps (dtype int64)" in printed
+    assert "left out: sparse (sparse_coo)" in printed
     rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
     assert [row["rank_lower"] for row in rows] == ["", "5", "3", "9"]
     assert rows[0]["status"] == "NONFINITE"
@@ -100,7 +102,8 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(state: dict[str, to
         content = (tmp_path / whole).read_bytes()
         (tmp_path / whole.replace("whole", "half")).write_bytes(content[: len(content) // 2])
     (tmp_path / "empty.pt").write_bytes(b"")
-    (tmp_path / "text.pt").write_text("no checkpoint")
+    for name, text in {"text": "no checkpoint", "hello": "hello world", "table": "epoch,loss\n1,2"}.items():
+        (tmp_path / f"{name}.pt").write_text(text)
     torch.save({"epoch": 3}, tmp_path / "numbers.pt")
     for name, reason in {
         "module.pt": "Save model.state_dict\\(\\) instead",
@@ -108,6 +111,8 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(state: dict[str, to
         "half.safetensors": "is not a whole .safetensors file",
         "empty.pt": "is not a whole checkpoint",
         "text.pt": "is no checkpoint",
+        "hello.pt": "is no checkpoint",
+        "table.pt": "is no checkpoint",
         "numbers.pt": "holds no tensors",
         ".": "a folder with no .safetensors file in it",
     }.items():

@@ -51,7 +51,6 @@ BAD = {
         "tracking = { every = 89, spectrum_every_epochs = 0 }",
         "tracking.every: 89 does not divide the 358 steps of batch size 8, so the last would not be recorded",
     ),
-    "milestone": ("milestones = [1, 60]", "milestones[1]: 60 is not before the last of the 2 epochs: leave it out"),
     "huge network": ("model.width = 4000000000", "model.width: must be less than or equal to 100000 (got 4000000000)"),
     "spectrum": ("tracking.spectrum_every_epochs = 3", "tracking.spectrum_every_epochs: 3 does not divide the 2"),
     "tolerance": ("tracking.tolerances = [{value = 0}]", "tracking.tolerances[0].value: must be greater than 0"),

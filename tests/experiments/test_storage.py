@@ -67,10 +67,16 @@ def test_half_a_history_is_never_taken_for_a_whole_one(
     shutil.rmtree(lost)
     results = read_results(folder)
     assert len(results.digests) == 3
-    assert [problem.partition(": it is not")[0] for problem in results.problems] == [
-        f"trial {lost.name}: its history could not be read: {away.as_uri()}: the history of {lost.name} "
-        "cannot be fetched"
+    assert results.problems == [
+        f"trial {lost.name}: its history could not be read: {away.as_uri()}: the history of {lost.name} is not there"
     ]
+
+    def unreachable(place: Place, remote: str, local: Path) -> None:
+        raise TimeoutError("the network is down")
+
+    monkeypatch.setattr(Place, "pull", unreachable)
+    with pytest.raises(StorageError, match="cannot be fetched: the network is down"):
+        read_results(folder)
 
 
 @pytest.mark.parametrize("stacked", [False, True])

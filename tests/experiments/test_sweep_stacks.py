@@ -93,6 +93,18 @@ def test_a_full_disk_splits_no_stack_and_loses_no_checkpoint(
     assert {record.stack for record in Ledger.open(out).trials()} == {stack}
 
 
+def test_a_worker_with_other_data_splits_no_stack_and_loses_no_checkpoint(
+    config_file: Callable[..., Path], out: Path
+) -> None:
+    config = config_file({**CONFIG, "grid": {}}, STACKABLE)
+    assert run_sweep(config, out, 1, "foreign") == 1
+    records = Ledger.open(out).trials()
+    assert {record.error for record in records} == {"the data set 'digits' here is not the sweep's"}
+    (stack,) = {record.stack for record in records}
+    assert [path.stem for path in (out / "checkpoints").iterdir()] == [stack]
+    assert run_sweep(config, out, 1, "informed") == 0  # workers are told which data it is about
+
+
 def test_what_is_finished_of_a_stack_is_not_trained_again(
     config_file: Callable[..., Path], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
