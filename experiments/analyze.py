@@ -11,8 +11,7 @@ import torch
 from fastrank.experiments.devices import kind
 from fastrank.experiments.errors import UserError
 from fastrank.experiments.layout import write_csv
-from fastrank.experiments.summary import number
-from rich import box
+from fastrank.experiments.summary import number, titled
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -120,15 +119,7 @@ def table(rows: Sequence[Mapping[str, Any]], tolerance: fastrank.Tolerance) -> T
     """For the terminal. A rank that is not certified is shown as its bounds."""
     units = {"frobenius": " of the Frobenius norm", "spectral": " of the spectral norm", "absolute": ""}
     title = f"{len(rows)} matrices; rank: singular values above {tolerance.value:g}{units[tolerance.relative_to]}"
-    table = Table(
-        title=title,
-        min_width=len(title),  # a title is wrapped to its table
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        title_justify="left",
-        title_style="bold",
-    )
+    table = titled(title, min_width=len(title), padding=(0, 1, 0, 0))  # a title is wrapped to its table
     table.add_column("matrix", overflow="fold")
     for head in ("rows x cols", "rank", "of", "stable\nrank", "effective\nrank", "spectral\nnorm"):
         table.add_column(head, justify="right", no_wrap=True)

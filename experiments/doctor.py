@@ -4,6 +4,7 @@ import os
 import platform
 
 import torch
+from fastrank.experiments.aligned import aligned
 from fastrank.experiments.provenance import commit, versions
 
 from fastrank import backend
@@ -16,9 +17,7 @@ def describe() -> list[str]:
     gpus = [f"{f'cuda:{i}':14}{torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     lines += gpus or [f"{'cuda':14}none: {_why_no_cuda()}"]
     rows = [("operation", "device", "implementation", "reason"), *backend.report()]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    table = ["  ".join([*(f"{row[i]:{widths[i]}}" for i in range(3)), row[3]]) for row in rows]
-    return [*lines, "", *table]
+    return [*lines, "", *aligned(rows)]
 
 
 def _why_no_cuda() -> str:

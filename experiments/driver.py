@@ -4,6 +4,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from fastrank.experiments.engines import Engine
 from fastrank.experiments.events import Crashed, EpochEnd, Event, Finished, Warned
@@ -34,6 +35,12 @@ class Driver:
     running: dict[str, set[str]] = field(default_factory=dict)  # of each job, the trials that have no result yet
     kills: Counter[str] = field(default_factory=Counter)  # of each job's workers, since its last epoch
     said: set[str] = field(default_factory=set)
+
+    @cached_property
+    def data(self) -> str | None:
+        """Digest of the data set that the sweep is about."""
+        digest: str | None = self.ledger.meta["data"].get("digest")
+        return digest
 
     def run(self, stack_limit: int) -> bool:
         """Run all pending trials; True if it was stopped before the end."""
@@ -66,7 +73,7 @@ class Driver:
         self.running[job.name] = left
         for trial in left:
             self.board.rows[trial].status = Status.RUNNING
-        self.engine.start(replace(job, data=self.ledger.meta["data"].get("digest")))
+        self.engine.start(replace(job, data=self.data))
 
     def _heed(self, job: Job, event: Event) -> None:
         match event:

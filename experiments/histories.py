@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from fastrank.experiments.digest import rank_columns, ranks
+from fastrank.experiments.digest import FloatArray, rank_columns, ranks
 
 import fastrank
 
@@ -56,6 +57,20 @@ def spectra(folder: Path) -> pd.DataFrame:
         found = found.assign(stage=stage, order=[names.index(name) for name in found["name"]])
         ends.append(found.sort_values("order").drop(columns="order"))
     return pd.concat(ends, ignore_index=True)
+
+
+def norms(folder: Path) -> dict[str, tuple[FloatArray, FloatArray]]:
+    """Recorded steps and Frobenius norms of every matrix, by its name.
+
+    Raises:
+        fastrank.HistoryError, OSError: the history is missing or damaged.
+    """
+    table = fastrank.read_history(parts(folder), columns=["name", "step", "frobenius_norm"])
+    frame = table.to_pandas().astype({"step": np.float64})
+    return {
+        str(name): (own["step"].to_numpy(), own["frobenius_norm"].to_numpy())
+        for name, own in frame.groupby("name", observed=True)
+    }
 
 
 def _columns(file: Path) -> list[str]:

@@ -118,9 +118,13 @@ class Results:
             return None
         return str(done.sort_values(["collapsed", "average_rank"], kind="stable").index[0])
 
+    def tolerance(self, suffix: str = "") -> fastrank.Tolerance:
+        """The tolerance with this column suffix."""
+        return self.tolerances[self.suffixes.index(suffix)]
+
     def threshold(self, suffix: str = "") -> str:
         """The tolerance with this column suffix, in words."""
-        tolerance = self.tolerances[self.suffixes.index(suffix)]
+        tolerance = self.tolerance(suffix)
         return f"tolerance {tolerance.value:g} ({tolerance.relative_to})"
 
     def describe(self, trial: str) -> str:

@@ -28,9 +28,8 @@ def jobs(records: Sequence[TrialRecord], limit: int, slots: int) -> list[Job]:
         if record.status is Status.PENDING and record.stack is None:
             trial = Trial.model_validate(record.spec)
             shared = {key: value for key, value in record.spec.items() if key not in OWN}
-            alone = (
-                limit == 1 or record.started or not can_be_stacked(trial)
-            )  # what began alone has a checkpoint of its own
+            # What began alone has a checkpoint of its own.
+            alone = limit == 1 or record.started or not can_be_stacked(trial)
             groups[record.id if alone else short_hash(shared)].append(record)
     begun = [
         _job(name, members)

@@ -62,14 +62,8 @@ def trials_table(records: Sequence[TrialRecord]) -> Table:
     rows = [summary_row(record) for record in records]
     varying = [key for key in _AXES if len({row[key] for row in rows}) > 1]
     shared = [f"{_heading(key)} {rows[0][key]:g}" for key in _AXES if key not in varying]
-    table = Table(
-        title=f"{len(rows)} trials" + (f" with {', '.join(shared)}" if shared else ""),
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        title_justify="left",
-        title_style="bold",
-    )
+    title = f"{len(rows)} trials" + (f" with {', '.join(shared)}" if shared else "")
+    table = titled(title, padding=(0, 1, 0, 0))
     table.add_column("trial", no_wrap=True)
     for key in (*varying, *_NUMBERS):
         table.add_column(_heading(key).replace(" ", "\n"), justify="right", no_wrap=True)
@@ -121,14 +115,7 @@ def _rank_table(records: list[TrialRecord], down: str, across: str, others: str)
     seeds = max(map(len, cells.values()))
     title = f"Average rank (full: {results[0]['full_rank']:.1f}) and test accuracy; {others}"
     title += f"; mean of {seeds} seeds" if seeds > 1 else ""
-    table = Table(
-        title=title,
-        min_width=len(title),  # a title is wrapped to its table
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        title_justify="left",
-        title_style="bold",
-    )
+    table = titled(title, min_width=len(title))  # a title is wrapped to its table
     table.add_column(_heading(down).replace(" ", "\n"), justify="right", no_wrap=True)
     for column in columns:
         table.add_column(f"{_heading(across)}\n{column:g}", justify="right", no_wrap=True)
@@ -148,6 +135,11 @@ def _cell(values: list[tuple[float, float]] | None) -> str:
         return "-"
     ranks, accuracies = zip(*values, strict=True)
     return f"[bold]{mean(ranks):.1f}[/]  [dim]{mean(accuracies):.3f}[/]"
+
+
+def titled(title: str, **options: Any) -> Table:
+    """An empty table in the look that all tables on the terminal share; ``options`` are `rich.table.Table`'s."""
+    return Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, title_justify="left", title_style="bold", **options)
 
 
 def number(value: float | None, digits: int) -> str:

@@ -158,9 +158,8 @@ def _ledger(config: SweepConfig, config_file: Path, folder: Path, storage: str |
 def known_data(config: SweepConfig) -> dict[str, Any]:
     """What a ledger keeps of the data set, so that another one under the same name is noticed."""
     info, (train, test) = config.data.info, config.data.sizes()
-    source = (
-        Path(info.source).name if Path(info.source).is_absolute() else info.source
-    )  # a path means nothing elsewhere
+    # A path means nothing elsewhere.
+    source = Path(info.source).name if Path(info.source).is_absolute() else info.source
     found = {"name": info.name, "source": source, "digest": info.digest, "classes": len(info.classes)}
     return {**found, "train": train, "test": test}
 

@@ -91,7 +91,7 @@ class Training:
             self.trial,
             self.model.state_dict(),
             average_rank=self._average_rank(),
-            train_accuracy=self.accuracy(self.train),
+            train_accuracy=None if diverged else self.accuracy(self.train),
             test_accuracies=self.accuracies,
             steps=int(self.steps),
             seconds=self.seconds,

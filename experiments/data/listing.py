@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fastrank.experiments.aligned import aligned
 from fastrank.experiments.data import digits
 from fastrank.experiments.data.catalogue import CATALOGUE
 from fastrank.experiments.data.folder import cache_folder, file_of, prepared
@@ -24,11 +25,9 @@ def list_prepared(folder: Path | None = None) -> list[str]:
             rows.append(_row(read_info(path, name), str(path)))
         except (DataError, FileNotFoundError) as error:
             problems.append(str(error))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
-    lines = ["  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     absent = [name for name in CATALOGUE if name not in prepared(folder)]
     hint = [f"fastrank data prepare NAME adds {', '.join(absent)}, a folder or a data set of the hub"] if absent else []
-    return [*lines, *problems, "", f"folder: {cache_folder(folder)}", *hint]
+    return [*aligned(rows), *problems, "", f"folder: {cache_folder(folder)}", *hint]
 
 
 def outcome(done: Prepared) -> list[str]:

@@ -59,9 +59,8 @@ class LocalEngine:
         for ready in wait(list(by_connection), timeout):
             worker = by_connection[ready]  # type: ignore[index]
             job, event = worker.job, worker.receive()
-            if isinstance(
-                event, Crashed
-            ):  # also one that lives: what a crash leaves of CUDA's state fails what is next
+            if isinstance(event, Crashed):
+                # Also one that lives: what a crash leaves of CUDA's state fails what is next.
                 worker.stop()
                 self._workers[self._workers.index(worker)] = None
             if job is not None:  # an idle worker that dies is nobody's loss

@@ -2,14 +2,12 @@
 
 import numpy as np
 import pandas as pd
+from fastrank.experiments import histories
 from fastrank.experiments.axes import AXES
 from fastrank.experiments.digest import FloatArray
-from fastrank.experiments.histories import parts
 from fastrank.experiments.results import Results
 from fastrank.experiments.theory import TheoryError, memory, rank_bound
 from fastrank.experiments.trial import Schedule
-
-import fastrank
 
 COLUMNS = [*AXES, "least", "most", "full_most"]
 
@@ -28,7 +26,7 @@ def bounds(results: Results, trials: pd.DataFrame, suffix: str = "") -> pd.DataF
         learning rate of the schedule (infinite without weight decay), and `full_most`, the largest of their full
         ranks. No row for a tolerance that is not relative to the Frobenius norm.
     """
-    tolerance = results.tolerances[results.suffixes.index(suffix)]
+    tolerance = results.tolerance(suffix)
     rows: list[list[float]] = []
     if tolerance.relative_to != "frobenius":
         return pd.DataFrame(rows, columns=COLUMNS, dtype=float)
@@ -56,12 +54,12 @@ def average(results: Results, trial: str, suffix: str, steps: FloatArray) -> Flo
     Raises:
         fastrank.HistoryError, OSError: the history is missing or damaged.
     """
-    tolerance = results.tolerances[results.suffixes.index(suffix)]
+    tolerance = results.tolerance(suffix)
     row, patches = results.table.loc[trial].to_dict(), results.result(trial)["patches"]
     per_epoch, lrs = row["steps"] / row["epochs"], _learning_rates(results, trial)
     ago = memory(steps, lrs, per_epoch, row["weight_decay"], tolerance.value)
     known, bites = [], np.zeros(len(steps), dtype=bool)
-    norms = _norms(results, trial)
+    norms = histories.norms(results.history(trial))
     for name, *shape in results.digests[trial].matrices[["name", "rows", "cols"]].itertuples(index=False):
         recorded, norm = norms[name]
         start = steps - ago
@@ -72,16 +70,6 @@ def average(results: Results, trial: str, suffix: str, steps: FloatArray) -> Flo
         bites |= bound < min(shape)
         known.append(np.minimum(bound, min(shape)))
     return np.where(bites, np.mean(known, axis=0), np.nan)
-
-
-def _norms(results: Results, trial: str) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Steps and Frobenius norms of every matrix."""
-    table = fastrank.read_history(parts(results.history(trial)), columns=["name", "step", "frobenius_norm"])
-    frame = table.to_pandas().astype({"step": np.float64})
-    return {
-        str(name): (own["step"].to_numpy(), own["frobenius_norm"].to_numpy())
-        for name, own in frame.groupby("name", observed=True)
-    }
 
 
 def sentence(known: pd.DataFrame, biting: int) -> str:

@@ -71,10 +71,10 @@ def corner_panels(results: Results, found: list[Corner], columns: int, height: f
     figure, panels = panel_grid(len(found), columns, height)
     for axes, corner in zip(panels, found, strict=True):
         axes.set_title(corner.title)
-        if corner.trial is not None and results.table.loc[corner.trial, "collapsed"]:
-            axes.set_title(f"{corner.title}\ncollapsed", color=ALERT)
         if corner.trial is None:
             axes.text(0.5, 0.5, corner.status, transform=axes.transAxes, ha="center", va="center", color=MUTED)
+        elif results.table.loc[corner.trial, "collapsed"]:
+            axes.set_title(f"{corner.title}\ncollapsed", color=ALERT)
     return figure, panels
 
 

@@ -30,9 +30,9 @@ def draw(results: Results, trial: str) -> Drawing:
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = figure.subplots()
     _draw_cells(axes, known, known.matrix_steps[:, 1], apart=2.5 if count <= MANY else 1.0)
+    missing = "not finite" if known.ended else "not recorded"
     for y, (_, matrix) in enumerate(known.matrices.iterrows()):
         full = min(matrix["rows"], matrix["cols"])
-        missing = "not finite" if known.ended else "not recorded"
         last = missing if np.isnan(matrix["last"]) else f"{matrix['last']:.4g}"
         _note(axes, f"{last} of {full}", (1, y), (5, 0), ("axes fraction", "data"), va="center")
     _note(axes, "last step", (1, 1), (5, 2), "axes fraction")
