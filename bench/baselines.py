@@ -10,12 +10,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import cusolver
 import torch
 from providers import Provider, by_shape, of, stacked, wide
 from torch import Tensor
 from workloads import TOLERANCE
 
 Spectrum = Callable[[list[Tensor]], list[Tensor]]
+
+POLAR = 256
+"""Rows and columns from where an SVD by polar decomposition, which consists of large products, is worth a try."""
 
 
 def svdvals(matrices: list[Tensor], driver: str | None = None) -> list[Tensor]:
@@ -27,8 +31,8 @@ def _gram(stack: Tensor) -> Tensor:
     return doubled @ doubled.mT
 
 
-def _roots(stack: Tensor) -> Tensor:
-    return torch.linalg.eigvalsh(_gram(stack)).clamp(min=0).sqrt().flip(-1)
+def _roots(stack: Tensor, eigenvalues: Callable[[Tensor], Tensor] = torch.linalg.eigvalsh) -> Tensor:
+    return eigenvalues(_gram(stack)).clamp(min=0).sqrt().flip(-1)
 
 
 def gram_eigvalsh_looped(matrices: list[Tensor]) -> list[Tensor]:
@@ -36,7 +40,25 @@ def gram_eigvalsh_looped(matrices: list[Tensor]) -> list[Tensor]:
 
 
 def gram_eigvalsh_batched(matrices: list[Tensor]) -> list[Tensor]:
+    """Batched by its interface: on CUDA, PyTorch up to 2.11 loops over matrices beyond 32 x 32, see `cusolver`."""
     return by_shape(matrices, _roots)
+
+
+def gram_xsyev_batched(matrices: list[Tensor]) -> list[Tensor]:
+    return by_shape(matrices, partial(_roots, eigenvalues=cusolver.eigenvalues))
+
+
+def gesvdp(matrices: list[Tensor]) -> list[Tensor]:
+    """cuSOLVER's SVD by polar decomposition, one by one; matrices too small for it as `svdvals` does them."""
+    if all(min(matrix.shape) < POLAR for matrix in matrices):
+        raise ValueError(f"no matrix has {POLAR} rows and columns")
+
+    def sigma(stack: Tensor) -> Tensor:
+        if len(stack[0]) < POLAR:
+            return torch.linalg.svdvals(stack)
+        return torch.stack([cusolver.singular_values(matrix) for matrix in stack])
+
+    return by_shape(matrices, sigma)
 
 
 def numpy_svd(matrices: list[Tensor]) -> list[Tensor]:
@@ -184,37 +206,45 @@ class Rival(NamedTuple):
     run: Spectrum
     needs: tuple[str, ...] = ()
     devices: tuple[str, ...] = ("cpu", "cuda")
+    telling: bool = False
+
+    def provider(self, name: str, run: Spectrum) -> Provider:
+        return Provider(name, of(run), self.needs, self.devices, telling=self.telling)
 
 
+# The most telling first.
 SPECTRA: dict[str, Rival] = {
-    "torch.linalg.svdvals": Rival(svdvals),
+    "torch.linalg.svdvals": Rival(svdvals, telling=True),
+    "gram eigvalsh batched": Rival(gram_eigvalsh_batched, telling=True),
+    "cusolver gram XsyevBatched": Rival(gram_xsyev_batched, devices=("cuda",), telling=True),
+    "cusolver XgesvdP": Rival(gesvdp, devices=("cuda",), telling=True),
+    "cupy gesvda": Rival(cupy_gesvda, ("cupy",), ("cuda",), telling=True),
     **{
-        f"torch.linalg.svdvals {driver}": Rival(partial(svdvals, driver=driver), devices=("cuda",))
-        for driver in ("gesvd", "gesvdj", "gesvda")
+        f"torch.linalg.svdvals {driver}": Rival(partial(svdvals, driver=driver), devices=("cuda",), telling=True)
+        for driver in ("gesvda", "gesvdj", "gesvd")
     },
-    "gram eigvalsh batched": Rival(gram_eigvalsh_batched),
     "gram eigvalsh looped": Rival(gram_eigvalsh_looped),
     "numpy.linalg.svd": Rival(numpy_svd, devices=("cpu",)),
     "scipy.linalg.svdvals": Rival(scipy_svdvals, ("scipy",), ("cpu",)),
     "cupy.linalg.svd": Rival(cupy_svd, ("cupy",), ("cuda",)),
     "cupy gesvdj": Rival(cupy_gesvdj, ("cupy",), ("cuda",)),
-    "cupy gesvda": Rival(cupy_gesvda, ("cupy",), ("cuda",)),
     "cupy gram eigvalsh": Rival(partial(cupy_eigenvalues, solver="eigvalsh"), ("cupy",), ("cuda",)),
     "cupy gram syevj": Rival(partial(cupy_eigenvalues, solver="syevj"), ("cupy",), ("cuda",)),
 }
 COUNTS: dict[str, Rival] = {
-    "torch.linalg.matrix_rank": Rival(matrix_rank),
-    "gram LU signs": Rival(gram_lu_signs, devices=("cuda",)),
+    "gram LU signs": Rival(gram_lu_signs, devices=("cuda",), telling=True),
     "gram LDL signs": Rival(gram_ldl_signs),
+    "torch.linalg.matrix_rank": Rival(matrix_rank),
 }
 
-SPECTRUM = tuple(Provider(name, of(rival.run), rival.needs, rival.devices) for name, rival in SPECTRA.items())
+SPECTRUM = tuple(rival.provider(name, rival.run) for name, rival in SPECTRA.items())
 RANK = (
-    *(Provider(name, of(rival.run), rival.needs, rival.devices) for name, rival in COUNTS.items()),
-    *(Provider(name, of(partial(count, rival.run)), rival.needs, rival.devices) for name, rival in SPECTRA.items()),
+    *(rival.provider(name, partial(count, rival.run)) for name, rival in SPECTRA.items() if rival.telling),
+    *(rival.provider(name, rival.run) for name, rival in COUNTS.items()),
+    *(rival.provider(name, partial(count, rival.run)) for name, rival in SPECTRA.items() if not rival.telling),
 )
 NORM = (
-    Provider("torch.linalg.matrix_norm", of(matrix_norm)),
+    Provider("torch.linalg.matrix_norm", of(matrix_norm), telling=True),
     Provider("torch.lobpcg", of(lobpcg)),
     Provider("scipy svds", of(scipy_svds), ("scipy",), ("cpu",)),
     Provider("weightwatcher.analyze", weightwatcher, ("weightwatcher",), ("cpu",)),

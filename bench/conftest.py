@@ -1,6 +1,7 @@
 """The front door: `pytest bench/`, with pytest-benchmark.
 
     pytest bench/ [--workload NAME ...] [--provider NAME ...] [--operation NAME ...] [--device cpu|cuda] [--quick]
+                  [--headline] [--ours | --rivals]
 
 Rows go to `bench/results/<device>.csv` as they are measured. All of pytest-benchmark's options work,
 `--benchmark-compare` and `--benchmark-autosave` among them; its timer synchronises the device.
@@ -8,10 +9,9 @@ Rows go to `bench/results/<device>.csv` as they are measured. All of pytest-benc
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import environment
 import pytest
@@ -20,7 +20,8 @@ import roofs
 import timing
 import torch
 from harness import FULL, QUICK, Budget, Harness
-from operations import OPERATIONS, Operation
+from operation import Operation
+from operations import OPERATIONS
 from providers import Provider
 
 
@@ -31,6 +32,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu or cuda")
     group.addoption("--dtype", default="float32", help="of the matrices (default: float32)")
     group.addoption("--quick", action="store_true", help="a small set of workloads, and less time for each")
+    group.addoption("--headline", action="store_true", help="only workloads by which the project's goals are judged")
+    group.addoption("--ours", action="store_true", help="only fastrank's own providers")
+    group.addoption("--rivals", action="store_true", help="only the others")
     group.addoption("--seconds", type=float, help="of timing a row, in one visit (default: 1; quick: 0.2)")
     group.addoption("--longest", type=float, help="seconds of a call; a slower one is skipped (default: 30; quick: 4)")
     group.addoption(
@@ -59,26 +63,34 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     rows = [
         pytest.param(operation, workload, provider, id=f"{operation.name} | {workload} | {provider.name}{visit}")
         for visit in visits
-        for operation, workload in _by_importance()
-        for provider in operation.providers
+        for operation, workload, provider in by_importance(option.headline)
         if _asked(option, operation, workload, provider)
     ]
     metafunc.parametrize(("operation", "workload", "provider"), rows)
 
 
-def _by_importance() -> Iterator[tuple[Operation, str]]:
-    """Every operation's first workload, then every operation's second: what a deadline loses is the least telling."""
-    for row in itertools.zip_longest(*(operation.workloads for operation in OPERATIONS.values())):
-        for operation, workload in zip(OPERATIONS.values(), row, strict=True):
-            if workload is not None:
-                yield operation, workload
+def by_importance(headline: bool) -> list[tuple[Operation, str, Provider]]:
+    """All rows, or those of the headline's workloads, the most telling first, so that a deadline loses the least.
+
+    Ours and the telling rivals on every operation's first workload, then on its second, and so on; what takes long to
+    prepare is the last on its workload. The other rivals follow in the same order.
+    """
+    rows = []
+    for operation in OPERATIONS.values():
+        for place, workload in enumerate(operation.headline if headline else operation.workloads):
+            for provider in operation.providers:
+                rank = (not (provider.ours or provider.telling), place, provider.buffers == 1)
+                rows.append((rank, (operation, workload, provider)))
+    return [row for _, row in sorted(rows, key=lambda ranked: ranked[0])]  # stable: else as they are listed
 
 
-def _asked(option: object, operation: Operation, workload: str, provider: Provider) -> bool:
+def _asked(option: Any, operation: Operation, workload: str, provider: Provider) -> bool:
     named = {"operation": operation.name, "workload": workload, "provider": provider.name}
     if any(getattr(option, kind) and name not in getattr(option, kind) for kind, name in named.items()):
         return False
-    return not option.quick or bool(option.workload) or workload in operation.quick  # type: ignore[attr-defined]
+    if (option.ours and not provider.ours) or (option.rivals and provider.ours):
+        return False
+    return not option.quick or bool(option.workload) or workload in operation.quick
 
 
 @pytest.fixture(scope="session")
@@ -94,8 +106,10 @@ def harness(request: pytest.FixtureRequest, results_path: Path) -> Harness:
     default = QUICK if option.quick else FULL
     budget = Budget(option.seconds or default.seconds, option.longest or default.longest)
     where = environment.columns(device)
-    results.save(results_path, [row | where for row in roofs.measure(device, budget.seconds)])
-    return Harness(device, getattr(torch, option.dtype), budget, roofs.Roofs.of(results.load(results_path)))
+    measured = roofs.measure(device)
+    results.save(results_path, [row | where for row in measured], all_of="roof")
+    remeasure = lambda: roofs.Roofs.of(roofs.measure(device))  # noqa: E731
+    return Harness(device, getattr(torch, option.dtype), budget, roofs.Roofs.of(measured), remeasure)
 
 
 @pytest.fixture(autouse=True)

@@ -66,6 +66,7 @@ def tracked(fused: bool, run: Run) -> Call:
     """Fused: the optimizer's pass over the weights makes the sketches; else they are a pass of their own."""
     stack = ["weights.*"] if isinstance(run.model, models.StackedMLP) else None
     optimizer = run.optimizer if fused else None
+    fastrank.prepare(run.model, optimizer)
     tracker = fastrank.RankTracker(run.model, optimizer, tolerance=TOLERANCE, select="paper", include=stack)
     replay = capture(run) if fused else capture(run, tracker.step)
 

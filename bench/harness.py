@@ -1,8 +1,9 @@
 """The harness: a row of results, or the reason why there is none.
 
-It refuses to time what is not correct: the answer is checked first, against FP64, and its error stored with the row.
-A row is timed in several visits, a whole pass over the suite apart, so that its spread tells how much the machine
-itself drifts, and not only how even one fraction of a second was.
+It refuses what is not correct: the answer is checked first, against FP64, and its error stored with the row; it is
+checked again when the row has been timed, on other values in the same buffers; and a time below the operation's floor
+is no time of a right answer. A row is timed in several visits, a whole pass over the suite apart, so that its spread
+tells how much the machine itself drifts, and not only how even one fraction of a second was.
 """
 
 from __future__ import annotations
@@ -13,18 +14,23 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import environment
+import results
+import roofs
 import timing
 import torch
-from operations import Operation
+from operation import Operation
 from providers import Provider
 from roofs import Roofs
-from timing import Call, Spread
+from samples import Samples
+from timing import Call
 
 Wall = Callable[[Call, Call | None, int, int], list[float]]
 """Times `(call, setup, rounds, calls a round)`: milliseconds a call, one for each round."""
 
 KEPT = 4 * 2**30
 """Bytes of problems that are kept for the next operation or visit."""
+LEAST_ROUNDS = 5
+"""Of our own overhead, however long a call takes: one round does not tell a few per cent, only a rival's multiple."""
 
 
 class Budget(NamedTuple):
@@ -41,50 +47,41 @@ class Skipped(Exception):
     """There is no row, and the message says why."""
 
 
-@dataclass
-class Samples:
-    """Milliseconds of every round of a row, visit by visit."""
+class Wrong(Exception):
+    """What was timed is no right answer, and the message says why."""
 
-    wall: list[list[float]] = field(default_factory=list)
-    bare: list[list[float]] = field(default_factory=list)
-    device: list[list[float]] = field(default_factory=list)
-    timer: str = ""
-    seconds: float = 0.0
-    """What the first visit expects a call to take; later ones time as many calls."""
 
-    def columns(self) -> dict[str, object]:
-        row: dict[str, object] = {"rounds": sum(map(len, self.wall)), "device_timer": self.timer}
-        for name, visits in (("wall", self.wall), ("device", self.device)):
-            if visits:
-                spread = Spread.of(*visits)
-                row |= {f"{name}_ms": spread.median, f"{name}_p20_ms": spread.p20, f"{name}_p80_ms": spread.p80}
-        if self.bare:
-            pairs = zip(self.wall, self.bare, strict=True)
-            ratio = Spread.of(*([t / b for t, b in zip(timed, bare, strict=True)] for timed, bare in pairs))
-            row |= {"ratio": ratio.median, "ratio_p20": ratio.p20, "ratio_p80": ratio.p80}
-            row["baseline_ms"] = Spread.of(*self.bare).median
-        return row
+class Prepared(NamedTuple):
+    """A call, and the buffer that it reads."""
+
+    inputs: Any
+    call: Call
 
 
 @dataclass
 class Harness:
-    """Measures on one device."""
+    """Measures on one device.
+
+    Args:
+        remeasure: measures the device's roofs again, when something seems to be faster than they are.
+    """
 
     device: torch.device
     dtype: torch.dtype
     budget: Budget
     roofs: Roofs
+    remeasure: Callable[[], Roofs] | None = None
     _problems: dict[tuple[object, str], Any] = field(default_factory=dict)
     _kept: int = 0
     _timed: dict[tuple[str, str, str], tuple[dict[str, object], Samples]] = field(default_factory=dict)
     _slowest: dict[tuple[str, str], tuple[float, float]] = field(default_factory=dict)
 
     def row(self, operation: Operation, name: str, provider: Provider, wall: Wall) -> dict[str, object]:
-        """The first visit: check, then time.
+        """The first visit: check, time, and check again.
 
         Returns:
-            A row with status `ok`; or, without times, `wrong` where the error is above the limit, and `failed` where a
-            provider that is not strict raised.
+            A row with status `ok`; or, without times, `wrong` where an error is above the limit or a time below the
+            floor, and `failed` where a provider that is not strict raised.
 
         Raises:
             Skipped: the provider cannot run here, or would take too long.
@@ -92,30 +89,43 @@ class Harness:
         if reason := provider.unavailable(self.device):
             raise Skipped(reason)
         self._expect(operation, name, provider)
+        key = (operation.name, name, provider.name)
         with _threads(operation):
             row: dict[str, object] = {"operation": operation.name, "workload": name, "provider": provider.name}
             row |= {"dtype": str(self.dtype).removeprefix("torch."), "limit": float(operation.limit)}
             row |= environment.columns(self.device) | {"threads": str(torch.get_num_threads())}
             try:
-                row |= self._check(operation, name, provider)
+                first = self._prepare(operation, name, provider)
+                row |= self._check(operation, name, provider, first)
                 if row["status"] == "ok":
-                    self._timed[operation.name, name, provider.name] = (row, Samples())
-                    self._time(operation, name, provider, wall, memory=True)
+                    self._timed[key] = (row, Samples())
+                    self._time(operation, name, provider, wall, first)
+            except Wrong as reason:
+                return self._refused(key, row, "wrong", f"{reason}")
             except Exception as error:  # a rival may not take every workload, and says so in its own way
-                self._timed.pop((operation.name, name, provider.name), None)
+                row = self._refused(key, row, "failed", f"{type(error).__name__}: {error}")
                 if provider.strict or isinstance(error, Skipped):
                     raise
-                row |= {"status": "failed", "note": f"{type(error).__name__}: {error}"[:200].replace("\n", " ")}
         return row
 
     def again(self, operation: Operation, name: str, provider: Provider) -> dict[str, object]:
         """A later visit: the row of the first, with more rounds. Raises Skipped where there was none."""
-        if (operation.name, name, provider.name) not in self._timed:
+        key = (operation.name, name, provider.name)
+        if key not in self._timed:
             raise Skipped("not timed before")
         if provider.buffers == 1:
             raise Skipped(f"{provider.name}: visited once")
         with _threads(operation):
-            return self._time(operation, name, provider, timing.wall_times, memory=False)
+            try:
+                return self._time(operation, name, provider, timing.wall_times, None)
+            except Wrong as reason:
+                return self._refused(key, self._timed[key][0], "wrong", f"{reason}")
+
+    def _refused(self, key: tuple[str, str, str], row: dict[str, object], status: str, note: str) -> dict[str, object]:
+        """The row without its times; it is not visited again."""
+        self._timed.pop(key, None)
+        kept = {column: value for column, value in row.items() if column not in results.TIMES}
+        return kept | {"status": status, "note": note[:200].replace("\n", " ")}
 
     def _problem(self, operation: Operation, name: str) -> Any:
         key = (type(operation).make, name)
@@ -126,6 +136,10 @@ class Harness:
             self._problems[key] = operation.make(operation.workloads[name], self.dtype, self.device)
             self._kept += operation.bytes(self._problems[key])
         return self._problems[key]
+
+    def _prepare(self, operation: Operation, name: str, provider: Provider) -> Prepared:
+        inputs = operation.inputs(self._problem(operation, name))
+        return Prepared(inputs, provider.prepare(inputs))
 
     def _flops(self, operation: Operation, name: str) -> float:
         cost = operation.cost(operation.workloads[name], self.dtype)
@@ -138,28 +152,46 @@ class Harness:
         if expected > 10 * self.budget.longest:
             raise Skipped(f"would take about {expected:.0f} s a call")
 
-    def _check(self, operation: Operation, name: str, provider: Provider) -> dict[str, object]:
-        problem = self._problem(operation, name)
-        error = operation.error(problem, operation.answer(provider.prepare(operation.inputs(problem))))
-        return {"error": error, "status": "ok" if error <= operation.limit else "wrong"}  # NaN is not correct either
+    def _check(self, operation: Operation, name: str, provider: Provider, first: Prepared) -> dict[str, object]:
+        """The first call, which is the warm-up too, so that a slow one is not paid for twice.
 
-    def _time(self, operation: Operation, name: str, provider: Provider, wall: Wall, memory: bool) -> dict[str, object]:
+        It loads and compiles, which a user waits for once: it may take twice as long as a call may, and those that
+        compile, or are ours, as long as they like.
+        """
+        start = timing.clock()
+        answer = operation.answer(first.call)
+        seconds = timing.clock() - start
+        error = operation.error(self._problem(operation, name), answer)
+        if not error <= operation.limit:  # NaN is not correct either
+            return {"error": error, "status": "wrong"}
+        if seconds > 2 * self.budget.longest and not provider.strict and provider.buffers > 1:
+            self._note(operation, name, provider, seconds)
+            raise Skipped(f"takes {seconds:.1f} s for its first call")
+        return {"error": error, "status": "ok"}
+
+    def _time(
+        self, operation: Operation, name: str, provider: Provider, wall: Wall, first: Prepared | None
+    ) -> dict[str, object]:
+        """Times a row; on the first visit, with the call that was checked, which is checked again."""
         row, samples = self._timed[operation.name, name, provider.name]
         problem = self._problem(operation, name)
-        call = provider.prepare(operation.inputs(problem))
-        operation.warm(call)
+        inputs, call = first or self._prepare(operation, name, provider)
+        if first is None:
+            operation.warm(call)
         if not samples.seconds:
             samples.seconds = timing.seconds(call)
             self._note(operation, name, provider, samples.seconds)
             if samples.seconds > self.budget.longest:
                 raise Skipped(f"takes {samples.seconds:.1f} s a call")
         rounds, calls = timing.plan(samples.seconds, self.budget.seconds)
-        if memory and rounds > 1 and "cupy" not in provider.needs:
+        if operation.baseline is not None and provider.ours:
+            rounds = max(rounds, LEAST_ROUNDS)
+        if first and rounds > 1 and "cupy" not in provider.needs:
             row["peak_mib"] = timing.peak_memory(call, self.device)
         # A call that takes long has more to wait for than a cache: it gets few buffers, for each is warmed up.
         warm = max(2, int(self.budget.seconds / samples.seconds))
         buffers = min(warm, provider.buffers, timing.buffer_count(operation.bytes(problem))) if rounds > 1 else 1
-        rotated = [call, *(provider.prepare(operation.inputs(problem)) for _ in range(buffers - 1))]
+        rotated = [call, *(self._prepare(operation, name, provider).call for _ in range(buffers - 1))]
         for other in rotated[1:]:
             operation.warm(other)
         turn, setup = itertools.cycle(rotated), None
@@ -169,17 +201,35 @@ class Harness:
             samples.bare.append([])
             calls, setup = 1, lambda: samples.bare[-1].append(1e3 * timing.seconds(baseline))
         samples.wall.append(wall(lambda: next(turn)(), setup, rounds, calls))
-        if self.device.type == "cuda":
-            times, samples.timer = timing.device_times(rotated, rounds, provider.graph)
-            samples.device.append(times)
+        checked = [call]
+        if self.device.type == "cuda" and rounds > 1:  # once more would tell no more of one long call
+            times = timing.device_times(rotated, rounds, provider.graph)
+            samples.device.append(times.milliseconds)
+            samples.timer = times.timer
+            checked += times.timed[:1] if times.timer == "graph" else []
         row |= samples.columns()
-        if cost := operation.cost(operation.workloads[name], self.dtype):
-            roof, floor = self.roofs.floor(cost)
-            measured = row.get("device_ms") or row["wall_ms"]
-            assert isinstance(measured, float)
-            row |= {"bytes": float(cost.bytes), "flops": float(cost.flops)}
-            row |= {"roof": roof, "roof_ms": floor, "roof_share": floor / measured}
+        row |= self._under_roofs(operation, name, provider, row.get("device_ms") or row["wall_ms"])
+        if first:
+            error = operation.recheck(problem, inputs, checked)
+            if not error <= operation.limit:
+                raise Wrong(f"right at first, but off by {error:.3g} when its buffers had got other values")
         return row
+
+    def _under_roofs(self, operation: Operation, name: str, provider: Provider, measured: Any) -> dict[str, object]:
+        """What the operation costs, and what its floor is of the time it took. Raises Wrong below the floor."""
+        cost = operation.cost(operation.workloads[name], self.dtype)
+        if cost is None:
+            return {}
+        columns: dict[str, object] = {"bytes": float(cost.bytes), "flops": float(cost.flops)}
+        if provider.buffers < timing.buffer_count(operation.bytes(self._problem(operation, name))):
+            return columns  # a cache may hold its few buffers, which none holds of a roof's
+        roof, floor = self.roofs.floor(cost, provider.products)
+        if measured < roofs.ALLOWANCE * floor and self.remeasure is not None:
+            self.roofs = self.roofs.faster(self.remeasure())  # it may be the machine that is faster now
+            roof, floor = self.roofs.floor(cost, provider.products)
+        if measured < roofs.ALLOWANCE * floor:
+            raise Wrong(f"faster than its floor: {measured:.3g} ms where {floor:.3g} ms is the least")
+        return columns | {"roof": roof, "roof_ms": floor, "roof_share": floor / measured}
 
     def _note(self, operation: Operation, name: str, provider: Provider, seconds: float) -> None:
         flops = self._flops(operation, name)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import baselines
 import costs
@@ -17,7 +16,9 @@ import steps
 import torch
 import training
 from costs import Cost
+from operation import Operation, worst
 from providers import Provider
+from timing import Call
 from torch import Tensor
 from workloads import TOLERANCE, WORKLOADS, Matrices, Workload
 
@@ -28,60 +29,8 @@ K = lowrank.K
 TINY = torch.finfo(torch.float64).tiny
 
 
-def worst(errors: Iterable[float]) -> float:
-    """The largest error; infinite where one is not a number, which `max` would pass over."""
-    return max([0.0, *(math.inf if math.isnan(error) else error for error in errors)])
-
-
 def _those(chosen: Callable[[Workload], bool]) -> dict[str, Workload]:
     return {name: workload for name, workload in WORKLOADS.items() if chosen(workload)}
-
-
-class Operation(ABC):
-    """Base of all: inputs are a workload's matrices, and a buffer of them is a copy.
-
-    `make` is called once a workload, `inputs` once a buffer; `answer` runs a call for the check, and `error` compares
-    what came out with the truth.
-    """
-
-    name: ClassVar[str]
-    unit: ClassVar[str]
-    """What the error is measured in."""
-    limit: ClassVar[float]
-    """Error up to which an answer is correct."""
-    providers: ClassVar[tuple[Provider, ...]]
-    workloads: ClassVar[Mapping[str, Any]] = WORKLOADS
-    quick: ClassVar[tuple[str, ...]]
-    """Workloads of a quick run on a CPU."""
-    baseline: ClassVar[Provider | None] = None
-    """Timed in turn with every provider, where overhead over it is the point."""
-    threads: ClassVar[int | None] = None
-    """CPU threads, where not PyTorch's default."""
-
-    def make(self, workload: Any, dtype: torch.dtype, device: torch.device) -> Any:
-        return workload.make(dtype, device)
-
-    def inputs(self, problem: Any) -> Any:
-        return [matrix.clone() for matrix in problem.matrices]
-
-    def bytes(self, problem: Any) -> int:
-        """Size of one buffer."""
-        return sum(matrix.nbytes for matrix in problem.matrices)
-
-    def answer(self, call: Any) -> Any:
-        return call()
-
-    def warm(self, call: Any) -> None:
-        """What may compile, load something or make a state, and is not timed."""
-        call()
-
-    @abstractmethod
-    def error(self, problem: Any, answer: Any) -> float:
-        """How wrong an answer is, in `unit`; 0 where it is right."""
-
-    @abstractmethod
-    def cost(self, workload: Any, dtype: torch.dtype) -> Cost | None:
-        """What it takes at least; None where that is not the point."""
 
 
 class Rank(Operation):
@@ -93,6 +42,7 @@ class Rank(Operation):
         *("resnet18-cifar", "mlp-bn-10-100", "square-128", "square-256", "square-512", "square-1024"),
         *("square-512-gaussian", "families-96x128", "clustered-96x128"),
     )
+    headline = ("resnet18-cifar", "batch-640x512", "square-4096", "mlp-bn-10-100", "square-512")
 
     def error(self, problem: Matrices, answer: Any) -> float:
         """Largest distance of a rank from what the truth leaves open.
@@ -152,6 +102,7 @@ class LowRank(Operation):
     providers = lowrank.PROVIDERS
     workloads = _those(lambda w: min(map(min, w.shapes)) >= lowrank.K)
     quick = ("mlp-bn-10-100", "square-512", "square-1024")
+    headline = ("resnet18-cifar",)
 
     def error(self, problem: Matrices, answer: list[lowrank.Factors]) -> float:
         """Largest `(||W - U S Vh||^2 - best^2) / ||W_K||^2`, norms Frobenius, W_K the best matrix of rank K.
@@ -165,7 +116,7 @@ class LowRank(Operation):
                 return math.inf
             residual = torch.linalg.matrix_norm(matrix.double() - (U * S) @ Vh).item()
             best, top = (torch.linalg.vector_norm(part).item() for part in (sigma[K:], sigma[:K]))
-            errors.append((residual**2 - best**2) / top**2)
+            errors.append((residual**2 - best**2) / max(top**2, TINY))  # a zero matrix has no energy to miss
         return worst(errors)
 
     def cost(self, workload: Workload, dtype: torch.dtype) -> Cost:
@@ -179,6 +130,7 @@ class Step(Operation):
     providers = steps.PROVIDERS
     workloads = _those(lambda w: bool(w.network.rest) and w.spectrum == "trained")
     quick = ("resnet18-cifar", "mlp-bn-10-100")
+    headline = ("resnet18-cifar", "vit-b16", "mlp-bn-10-100")
 
     def make(self, workload: Workload, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         return steps.make_parameters(workload, dtype, device)
@@ -195,6 +147,10 @@ class Step(Operation):
     def warm(self, call: steps.Call) -> None:
         self.answer(call)
 
+    def recheck(self, problem: list[Tensor], inputs: list[Tensor], calls: Sequence[Call]) -> float:
+        """Two steps more, with other gradients in place before the second: see `steps.continued_error`."""
+        return worst(steps.continued_error(inputs, call) for call in calls)
+
     def error(self, problem: list[Tensor], answer: list[Tensor]) -> float:
         return steps.relative_error(problem, answer)
 
@@ -209,6 +165,7 @@ class TrainingStep(Operation):
     providers = training.PROVIDERS
     workloads = training.TRAININGS
     quick = ("digits-mlp-b8", "digits-mlp-b64")
+    headline = ("resnet18-cifar-b128",)
     baseline = Provider("untracked", training.untracked)
     threads = 1  # as a sweep's worker has it; two threads are no faster on matrices this small
 
@@ -225,9 +182,13 @@ class TrainingStep(Operation):
         """Largest distance of the last step's ranks from those of the weights as they are now."""
         errors = []
         for rank, matrix in zip(answer.ranks(), answer.run.matrices, strict=True):
-            truth = testing.true_rank(matrix, TOLERANCE)
+            truth = testing.true_rank(training.triangle(matrix), TOLERANCE)
             errors += [int(truth.lower) - rank, rank - int(truth.upper)]
         return float(worst(errors))
+
+    def recheck(self, problem: Any, inputs: training.Run, calls: Sequence[Call]) -> float:
+        """Trains on: there is no remembering the ranks of weights that go on changing."""
+        return worst(self.error(problem, call()) for call in calls)
 
     def cost(self, workload: Any, dtype: torch.dtype) -> None:
         return None
@@ -246,6 +207,7 @@ class Gram(Operation):
     name, unit, limit = "gram", "of the trace, at most", 1e-12
     providers = grams.PROVIDERS
     quick = ("resnet18-cifar", "square-1024")
+    headline = ("resnet18-cifar",)
 
     def error(self, problem: Matrices, answer: list[Tensor]) -> float:
         return worst([grams.relative_error(problem.matrices, answer)])

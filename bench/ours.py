@@ -26,10 +26,11 @@ def matrix_rank(matrices: list[Tensor]) -> Tensor:
     return fastrank.linalg.matrix_rank(matrices, atol=torch.stack(tau), rtol=0.0)
 
 
+FP64 = torch.float64
 RANK = (
-    Provider("fastrank.rank_bounds", of(rank_bounds), strict=True),
-    Provider("fastrank.rank_bounds unresolved", of(unresolved), (), ("cuda",), strict=True, graph=True),
+    Provider("fastrank.rank_bounds", of(rank_bounds), strict=True, products=FP64),
+    Provider("fastrank.rank_bounds unresolved", of(unresolved), (), ("cuda",), strict=True, graph=True, products=FP64),
     Provider("fastrank.matrix_rank", of(matrix_rank)),
 )
-SPECTRUM = (Provider("fastrank.svdvals", of(fastrank.linalg.svdvals), strict=True),)
+SPECTRUM = (Provider("fastrank.svdvals", of(fastrank.linalg.svdvals), strict=True, products=FP64),)
 NORM = (Provider("fastrank.spectral_norm", of(fastrank.linalg.spectral_norm), strict=True),)

@@ -25,6 +25,9 @@ class Provider:
         strict: whether it promises a right answer: then a wrong one is a failure of the suite, not a finding.
         graph: whether its call can be captured in a CUDA graph.
         buffers: most buffers to rotate over. 1: preparing one is so expensive that it is visited once, too.
+        products: arithmetic of the matrix products that this kind of answer cannot do without, as a proof cannot do
+            without FP64 ones: the operation's flops then count in the floor of its time. None: only its bytes do.
+        telling: whether it is among the rivals that a user would pick first: they are measured before the others.
     """
 
     name: str
@@ -34,6 +37,12 @@ class Provider:
     strict: bool = False
     graph: bool = False
     buffers: int = timing.MOST_BUFFERS
+    products: torch.dtype | None = None
+    telling: bool = False
+
+    @property
+    def ours(self) -> bool:
+        return self.name.startswith("fastrank")
 
     def unavailable(self, device: torch.device) -> str | None:
         """Why it cannot run here, or None."""

@@ -9,7 +9,7 @@ from pathlib import Path
 KEY = ("operation", "workload", "provider", "dtype")
 COLUMNS = (
     *KEY,
-    "status",  # ok; wrong: refused, its error is above the limit; failed: it raised what the note says
+    "status",  # ok; wrong: refused, its error is above the limit, or as the note says; failed: it raised that note
     "error",
     "limit",
     "wall_ms",  # median of what the user waits, device synchronised; lowest 20th, highest 80th percentile of a visit
@@ -24,9 +24,9 @@ COLUMNS = (
     "ratio_p20",
     "ratio_p80",
     "rounds",
-    "bytes",  # what the operation has to move and compute at least
+    "bytes",  # what the operation has to move at least, and what a proven answer has to compute (see costs.py)
     "flops",
-    "roof",  # which of the two takes longer, at the measured rates
+    "roof",  # which of those that count takes longer, at the measured rates
     "roof_ms",
     "roof_share",  # roof_ms / device_ms, or / wall_ms on a CPU
     "peak_mib",  # memory above that of the inputs
@@ -43,6 +43,8 @@ COLUMNS = (
     "dirty",
     "date",
 )
+TIMES = COLUMNS[COLUMNS.index("wall_ms") : COLUMNS.index("note")]
+"""Columns of a row that was timed, and of no other."""
 Row = dict[str, str]
 
 
@@ -54,9 +56,15 @@ def load(path: Path) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-def save(path: Path, new: Iterable[dict[str, object]]) -> None:
-    """Put rows into a file: each replaces the one of its key, the others stay. The file is whole at any time."""
-    rows = {key(row): row for row in load(path)}
+def save(path: Path, new: Iterable[dict[str, object]], all_of: str = "") -> None:
+    """Put rows into a file: each replaces the one of its key, the others stay. The file is whole at any time.
+
+    Args:
+        path: of the file.
+        new: the rows.
+        all_of: an operation whose every row is among the new ones: what else the file has of it goes.
+    """
+    rows = {key(row): row for row in load(path) if not all_of or row["operation"] != all_of}
     for row in new:
         row = {column: _text(row.get(column)) for column in COLUMNS}
         rows[key(row)] = row

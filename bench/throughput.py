@@ -1,11 +1,11 @@
 """Trial-steps a second: trials trained one at a time, against the same trials in stacks, ranks at every step in both.
 
-    python bench/throughput.py [--device cpu|cuda] [--results FILE]
+    python bench/throughput.py [--device cpu|cuda] [--turns 5] [--seconds 4] [--results FILE]
 
 A trial-step is one optimizer step of one trial with the rank of each of its matrices. Both ways run in the processes
 that a sweep uses: one at a time, a single process with one trial; stacked, a process for each core with a stack of its
 own, which begin their timed steps together; on CUDA one process. They take turns, and `ratio` is the median over turns
-of the time of a trial-step over that of one at a time.
+of the time of a trial-step over that of one at a time. Rows are written after each turn.
 
 Predicted on a CPU: counting takes three quarters of a step and is LAPACK's either way, so that stacking saves PyTorch's
 calls (some 3 ms a step of ten layers), and the second core does the rest: 3 times. (Seen: 2.5 to 3.1, and 2.9 to 3.7
@@ -33,7 +33,7 @@ from fastrank.experiments.events import Crashed, Event, Measured
 from fastrank.experiments.job import Job, trainee
 from fastrank.experiments.trial import Trial
 
-WARM_UP, SECONDS, TURNS = 6, 4.0, 5
+WARM_UP = 6
 DEEP = {"model": {"name": "mlp_bn", "depth": 10, "width": 100}}
 SHALLOW = {"model": {"name": "mlp_bn", "depth": 5, "width": 100}}
 WORKLOADS = {
@@ -70,9 +70,9 @@ def timed(job: Job, folder: Path, device: str) -> Iterator[Event]:
     subject.close()
 
 
-def seconds(jobs: list[Job], device: str) -> float:
-    """Of one trial-step, with all of these jobs side by side."""
-    os.environ |= {"WORKERS": str(len(jobs)), "SECONDS": str(SECONDS)}  # for the processes
+def seconds(jobs: list[Job], device: str, budget: float) -> float:
+    """Of one trial-step, with all of these jobs side by side for `budget` seconds."""
+    os.environ |= {"WORKERS": str(len(jobs)), "SECONDS": str(budget)}  # for the processes
     rate, left = 0.0, len(jobs)
     with tempfile.TemporaryDirectory() as folder:
         engine = LocalEngine(Path(folder), [device] * len(jobs), "throughput:timed")
@@ -91,8 +91,8 @@ def seconds(jobs: list[Job], device: str) -> float:
     return 1 / rate
 
 
-def measure(name: str, device: str) -> Iterator[dict[str, object]]:
-    """The rows of one workload."""
+def measure(name: str, device: str, turns: int, budget: float) -> Iterator[tuple[dict[str, object], ...]]:
+    """The two rows of one workload after each turn, of all turns so far; `budget` seconds of timing a way and turn."""
     network, batch_size = WORKLOADS[name]
     workers = available_cores() if device == "cpu" else 1
     specs = trials(network, batch_size, STACK[device] * workers)
@@ -101,18 +101,25 @@ def measure(name: str, device: str) -> Iterator[dict[str, object]]:
     ids = [list(specs)[i::workers] for i in range(workers)]
     stacks = [Job(f"stack-{i}", {trial: specs[trial] for trial in own}) for i, own in enumerate(ids)]
     where = "cuda:0" if device == "cuda" else "cpu"
-    turns = [(seconds(alone, where), seconds(stacks, where)) for _ in range(TURNS)]
-    row = {"operation": "trials", "workload": name, "dtype": "float32", "status": "ok", "rounds": TURNS, "limit": None}
     told = f"stacks of {STACK[device]}, {workers} process{'es' if workers > 1 else ''}"
-    for provider, times in (("one at a time", [a for a, _ in turns]), (told, [b for _, b in turns])):
-        ratios = sorted(time / alone for time, (alone, _) in zip(times, turns, strict=True))
-        yield row | {
-            "provider": provider,
-            **_spread("wall", [1e3 * time for time in times]),
-            "baseline_ms": 1e3 * statistics.median(a for a, _ in turns),
-            **{"ratio": statistics.median(ratios), "ratio_p20": ratios[0], "ratio_p80": ratios[-1]},
-            "note": f"{1 / statistics.median(times):.0f} trial-steps a second",
-        }
+    taken: list[tuple[float, float]] = []
+    for _ in range(turns):
+        taken.append((seconds(alone, where, budget), seconds(stacks, where, budget)))
+        yield _row(name, "one at a time", taken, 0), _row(name, told, taken, 1)
+
+
+def _row(name: str, provider: str, taken: list[tuple[float, float]], way: int) -> dict[str, object]:
+    """Of the seconds of a trial-step, both ways in each turn; `way` 0 is one at a time."""
+    times = [turn[way] for turn in taken]
+    ratios = sorted(turn[way] / turn[0] for turn in taken)
+    return {
+        **{"operation": "trials", "workload": name, "provider": provider, "dtype": "float32", "status": "ok"},
+        **{"rounds": len(taken), "limit": None},
+        **_spread("wall", [1e3 * time for time in times]),
+        "baseline_ms": 1e3 * statistics.median(alone for alone, _ in taken),
+        **{"ratio": statistics.median(ratios), "ratio_p20": ratios[0], "ratio_p80": ratios[-1]},
+        "note": f"{1 / statistics.median(times):.0f} trial-steps a second",
+    }
 
 
 def _spread(clock: str, times: list[float]) -> dict[str, float]:
@@ -123,14 +130,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto", help="cpu or cuda (default: cuda where there is one)")
     parser.add_argument("--workload", action="append", choices=WORKLOADS, help="only this one; may be repeated")
+    parser.add_argument("--turns", type=int, default=5, help="times that each way is timed (default: 5)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of timing, each way and turn (default: 4)")
     parser.add_argument("--results", type=Path, help="file of the rows (default: bench/results/<device>.csv)")
     options = parser.parse_args()
     device = kind(options.device)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     path = options.results or environment.results_file(torch.device(device))
     for name in options.workload or WORKLOADS:
-        for row in measure(name, device):
-            results.save(path, [row | environment.columns(torch.device(device))])
+        rows: tuple[dict[str, object], ...] = ()
+        for rows in measure(name, device, options.turns, options.seconds):
+            results.save(path, [row | environment.columns(torch.device(device)) for row in rows])
+        for row in rows:
             print(f"{name:24}{row['provider']:28}{row['wall_ms']:8.3f} ms  ratio {row['ratio']:.3f}  {row['note']}")
 
 

@@ -16,6 +16,8 @@ Call = Callable[[], Any]
 CACHE = 256 * 2**20
 """Bytes that rotated buffers cover together, if `MOST_BUFFERS` do: more than any CPU's or GPU's cache."""
 MOST_BUFFERS = 32
+AHEAD = 60_000
+"""Cycles of a GPU, some 30 us, in which the host surely launches a graph and two events."""
 
 
 class Spread(NamedTuple):
@@ -89,28 +91,39 @@ def wall_times(call: Call, setup: Call | None, rounds: int, calls: int) -> list[
     return times
 
 
-def device_times(calls: Sequence[Call], rounds: int, graph: bool) -> tuple[list[float], str]:
-    """Milliseconds on the current CUDA device, and how they were taken: of a graph's replay, or between events.
+class DeviceTimes(NamedTuple):
+    milliseconds: list[float]
+    timer: str
+    """`graph`: a graph's replay; `events`: events around the call."""
+    timed: list[Call]
+    """What was timed: the calls, or replays of their graphs, which return what was captured."""
+
+
+def device_times(calls: Sequence[Call], rounds: int, graph: bool) -> DeviceTimes:
+    """Times on the current CUDA device of calls that are warm, in turn.
 
     Replay leaves out the gaps between launches; events include them, where the host is the slower one.
     """
-    timer = "events"
+    timed, timer = list(calls), "events"
     if graph:
         try:
-            calls, timer = [_captured(call) for call in calls], "graph"
+            timed, timer = [_captured(call) for call in calls], "graph"
         except RuntimeError:  # what cannot be captured is timed all the same, and the row says how
             torch.cuda.synchronize()
-    for call in calls:
-        call()
+    if timer == "graph":
+        for call in timed:
+            call()
+        # The device waits until the host has launched what it is to do: a launch takes longer than a small graph.
+        torch.cuda._sleep(AHEAD * rounds)
     pairs = []
-    for call in itertools.islice(itertools.cycle(calls), rounds):
+    for call in itertools.islice(itertools.cycle(timed), rounds):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         call()
         end.record()
         pairs.append((start, end))
     torch.cuda.synchronize()
-    return [start.elapsed_time(end) for start, end in pairs], timer
+    return DeviceTimes([start.elapsed_time(end) for start, end in pairs], timer, timed)
 
 
 def _captured(call: Call) -> Call:
@@ -122,8 +135,13 @@ def _captured(call: Call) -> Call:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        call()
-    return graph.replay
+        answer = call()
+
+    def replay() -> Any:
+        graph.replay()
+        return answer
+
+    return replay
 
 
 def peak_memory(call: Call, device: torch.device) -> float | None:

@@ -91,11 +91,18 @@ class Run:
         self.optimizer.step()
 
 
+def triangle(matrix: Tensor) -> Tensor:
+    """FP64 matrix `(r, r)` with the singular values of the matrix, whose SVD costs a fraction where it is wide."""
+    doubled = matrix.double()
+    return torch.linalg.qr(doubled.mT if doubled.shape[0] < doubled.shape[1] else doubled, mode="r").R
+
+
 def untracked(run: Run) -> Callable[[], None]:
     return run.train
 
 
 def tracked(every: int, run: Run) -> Call:
+    fastrank.prepare(run.model, run.optimizer)
     tracker = fastrank.RankTracker(run.model, run.optimizer, tolerance=TOLERANCE, select="paper", every=every)
 
     def call() -> Outcome:
@@ -125,8 +132,8 @@ def hooked(spectrum: baselines.Spectrum, every: int, run: Run) -> Call:
 
 PROVIDERS = (
     Provider("fastrank.RankTracker", partial(tracked, 1), strict=True),
-    Provider("torch.linalg.svdvals hook", partial(hooked, baselines.svdvals, 1)),
-    Provider("gram eigvalsh hook", partial(hooked, baselines.gram_eigvalsh_batched, 1)),
+    Provider("torch.linalg.svdvals hook", partial(hooked, baselines.svdvals, 1), telling=True),
+    Provider("gram eigvalsh hook", partial(hooked, baselines.gram_eigvalsh_batched, 1), telling=True),
     Provider("fastrank.RankTracker every 10", partial(tracked, 10), strict=True),
     Provider("torch.linalg.svdvals hook every 10", partial(hooked, baselines.svdvals, 10)),
 )

@@ -91,7 +91,7 @@ class Workload:
         for m, n in self.shapes:
             r = min(m, n)
             if (m, n) not in factors:
-                factors[m, n] = (_orthonormal(m, r, generator, device), _orthonormal(n, r, generator, device))
+                factors[m, n] = (orthonormal(m, r, generator, device), orthonormal(n, r, generator, device))
             left, right = factors[m, n]
             sigma = SPECTRA[self.spectrum](r, generator)
             matrices.append(((left * sigma.to(device)) @ right.mT).to(dtype))
@@ -107,7 +107,8 @@ def _measured(matrices: list[Tensor], device: torch.device) -> Matrices:
     return Matrices([matrix.to(device) for matrix in matrices], sigma, 2.0**-52 * (largest + 10))
 
 
-def _orthonormal(rows: int, columns: int, generator: torch.Generator, device: torch.device) -> Tensor:
+def orthonormal(rows: int, columns: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Orthonormal columns of noise, FP64 `(rows, columns)`, on the device."""
     noise = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
     return torch.linalg.qr(noise.to(device)).Q
 

@@ -29,15 +29,11 @@ def test_rows_are_written_and_the_absent_are_named(tmp_path):
     for row in timed:
         assert row["status"] == "ok"
         assert 0 < float(row["wall_p20_ms"]) <= float(row["wall_ms"]) <= float(row["wall_p80_ms"])
-        assert 0 < float(row["roof_share"]) < 1
+        assert 0 < float(row["roof_share"]) < 1.12  # beyond is refused
         assert row["commit"]
         assert row["device"]
-    assert [row["workload"] for row in rows if row["operation"] == "roof"] == [
-        "copy",
-        "gemm-fp32",
-        "gemm-fp64",
-        "scale",
-    ]
+    roofs = {row["workload"] for row in rows if row["operation"] == "roof"}
+    assert {"copy-64KiB", "copy-256MiB", "gemm-fp32", "gemm-fp64"} <= roofs
     saved = json.loads((tmp_path / "b.json").read_text())["benchmarks"]
     assert all("error" in benchmark["extra_info"] for benchmark in saved)
     assert {benchmark["group"] for benchmark in saved} == {"rank | square-128"}

@@ -1,6 +1,7 @@
 """The harness: what it refuses, what it skips, and what a row holds."""
 
 import itertools
+import time
 from functools import partial
 
 import pytest
@@ -14,7 +15,8 @@ from roofs import Roofs
 from workloads import TOLERANCE, Workload
 
 CPU = torch.device("cpu")
-ROOFS = Roofs(1e6, {torch.float64: 1e6, torch.float32: 1e6})
+FP64 = torch.float64
+ROOFS = Roofs(copies=((1.0, 1e-9),), flops_per_ms={FP64: 1e6})
 
 
 class SmallRank(Rank):
@@ -44,7 +46,7 @@ def ranks(matrices, off=0):
 
 
 def test_a_right_answer_is_timed(harness):
-    row = harness.row(SmallRank(), "small", Provider("right", of(ranks)), wall)
+    row = harness.row(SmallRank(), "small", Provider("right", of(ranks), products=FP64), wall)
     assert (row["status"], row["error"], row["wall_ms"]) == ("ok", 0.0, 1.0)
     assert row["flops"] == 2 * (20 * 20 * 30 + 2 * 20**3 / 3)
     assert row["roof"] == "float64 product"
@@ -97,7 +99,48 @@ def test_a_rival_that_fails_late_is_a_row_too(harness):
 def test_a_call_that_is_too_long_is_skipped(harness):
     harness.budget = Budget(seconds=0.01, longest=1e-9)
     with pytest.raises(Skipped, match="s a call"):
-        harness.row(SmallRank(), "small", Provider("slow", of(ranks)), never)
+        harness.row(SmallRank(), "small", Provider("slow", of(ranks), strict=True), never)
+
+
+def test_a_first_call_that_is_far_too_long_is_the_only_one(harness):
+    calls = itertools.count()
+
+    def slow(matrices):
+        next(calls)
+        time.sleep(0.05)
+        return ranks(matrices)
+
+    harness.budget = Budget(seconds=0.01, longest=0.02)
+    with pytest.raises(Skipped, match=r"takes 0\.\d s for its first call"):
+        harness.row(SmallRank(), "small", Provider("slow", of(slow)), never)
+    assert next(calls) == 1
+    with pytest.raises(Skipped, match="would take about"):  # five hundred times the work
+        harness.row(SmallRank(), "large", Provider("slow", of(slow)), never)
+
+
+@pytest.mark.parametrize("options", [{"strict": True}, {"buffers": 1}])
+def test_what_compiles_is_not_judged_by_its_first_call(harness, options):
+    waits = itertools.chain([0.05], itertools.repeat(0.0))
+
+    def compiled(matrices):
+        time.sleep(next(waits))
+        return ranks(matrices)
+
+    harness.budget = Budget(seconds=0.01, longest=0.02)
+    assert harness.row(SmallRank(), "small", Provider("compiled", of(compiled), **options), wall)["status"] == "ok"
+
+
+def test_the_check_is_the_warm_up(harness):
+    """One call that takes the whole budget: checked, timed for the plan, timed, and checked again."""
+    calls = itertools.count()
+
+    def slow(matrices):
+        next(calls)
+        time.sleep(0.02)
+        return ranks(matrices)
+
+    row = harness.row(SmallRank(), "small", Provider("slow", of(slow)), wall)
+    assert (row["status"], row["rounds"], next(calls)) == ("ok", 1, 4)
 
 
 def test_what_is_not_there_is_skipped_by_name(harness):
@@ -158,3 +201,18 @@ def test_overhead_is_taken_in_turn_with_the_baseline(harness):
     row = harness.row(Overhead(), "small", Provider("right", of(ranks)), in_turn)
     assert len(turns) == row["rounds"]
     assert row["ratio"] >= row["ratio_p20"] > 1  # a millisecond over nothing
+
+
+def test_our_overhead_is_never_told_by_one_round(harness):
+    class Overhead(SmallRank):
+        baseline = Provider("bare", of(lambda matrices: None))
+
+    def slow(matrices):
+        time.sleep(0.02)  # twice the budget
+        return ranks(matrices)
+
+    rounds = [
+        harness.row(Overhead(), "small", Provider(name, of(slow)), timing.wall_times)["rounds"]
+        for name in ("fastrank.slow", "rival")
+    ]
+    assert rounds == [5, 1]

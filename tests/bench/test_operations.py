@@ -14,7 +14,7 @@ from networks import Network
 from operations import OPERATIONS
 from workloads import TOLERANCE, Workload
 
-from fastrank import RankBounds
+from fastrank import RankBounds, testing
 
 CPU = torch.device("cpu")
 SMALL = Workload("small", Network(((40, 60), (64, 48)), ((40,),)))
@@ -63,6 +63,13 @@ def test_lowrank(matrices):
     assert lowrank.error(matrices, [best[0], tuple(x * 0 for x in best[1])]) == pytest.approx(1)
     for k in (15, 17):
         assert lowrank.error(matrices, [(U[:, :k], S[:k], Vh[:k]) for U, S, Vh in exact]) == torch.inf
+
+
+def test_lowrank_of_a_zero_matrix(matrices):
+    zeros = matrices._replace(matrices=[torch.zeros(40, 60)], sigma=[torch.zeros(40, dtype=torch.float64)])
+    right = torch.linalg.qr(torch.randn(40, 16)).Q, torch.zeros(16), torch.eye(16, 60)
+    assert OPERATIONS["lowrank"].error(zeros, [right]) == 0
+    assert OPERATIONS["lowrank"].error(zeros, [(right[0], right[1] + 1e-9, right[2])]) > 1
 
 
 def test_step():
@@ -134,3 +141,98 @@ def test_every_provider_answers(name, matrices):
         assert operation.error(matrices, answer) <= operation.limit, provider.name
         answered += 1
     assert answered >= 3
+
+
+@pytest.mark.filterwarnings("ignore")  # rivals warn of what they like
+@pytest.mark.parametrize("name", ["rank", "spectrum", "norm", "lowrank", "gram"])
+def test_every_provider_answers_again_when_its_buffer_has_other_values(name, matrices):
+    operation = OPERATIONS[name]
+    for provider in operation.providers:
+        if provider.unavailable(CPU):
+            continue
+        inputs = operation.inputs(matrices)
+        call = provider.prepare(inputs)
+        assert operation.recheck(matrices, inputs, [call]) <= operation.limit, provider.name
+        remembered = provider.prepare(operation.inputs(matrices))()
+        error = operation.recheck(matrices, operation.inputs(matrices), [call, lambda known=remembered: known])
+        assert error > operation.limit, provider.name
+
+
+def step_call(provider):
+    step = OPERATIONS["step"]
+    problem = step.make(SMALL, torch.float32, CPU)
+    inputs = step.inputs(problem)
+    call = provider.prepare(inputs)
+    for _ in range(1000):
+        call()
+    return step, problem, inputs, call
+
+
+@pytest.mark.parametrize("provider", steps.PROVIDERS[:1] + steps.PROVIDERS[-2:], ids=lambda p: p.name)
+def test_a_step_that_has_taken_many_is_checked_by_going_on(provider):
+    step, problem, inputs, call = step_call(provider)
+    assert step.recheck(problem, inputs, [call, call]) < 4 * torch.finfo(torch.float32).eps
+
+
+@pytest.mark.parametrize("cheat", ["rests", "knows its gradients", "has no momentum", "has no decay"])
+def test_a_step_that_leaves_something_out_is_seen(cheat):
+    step, problem, inputs, _ = step_call(steps.PROVIDERS[-1])
+    known = [parameter.grad.clone() for parameter in inputs]
+    options = {
+        "has no momentum": {"lr": 0.1, "weight_decay": 5e-4},
+        "has no decay": {"lr": 0.1, "momentum": 0.9},
+    }.get(cheat, steps.OPTIONS)
+    optimizer = torch.optim.SGD(inputs, **options)
+
+    def cheating():
+        if cheat == "rests":
+            return inputs
+        given = [parameter.grad for parameter in inputs]
+        if cheat == "knows its gradients":
+            for parameter, gradient in zip(inputs, known, strict=True):
+                parameter.grad = gradient
+        optimizer.step()
+        for parameter, gradient in zip(inputs, given, strict=True):
+            parameter.grad = gradient
+        return inputs
+
+    assert step.recheck(problem, inputs, [cheating]) > step.limit
+
+
+def test_training_is_checked_again_on_the_weights_as_they_are_then():
+    operation = OPERATIONS["training"]
+    small = training.Training("small", partial(models.mlp_bn, 2, 20, 16), (8, 16))
+    problem = operation.make(small, torch.float32, CPU)
+    run = operation.inputs(problem)
+    call = training.PROVIDERS[0].prepare(run)
+    assert operation.recheck(problem, run, [call]) == 0
+
+    def remembering():
+        answer = call()
+        with torch.no_grad():
+            run.matrices[0][1:].zero_()
+        return answer
+
+    assert operation.recheck(problem, run, [remembering]) > 0
+
+
+@pytest.mark.parametrize("shape", [(20, 31), (31, 20), (12, 12)])
+def test_a_triangle_has_the_singular_values_of_its_matrix(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    R = training.triangle(matrix)
+    assert R.shape == (min(shape),) * 2
+    assert torch.allclose(testing.true_singular_values(R), testing.true_singular_values(matrix), rtol=1e-13)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS.keys())
+def test_the_headline_is_measured_against_telling_rivals(operation):
+    assert set(operation.headline) <= set(operation.workloads)
+    if operation.headline and operation.name != "graph":  # whose rival is itself without
+        assert any(p.telling and not p.ours for p in operation.providers)
+
+
+def test_only_proofs_and_exact_products_count_their_flops():
+    counted = {p.name for o in OPERATIONS.values() for p in o.providers if p.products is not None}
+    assert {name for name in counted if not name.startswith("fastrank")} == {"torch.matmul by shape"}
+    assert {"fastrank.rank_bounds", "fastrank.rank_bounds unresolved", "fastrank.svdvals"} <= counted
+    assert "fastrank.matrix_rank" not in counted

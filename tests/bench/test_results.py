@@ -25,3 +25,15 @@ def test_a_row_is_compared_by_its_device_time():
 
 def test_no_file_is_no_rows(tmp_path):
     assert results.load(tmp_path / "none.csv") == []
+
+
+def test_all_rows_of_an_operation_are_replaced_together(tmp_path):
+    path = tmp_path / "device.csv"
+    results.save(path, [row("a"), row("b"), row("a", operation="step")])
+    results.save(path, [row("c")], all_of="rank")
+    assert [(r["operation"], r["provider"]) for r in results.load(path)] == [("rank", "c"), ("step", "a")]
+
+
+def test_what_a_refused_row_may_not_have():
+    assert {"wall_ms", "device_p80_ms", "ratio", "roof_share", "peak_mib"} <= set(results.TIMES)
+    assert not {"error", "limit", "note", "device", *results.KEY} & set(results.TIMES)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import re
+import signal
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -55,3 +60,36 @@ def test_the_program_prints_a_table():
     assert [line.split("  ")[0].strip() for line in lines[1:-1]] == [*truth.FAMILIES, "all"]
     assert lines[-2].split()[1:3] == ["28", "0"]
     assert "without kernels on cpu" in lines[-1]
+
+
+def test_when_it_is_stopped_it_tells_what_it_has_found(tmp_path):
+    """SIGTERM is what a time limit sends: the tally is there, and nobody takes it for a whole run."""
+    program, path = Path(truth.__file__), tmp_path / "folder" / "tally.csv"
+    command = [sys.executable, str(program), "--matrices", "1000000", "--largest", "8", "--results", str(path)]
+    running = subprocess.Popen([*command], stdout=subprocess.PIPE, text=True)
+    time.sleep(1.0)
+    while not handles_sigterm(running.pid):
+        time.sleep(0.1)
+    time.sleep(1.0)
+    running.terminate()
+    printed, _ = running.communicate(timeout=60)
+    assert running.returncode == 1
+    said = re.search(r"^stopped after (\d+) of 1000000 matrices$", printed, re.MULTILINE)
+    with path.open(newline="") as file:
+        rows = {row["family"]: row for row in csv.DictReader(file)}
+    assert list(rows) == [*truth.FAMILIES, "all"]
+    assert list(rows["all"]) == ["family", "matrices", "wrong", "open", "unresolved"]
+    assert rows["all"]["matrices"] == said[1]
+    assert sum(int(rows[family]["matrices"]) for family in truth.FAMILIES) == int(said[1]) > 0
+
+
+def handles_sigterm(process: int) -> bool:
+    """Whether a process has a handler for it by now: before that, it would just end."""
+    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process}/status").read_text())[1]
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
+
+
+def test_nothing_is_counted_twice_or_half():
+    stopped = threading.Event()
+    stopped.set()
+    assert all(t == truth.Tally() for t in truth.tally(100, 8, CPU, stopped=stopped).values())
