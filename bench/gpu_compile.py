@@ -1,0 +1,82 @@
+"""Compiles every variant of every kernel into Triton's own cache, by a process a core, before anything launches one.
+
+    python bench/gpu_compile.py [--arch sm_90] [--only MODULE ...] [--jobs N]
+
+What follows then finds its kernels there: compiling one after the other, in the middle of tests, takes ten times as
+long. Exits with 1 if one does not compile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import gpu_names
+
+
+def architecture() -> str:
+    """Of the device; asked for by another process, because what follows forks and CUDA does not survive that."""
+    script = "import torch; print('sm_%d%d' % torch.cuda.get_device_capability())"
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def compile_one(work: tuple[str, int, str]) -> tuple[str, float, str]:
+    """Name, seconds, and what went wrong, if anything did."""
+    file, place, architecture = work
+    import triton_variants
+    from fastrank.kernels.compile import store
+    from triton.backends.compiler import GPUTarget
+
+    variant = _variants(file, architecture)[place]
+    name = f"{file}.{triton_variants.jit(variant.kernel).__name__}  {variant}"
+    started = time.perf_counter()
+    try:
+        store(variant, GPUTarget("cuda", int(architecture.removeprefix("sm_")), 32))
+    except Exception as error:
+        return name, time.perf_counter() - started, f"{type(error).__name__}: {error}"
+    return name, time.perf_counter() - started, ""
+
+
+def _variants(file: str, architecture: str) -> list:
+    import triton_variants
+
+    found, _ = triton_variants.variants(triton_variants.load(gpu_names.KERNELS / file))
+    return [variant for variant in found if not variant.architectures or architecture in variant.architectures]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", help="default: the device's")
+    parser.add_argument("--only", nargs="+", default=[], help="modules, by the names of their files (default: all)")
+    parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: cores)")
+    options = parser.parse_args()
+    started, arch = time.perf_counter(), options.arch or architecture()
+    os.environ.pop("TRITON_INTERPRET", None)  # before Triton is imported
+    names = [path.relative_to(gpu_names.KERNELS).as_posix() for path in gpu_names.files()]
+    chosen = [name for name in names if not options.only or name.rpartition("/")[2].removesuffix(".py") in options.only]
+    work = [(name, i, arch) for name in chosen for i in range(len(_variants(name, arch)))]
+    with contextlib.suppress(ImportError):
+        from triton.runtime.cache import triton_key
+
+        triton_key()  # a second of hashing, which every process would do by itself
+    failed, spent = [], 0.0
+    with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("fork")) as pool:
+        for name, seconds, problem in pool.map(compile_one, work):
+            spent += seconds
+            print(f"{seconds:6.2f} s  {name}{f'  FAILED: {problem}' if problem else ''}", flush=True)
+            failed += [name] if problem else []
+    wall = time.perf_counter() - started
+    print(
+        f"{len(work) - len(failed)} of {len(work)} variants compiled for {arch}: {spent:.0f} s of work in {wall:.0f} s"
+    )
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

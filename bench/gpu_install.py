@@ -1,0 +1,71 @@
+"""Makes this tree importable as fastrank on a machine without network, and unpacks the wheels that were carried along.
+
+    python bench/gpu_install.py [FOLDER OF WHEELS]
+
+Wheels go to build/site. The tree is installed as `pip install --no-deps --no-build-isolation -e .` does; where that
+fails (setuptools older than pyproject.toml asks for), build/links/fastrank has links to its parts. The drill has both
+folders on PYTHONPATH.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LINKS, SITE = ROOT / "build" / "links", ROOT / "build" / "site"
+PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+
+
+def unpack(wheels: list[Path]) -> bool:
+    """Into a folder of its own: nothing that the machine has is changed. False where they are for another Python."""
+    shutil.rmtree(SITE, ignore_errors=True)
+    options = ["--no-index", "--no-compile", "--no-cache-dir", "--target", str(SITE)]
+    return not wheels or not subprocess.run([*PIP, *options, *map(str, wheels)]).returncode
+
+
+def imported_from() -> str:
+    """Where `import fastrank` leads, in a process of its own and from another folder; empty: nowhere."""
+    script = "import fastrank, pathlib; print(pathlib.Path(fastrank.__file__).resolve().parents[1])"
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, cwd="/")
+    return done.stdout.strip()
+
+
+def link() -> None:
+    """A package of links, with as much metadata as tells its version."""
+    shutil.rmtree(LINKS, ignore_errors=True)
+    package = LINKS / "fastrank"
+    package.mkdir(parents=True)
+    for part in [*(ROOT / "fastrank").iterdir(), ROOT / "kernels", ROOT / "experiments"]:
+        (package / part.name).symlink_to(part)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    metadata = LINKS / f"fastrank-{project['version']}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: fastrank\nVersion: {project['version']}\n")
+
+
+def main() -> int:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / ".carry"
+    wheels = sorted(folder.glob("*.whl"))
+    unpacked = unpack(wheels)
+    how = "was installed"
+    if imported_from() != str(ROOT):
+        how = "installed by pip"
+        done = subprocess.run([*PIP, "--no-build-isolation", "--editable", str(ROOT)], capture_output=True, text=True)
+        if done.returncode:
+            print(done.stderr)
+            link()
+            how = "linked, for pip could not install it"
+    if imported_from() != str(ROOT):
+        print("fastrank cannot be imported from this tree")
+        return 1
+    # Stages that need what these would have brought are skipped by name: no reason to fail.
+    print(f"fastrank {how}; {len(wheels)} wheels {'unpacked' if unpacked else 'that this Python cannot take'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

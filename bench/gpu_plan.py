@@ -1,0 +1,182 @@
+"""What each command of the drill does: its stages, with their limits, on a CUDA machine and in a rehearsal."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import gpu_names
+from stages import Stage
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCH = ROOT / "bench"
+
+
+@dataclass(frozen=True)
+class Drill:
+    """Where everything is.
+
+    Attributes:
+        rows: the file of measured rows. folder: of everything else that is kept.
+        carry: wheels and data that were brought along.
+        rehearsed: without a GPU. short: with as little work as there can be.
+        emulator: folder of an emulator of PTX and of a driver that launches nothing; None: there is none.
+    """
+
+    rows: Path
+    folder: Path
+    carry: Path
+    rehearsed: bool = False
+    short: bool = False
+    emulator: Path | None = None
+
+    @property
+    def scratch(self) -> Path:
+        """What nobody keeps."""
+        return ROOT / "build" / ("rehearsal" if self.rehearsed else "gpu")
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.rehearsed else "cuda"
+
+    def script(self, name: str, *arguments: object) -> list[str]:
+        return [sys.executable, str(BENCH / f"{name}.py"), *map(str, arguments)]
+
+    def pytest(self, *arguments: object, workers: int = 0, limit: int = 60) -> list[str]:
+        """Side by side, and each test with a limit, where the plugins for that are there."""
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            *map(str, arguments),
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-W",
+            "default",
+        ]
+        command += ["-n", str(workers)] if workers and importlib.util.find_spec("xdist") else []
+        return command + (["--timeout", str(limit)] if importlib.util.find_spec("pytest_timeout") else [])
+
+    def emulated(self, command: Sequence[str]) -> list[str]:
+        """The command with the Triton of CUDA machines, and the emulator's folder to import from."""
+        paths = f"{ROOT / 'build' / 'triton-3.6.0'}:{self.emulator}"
+        return ["sh", "-c", f'PYTHONPATH="{paths}:$PYTHONPATH" exec "$@"', "sh", *command]
+
+
+def check(d: Drill) -> list[Stage]:
+    """Does everything work? Five minutes."""
+    return [*_begin(d), *_tests(d), _rows(d, "own rows", 75, "--ours", visits=1), _profile(d), *_sanitizers(d)]
+
+
+def measure(d: Drill) -> list[Stage]:
+    """How fast is it, and how fast are the others? Six minutes."""
+    return [
+        *_begin(d),
+        _rows(d, "own rows", 90, "--ours", visits=2),
+        _rows(d, "rivals", 125, "--rivals", visits=1),
+        Stage("stacked trials", d.script("throughput", *_throughput(d)), 45, needs=("pydantic",)),
+        Stage("truth", d.script("truth", *_truth(d)), 40),
+    ]
+
+
+def reproduce(d: Drill) -> list[Stage]:
+    """The paper's ResNet-18, the rank of every matrix at every step. Five minutes."""
+    return [
+        *_begin(d),
+        Stage("data", d.script("gpu_reproduce", "data", *_reproduction(d)), 45, needs=("pydantic", "datasets")),
+        Stage("training", d.script("gpu_reproduce", "train", *_reproduction(d)), 150, needs=("pydantic", "datasets")),
+        Stage("report", d.script("gpu_reproduce", "report", *_reproduction(d)), 45, needs=("pydantic", "datasets")),
+    ]
+
+
+PLANS: dict[str, Callable[[Drill], list[Stage]]] = {"check": check, "measure": measure, "reproduce": reproduce}
+TOTALS = {"check": 300, "measure": 360, "reproduce": 300}
+"""Seconds that the limits of a command's stages may add up to."""
+
+
+def seconds(planned: Sequence[Stage]) -> float:
+    """The most that stages can take together: those of a group count once."""
+    groups = groupby(enumerate(planned), key=lambda pair: pair[1].group or pair[0])
+    return sum(max(stage.limit for _, stage in group) for _, group in groups)
+
+
+def _begin(d: Drill) -> list[Stage]:
+    compiling = d.script("gpu_compile", *(["--arch", "sm_90", "--only", "sgd"] if d.rehearsed else []))
+    return [
+        Stage("install", d.script("gpu_install", d.carry), 15),
+        Stage("machine", d.script("gpu_machine"), 8),
+        Stage("compile", compiling, 35, needs=("triton",)),
+    ]
+
+
+def _tests(d: Drill) -> list[Stage]:
+    kernels, cuda = d.pytest("tests/kernels", "-m", "gpu", workers=6), d.pytest("tests/test_cuda.py", workers=3)
+    stack = d.pytest("tests/experiments/test_stack_cuda.py", workers=3)
+    if d.rehearsed:
+        few = (
+            ["tests/kernels/test_descent.py"]
+            if d.short
+            else ["tests/kernels/test_descent.py", "tests/kernels/test_gram.py"]
+        )
+        kernels = d.pytest(*few, *(["-p", "sm90_emulator"] if d.emulator else []), limit=600)
+        kernels = d.emulated(kernels) if d.emulator else ["env", "TRITON_INTERPRET=1", *kernels]
+    # All of the last two files needs a GPU: a rehearsal sees that they are collected, and skip by themselves.
+    limit = 600 if d.rehearsed else 70
+    return [
+        Stage("kernel tests", kernels, limit, needs=("triton",), group="tests"),
+        Stage("CUDA tests", cuda, limit, group="tests"),
+        Stage("stack tests", stack, limit, needs=("pydantic",), group="tests"),
+    ]
+
+
+def _rows(d: Drill, name: str, limit: float, *whose: str, visits: int) -> Stage:
+    """Rows of the suite; it begins no row when four fifths of its time are over."""
+    command = [sys.executable, "-m", "pytest", str(BENCH), "--device", d.device, *whose, "--results", str(d.rows)]
+    command += ["--visits", str(visits), "--deadline", str(0.8 * limit), "-p", "no:cacheprovider", "-q"]
+    command += ["--benchmark-columns=median,iqr,rounds", "--benchmark-disable-gc"]
+    if d.rehearsed:
+        command += ["--quick", "--seconds", "0.02", "--longest", "1", "--workload", "mlp-bn-10-100"]
+        command[command.index("--deadline") + 1] = "10" if d.short else "30"
+    else:
+        command += ["--headline", "--seconds", "0.1", "--longest", "2"]
+    return Stage(name, command, limit)
+
+
+def _profile(d: Drill) -> Stage:
+    command = d.script("gpu_profile", "--device", d.device, "--results", d.folder / "profile.csv")
+    return Stage("profile", command, 40)
+
+
+def _sanitizers(d: Drill) -> list[Stage]:
+    """Both tools over both targets, side by side; in a rehearsal the targets alone."""
+    targets = {target: d.script("gpu_target", target, "--device", d.device) for target in ("step", "count")}
+    if d.rehearsed:
+        return [Stage(f"target {name}", command, 120, group="sanitizers") for name, command in targets.items()]
+    options = ["--error-exitcode", "9", "--report-api-errors", "no", "--print-limit", "20"]
+    options += ["--target-processes", "application-only"]
+    options += [word for kernel in gpu_names.kernels() for word in ("--kernel-name", f"kne={kernel}")]
+    return [
+        Stage(f"{tool} {name}", ["compute-sanitizer", "--tool", tool, *options, *command], 55, group="sanitizers")
+        for name, command in targets.items()
+        for tool in ("memcheck", "racecheck")
+    ]
+
+
+def _throughput(d: Drill) -> list[object]:
+    turns = ["--turns", 1, "--seconds", 0.5 if d.rehearsed else 4.0, "--results", d.rows]
+    return ["--device", d.device, "--workload", "digits-mlp-10-100-b16", *turns]
+
+
+def _truth(d: Drill) -> list[object]:
+    size = ["--matrices", 60, "--largest", 64] if d.rehearsed else ["--matrices", 1000, "--largest", 1024]
+    return [*size, "--device", d.device, "--results", d.folder / "truth.csv"]
+
+
+def _reproduction(d: Drill) -> list[object]:
+    given: list[object] = ["--device", d.device, "--folder", d.scratch / "reproduction", "--results", d.folder]
+    return [*given, "--carry", d.carry, *(["--rehearse"] if d.rehearsed else [])]

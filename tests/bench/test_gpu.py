@@ -1,0 +1,164 @@
+"""The drill for a CUDA machine, as far as it can be seen without one: plans, what is kept, what is brought along."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import gpu
+import gpu_adopt
+import gpu_carry
+import gpu_install
+import gpu_names
+import gpu_plan
+import gpu_profile
+import gpu_tables
+import pytest
+import results
+import stages
+import torch
+from gpu_plan import Drill
+from stages import Outcome, Stage
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def drill(tmp_path):
+    return Drill(rows=tmp_path / "a-gpu.csv", folder=tmp_path / "a-gpu", carry=tmp_path / "carry")
+
+
+@pytest.mark.parametrize("name", gpu_plan.PLANS)
+def test_the_limits_of_a_command_keep_within_its_time(drill, name):
+    planned = gpu_plan.PLANS[name](drill)
+    assert gpu_plan.seconds(planned) <= gpu_plan.TOTALS[name]
+    assert len({stage.name for stage in planned}) == len(planned)
+
+
+def test_every_command_of_a_plan_knows_its_options(drill):
+    """Each script is asked for one option more, which nobody knows: it must not complain of any other."""
+    commands = {}
+    for stage in [stage for name in gpu_plan.PLANS for stage in gpu_plan.PLANS[name](drill)]:
+        words = list(stage.command[list(stage.command).index(sys.executable) + 1 :])
+        if Path(words[0]).stem not in ("gpu_install", "gpu_machine"):
+            commands[words[0], *sorted(word for word in words if word.startswith("--"))] = words
+    assert len(commands) >= 8
+
+    def complaints(words):
+        more = ["--collect-only"] if words[0] == "-m" else []
+        done = subprocess.run([sys.executable, *words, *more, "--no-such-option"], capture_output=True, text=True)
+        return [line.partition("arguments: ")[2] for line in done.stderr.splitlines() if "unrecognized" in line]
+
+    with ThreadPoolExecutor(2) as pool:
+        for words, unknown in zip(commands.values(), pool.map(complaints, commands.values()), strict=True):
+            assert unknown == ["--no-such-option"], words
+
+
+def test_what_is_timed_runs_alone_and_what_a_package_lacks_for_is_named(drill):
+    planned = {stage.name: stage for name in gpu_plan.PLANS for stage in gpu_plan.PLANS[name](drill)}
+    assert all(not planned[name].group for name in ("own rows", "rivals", "profile", "stacked trials", "training"))
+    assert {name for name, stage in planned.items() if "pydantic" in stage.needs} == {
+        *("stack tests", "stacked trials", "data", "training", "report"),
+    }
+
+
+def test_all_of_a_command_keeps_within_eight_files(drill, tmp_path):
+    """Every file that a stage is told to write, with those of the runner, in all three commands together."""
+    words = {word for name in gpu_plan.PLANS for stage in gpu_plan.PLANS[name](drill) for word in stage.command}
+    named = {Path(word) for word in words if word.startswith(str(tmp_path)) and Path(word).suffix}
+    by_themselves = {drill.folder / name for name in ("stages.csv", "log.txt")}
+    by_report = {drill.folder / name for name in ("history.parquet", "report.html", "summary.csv")}
+    assert len(named | by_themselves | by_report) == 8
+    for path in named | by_themselves | by_report:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert gpu.within_limits(tmp_path) == []
+    (tmp_path / "ninth").write_bytes(b"x" * (gpu.MOST_BYTES + 1))
+    assert len(gpu.within_limits(tmp_path)) == 2
+    deep = tmp_path / "a" / "b" / "c"
+    deep.mkdir(parents=True)
+    (deep / "file").touch()
+    assert any("too deep" in text for text in gpu.within_limits(tmp_path))
+
+
+def test_without_a_device_the_drill_says_so():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    done = subprocess.run([sys.executable, gpu.__file__, "check"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no cuda device is here" in done.stderr
+    assert "--rehearse" in done.stderr
+
+
+def test_kernels_are_found_without_being_imported():
+    found = gpu_names.kernels()
+    assert {"gram_kernel", "factor_kernel", "sgd_sketch_kernel", "poke_kernel"} <= set(found)
+    assert len(found) == len(set(found))
+
+
+def test_a_tree_that_pip_cannot_install_is_linked(tmp_path, monkeypatch):
+    """From another folder, with nothing but the links on the path: the package, its kernels, its version."""
+    monkeypatch.setattr(gpu_install, "LINKS", tmp_path / "links")
+    gpu_install.link()
+    script = (
+        "import fastrank, fastrank.experiments.layout, importlib.metadata as m\n"
+        "print(fastrank.__file__, m.version('fastrank'), fastrank.__version__)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "links")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, env=environment, cwd="/"
+    )
+    assert done.returncode == 0, done.stderr
+    where, listed, own = done.stdout.split()
+    assert Path(where) == tmp_path / "links" / "fastrank" / "__init__.py"
+    assert listed == own
+
+
+def test_every_wheel_that_is_carried_has_a_pinned_version():
+    pinned = {line.partition("==")[0].replace("_", "-").lower() for line in gpu_carry.pins()}
+    assert pinned == {name.replace("_", "-").lower() for name in gpu_carry.WHEELS}
+
+
+def test_what_comes_back_replaces_rows_and_adds_to_logs(tmp_path):
+    sent, kept = tmp_path / "sent", tmp_path / "kept"
+    row = {"operation": "rank", "workload": "w", "provider": "p", "dtype": "float32", "status": "ok", "wall_ms": 2.0}
+    results.save(kept / "a-gpu.csv", [row, row | {"provider": "other"}])
+    results.save(sent / "a-gpu.csv", [row | {"wall_ms": 1.0}])
+    for folder, word in ((kept, "before"), (sent, "after")):
+        (folder / "a-gpu").mkdir()
+        (folder / "a-gpu" / "stages.csv").write_text(f"head\n{word}\n")
+        (folder / "a-gpu" / "profile.csv").write_text(f"head\n{word}\n")
+    assert gpu_adopt.adopt(sent, kept) == [kept / "a-gpu.csv"]
+    assert {r["provider"]: r["wall_ms"] for r in results.load(kept / "a-gpu.csv")} == {"p": "1", "other": "2"}
+    assert (kept / "a-gpu" / "stages.csv").read_text() == "head\nbefore\nafter\n"
+    assert (kept / "a-gpu" / "profile.csv").read_text() == "head\nafter\n"
+
+
+def test_a_profile_is_of_one_step_and_the_costliest_kernel_comes_first():
+    found = [("cheap", 1.0), ("dear", 30.0), ("cheap", 3.0), ("dear", 6.0)]
+    rows = gpu_profile.table("decided", 2, iter(found))
+    assert [(row["kernel"], row["calls"], row["us"], row["share"]) for row in rows] == [
+        ("dear", 1.0, 18.0, 0.9),
+        ("cheap", 1.0, 2.0, 0.1),
+    ]
+
+
+def test_the_last_lines_are_those_of_the_stages(drill):
+    row = {"operation": "rank", "workload": "w", "provider": "p", "dtype": "float32", "status": "ok", "wall_ms": 2.5}
+    results.save(drill.rows, [row, row | {"operation": "roof"}])
+    drill.folder.mkdir()
+    with (drill.folder / "profile.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, gpu_profile.COLUMNS)
+        writer.writeheader()
+        writer.writerow({"case": "decided", "kernel": "gram_kernel", "calls": 1.0, "us": 5.0, "share": 1.0})
+    outcomes = [Outcome(Stage(name, [], 10), "ok", 1.0, "done") for name in ("own rows", "profile")]
+    lines = list(gpu_tables.summary(drill, outcomes))
+    assert lines[-2:] == [stages.line(outcome) for outcome in outcomes]
+    text = "\n".join(lines)
+    assert "2.5" in text
+    assert "decided: 5 us a step: gram_kernel 5 (1.0x)" in text
+    assert "roof" not in text
