@@ -2,7 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test test-library test-kernels truth endurance lint types kernels kernels-3.9 kernels-3.6 bench bench-gpu clean
+.PHONY: sweep test test-library test-kernels test-emulated truth endurance lint types kernels kernels-3.9 kernels-3.6 bench
+.PHONY: gpu-check gpu-measure gpu-reproduce gpu-carry gpu-rehearse clean
 
 sweep: .venv/.ready
 	$(BIN)/fastrank sweep experiments/configs/digits.toml --out runs/digits
@@ -17,6 +18,11 @@ test-library: .venv/.ready
 
 test-kernels: .venv/.ready
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
+
+# The kernels once more, as the PTX that Triton compiles for sm_90, where there is an emulator of it: layouts, shared
+# memory, barriers and races, which the interpreter knows nothing of.
+test-emulated: .venv/.ready build/triton-3.6.0
+	PYTHONPATH=build/triton-3.6.0:$(EMULATOR) $(BIN)/python -m pytest tests/kernels -p sm90_emulator -q
 
 # Ten thousand matrices of known rank; not a single bound may be false. DEVICE=cuda LARGEST=4096 where there is a GPU.
 DEVICE ?= cpu
@@ -46,7 +52,7 @@ KERNELS := $(filter-out kernels/__init__.py kernels/variant.py,$(wildcard kernel
 kernels: .venv/.ready $(if $(KERNELS),build/triton-3.6.0)
 	$(MAKE) --jobs=2 --output-sync=target --no-print-directory kernels-3.9 $(if $(KERNELS),kernels-3.6)
 
-kernels-3.9: kernels-3.9-sm_80+sm_90 kernels-3.9-sm_100+sm_120
+kernels-3.9: kernels-3.9-sm_80+sm_90 kernels-3.9-sm_86+sm_89 kernels-3.9-sm_100+sm_120
 
 kernels-3.9-%: .venv/.ready
 	$(BIN)/python bench/aot.py --arch $(subst +, ,$*)
@@ -67,20 +73,27 @@ bench: .venv/.ready
 	$(BIN)/python bench/figures.py
 	$(BIN)/python bench/tables.py --write
 
-# All that matters on a CUDA machine, in nine minutes, with the Python that is there (and no network): the tests that
-# need it, then the suite. Rows are written as they are measured, so that a time limit loses only the rest.
-# RESULTS=FILE.csv puts them elsewhere; without a repository, FASTRANK_COMMIT names the commit.
+# The drill on a CUDA machine, with the Python that is there and no network: bench/gpu.md says what each is for.
+# RESULTS names the folder of all that is measured; CARRY, of the wheels and the data that `make gpu-carry` gathers.
 GPU_PYTHON ?= python3
-GPU_TESTS := tests/test_cuda.py tests/experiments/test_stack_cuda.py $(wildcard tests/kernels)
-bench-gpu:
-	$(GPU_PYTHON) -m pip install --quiet --no-deps --no-build-isolation --editable .
-	status=0; \
-	$(GPU_PYTHON) -m pytest $(GPU_TESTS) -m gpu -W default -p no:cacheprovider || status=$$?; \
-	$(GPU_PYTHON) -m pytest bench --device cuda --deadline 270 --seconds 0.1 --longest 2 --visits 2 $(if $(RESULTS),--results $(RESULTS)) \
-		-p no:cacheprovider --benchmark-columns=median,iqr,rounds || status=$$?; \
-	if $(GPU_PYTHON) -c 'import pydantic'; then \
-		$(GPU_PYTHON) bench/throughput.py --device cuda --workload digits-mlp-10-100-b16 $(if $(RESULTS),--results $(RESULTS)) || status=$$?; fi; \
-	exit $$status
+RESULTS ?= bench/results
+CARRY ?= .carry
+DRILLS := check measure reproduce
+
+$(DRILLS:%=gpu-%): gpu-%:
+	$(GPU_PYTHON) bench/gpu.py $* --results $(RESULTS) --carry $(CARRY)
+
+# DATA: a folder of CIFAR-10's Parquet files.
+gpu-carry: .venv/.ready
+	$(BIN)/python bench/gpu_carry.py --folder $(CARRY) $(if $(DATA),--data $(DATA))
+
+# The same stages without a GPU, little of each; where EMULATOR is a folder, the kernels run there as the PTX of a GPU.
+# SHORT=--short is what CI runs.
+EMULATOR ?= ../shared/gpu
+gpu-rehearse: .venv/.ready build/triton-3.6.0
+	rm -rf build/rehearsal
+	$(foreach drill,$(DRILLS),$(BIN)/python bench/gpu.py $(drill) --rehearse $(SHORT) --results build/rehearsal/results \
+		--emulator $(EMULATOR) &&) true
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fastrank needs Python >= 3.11; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=/path/to/python3.12")'

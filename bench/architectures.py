@@ -33,6 +33,8 @@ ARCHITECTURES = {
     a.name: a
     for a in (
         Architecture("sm_80", warps=64, blocks=32, shared=164 * KIB, block_shared=163 * KIB),
+        Architecture("sm_86", warps=48, blocks=16, shared=100 * KIB, block_shared=99 * KIB),
+        Architecture("sm_89", warps=48, blocks=24, shared=100 * KIB, block_shared=99 * KIB),
         Architecture("sm_90", warps=64, blocks=32, shared=228 * KIB, block_shared=227 * KIB),
         Architecture("sm_100", warps=64, blocks=32, shared=228 * KIB, block_shared=227 * KIB, tensor_memory=512),
         Architecture("sm_120", warps=48, blocks=24, shared=100 * KIB, block_shared=99 * KIB),

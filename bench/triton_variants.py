@@ -12,12 +12,14 @@ import importlib.util
 import io
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import triton
 from cubin import Build, disassemble, read_ptx, read_report, read_sass
+from fastrank.kernels.compile import source_of
 from fastrank.kernels.variant import Variant
 from triton import knobs
 from triton.backends.compiler import GPUTarget
@@ -63,21 +65,7 @@ def jit(value: Any) -> Any:
 
 def build(variant: Variant, architecture: str) -> Build:
     """Compiles one variant; raises whatever Triton raises where that does not go."""
-    kernel = jit(variant.kernel)
-    if sorted([*variant.signature, *variant.constexprs]) != sorted(kernel.arg_names):
-        raise ValueError(
-            f"signature {list(variant.signature)} and constexprs {list(variant.constexprs)} are together "
-            f"not the arguments {kernel.arg_names}"
-        )
-    signature: dict[str, str] = {}
-    attributes: dict[tuple[int], list[list[object]]] = {}
-    for i, name in enumerate(kernel.arg_names):
-        signature[name], _, divisor = variant.signature.get(name, "constexpr").partition(":")
-        if divisor not in ("", "16"):
-            raise ValueError(f"{name} is {variant.signature[name]!r}, but Triton knows divisibility by 16 only")
-        if divisor:
-            attributes[i,] = [["tt.divisibility", 16]]
-    source = ASTSource(fn=kernel, signature=signature, constexprs=dict(variant.constexprs), attrs=attributes)
+    source = source_of(replace(variant, kernel=jit(variant.kernel)))
     target = GPUTarget("cuda", int(architecture.removeprefix("sm_")), 32)
     compiled, report = _compile(source, target, variant.options)
     sass = _cache_folder(compiled) / "sass.txt"

@@ -18,6 +18,7 @@ if not torch.cuda.is_available():
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)).cuda()
 optimizer = fastrank.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-3)
+fastrank.prepare(model, optimizer)  # all kernels are compiled: what is captured stays as it is
 tracker = fastrank.RankTracker(model, optimizer)
 
 # A graph works on the same memory at every replay: each batch is copied to where the graph reads it.
@@ -36,7 +37,7 @@ def train_step() -> None:
     optimizer.step()  # the tracker follows the optimizer, so the ranks are captured with it
 
 
-# Some steps as usual, on another stream: kernels are compiled, gradients, momentum and workspaces made.
+# Some steps as usual, on another stream: gradients, momentum and workspaces are made.
 side = torch.cuda.Stream()
 side.wait_stream(torch.cuda.current_stream())
 with torch.cuda.stream(side):

@@ -6,7 +6,7 @@ import torch
 
 import fastrank
 
-WARM_UP = 3  # steps run as usual: kernels are compiled, gradients, momentum and workspaces made
+WARM_UP = 3  # steps run as usual: gradients, momentum and workspaces are made
 
 
 def _over() -> None:

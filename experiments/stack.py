@@ -65,6 +65,8 @@ class StackTraining:
         tracking, folder = self.shared.tracking, self.layout.history(self.name)
         # Without kernels ranks are counted from eigenvalues, which wait for the host.
         self._captured = self.device.type == "cuda" and backend.kernels_serve(self.device)
+        if self._captured:
+            fastrank.prepare(self.model, self.optimizer)
         include = ["layers.*.weight", *(["head.weight"] if tracking.select == "all" else [])]
         own: dict[str, Any] = {"tolerance": tolerances(tracking), "include": include}
         self.ranks = fastrank.RankTracker(

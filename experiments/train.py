@@ -11,18 +11,24 @@ from fastrank.experiments.events import EpochEnd, Event, Finished
 from fastrank.experiments.layout import Layout
 from fastrank.experiments.outcome import finish, middle_rank
 from fastrank.experiments.parts import SPECTRUM, build_network, derive_seeds, feeds, patches_of, tolerances
+from fastrank.experiments.replay import Replay
 from fastrank.experiments.trial import Trial
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import fastrank
+from fastrank import backend
 
 CHUNK = 1000  # examples that are evaluated together
 LOOK_EVERY = 64  # steps after which the host looks whether the loss is still finite
 
 
 class Training:
-    """A trial's state: network, optimizer, schedule, tracker, data order and how far they have come."""
+    """A trial's state: network, optimizer, schedule, tracker, data order and how far they have come.
+
+    On CUDA a step, ranks included, is one CUDA graph, if every step is recorded and no whole spectrum, which a graph
+    cannot hold.
+    """
 
     def __init__(self, trial: Trial, layout: Layout, device: torch.device) -> None:
         self.trial, self.layout, self.device = trial, layout, device
@@ -40,6 +46,18 @@ class Training:
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
         self.epoch, self.seconds = 0, 0.0
         self.accuracies: list[float] = []
+        tracking = trial.tracking
+        captured = device.type == "cuda" and backend.kernels_serve(device)
+        captured = captured and tracking.every == 1 and not tracking.spectrum_every_epochs
+        # What a graph reads and writes stays in its place: the learning rate, a batch, and a batch's loss.
+        self.lr = torch.full((), trial.lr, device=device) if captured else None
+        self.held: tuple[Tensor, ...] = ()
+        self.loss = torch.zeros((), device=device)
+        self.replay = Replay(self._step, self.tracker, device, captured)
+        self.optimizer.found_inf = self.diverged  # type: ignore[attr-defined]  # as GradScaler does
+        if captured:
+            fastrank.prepare(self.model, self.optimizer)
+            self._set_lr(trial.lr)
 
     def run(self) -> Iterator[Event]:
         """Train to the end, with a checkpoint after each epoch."""
@@ -61,8 +79,7 @@ class Training:
         """
         started = time.perf_counter()
         self.model.train()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.trial.lr * self.trial.factor(self.epoch)
+        self._set_lr(self.trial.lr * self.trial.factor(self.epoch))
         total = torch.zeros((), device=self.device)
         for i, indices in enumerate(self.train.order(self.trial.batch_size)):
             total += self.take_step(indices)
@@ -75,15 +92,26 @@ class Training:
 
     def take_step(self, indices: Tensor) -> Tensor:
         """One step on a batch; its loss. Once a loss was not finite, nothing is stepped, counted or recorded."""
-        x, y = self.train.batch(indices)
+        batch = self.train.batch(indices)
+        self.held = self.held or batch
+        for held, new in zip(self.held, batch, strict=True):
+            held.copy_(new)
+        self.replay()
+        return self.loss
+
+    def _step(self) -> None:
+        x, y = self.held
         self.optimizer.zero_grad()
         loss = cross_entropy(self.model(x), y)
         torch.maximum(self.diverged, 1 - loss.detach().isfinite().to(torch.float32), out=self.diverged)
         loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.found_inf = self.diverged  # type: ignore[attr-defined]  # as GradScaler does
         self.optimizer.step()
         self.steps += 1 - self.diverged.to(torch.int64)
-        return loss.detach()
+        self.loss.copy_(loss.detach())
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr if self.lr is None else self.lr.fill_(lr)
 
     def _finished(self, diverged: bool) -> Finished:
         self.tracker.flush()
@@ -146,6 +174,7 @@ class Training:
 
     def close(self) -> None:
         """Stop following the optimizer; what is recorded is written."""
+        self.replay.close()
         self.tracker.close()
 
     def _average_rank(self) -> float | None:

@@ -2,6 +2,7 @@
 
 SGD             drop-in for torch.optim.SGD
 RankTracker     records ranks and norms as any optimizer steps
+prepare         compiles what a tracker will launch, and waits for it
 linalg          rank, norms and randomised SVD of batches of matrices
 Tolerance       threshold of the numerical rank
 read_history    a history that a tracker wrote, or some matrices and columns of it
@@ -9,6 +10,7 @@ write_history   a history as one file
 """
 
 from fastrank import linalg
+from fastrank.ahead import prepare
 from fastrank.history import HistoryWarning
 from fastrank.metrics import RankBounds, Status, Tolerance
 from fastrank.optim import SGD
@@ -27,6 +29,7 @@ __all__ = [
     "Tolerance",
     "__version__",
     "linalg",
+    "prepare",
     "read_history",
     "write_history",
 ]

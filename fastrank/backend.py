@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+import sysconfig
+import warnings
+from functools import cache
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -27,8 +33,48 @@ def counting(device: torch.device, r: int, purpose: Literal["rank", "tracking"])
 
 
 def kernels_serve(device: torch.device) -> bool:
-    """Whether ranks on `device` are counted by the kernels."""
-    return device.type == "cuda" and installed("triton")
+    """Whether ranks on `device` are counted by the kernels. Warns, once, where Triton is there but cannot launch."""
+    if device.type != "cuda" or not installed("triton"):
+        return False
+    reason = why_triton_fails()
+    if reason:
+        _warn_once(reason)
+    return not reason
+
+
+@cache
+def why_triton_fails() -> str:
+    """What keeps an installed Triton from launching a kernel on a CUDA device; empty where nothing does.
+
+    Triton compiles its C launchers with the machine's own compiler, and looks for CUDA's library in its own way.
+    """
+    import triton
+
+    if triton.knobs.build.impl is None:  # or somebody has taken the building upon himself
+        compiler = os.environ.get("CC")
+        if compiler is not None and shutil.which(compiler.split()[0] if compiler.split() else "") is None:
+            return f"the C compiler that the environment's CC names, {compiler!r}, is not there"
+        if compiler is None and not (shutil.which("gcc") or shutil.which("clang")):
+            return "Triton needs a C compiler, and there is neither gcc nor clang: install one, or name one in CC"
+        scheme = sysconfig.get_default_scheme()
+        folder = sysconfig.get_paths("posix_prefix" if scheme == "posix_local" else scheme)["include"]
+        if not (Path(folder) / "Python.h").exists():
+            return f"Triton needs Python's C headers, and {folder} has no Python.h: install python3-dev"
+    if torch.cuda.is_available():
+        try:
+            triton.runtime.driver.active.get_current_target()
+        except Exception as error:  # whatever it is, a launch would end in it
+            return f"Triton's driver does not start: {' '.join(str(error).split())[:300] or type(error).__name__}"
+    return ""
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(
+        f"fastrank: the kernels cannot serve CUDA devices, and PyTorch does their work, more slowly: {reason}",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 class Choice(NamedTuple):
@@ -62,9 +108,10 @@ def report() -> list[Choice]:
     ]
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
-        by_kernels = kernels_serve(torch.device("cuda"))
+        failing = why_triton_fails() if installed("triton") else "Triton is not installed"
+        by_kernels = not failing
         serving = "Triton kernels" if by_kernels else "eigvalsh of the FP64 Gram"
-        reason = "a whole network in a few launches" if by_kernels else "Triton is not installed"
+        reason = failing or "a whole network in a few launches"
         tracking = "sketches, and counts of what they leave open" if by_kernels else f"{serving} + power iteration"
         choices += [
             Choice("rank", name, serving, reason),

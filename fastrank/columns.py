@@ -31,3 +31,10 @@ def columns_of(rank: int, r: int, now: int = 0) -> int:
         if holds(k, 1.0 if k >= now else 0.8):
             return k
     return KS[0]
+
+
+def all_columns(r: int) -> list[int]:
+    """Every k that `columns_of` may give a matrix whose smaller side is r, the first one first."""
+    if r <= COMPLETE:
+        return [columns_of(0, r)]
+    return [k for k in KS if k == KS[0] or 2 * k <= r]

@@ -78,7 +78,7 @@ class Measurer:
 
     def state(self) -> dict[str, Any] | None:
         """Of the sketches, if there are any. Waits for the device."""
-        return self._sketch.state() if self._sketch.nbytes else None
+        return self._sketch.state()
 
     def load(self, sources: Sequence[Source], state: Mapping[str, Any] | None, bases: Mapping[int, Tensor]) -> None:
         """Start from `state` and `bases`, by index, of what are now these. What another device left starts afresh."""

@@ -4,27 +4,31 @@
     proof    bounds of each rank, sigma_1 and ||W||_F
     count    of matrices whose rank that leaves open; for all others the launches return at once
 
+Before the kernels of the sketches are compiled there are none, and all matrices are counted.
+
 Which matrices are counted is known to the device alone: the host waits for nothing, and a CUDA graph can hold it all.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastrank import ring
 from fastrank.batch import group
-from fastrank.bounds import Affine, Shifts, shifts_around, unpivoted_growth
+from fastrank.bounds import UNIT, Affine, Shifts, shifts_around, unpivoted_growth
 from fastrank.measure import metrics_of, row_of
 from fastrank.metrics import RankBounds, Status, Tolerance
 from fastrank.mirror import UNPREPARED
 from fastrank.ragged import Chunk, Grams, Lines, RaggedBatch
 from fastrank.reference.gram import Moments
 from fastrank.reference.sketch import SLACK
-from fastrank.sketched import Sketched, Source
+from fastrank.sketched import Sketched
+from fastrank.source import Copies, Source
 from fastrank.spectrum import singular_values
 
 if TYPE_CHECKING:
@@ -34,6 +38,36 @@ TIGHT = 2e-4
 """Relative width of the interval of sigma_1^2 up to which sigma_1 is recorded: it is known to 1e-4 then."""
 ADAPT_EVERY = 64
 """Measurements from which one looks at the ranks, to choose numbers of columns, to the next."""
+
+
+UNCOMPILED = (
+    "the kernels of the sketches are still being compiled: the graph that is captured counts every matrix at every "
+    "replay, which is slower; call fastrank.prepare(model, optimizer) before capturing"
+)
+
+
+class Start(NamedTuple):
+    """Where the search for sigma_1 starts where no sketch knows better: noise, then what the last search ended with."""
+
+    vectors: Tensor
+    """(2, matrices, width) FP64, zero beyond a matrix' order; the second for every other product."""
+    noise: Tensor
+    """(matrices, width)"""
+
+    @classmethod
+    def of(cls, orders: Sequence[int], width: int, device: torch.device) -> Start:
+        """width: at least every order; both vectors are to be aligned to 16 bytes."""
+        noise = torch.empty(len(orders), width, dtype=torch.float64, pin_memory=device.type == "cuda")
+        noise.normal_(generator=torch.Generator().manual_seed(0))
+        noise *= torch.arange(width) < torch.tensor(orders, dtype=torch.int64)[:, None]
+        vectors = torch.zeros(2, len(orders), width, dtype=torch.float64, device=device)
+        return cls(vectors, noise.to(device, non_blocking=True))
+
+    def renew(self) -> None:
+        """Of unit length; noise where there is nothing to go on from."""
+        last = self.vectors[0]
+        size = torch.linalg.vector_norm(last, dim=-1, keepdim=True)
+        last.copy_(torch.where((size > 0) & size.isfinite(), last / size, self.noise))
 
 
 class SketchMeasurer:
@@ -47,29 +81,35 @@ class SketchMeasurer:
     def __init__(self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device) -> None:
         self._tolerances, self._spectrum, self._device = tolerances, spectrum, device
         self._sketched = Sketched(tolerances, device)
+        self._begun = False
+        self._copies = Copies()
         self._batch: RaggedBatch | None = None
         self._at: list[Tensor] = []
-        self._vectors = torch.zeros(2, 0, 0, dtype=torch.float64, device=device)
+        self._start = Start.of([], 0, device)
         self._ready = False
         self._measured = 0
         self._ranks: tuple[Tensor, torch.cuda.Event | None] | None = None
-        self._captured: list[tuple[RaggedBatch, Tensor]] = []
+        self._captured: list[tuple[RaggedBatch, Start]] = []
 
     @property
     def nbytes(self) -> int:
-        """Bytes of bases, Grams and factors."""
-        return self._sketched.nbytes + (0 if self._batch is None else self._batch.nbytes)
+        """Bytes of bases, Grams, factors, and copies of matrices."""
+        return self._sketched.nbytes + self._copies.nbytes + (0 if self._batch is None else self._batch.nbytes)
 
     def prepare(self, sources: Sequence[Source] | None) -> None:
         """Announces a measurement after the step that is to come, which may `fuse` with it, or that none is."""
         self._ready = sources is not None
         if sources is not None:
-            self._adapt()
-            self._sketched.prepare(sources)
+            self._begun = self._begun or self._sketched.may_begin(sources)
+            if self._begun:
+                self._adapt()
+                self._sketched.prepare(self._copies.settle(sources, write=False))
+            elif ring.capturing(self._device):
+                warnings.warn(UNCOMPILED, RuntimeWarning, stacklevel=2)
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
         """Steps parameters of a refreshed `descent` and sketches them; `id`s of those that are stepped."""
-        return self._sketched.fuse(descent, grad_scale, found_inf) if self._ready else set()
+        return self._sketched.fuse(descent, grad_scale, found_inf) if self._ready and self._begun else set()
 
     def measure(
         self, sources: Sequence[Source], due: bool, found_inf: Tensor | None
@@ -81,11 +121,14 @@ class SketchMeasurer:
         if not self._ready:
             self.prepare(sources)
         self._ready = False
+        sources = self._copies.settle(sources, write=True)  # what was announced is from before the step
         matrices = [source.matrix for source in sources]
-        proof, decided = self._sketched.prove(found_inf)
-        bounds, top = self._count(matrices, proof, decided)
-        self._sketched.count_step()
-        norm = proof[:, 0]
+        if self._begun:
+            self._sketched.renew(sources)
+            bounds, top, norm = self._count(matrices, *self._sketched.prove(found_inf))
+            self._sketched.count_step()
+        else:
+            bounds, top, norm = self._count(matrices, *self._nothing_proven(len(matrices)))
         finite = norm.isfinite()
         moments = Moments(norm.masked_fill(~finite, 0.0), torch.ones_like(norm), finite, 0.0, 0.0)
         sigma: dict[int, Tensor] = {}
@@ -96,28 +139,44 @@ class SketchMeasurer:
             each = [torch.stack(metrics_of(sigma[i], self._spectrum)) for i in range(len(matrices)) if self._spectrum]
             spectra = list(torch.stack(each).unbind(-1)) if each and each[0].numel() else []
         values = row_of(moments, bounds, top, self._spectrum, spectra)
-        self._look(values)
+        if self._begun:
+            self._look(values)
         return values, sigma
 
-    def state(self) -> dict[str, Any]:
-        """Of `Sketched`."""
-        return self._sketched.state()
+    def state(self) -> dict[str, Any] | None:
+        """Of `Sketched`; None where it has not begun."""
+        return self._sketched.state() if self._begun else None
 
     def load(self, sources: Sequence[Source], state: Mapping[str, Any]) -> None:
-        self._sketched.load(sources, state)
+        """Go on from `state`. Waits until the kernels are compiled that it takes."""
+        self._begun = True
+        self._sketched.load(self._copies.settle(sources, write=True), state)
 
-    def _count(self, matrices: list[Tensor], proof: Tensor, decided: Tensor) -> tuple[list[RankBounds], Tensor]:
-        """Bounds for each tolerance, and sigma_1 where it is known well enough; NaN elsewhere."""
+    def _nothing_proven(self, count: int) -> tuple[Tensor, Tensor]:
+        """What `Sketched.prove` would say if it knew nothing, not even the norms."""
+        row = [torch.nan, 0.0, torch.inf, *[-1.0, 2.0**53] * len(self._tolerances)]
+        columns = [torch.full((count,), value, dtype=torch.float64, device=self._device) for value in row]
+        return torch.stack(columns, -1), torch.zeros(count, dtype=torch.int32, device=self._device)
+
+    def _count(self, matrices: list[Tensor], proof: Tensor, decided: Tensor) -> tuple[list[RankBounds], Tensor, Tensor]:
+        """Bounds for each tolerance; sigma_1 where it is known well enough, NaN elsewhere; and ||W||_F^2."""
         norm, low, high = (x.clone() for x in proof[:, :3].unbind(-1))
         batch = self._batch_of(matrices)
         for chunk, at in zip(batch.chunks, self._at, strict=True):
             chunk.launches.decided.copy_(decided[at])
-        self._sketched.lift(self._vectors[0])
+        vectors = self._start.vectors
+        if self._begun:
+            self._sketched.lift(vectors[0])
+        else:
+            self._start.renew()
         places = dict(zip(map(id, batch.chunks), self._at, strict=True))
 
         def wanted(chunk: Chunk, moments: Moments, grams: Iterator[Grams]) -> list[Lines]:
             at = places[id(chunk)]
-            found = batch.top(chunk, moments, self._vectors, at)
+            if not self._begun:
+                norm[at] = moments.trace
+                high[at] = moments.trace * (1 + UNIT * (moments.inner + moments.order + 64))
+            found = batch.top(chunk, moments, vectors, at)
             low[at] = torch.where(decided[at] == 0, torch.maximum(low[at], found), low[at])
             lines = [batch.lines(chunk, moments, t, (low[at], high[at])) for t in self._tolerances]
             return [*lines, Lines.of(_certificates(moments, low[at]), moments.trace)]
@@ -134,7 +193,7 @@ class SketchMeasurer:
         counts = ~known & (above.status == Status.OK)
         for proven, factor in ((counts & (above.lower == 0), TIGHT), (counts & (above.upper == 0), SLACK)):
             high = torch.where(proven, torch.minimum(high, low * (1 + factor)), high)
-        return bounds, torch.where(high <= low * (1 + TIGHT), low.sqrt(), torch.nan)
+        return bounds, torch.where(high <= low * (1 + TIGHT), low.sqrt(), torch.nan), norm
 
     def _batch_of(self, matrices: list[Tensor]) -> RaggedBatch:
         """Tables and workspace, made again only when a matrix is another or elsewhere; `RuntimeError` in a capture."""
@@ -146,10 +205,10 @@ class SketchMeasurer:
             self._batch = RaggedBatch(matrices, len(self._tolerances) + 1, keep=True)
             self._batch.allocate()
             self._at = [there(torch.tensor(chunk.indices), self._device) for chunk in self._batch.chunks]
-            width = -(-max(min(m.shape) for m in matrices) // 32) * 32  # padded, and both vectors aligned to 16 bytes
-            self._vectors = torch.zeros(2, len(matrices), width, dtype=torch.float64, device=self._device)
+            orders = [min(m.shape) for m in matrices]
+            self._start = Start.of(orders, -(-max(orders) // 32) * 32, self._device)
         if ring.capturing(self._device):
-            self._captured.append((self._batch, self._vectors))  # the graph reads and writes them as long as it lives
+            self._captured.append((self._batch, self._start))  # the graph reads and writes them as long as it lives
         return self._batch
 
     def _look(self, values: Tensor) -> None:

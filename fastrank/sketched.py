@@ -7,64 +7,25 @@ makes the product, and when all that is changed. The host waits for nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fastrank.columns import columns_of
+from fastrank.compilation import compilation_of
 from fastrank.metrics import Tolerance
-from fastrank.mirror import UNPREPARED, Mirror
+from fastrank.mirror import UNPREPARED
 from fastrank.ring import capturing
+from fastrank.sketch_groups import Basis, Group, indices_of, views_of, whole
+from fastrank.source import Source
 
 if TYPE_CHECKING:
     from fastrank.descent import Descent
-    from fastrank.kernels.sketches import Sketches
 
 WARM_UP = 8
 """Products that a basis is made of before its first step: 4 iterations of a subspace that began as noise."""
 KINDS = ("frobenius", "spectral", "absolute")
-
-
-class Source(NamedTuple):
-    """A tracked matrix, and the parameter it is a view of."""
-
-    matrix: Tensor
-    parameter: Tensor
-
-    @property
-    def offset(self) -> int | None:
-        """Where it starts in the parameter, in elements; None if it has memory of its own."""
-        shared = self.matrix.untyped_storage().data_ptr() == self.parameter.untyped_storage().data_ptr()
-        return int(self.matrix.storage_offset() - self.parameter.storage_offset()) if shared else None
-
-    @property
-    def layout(self) -> tuple[object, ...]:
-        """What tables depend on, but for the address."""
-        return (self.matrix.shape, self.matrix.stride(), self.matrix.dtype, self.offset)
-
-
-class Basis(NamedTuple):
-    """What is carried of one matrix: bases of both sides, one of which is stale, and see `reference.sketch.Basis`."""
-
-    right: Tensor
-    """(n, k) FP32."""
-    left: Tensor
-    """(m, k) FP32."""
-    kept: Tensor
-    top: Tensor
-
-
-class _Group:
-    """Matrices of one dtype and k."""
-
-    def __init__(self, indices: list[int], sketches: Sketches, device: torch.device) -> None:
-        from fastrank.kernels.device import there
-
-        self.indices, self.sketches = indices, sketches
-        self.places = there(torch.tensor(indices, dtype=torch.int32), device)
-        self.addresses, self.rows = Mirror(device), Mirror(device)
-        self.multiplied = False
 
 
 class Sketched:
@@ -77,6 +38,7 @@ class Sketched:
     """
 
     def __init__(self, tolerances: Sequence[Tolerance], device: torch.device, seed: int = 0) -> None:
+        self._compilation = compilation_of(device)
         # Beyond these every singular value is smaller than tau, and squares stay in the range.
         most = {"frobenius": 2.0, "spectral": 2.0, "absolute": 1e150}
         squares = [[KINDS.index(t.relative_to), min(t.value, most[t.relative_to]) ** 2] for t in tolerances]
@@ -86,10 +48,10 @@ class Sketched:
         self._skip = torch.zeros(1, device=device)
         self._layouts: list[tuple[object, ...]] = []
         self._ks: list[int] = []
-        self._groups: list[_Group] = []
+        self._groups: list[Group] = []
         self._places = torch.zeros(0, dtype=torch.int64, device=device)
         self._captured = False
-        self._kept: list[list[_Group]] = []
+        self._kept: list[list[Group]] = []
         self._sources: list[Source] = []
 
     @property
@@ -102,31 +64,45 @@ class Sketched:
         """k of each matrix."""
         return list(self._ks)
 
+    def may_begin(self, sources: Sequence[Source]) -> bool:
+        """Whether the kernels of first sketches of these are compiled; if not they are from now on."""
+        return self._compiled(sources, [columns_of(0, min(source.matrix.shape)) for source in sources])
+
     def prepare(self, sources: Sequence[Source]) -> None:
-        """What the next products are of; `fuse` may make some of them, `prove` makes the others."""
+        """What the next products are of: `fuse` may make some, `prove` makes the others. After a step, `renew` it."""
         self._sources = list(sources)
         layouts = [source.layout for source in sources]
         if layouts != self._layouts:
             self._plan(layouts, [columns_of(0, min(s.matrix.shape)) for s in sources], {})
             for _ in range(WARM_UP):
-                self._write_addresses()
                 self._multiply()
                 self._conclude(None)
                 self.count_step()
         for group in self._groups:
-            group.multiplied = False
+            group.stepped = None
         if capturing(self._device):
             self._captured = True
             self._kept.append(self._groups)  # the graph reads and writes them as long as it lives
-        self._write_addresses()
+
+    def renew(self, sources: Sequence[Source]) -> None:
+        """The matrices as they are after a step: some may have been replaced since `prepare`, or written once more.
+
+        A product that `fuse` has made of what is no longer there is made again.
+        """
+        if [source.layout for source in sources] != self._layouts:
+            self.prepare(sources)
+        self._sources = list(sources)
+        for group in self._groups:
+            if group.stepped and group.stepped != [self._sources[i].state() for i in group.indices]:
+                group.stepped = None
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
         """Steps parameters of a descent that has been refreshed, and multiplies what is written, in one pass.
 
         Returns the `id` of each parameter that has been stepped.
         """
-        from fastrank.kernels.device import capability, current
-        from fastrank.kernels.sgd_sketch import config, sgd_sketch_
+        from fastrank.kernels.device import current
+        from fastrank.kernels.sgd_sketch import sgd_sketch_, sgd_sketch_variant
 
         stepped: set[int] = set()
         flags = [x if x is None else x.to(self._device, torch.float32) for x in (grad_scale, found_inf)]
@@ -134,14 +110,21 @@ class Sketched:
             own = [self._sources[i] for i in group.indices]
             rows = [descent.rows.get(id(s.parameter), -1) for s in own]
             kind = descent.kind_of(rows)
-            if kind is None or config(group.sketches.k, capability(self._device)) is None or not _whole(own):
+            if kind is None or not whole(own):
                 continue
-            group.rows.write(rows, self._captured)
-            scratch = {**group.sketches.tensors, "rows": group.rows.table}
+            form = (kind, *(flag is not None for flag in flags))
+            if form not in group.compiled:
+                variant = sgd_sketch_variant(kind, group.sketches.k, self._device, *form[1:])
+                if variant is None or not self._compilation.ready([variant]):
+                    continue
+                group.compiled.add(form)
             tables = {"pointers": descent.pointers, "meta": descent.meta, "hyper": descent.hyper}
             with current(self._device):
+                group.rows.write(rows, self._captured)
+                scratch = {**group.sketches.tensors, "rows": group.rows.table}
                 sgd_sketch_(scratch, tables, len(rows), group.sketches.k, kind, *flags)
-            group.multiplied = True
+            # `Descent.launch` counts versions up, of what has a gradient.
+            group.stepped = [s.state(s.parameter.grad is not None) for s in own]
             stepped |= {id(s.parameter) for s in own}
         return stepped
 
@@ -167,7 +150,10 @@ class Sketched:
                 lift_(vectors, group.places, sketches.tensors, len(group.indices), sketches.k)
 
     def adapt(self, ranks: Sequence[int]) -> None:
-        """Gives every matrix as many columns as its rank asks for, with the basis it has. Not in a step."""
+        """Gives every matrix as many columns as its rank asks for, with the basis it has. Not in a step.
+
+        Nothing changes before all kernels are compiled that it takes.
+        """
         wanted = [
             columns_of(rank, min(source.matrix.shape), k)
             for rank, source, k in zip(ranks, self._sources, self._ks, strict=True)
@@ -176,7 +162,7 @@ class Sketched:
         for source, k in zip(self._sources, wanted, strict=True):  # matrices of one parameter stay together
             most[id(source.parameter)] = max(k, most.get(id(source.parameter), 0))
         ks = [most[id(source.parameter)] for source in self._sources]
-        if ks != self._ks and not self._captured:
+        if ks != self._ks and not self._captured and self._compiled(self._sources, ks):
             self._plan(self._layouts, ks, self.bases())
 
     def bases(self) -> dict[int, Basis]:
@@ -192,45 +178,53 @@ class Sketched:
 
     def load(self, sources: Sequence[Source], state: Mapping[str, Any]) -> None:
         """Go on from `state`, of matrices of these shapes."""
-        self.prepare(sources)
+        from fastrank.kernels.sketches import variants_of
+
         bases = {i: Basis(**basis) for i, basis in state["bases"].items()}
+        ks = [bases[i].kept.shape[-1] for i in range(len(sources))]
+        for source, k in zip(sources, ks, strict=True):
+            for own in (k, columns_of(0, min(source.matrix.shape))):
+                self._compilation.wait(variants_of(source.matrix.dtype, own, self._device))
+        self.prepare(sources)
         self._step.fill_(state["step"])
-        self._plan(self._layouts, [bases[i].kept.shape[-1] for i in range(len(sources))], bases)
+        self._plan(self._layouts, ks, bases)
+
+    def _compiled(self, sources: Sequence[Source], ks: Sequence[int]) -> bool:
+        from fastrank.kernels.sketches import variants_of
+
+        wanted = {(source.matrix.dtype, k) for source, k in zip(sources, ks, strict=True)}
+        return self._compilation.ready([v for dtype, k in wanted for v in variants_of(dtype, k, self._device)])
 
     def _plan(self, layouts: list[tuple[object, ...]], ks: list[int], bases: Mapping[int, Basis]) -> None:
         from fastrank.kernels.device import there
-        from fastrank.kernels.sketch_table import View
         from fastrank.kernels.sketches import Sketches
 
         if capturing(self._device):
             raise RuntimeError(UNPREPARED)
-        members: dict[tuple[torch.dtype, int], list[int]] = {}
-        for i, (source, k) in enumerate(zip(self._sources, ks, strict=True)):
-            members.setdefault((source.matrix.dtype, k), []).append(i)
         groups = []
-        for (dtype, k), indices in members.items():
-            matrices = [self._sources[i] for i in indices]
-            shapes = [(*s.matrix.shape, *s.matrix.stride()) for s in matrices]
-            views = [
-                View(s.offset or 0, m, n, down, across, i)
-                for s, (m, n, down, across), i in zip(matrices, shapes, indices, strict=True)
-            ]
+        for (dtype, k), indices in indices_of(self._sources, ks):
+            views = views_of(self._sources, indices)
             sketches = Sketches(views, dtype, k, self._tolerances, self._step, self._skip, self._seed)
             sketches.adopt({place: bases[i] for place, i in enumerate(indices) if i in bases})
-            groups.append(_Group(indices, sketches, self._device))
+            groups.append(Group(indices, sketches, self._device))
         order = [i for group in groups for i in group.indices]
         self._places = there(torch.tensor(order, dtype=torch.int64).argsort(), self._device)
         self._groups, self._layouts, self._ks = groups, layouts, ks
+        for group in groups:  # now that a table may be made, also if it is in a capture that it is first read
+            self._write_addresses(group)
 
-    def _write_addresses(self) -> None:
-        for group in self._groups:
+    def _write_addresses(self, group: Group) -> None:
+        from fastrank.kernels.device import current
+
+        with current(self._device):
             group.addresses.write([self._sources[i].matrix.data_ptr() for i in group.indices], self._captured)
 
     def _multiply(self) -> None:
         for group in self._groups:
-            if not group.multiplied:
+            if group.stepped is None:
+                self._write_addresses(group)
                 group.sketches.multiply(group.addresses.table)
-            group.multiplied = False
+            group.stepped = None
 
     def _conclude(self, found_inf: Tensor | None) -> None:
         if found_inf is None:
@@ -243,13 +237,3 @@ class Sketched:
     def count_step(self) -> None:
         """Ends a step, unless it was to be skipped: then it is the other side's turn."""
         self._step += (self._skip == 0).squeeze()
-
-
-def _whole(sources: Sequence[Source]) -> bool:
-    """Whether the matrices are all there is of their parameters, so that stepping them steps those."""
-    elements: dict[int, int] = {}
-    for source in sources:
-        if source.offset is None:
-            return False
-        elements[id(source.parameter)] = elements.get(id(source.parameter), 0) + source.matrix.numel()
-    return all(elements[id(s.parameter)] == s.parameter.numel() for s in sources)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastrank import ring
+from fastrank.ahead import compile_ahead
 from fastrank.arrays import check_count
 from fastrank.following import Following
 from fastrank.history import History
@@ -94,6 +95,7 @@ class RankTracker:
             singular_values="singular_values" in self._spectrum,
         )
         self._device = matrices[0].device
+        self._until_compiled = compile_ahead(matrices, optimizer, self._device)
         folder = Path(directory) if directory is not None else None
         self._history = History(layout, self._device, folder, check_count(rows_per_part, "rows_per_part", 1))
         self._calls = 0
@@ -137,6 +139,7 @@ class RankTracker:
             RuntimeError: a tracked parameter left the model or changed its number of matrices; `spectrum` in a capture.
             HistoryError: `directory` holds another run's parts, or replays were miscounted.
         """
+        self._until_compiled()
         captured = ring.capturing(self._device)
         if captured and self._spectrum:
             raise RuntimeError(
@@ -183,6 +186,7 @@ class RankTracker:
         return [Source(view, tracked.parameter()) for tracked in self._parameters for view in tracked.views()]
 
     def _announce(self) -> None:
+        self._until_compiled()
         measured, _ = self._cadence(self._calls + 1, ring.capturing(self._device))
         self._measurer.prepare(self._sources() if measured else None)
 

@@ -181,7 +181,7 @@ def compare_kernel(p_table, p_step, p_norms, p_grams, p_basis_grams, p_kept, p_t
 
 def compare_(scratch: Mapping[str, Tensor], matrices: int, tolerances: int, k: int) -> None:
     """Writes the `small` problems of each matrix, and its `numbers`."""
-    launch(_variant(k), scratch, matrices, tolerances)
+    launch(compare_variant(k), scratch, matrices, tolerances)
 
 
 CONFIGS = {16: (4, 224), 32: (4, 128), 64: (16, None), 128: (8, 200)}
@@ -189,10 +189,10 @@ CONFIGS = {16: (4, 224), 32: (4, 128), 64: (16, None), 128: (8, 200)}
 compiler aims for fewer registers, and spills 4 to 56 bytes."""
 
 
-def _variant(k: int) -> Variant:
+def compare_variant(k: int) -> Variant:
     num_warps, maxnreg = CONFIGS[k]
     return variant_of(compare_kernel, k, num_warps, maxnreg)
 
 
 def variants() -> Iterator[Variant]:
-    yield from map(_variant, KS)
+    yield from map(compare_variant, KS)

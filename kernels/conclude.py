@@ -103,13 +103,13 @@ def conclude_kernel(p_table, p_step, p_skip, p_counts, p_growth, p_small, p_x, p
 def conclude_(scratch: Mapping[str, Tensor], matrices: int, tolerances: int, k: int) -> None:
     """Writes `proof` `(b, 3 + 2 tolerances)` FP64: ||W||_F^2, bounds of sigma_1^2, bounds of each rank (-1 where W is
     not finite); `decided` `(b,)` int32, 1 where all ranks are; and which columns are `kept` and where the `top` is."""
-    launch(_variant(k), scratch, matrices, tolerances)
+    launch(conclude_variant(k), scratch, matrices, tolerances)
 
 
-def _variant(k: int) -> Variant:
+def conclude_variant(k: int) -> Variant:
     # The compiler aims for fewer registers than there are, and spills 8 bytes.
     return variant_of(conclude_kernel, k, WARPS, 224)
 
 
 def variants() -> Iterator[Variant]:
-    yield from map(_variant, KS)
+    yield from map(conclude_variant, KS)

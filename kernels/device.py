@@ -19,6 +19,15 @@ def capability(device: torch.device) -> tuple[int, int]:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
+def wide_tiles(capability: tuple[int, int]) -> bool:
+    """Whether tiles of FP64 products may have 64 rows there.
+
+    Where FP64 products have no tensor-core instructions (8.6, 8.9, 12.0) a thread holds whole rows and columns of its
+    tiles, and registers run out; on an sm_100 Triton 3.6 puts such products into tensor memory, and fails.
+    """
+    return capability in ((8, 0), (9, 0))
+
+
 def there(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on `device`, without waiting for it."""
     pinned = tensor.pin_memory() if device.type == "cuda" else tensor
@@ -30,7 +39,9 @@ def current(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0), "sm_120": (12, 0)}
+ARCHITECTURES = {
+    "sm_80": (8, 0), "sm_86": (8, 6), "sm_89": (8, 9), "sm_90": (9, 0), "sm_100": (10, 0), "sm_120": (12, 0),
+}  # fmt: skip
 """What kernels are compiled for ahead of time, by compute capability."""
 
 

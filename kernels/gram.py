@@ -9,10 +9,12 @@ the same bits. NaN and Inf arrive in the trace by themselves.
 
 Bytes: r n of W at least, once for each of the r / BLOCK tiles of a row (from L2 where it fits), 8 r^2 / 2 of G.
 Flops: r^2 n, FP64. On sm_90 the dot becomes DMMA (m8n8k4 by Triton 3.9, m16n8k16 by 3.6), so the tensor cores' 67
-TFLOP/s are the roof of both; ResNet-18 needs 4.9 GFLOP: 73 us. sm_120 has no FP64 tensor instruction.
+TFLOP/s are the roof of both; ResNet-18 needs 4.9 GFLOP: 73 us. sm_86, sm_89 and sm_120 have no FP64
+tensor instruction.
 
 Tried, by what the compiler makes of it (no time is measured):
     sm_80, sm_90     BLOCK 64, BLOCK_K 32, 8 warps: at most 182 registers, no spill; 4 warps: 255, and FP64 input spills
+    sm_86, sm_89     BLOCK 64 spills up to 1.6 kB for half precision; BLOCK 32: at most 188 registers, no spill
     sm_100           BLOCK 64 fails under Triton 3.6, which puts FP64 products of 64 rows into tensor memory
     sm_120           BLOCK 64 spills 192 bytes for half precision; BLOCK 32: none
     TF32x3 products  not built: their error, 2^-22 ||W||_F^2, is a quarter of the paper's tau^2
@@ -27,7 +29,7 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from fastrank.kernels.device import capability, chosen
+from fastrank.kernels.device import capability, chosen, wide_tiles
 from fastrank.kernels.product import DTYPES, sum_products
 from fastrank.kernels.table import (
     CHUNK,
@@ -57,7 +59,7 @@ class Config(NamedTuple):
 
 def config(capability: tuple[int, int]) -> Config:
     """By architecture alone: the shapes come in through the list of tiles."""
-    return Config(32, 32, 8, 2) if capability[0] >= 10 else Config(64, 32, 8, 2)
+    return Config(64 if wide_tiles(capability) else 32, 32, 8, 2)
 
 
 TILE_FIELDS = tl.constexpr(4)
@@ -177,7 +179,7 @@ def gram_(
         decided: `(b,)` int32; not 0: the matrix is passed over, and whatever stood in its place still does.
         scale: `(b,)` FP64 powers of two that matrices are divided by; None: 1.
     """
-    variant = _gram_variant(dtype, scale is not None, config(capability(gram.device)))
+    variant = gram_variant(dtype, scale is not None, config(capability(gram.device)))
     gram_kernel[len(tiles),](
         table, tiles, decided, gram if scale is None else scale, gram, partial, **variant.constexprs, **variant.options
     )
@@ -185,13 +187,13 @@ def gram_(
 
 def finish_(gram: Tensor, partial: Tensor, table: Tensor, tiles: Tensor, decided: Tensor, mirror: bool) -> None:
     """Adds further chunks to the first; `tiles` lists chunk 0 of the tiles. Needed for chunks, and to `mirror`."""
-    variant = _finish_variant(mirror, config(capability(gram.device)))
+    variant = finish_variant(mirror, config(capability(gram.device)))
     finish_kernel[len(tiles),](table, tiles, decided, gram, partial, **variant.constexprs, **variant.options)
 
 
 def trace_(trace: Tensor, table: Tensor, ids: Tensor, decided: Tensor, gram: Tensor) -> None:
     """Traces `(b,)` of the finished Grams `ids` `(n,)` int32."""
-    trace_kernel[len(ids),](table, ids, decided, gram, trace, **_TRACE.constexprs, **_TRACE.options)
+    trace_kernel[len(ids),](table, ids, decided, gram, trace, **TRACE.constexprs, **TRACE.options)
 
 
 def gram_cost(shapes: Sequence[Shape], itemsize: int) -> tuple[int, int]:
@@ -205,7 +207,7 @@ _POINTERS = {
 }  # fmt: skip
 
 
-def _gram_variant(dtype: torch.dtype, scaled: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+def gram_variant(dtype: torch.dtype, scaled: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
     return Variant(
         kernel=gram_kernel,
         signature=_POINTERS | {"p_scale": "*fp64:16"},
@@ -217,14 +219,14 @@ def _gram_variant(dtype: torch.dtype, scaled: bool, c: Config, architectures: tu
     )
 
 
-def _finish_variant(mirror: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+def finish_variant(mirror: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
     constexprs = {"MIRROR": mirror, "BLOCK": c.block}
     return Variant(
         kernel=finish_kernel, signature=_POINTERS, constexprs=constexprs, num_warps=8, architectures=architectures
     )
 
 
-_TRACE = Variant(
+TRACE = Variant(
     kernel=trace_kernel,
     signature={
         "p_table": "*i64:16",
@@ -240,6 +242,6 @@ _TRACE = Variant(
 def variants() -> Iterator[Variant]:
     for c, architectures in chosen(config).items():
         for dtype in DTYPES:
-            yield _gram_variant(dtype, dtype == torch.float64, c, architectures)
-        yield from (_finish_variant(mirror, c, architectures) for mirror in (False, True))
-    yield _TRACE
+            yield gram_variant(dtype, dtype == torch.float64, c, architectures)
+        yield from (finish_variant(mirror, c, architectures) for mirror in (False, True))
+    yield TRACE

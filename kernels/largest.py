@@ -40,10 +40,10 @@ def largest_(largest: Tensor, table: Tensor, ids: Tensor) -> None:
     """Largest magnitudes `(b,)` FP64 of the FP64 matrices `ids` `(n,)` int32, into zeros; NaN or Inf
     where a matrix has one."""
     grid = (len(ids), _PARTS)  # of the first there may be 2^31 - 1, of the second 65535
-    largest_kernel[grid](table, ids, largest.view(torch.int64), **_LARGEST.constexprs, **_LARGEST.options)
+    largest_kernel[grid](table, ids, largest.view(torch.int64), **LARGEST.constexprs, **LARGEST.options)
 
 
-_LARGEST = Variant(
+LARGEST = Variant(
     kernel=largest_kernel,
     signature={"p_table": "*i64:16", "p_ids": "*i32:16", "p_largest": "*i64:16"},
     constexprs={"BLOCK": 1024},
@@ -51,4 +51,4 @@ _LARGEST = Variant(
 
 
 def variants() -> Iterator[Variant]:
-    yield _LARGEST
+    yield LARGEST

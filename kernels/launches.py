@@ -10,17 +10,18 @@ matrix is cut up depends on its own shape alone: it gives the same bits whatever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import TypeVar
 
 import torch
-from fastrank.kernels import gram, ldl, tiny
+from fastrank.kernels import gram, largest, ldl, ldl_windows, power, tiny
 from fastrank.kernels.device import capability, current, there
 from fastrank.kernels.largest import largest_
 from fastrank.kernels.ldl import Problems
 from fastrank.kernels.ldl_windows import factor_windows_
 from fastrank.kernels.power import power_
 from fastrank.kernels.table import Shape, rows_of
+from fastrank.kernels.variant import Variant
 from torch import Tensor
 
 Key = TypeVar("Key", bound=Hashable)
@@ -32,6 +33,20 @@ PRODUCTS = 8
 """With each Gram in search of lambda_1: what a step turns out of the basis falls by (lambda_i / lambda_1)^16. In
 training with layers of 100 x 100, k = 16 and noisy steps, sigma_1 is known to 1e-4 in 85 to 100 % of the steps, by
 layer, and in 2 to 18 % without any."""
+
+
+def variants_of(orders: Collection[int], dtypes: Collection[torch.dtype], device: torch.device) -> list[Variant]:
+    """What launches that keep all Grams specialise their kernels on, of matrices of these orders and dtypes."""
+    at = capability(device)
+    found = [gram.gram_variant(dtype, dtype == torch.float64, gram.config(at)) for dtype in dtypes]
+    found += [gram.finish_variant(True, gram.config(at)), gram.TRACE, power.POWER]
+    if torch.float64 in dtypes:
+        found.append(largest.LARGEST)
+    if any(order <= ONE_PROGRAM_UP_TO for order in orders):
+        found.append(ldl.variant_of(ldl.factor_kernel, ldl.config(at), IN_PLACE=False))
+    if any(order > ONE_PROGRAM_UP_TO for order in orders):
+        found += ldl_windows.variants_of(at)
+    return found
 
 
 class Launches:

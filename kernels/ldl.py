@@ -16,6 +16,9 @@ pivots, each a few dependent reductions over a block: at an estimated 0.3 us a p
 
 Tried, by what the compiler makes of it (no time is measured):
     sm_80, sm_90     B 32, BLOCK_ROW 64, 8 warps: spills up to 280 bytes; B 16, 4 warps: none, with two stages
+    sm_86, sm_89     B 16, BLOCK_ROW 64, 4 warps: spills up to 220 bytes; B 32, BLOCK_ROW 32, 8 warps: none, at 254
+                     registers; B 16, BLOCK_ROW 32, 4 warps: none, at 168 with one stage and 254 with two. B 16, as its
+                     pivots take a quarter of the FP64 arithmetic, of which there is little
     sm_100, sm_120   BLOCK_ROW 64 spills, and fails under Triton 3.6 (FP64 products of 64 rows in tensor memory);
                      B 32, BLOCK_ROW 32, 8 warps: none with one stage, 400 bytes with two
 """
@@ -27,7 +30,7 @@ from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
-from fastrank.kernels.device import capability, chosen
+from fastrank.kernels.device import capability, chosen, wide_tiles
 from fastrank.kernels.elimination import UNIT, block_row, factor_block, minus_products, problem, weights_of
 from fastrank.kernels.table import OFFSET, ROWS
 from fastrank.kernels.variant import Variant
@@ -46,7 +49,9 @@ class Config(NamedTuple):
 
 def config(capability: tuple[int, int]) -> Config:
     """Of `factor_kernel` and `rows_kernel`, by architecture alone."""
-    return Config(32, 32, 8, 1) if capability[0] >= 10 else Config(16, 64, 4, 2)
+    if wide_tiles(capability):
+        return Config(16, 64, 4, 2)
+    return Config(32, 32, 8, 1) if capability[0] >= 10 else Config(16, 32, 4, 1)
 
 
 @triton.jit(do_not_specialize=["SHIFTS", "PARTS"])

@@ -8,6 +8,9 @@ Bytes: r^3 / (3 WINDOW) elements of the factor read and written. Flops: r^3 / 3.
 (0.3 ms at 4.3 TB/s, less where the L2 holds it) and has 23 GFLOP a shift (0.34 ms of the tensor cores); its chain of
 4096 pivots takes an estimated 1.2 ms in the window launches, which the tiles to the right do not overlap yet: 97
 launches of which a third are one program a problem. Times are not measured.
+
+Tried for `update_kernel`, by what the compiler makes of it; for the others see `fastrank.kernels.ldl`:
+    sm_86, sm_89     BLOCK_ROW 64 spills up to 804 bytes; BLOCK_ROW 32, 8 warps: 60 registers, no spill
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from collections.abc import Iterator
 
 import triton
 import triton.language as tl
-from fastrank.kernels.device import capability, chosen
+from fastrank.kernels.device import capability, chosen, wide_tiles
 from fastrank.kernels.elimination import block_row, minus_products, problem, weights_of
 from fastrank.kernels.ldl import Config, Problems, config, factor_kernel, variant_of
 from fastrank.kernels.table import OFFSET, ROWS
@@ -28,7 +31,7 @@ WINDOW = 128
 
 def update_config(capability: tuple[int, int]) -> Config:
     """Of `update_kernel`; `b` is the step of its sums."""
-    return Config(32, 32, 8, 1) if capability[0] >= 10 else Config(32, 64, 8, 2)
+    return Config(32, 64, 8, 2) if wide_tiles(capability) else Config(32, 32, 8, 1)
 
 
 @triton.jit(do_not_specialize=["SHIFTS", "PARTS"])
@@ -126,6 +129,13 @@ def factor_windows_(problems: Problems, ids: Tensor, order: int) -> None:
                 **given, **growth, start=start, span=WINDOW, **variant.constexprs, **variant.options
             )
             update(start, WINDOW, first=False)
+
+
+def variants_of(capability: tuple[int, int]) -> list[Variant]:
+    """What `factor_windows_` launches."""
+    c, wide = config(capability), update_config(capability)
+    updates = [variant_of(update_kernel, wide, FIRST=first) for first in (True, False)]
+    return [variant_of(factor_kernel, c, IN_PLACE=True), variant_of(rows_kernel, c), *updates]
 
 
 def variants() -> Iterator[Variant]:

@@ -48,7 +48,7 @@ def poke_(table: Tensor, values: list[int], before: list[int] | None = None) -> 
     for i in range(0, len(values), GROUP):
         group = values[i : i + GROUP]
         if before is None or group != before[i : i + GROUP]:
-            poke_kernel[1,](table[i:], *group, *[0] * (GROUP - len(group)), **_POKE.options)
+            poke_kernel[1,](table[i:], *group, *[0] * (GROUP - len(group)), **POKE.options)
 
 
 def poke_cost(values: list[int]) -> tuple[int, int]:
@@ -56,10 +56,10 @@ def poke_cost(values: list[int]) -> tuple[int, int]:
     return -(-len(values) // GROUP) * GROUP * 8, 0
 
 
-_POKE = Variant(
+POKE = Variant(
     kernel=poke_kernel, signature={"p_table": "*i64:16"} | dict.fromkeys(_VALUES, "i64"), num_warps=1, num_stages=1
 )
 
 
 def variants() -> Iterator[Variant]:
-    yield _POKE
+    yield POKE

@@ -76,7 +76,7 @@ def lift_(vectors: Tensor, places: Tensor, scratch: Mapping[str, Tensor], matric
         places: `(b,)` int32, rows of `vectors` for the sketches' own matrices. scratch: as of `sketch.sketch_`.
     """
     given = arguments(lift_kernel, {**scratch, "vectors": vectors, "places": places})
-    variant = _lift_variant(k)
+    variant = lift_variant(k)
     grid = (matrices, -(-vectors.shape[1] // BLOCK))
     lift_kernel[grid](**given, MATRICES=matrices, WIDTH=vectors.shape[1], **variant.constexprs, **variant.options)
 
@@ -90,7 +90,7 @@ def power_(
     """
     width = to.shape[1]
     power_kernel[len(table), -(-width // BLOCK)](
-        table, places, decided, trace, gram, source, to, width, **_POWER.constexprs, **_POWER.options
+        table, places, decided, trace, gram, source, to, width, **POWER.constexprs, **POWER.options
     )
 
 
@@ -99,7 +99,7 @@ def power_cost(orders: list[int]) -> tuple[int, int]:
     return sum(8 * r * r for r in orders), sum(2 * r * r for r in orders)
 
 
-def _lift_variant(k: int) -> Variant:
+def lift_variant(k: int) -> Variant:
     return Variant(
         kernel=lift_kernel,
         signature={
@@ -112,7 +112,7 @@ def _lift_variant(k: int) -> Variant:
     )  # fmt: skip
 
 
-_POWER = Variant(
+POWER = Variant(
     kernel=power_kernel,
     signature={
         "p_table": "*i64:16", "p_places": "*i32:16", "p_decided": "*i32:16", "p_trace": "*fp64:16",
@@ -125,5 +125,5 @@ _POWER = Variant(
 
 
 def variants() -> Iterator[Variant]:
-    yield from map(_lift_variant, KS)
-    yield _POWER
+    yield from map(lift_variant, KS)
+    yield POWER

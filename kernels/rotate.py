@@ -87,7 +87,7 @@ def rotate_(scratch: Mapping[str, Tensor], matrices: int, problems: int, k: int,
     `scratch` has every tensor of the kernel by its name without `p_`; `problems`: small matrices there are for each.
     """
     strips = scratch["strips"]
-    variant = _variant(k, config(k, capability(strips.device)))
+    variant = rotate_variant(k, config(k, capability(strips.device)))
     tensors = arguments(rotate_kernel, scratch)
     rotate_kernel[strips.shape[1],](
         **tensors, seed=seed, MATRICES=matrices, PROBLEMS=problems, **variant.constexprs, **variant.options
@@ -99,7 +99,7 @@ def rotate_cost(shapes: list[tuple[int, int]], k: int) -> tuple[int, int]:
     return sum(20 * r * k for r, _ in shapes), sum(r * k * k for r, _ in shapes)
 
 
-def _variant(k: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+def rotate_variant(k: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
     return Variant(
         kernel=rotate_kernel,
         signature={
@@ -118,4 +118,4 @@ def _variant(k: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
 def variants() -> Iterator[Variant]:
     for k in KS:
         for c, architectures in chosen(partial_(config, k)).items():
-            yield _variant(k, c, architectures)
+            yield rotate_variant(k, c, architectures)

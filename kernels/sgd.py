@@ -159,7 +159,7 @@ def sgd_(
     grad_scale, found_inf: one FP32 element each, on the device.
     """
     if len(tiles):
-        variant = _variant(kind, grad_scale is not None, found_inf is not None)
+        variant = sgd_variant(kind, grad_scale is not None, found_inf is not None)
         sgd_kernel[len(tiles),](
             pointers, meta, tiles, hyper, grad_scale, found_inf, float(kind.momentum), 1.0 - kind.dampening,
             **{name: variant.constexprs[name] for name in _CONSTEXPRS}, **variant.options,
@@ -174,7 +174,7 @@ def sgd_cost(numel: int, itemsize: int, momentum: bool) -> tuple[int, int]:
 _CONSTEXPRS = ("DTYPE", "HAS_MOMENTUM", "NESTEROV", "MAXIMIZE", "BLOCK")
 
 
-def _variant(kind: Kind, scaled: bool, guarded: bool) -> Variant:
+def sgd_variant(kind: Kind, scaled: bool = False, guarded: bool = False) -> Variant:
     pointers = {"p_pointers": "*i64:16", "p_meta": "*i64:16", "p_tiles": "*i32:16", "p_hyper": "*fp32:16"}
     scalars = {"p_scale": scaled, "p_found_inf": guarded}
     c = config()
@@ -201,6 +201,6 @@ def _variant(kind: Kind, scaled: bool, guarded: bool) -> Variant:
 def variants() -> Iterator[Variant]:
     """Without momentum, with it, and what does most: with any other options less is done in between."""
     for dtype in DTYPES:
-        yield _variant(Kind(dtype, 0.0, 0.0, False, False), False, False)
-        yield _variant(Kind(dtype, 0.9, 0.0, False, False), False, False)
-        yield _variant(Kind(dtype, 0.9, 0.0, True, True), True, True)
+        yield sgd_variant(Kind(dtype, 0.0, 0.0, False, False))
+        yield sgd_variant(Kind(dtype, 0.9, 0.0, False, False))
+        yield sgd_variant(Kind(dtype, 0.9, 0.0, True, True), True, True)

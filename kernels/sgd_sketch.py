@@ -18,6 +18,8 @@ Tried, by what the compiler makes of it, with 14 KB of reads in flight a multipr
     sm_80, sm_90     BLOCK_K 32, 8 warps: k = 16 with two stages spills 8 bytes, with three 64; 16 warps: 119 registers,
                      and spills with a second stage. BLOCK_K 16 with three stages, 24 KB of the next tiles in flight: 8
                      bytes for half precision at k = 16 unless 224 registers are allowed, 8 at k = 64; with one: none
+    sm_86, sm_89     BLOCK 64 spills 28 bytes at k = 16, 124 at k = 32 and 4 kB at k = 128; what sm_100 has: none, at
+                     most 226 registers, and 248 at k = 128
     sm_100, sm_120   BLOCK_K 32: 8 warps spill 20 bytes at k = 16, 16 none; at k = 32 16 warps spill 2 kB, 8 warps 8
                      bytes unless 224 registers are allowed. From k = 64 on 2 kB; BLOCK_K 16, 8 warps: none, but for
                      sm_120 at k = 128, where everything spills: two launches
@@ -47,7 +49,7 @@ from fastrank.kernels.descent import (
     SLOT,
     descend,
 )
-from fastrank.kernels.device import capability, chosen
+from fastrank.kernels.device import capability, chosen, wide_tiles
 from fastrank.kernels.sketch import KS, as_rows, place, tile_of
 from fastrank.kernels.sketch_table import (
     BASIS,
@@ -77,7 +79,7 @@ class Config(NamedTuple):
 def config(k: int, capability: tuple[int, int]) -> Config | None:
     """None where the step and the sketch are better two launches."""
     block = sketch.config(k, capability).block
-    if capability[0] >= 10:
+    if not wide_tiles(capability):
         if k == 128 and capability[0] == 12:
             return None
         return {16: Config(block, 32, 16, 1), 32: Config(block, 32, 8, 1, 224)}.get(k, Config(block, 16, 8, 1))
@@ -180,9 +182,8 @@ def sgd_sketch_(
     """
     tiles = scratch["tiles"]
     scalars = {"scale": grad_scale, "found_inf": found_inf}
-    c = config(k, capability(tiles.device))
-    assert c is not None
-    variant = _variant(kind, grad_scale is not None, found_inf is not None, k, c)
+    variant = sgd_sketch_variant(kind, k, tiles.device, grad_scale is not None, found_inf is not None)
+    assert variant is not None
     given = arguments(sgd_sketch_kernel, {**scratch, **descent, **scalars})
     constexprs = {name: value for name, value in variant.constexprs.items() if name not in given}
     sgd_sketch_kernel[tiles.shape[1],](
@@ -200,6 +201,14 @@ def sgd_sketch_cost(shapes: list[tuple[int, int]], k: int, itemsize: int, moment
     moved, flops = sketch.sketch_cost(shapes, k, 0)
     own, more = sgd.sgd_cost(sum(m * n for m, n in shapes), itemsize, momentum)
     return moved + own, flops + more
+
+
+def sgd_sketch_variant(
+    kind: sgd.Kind, k: int, device: torch.device, scaled: bool = False, guarded: bool = False
+) -> Variant | None:
+    """What a step of that kind launches on a device, with `grad_scale` and `found_inf` or not; None: see `config`."""
+    c = config(k, capability(device))
+    return None if c is None else _variant(kind, scaled, guarded, k, c)
 
 
 def _variant(

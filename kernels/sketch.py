@@ -15,12 +15,14 @@ are exact in FP64, and the tensor cores make them.
 Bytes: W once, V once a strip from L2, 8 k r a chunk of Y. Flops: 2 r n k, FP64. Floor on sm_90 for 1e8 FP32 parameters:
 93 us of an H200's copy bandwidth (4.3 TB/s), 48 us of its FP64 tensor cores (67 TFLOP/s) at k = 16, 382 us at k = 128:
 from k = 32 on arithmetic is the bound, and in the fused step (20 bytes a parameter, 465 us) from k = 128 on. Sides that
-alternate have half the flops of both at once, and need no sums across programs but those of chunks. On sm_120, which
-has a 64th of the FP32 rate for FP64, arithmetic is the bound always. Times are not measured.
+alternate have half the flops of both at once, and need no sums across programs but those of chunks. On sm_86,
+sm_89 and sm_120, which have a 64th of the FP32 rate for FP64, arithmetic is the bound always. Times are not measured.
 
 Tried, by what the compiler makes of it:
     sm_80, sm_90     BLOCK 64, BLOCK_K 32, 4 warps: 168 registers at k = 16, and sm_80 spills 12 bytes; 8 warps: 104 and
                      none; k = 32 with 8 warps spills 24 bytes for half precision; BLOCK_K 16, 4 warps: none
+    sm_86, sm_89     BLOCK 64, BLOCK_K 32 spills up to 35 kB at k = 128, and takes 255 registers at k = 32; what sm_120
+                     has: at most 235, none
     sm_100, sm_120   BLOCK 64 fails under Triton 3.6 and spills 2 kB; BLOCK 32, BLOCK_K 32, 8 warps: none up to k = 32;
                      BLOCK_K 16 above that, with 4 warps at k = 64 and 8 at k = 128: none
 """
@@ -34,7 +36,7 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from fastrank.kernels.device import capability, chosen
+from fastrank.kernels.device import capability, chosen, wide_tiles
 from fastrank.kernels.product import DTYPES
 from fastrank.kernels.sketch_table import (
     BASIS,
@@ -63,7 +65,7 @@ class Config(NamedTuple):
 
 
 def config(k: int, capability: tuple[int, int]) -> Config:
-    if capability[0] >= 10:
+    if not wide_tiles(capability):
         return Config(32, 32 if k <= 32 else 16, 4 if k == 64 else 8, 1)
     return {32: Config(64, 16, 4, 2), 64: Config(64, 16, 8, 2)}.get(k, Config(64, 32, 8, 2))
 
@@ -157,7 +159,7 @@ def sketch_(scratch: Mapping[str, Tensor], pointers: Tensor, matrices: int, k: i
         pointers: `(b,)` int64, the address of each matrix.
     """
     tiles = scratch["tiles"]
-    variant = _variant(dtype, k, config(k, capability(tiles.device)))
+    variant = sketch_variant(dtype, k, config(k, capability(tiles.device)))
     tensors = {
         n: scratch[n.removeprefix("p_")] for n in sketch_kernel.arg_names if n.startswith("p_") and n != POINTERS
     }
@@ -180,7 +182,7 @@ NARROW = tuple(dtype for dtype in DTYPES if dtype != torch.float64)
 """Dtypes whose products are exact in FP64."""
 
 
-def _variant(dtype: torch.dtype, k: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+def sketch_variant(dtype: torch.dtype, k: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
     return Variant(
         kernel=sketch_kernel,
         signature={
@@ -199,4 +201,4 @@ def variants() -> Iterator[Variant]:
     """FP16 is left out: it is BF16 but for one conversion."""
     for k in KS:
         for c, architectures in chosen(partial_(config, k)).items():
-            yield from (_variant(dtype, k, c, architectures) for dtype in (torch.bfloat16, torch.float32))
+            yield from (sketch_variant(dtype, k, c, architectures) for dtype in (torch.bfloat16, torch.float32))

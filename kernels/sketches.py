@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from fastrank.kernels import ldl
+from fastrank.kernels import compare, conclude, ldl, power, rotate, sketch, sketch_gram
 from fastrank.kernels.compare import compare_
 from fastrank.kernels.conclude import conclude_
 from fastrank.kernels.device import capability, current, there
@@ -21,7 +21,22 @@ from fastrank.kernels.sketch import config, sketch_
 from fastrank.kernels.sketch_gram import basis_grams_, product_grams_
 from fastrank.kernels.sketch_table import View, is_complete, tables
 from fastrank.kernels.table import Shape, rows_of
+from fastrank.kernels.variant import Variant
 from torch import Tensor
+
+
+def variants_of(dtype: torch.dtype, k: int, device: torch.device) -> list[Variant]:
+    """What all launches of sketches of one dtype and k specialise their kernels on."""
+    at = capability(device)
+    return [
+        sketch.sketch_variant(dtype, k, config(k, at)),
+        *(sketch_gram.sketch_gram_variant(products, k, sketch_gram.config(k, at)) for products in (True, False)),
+        compare.compare_variant(k),
+        ldl.variant_of(ldl.factor_kernel, ldl.config(at), IN_PLACE=False),
+        conclude.conclude_variant(k),
+        rotate.rotate_variant(k, rotate.config(k, at)),
+        power.lift_variant(k),
+    ]
 
 
 class Sketches:

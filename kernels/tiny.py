@@ -1,4 +1,4 @@
-"""Tiny: the inertia of every matrix with r <= 64 (32 from sm_100 on) of a ragged batch, in one launch a size.
+"""Tiny: the inertia of every matrix with r <= 64 (32 where tiles are small) of a ragged batch, in one launch a size.
 
     counts[i, s] = number of eigenvalues of W_i W_i^T above shift[i, s],  growth[i, s], trace[i] = ||W_i||_F^2
 
@@ -8,6 +8,11 @@ One program a matrix: the Gram is summed and eliminated in registers and never w
 Bytes: r n of W, once. Flops: 2 r^2 n for the Gram (both triangles) and, for each shift, BLOCK steps that each touch
 3 BLOCK^2 elements: at most 64 x 3 x 4096 = 0.8 MFLOP, but one after the other: the steps' latency bounds a small
 batch, about 64 x 0.3 us a shift (an estimate; not measured).
+
+Tried, by what the compiler makes of it:
+    sm_86, sm_89     BLOCK 16, 2 warps and BLOCK 32, 8 warps, as on sm_120: 4 bytes spilled; 1 and 4 warps, two stages:
+                     none. BLOCK 64: none either, at up to 255 registers, but left out: its 0.8 MFLOP a shift are
+                     several times what blocks of 16 take (`fastrank.kernels.ldl`), and FP64 is slow there
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from fastrank.kernels.device import chosen
+from fastrank.kernels.device import chosen, wide_tiles
 from fastrank.kernels.elimination import UNIT, factor_block, shift_of
 from fastrank.kernels.ldl import Problems
 from fastrank.kernels.product import DTYPES, sum_products
@@ -38,8 +43,8 @@ class Config(NamedTuple):
 
 def config(rows: int, capability: tuple[int, int]) -> Config | None:
     """For matrices of `rows` rows, at least 1; None for those that are too large."""
-    # From sm_100 on products of 64 x 64 have no tensor core under Triton 3.6, and too few registers.
-    known = ((16, 2, 1), (32, 8, 1)) if capability[0] >= 10 else ((16, 1, 2), (32, 4, 2), (64, 8, 2))
+    narrow = ((16, 2, 1), (32, 8, 1)) if capability[0] >= 10 else ((16, 1, 2), (32, 4, 2))
+    known = (*narrow, (64, 8, 2)) if wide_tiles(capability) else narrow
     found = (Config(*c) for c in known if rows <= c[0])
     return next(found, None)
 

@@ -7,8 +7,9 @@ every architecture, and fails for a kernel without one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 
@@ -43,6 +44,12 @@ class Variant:
         """The launch's options: a launcher that passes `**variant.options` runs what was compiled ahead of time."""
         options = {name: getattr(self, name) for name in ("num_warps", "num_stages", "enable_fp_fusion")}
         return options if self.maxnreg is None else options | {"maxnreg": self.maxnreg}
+
+    @cached_property
+    def key(self) -> Hashable:
+        """What tells it from every other variant."""
+        sorted_ = (tuple(sorted((n, str(x)) for n, x in given.items())) for given in (self.signature, self.constexprs))
+        return (self.kernel.__module__, self.kernel.__name__, *sorted_, *self.options.items())
 
     def __str__(self) -> str:
         names = [self.label] if self.label else []

@@ -17,7 +17,7 @@ PYTHON = [
 
 STANDARD = set(sys.stdlib_module_names)
 CORE = STANDARD | {"torch", "numpy"}
-OPTIONAL = {"pyarrow", "pandas", "cupy"}  # imported inside functions, where a user asks for what they serve
+OPTIONAL = {"pyarrow", "pandas", "cupy", "triton"}  # imported inside functions, where a user asks for what they serve
 
 
 def imports(path: Path, *, inside_functions: bool) -> set[str]:

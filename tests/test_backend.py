@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sysconfig
+import warnings
+
+import pytest
 import torch
 
 from fastrank import backend
@@ -14,9 +18,23 @@ def test_on_a_cpu_small_matrices_take_eigenvalues():
         assert backend.counting(cpu, limit + 1, purpose) == "inertia"
 
 
+CUDA = torch.device("cuda")
+
+
+@pytest.fixture
+def _afresh():
+    """Nothing that was found out about this machine is remembered, before or after."""
+    for remembered in (backend.why_triton_fails, backend._warn_once):
+        remembered.cache_clear()
+    yield
+    for remembered in (backend.why_triton_fails, backend._warn_once):
+        remembered.cache_clear()
+
+
 def test_kernels_serve_cuda_where_triton_is_and_eigenvalues_where_it_is_not(monkeypatch):
     cuda = torch.device("cuda")
     monkeypatch.setattr(backend, "installed", lambda package: True)
+    monkeypatch.setattr(backend, "why_triton_fails", lambda: "")
     assert backend.kernels_serve(cuda)
     assert not backend.kernels_serve(torch.device("cpu"))
     monkeypatch.setattr(backend, "installed", lambda package: False)
@@ -37,3 +55,30 @@ def test_report_names_the_limits_in_force():
 def test_installed_looks_without_importing():
     assert backend.installed("torch")
     assert not backend.installed("no_such_package_anywhere")
+
+
+@pytest.mark.usefixtures("_afresh")
+@pytest.mark.parametrize("missing", ["compiler", "named compiler", "headers", "nothing"])
+def test_what_triton_lacks_is_warned_of_once_and_named(monkeypatch, tmp_path, missing):
+    """Triton is installed and cannot build its launchers: PyTorch serves, where a first step used to end in an error."""
+    pytest.importorskip("triton")
+    monkeypatch.delenv("CC", raising=False)
+    (tmp_path / "gcc").touch(mode=0o755)
+    (tmp_path / "Python.h").touch()
+    monkeypatch.setenv("PATH", str(tmp_path / "empty" if missing == "compiler" else tmp_path))
+    if missing == "named compiler":
+        monkeypatch.setenv("CC", "no-such-compiler -O1")
+    headers = tmp_path / "empty" if missing == "headers" else tmp_path
+    monkeypatch.setattr(sysconfig, "get_paths", lambda scheme: {"include": str(headers)})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        served = [backend.kernels_serve(CUDA) for _ in range(3)]
+    said = {"compiler": "neither gcc nor clang", "named compiler": "no-such-compiler", "headers": "no Python.h"}
+    assert served == [missing == "nothing"] * 3
+    assert [said[missing] in str(warning.message) for warning in caught] == [True] * (missing != "nothing")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    if missing != "nothing":
+        told = [choice for choice in backend.report() if choice.device == "a GPU"]
+        assert {choice.operation for choice in told} >= {"rank", "tracking", "svd_lowrank", "SGD"}
+        assert all(said[missing] in choice.reason for choice in told)

@@ -19,23 +19,31 @@ MOST = 255  # registers a thread can have
     [
         # 32 * 32 = 1024 registers a warp, 16 warps a quarter: all 64, in 16 blocks of 4.
         ("sm_80", 32, 4, 0, Occupancy(16, 1.0, "warps")),
+        ("sm_86", 32, 4, 0, Occupancy(12, 1.0, "warps")),
+        ("sm_89", 32, 4, 0, Occupancy(12, 1.0, "warps")),
         ("sm_120", 32, 4, 0, Occupancy(12, 1.0, "warps")),
         # 185 * 32 = 5920, allocated as 6144: 2 warps a quarter of 16384, 8 an SM, which is one block.
         ("sm_90", 185, 8, 0, Occupancy(1, 8 / 64, "registers")),
         # 168 * 32 = 5376 registers leave 3 warps a quarter; one register more is allocated as 5632, which leaves 2.
         ("sm_100", 168, 4, 0, Occupancy(3, 12 / 64, "registers")),
         ("sm_100", 169, 4, 0, Occupancy(2, 8 / 64, "registers")),
-        # Blocks of one warp run into the number of blocks: 32 of 64 warps, 24 of 48.
+        ("sm_86", 168, 4, 0, Occupancy(3, 12 / 48, "registers")),
+        # Blocks of one warp run into the number of blocks: 32 of 64 warps, 16 or 24 of 48.
         ("sm_90", 32, 1, 0, Occupancy(32, 0.5, "blocks")),
+        ("sm_86", 32, 1, 0, Occupancy(16, 16 / 48, "blocks")),
+        ("sm_89", 32, 1, 0, Occupancy(24, 0.5, "blocks")),
         ("sm_120", 32, 1, 0, Occupancy(24, 0.5, "blocks")),
         # 48 KiB + 1 KiB: 3 in 164, 4 in 228, 2 in 100.
         ("sm_80", 32, 4, 48 * KIB, Occupancy(3, 12 / 64, "shared memory")),
         ("sm_90", 32, 4, 48 * KIB, Occupancy(4, 16 / 64, "shared memory")),
+        ("sm_89", 32, 4, 48 * KIB, Occupancy(2, 8 / 48, "shared memory")),
         ("sm_120", 32, 4, 48 * KIB, Occupancy(2, 8 / 48, "shared memory")),
         # 113 KiB + 1 KiB is half of 228; with one byte more, another 128 are allocated.
         ("sm_100", 32, 4, 113 * KIB, Occupancy(2, 8 / 64, "shared memory")),
         ("sm_100", 32, 4, 113 * KIB + 1, Occupancy(1, 4 / 64, "shared memory")),
         # The largest block, and one byte more.
+        ("sm_86", 32, 4, 99 * KIB, Occupancy(1, 4 / 48, "shared memory")),
+        ("sm_86", 32, 4, 99 * KIB + 1, Occupancy(0, 0.0, "shared memory")),
         ("sm_120", 32, 4, 99 * KIB, Occupancy(1, 4 / 48, "shared memory")),
         ("sm_120", 32, 4, 99 * KIB + 1, Occupancy(0, 0.0, "shared memory")),
         # 255 registers leave 2 warps a quarter; 200 do so too, though 9 warps of 6400 are less than 65536.
@@ -61,13 +69,13 @@ CALCULATOR = """
 #include <cuda_occupancy.h>
 
 int main() {
-    int major, threads_sm, registers, warps;
+    int major, minor, threads_sm, registers, warps;
     size_t shared_sm, shared_block, shared;
-    while (scanf("%d %d %zu %zu %d %d %zu", &major, &threads_sm, &shared_sm, &shared_block, &registers, &warps, &shared)
-           == 7) {
+    while (scanf("%d %d %d %zu %zu %d %d %zu", &major, &minor, &threads_sm, &shared_sm, &shared_block, &registers,
+                 &warps, &shared) == 8) {
         cudaOccDeviceProp device;
         device.computeMajor = major;
-        device.computeMinor = 0;
+        device.computeMinor = minor;
         device.maxThreadsPerBlock = 1024;
         device.maxThreadsPerMultiprocessor = threads_sm;
         device.regsPerBlock = device.regsPerMultiprocessor = 65536;
@@ -117,7 +125,7 @@ def test_nvidias_own_calculator_agrees(name, calculator):
             (0, 1, 4000, 32 * KIB, 49 * KIB + 1, 99 * KIB, 100 * KIB, 113 * KIB, 163 * KIB, 164 * KIB, 227 * KIB),
         )
     )
-    device = f"{name[3:-1]} {architecture.warps * 32} {architecture.shared} {architecture.block_shared}"
+    device = f"{name[3:-1]} {name[-1]} {architecture.warps * 32} {architecture.shared} {architecture.block_shared}"
     lines = "\n".join(f"{device} {registers} {warps} {shared}" for registers, warps, shared in kernels)
     done = subprocess.run([calculator], input=lines, capture_output=True, text=True, check=True)
     theirs = [int(word) for word in done.stdout.split()]

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from fastrank import backend
+from fastrank import backend, compilation
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
@@ -35,6 +35,7 @@ def device():
 def served(monkeypatch):
     """The library's own functions take the kernels, on a CPU too."""
     monkeypatch.setattr(backend, "kernels_serve", lambda device: device.type == DEVICE.type)
+    monkeypatch.setattr(compilation, "AHEAD", False)  # each test launches few kernels, and waits for those
 
 
 @pytest.fixture

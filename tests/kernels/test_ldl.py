@@ -152,7 +152,7 @@ def test_two_runs_give_the_same_bits(device, monkeypatch):
 
 
 def test_configurations_hold_what_they_are_given():
-    for at in ((8, 0), (9, 0), (10, 0), (12, 0)):
+    for at in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)):
         assert (
             ldl_windows.WINDOW % max(ldl.config(at).b, ldl.config(at).block_row, ldl_windows.update_config(at).b) == 0
         )

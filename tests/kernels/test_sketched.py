@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fastrank import Tolerance, columns, sketched, testing
-from fastrank.sketched import Sketched, Source
+from fastrank.sketched import Sketched
+from fastrank.source import Source
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.usefixtures("served", "short_strips")

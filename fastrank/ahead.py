@@ -1,0 +1,119 @@
+"""Ahead: every kernel that tracking a model may launch, asked for before the first one is launched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from fastrank import backend
+from fastrank.columns import all_columns
+from fastrank.compilation import compilation_of
+from fastrank.matricize import find_parameters
+from fastrank.members import DTYPES
+from fastrank.optim import SGD
+
+if TYPE_CHECKING:
+    from fastrank.kernels.sgd import Kind
+    from fastrank.kernels.variant import Variant
+
+
+class Needs(NamedTuple):
+    """Variants of kernels; see `fastrank.compilation` for the difference."""
+
+    urgent: list[Variant]
+    later: list[Variant]
+
+
+def prepare(model: nn.Module, optimizer: Optimizer | None = None) -> None:
+    """Compile all kernels that tracking `model` may launch, and wait until they are there.
+
+    Without it they are compiled in the background from the making of a `RankTracker` on: no step waits for more than
+    those that count, and sketches begin when theirs are there. Call this before a step is captured in a CUDA graph,
+    which stays as it was captured, or before steps are timed. Triton keeps what is compiled on disk, so that the next
+    process finds it.
+
+    Args:
+        model: where it is to be trained. On a device that the kernels do not serve, such as a CPU, nothing is done.
+        optimizer: whose steps will be followed. With a `fastrank.SGD` its own kernels are compiled as well.
+
+    Raises:
+        TypeError: `model` is no module, or `optimizer` no optimizer.
+        ValueError: no parameter of the model is a matrix.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, not {type(model).__name__}")
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer: expected a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    parameters, _ = find_parameters(model, None, None, None, "all")
+    found: dict[torch.device, list[Tensor]] = {}
+    for matrix in (view for parameter in parameters for view in parameter.views()):
+        found.setdefault(matrix.device, []).append(matrix)
+    for device, matrices in found.items():
+        if backend.kernels_serve(device):
+            needs = needs_of(matrices, optimizer, device)
+            compilation_of(device).request(*needs)
+            compilation_of(device).wait([*needs.urgent, *needs.later])
+
+
+def compile_ahead(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: torch.device) -> Callable[[], None]:
+    """Begins to compile what tracking `matrices` may launch, if they are on a device that the kernels serve.
+
+    Returns what waits until all is there that the first step launches: it would be compiled twice otherwise.
+    """
+    if not backend.kernels_serve(device) or any(matrix.device != device for matrix in matrices):
+        return lambda: None
+    urgent, later = needs_of(matrices, optimizer, device)
+    compilation_of(device).request(urgent, later)
+
+    def until_compiled() -> None:
+        nonlocal urgent
+        if urgent:  # once is enough
+            compilation_of(device).wait(urgent)
+            urgent = []
+
+    return until_compiled
+
+
+def needs_of(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: torch.device) -> Needs:
+    """All that measuring `matrices` after each step of `optimizer` may launch on `device`."""
+    from fastrank.kernels import launches, pointers, sgd, sgd_sketch, sketches
+    from fastrank.kernels.table import Shape
+
+    kinds = list(_kinds(optimizer))
+    scaled, guarded = (getattr(optimizer, name, None) is not None for name in ("grad_scale", "found_inf"))
+    there = [matrix for matrix in matrices if matrix.numel()]
+    dtypes = list(dict.fromkeys(matrix.dtype for matrix in there))
+    urgent = [sgd.sgd_variant(kind, scaled, guarded) for kind in kinds]
+    urgent += launches.variants_of([Shape.of(matrix).order for matrix in there], dtypes, device)
+    urgent.append(pointers.POKE)
+    later: list[Variant] = []
+    if len(there) == len(matrices) and torch.float64 not in dtypes:  # else nothing is sketched
+        choices = [(matrix.dtype, all_columns(min(matrix.shape))) for matrix in there]
+        first = dict.fromkeys((dtype, ks[0]) for dtype, ks in choices)
+        more = dict.fromkeys((dtype, k) for dtype, ks in choices for k in ks if (dtype, k) not in first)
+        for dtype, k in [*first, *more]:
+            later += sketches.variants_of(dtype, k, device)
+            fused = (
+                sgd_sketch.sgd_sketch_variant(kind, k, device, scaled, guarded) for kind in kinds if kind.dtype == dtype
+            )
+            later += [variant for variant in fused if variant is not None]
+    return Needs(urgent, later)
+
+
+def _kinds(optimizer: Optimizer | None) -> Iterable[Kind]:
+    """Of the parameters that the kernels step, without duplicates."""
+    if not isinstance(optimizer, SGD):
+        return ()
+    from fastrank.kernels.sgd import Kind
+
+    groups = [group for group in optimizer.param_groups if not isinstance(group["momentum"], Tensor)]
+    return dict.fromkeys(
+        Kind(param.dtype, float(group["momentum"]), float(group["dampening"]), group["nesterov"], group["maximize"])
+        for group in groups
+        for param in group["params"]
+        if param.dtype in DTYPES
+    )

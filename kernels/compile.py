@@ -1,0 +1,151 @@
+"""Compile: kernels made ready without being launched, in this process or, into Triton's cache, in any other.
+
+    store   variant, architecture -> Triton's cache on disk: kernel and C launcher. Needs no GPU and no driver
+    warm    variant, device -> what a launch looks for in this process; from the cache on disk if it is there
+
+As a command, `python -m fastrank.kernels.compile`, it stores the variants that it is given on its standard input (see
+`packed`), by several threads, and ends when that input is closed, so that it does not outlive whoever asked for it. A
+process of its own, because a compiler holds the lock of Python's interpreter for up to 0.1 s at a time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import importlib
+import os
+import pickle
+import sys
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from fastrank.kernels.device import current
+from fastrank.kernels.variant import Variant
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import MockTensor
+
+NICENESS = 10
+"""How much the process gives way to others, as `nice` counts it."""
+_POINTERS = {
+    "*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float32, "*fp64": torch.float64,
+    "*i32": torch.int32, "*i64": torch.int64,
+}  # fmt: skip
+
+
+def target_of(device: torch.device) -> GPUTarget:
+    """What kernels for `device` are compiled for."""
+    with current(device):
+        return triton.runtime.driver.active.get_current_target()
+
+
+def source_of(variant: Variant) -> ASTSource:
+    """A variant as Triton's compiler takes it.
+
+    Raises:
+        ValueError: signature and compile-time arguments are not together the kernel's arguments.
+    """
+    kernel = variant.kernel
+    if sorted([*variant.signature, *variant.constexprs]) != sorted(kernel.arg_names):
+        raise ValueError(
+            f"signature {list(variant.signature)} and constexprs {list(variant.constexprs)} are together "
+            f"not the arguments {kernel.arg_names}"
+        )
+    signature: dict[str, str] = {}
+    attributes: dict[tuple[int], list[list[object]]] = {}
+    for i, name in enumerate(kernel.arg_names):
+        signature[name], _, divisor = variant.signature.get(name, "constexpr").partition(":")
+        if divisor not in ("", "16"):
+            raise ValueError(f"{name} is {variant.signature[name]!r}, but Triton knows divisibility by 16 only")
+        if divisor:
+            attributes[i,] = [["tt.divisibility", 16]]
+    return ASTSource(fn=kernel, signature=signature, constexprs=dict(variant.constexprs), attrs=attributes)
+
+
+def is_stored(variant: Variant, target: GPUTarget) -> bool:
+    """Whether Triton's cache on disk has it. Where Triton cannot be asked in this way, nothing is."""
+    try:
+        from triton._C.libtriton import get_cache_invalidating_env_vars
+        from triton.compiler import get_cache_key, make_backend
+        from triton.runtime.cache import get_cache_manager
+
+        source, backend = source_of(variant), make_backend(target)
+        options = backend.parse_options(dict(variant.options, **source.parse_options()))
+        key = get_cache_key(source, backend, options, env_vars=get_cache_invalidating_env_vars())
+        name = f"{source.name[:150]}.json"
+        return name in (get_cache_manager(hashlib.sha256(key.encode()).hexdigest()).get_group(name) or {})
+    except (ImportError, TypeError, AttributeError):
+        return False
+
+
+def store(variant: Variant, target: GPUTarget) -> None:
+    """Compiles a variant into Triton's cache, and its C launcher where Triton makes one for each."""
+    compiled = triton.compile(source_of(variant), target=target, options=variant.options)
+    # The launcher needs CUDA's library to be loaded. Where that cannot be, the first launch makes it.
+    with contextlib.suppress(Exception):
+        from triton.backends.nvidia.driver import CudaLauncher
+
+        CudaLauncher(compiled.src, compiled.metadata)
+
+
+def warm(variant: Variant, device: torch.device) -> None:
+    """Has a launch of `variant` on `device` find its kernel compiled. No CUDA call is made."""
+    kernel = variant.kernel
+    values = [
+        variant.constexprs[name] if name in variant.constexprs else _stand_in(variant.signature[name])
+        for name in kernel.arg_names
+    ]
+    with current(device):
+        compiled = kernel.warmup(*values, grid=(1,), **variant.options)
+        triton.runtime.driver.active.launcher_cls(compiled.src, compiled.metadata)
+
+
+def _stand_in(kind: str) -> Any:
+    """An argument that Triton takes for one of that type: see `Variant.signature`."""
+    name, _, divisor = kind.partition(":")
+    if name in _POINTERS:
+        return MockTensor(_POINTERS[name])  # its address is a multiple of 16
+    return 1.0 if name.startswith("fp") else 16 if divisor else 3
+
+
+def packed(variants: Iterable[Variant], target: GPUTarget, threads: int) -> bytes:
+    """What the command is given."""
+    named = [replace(v, kernel=(v.kernel.__module__, v.kernel.__name__)) for v in variants]
+    body = pickle.dumps((named, (target.backend, target.arch, target.warp_size), threads))
+    return len(body).to_bytes(8, "little") + body
+
+
+def _unpacked() -> tuple[list[Variant], GPUTarget, int]:
+    size = int.from_bytes(sys.stdin.buffer.read(8), "little")
+    named, target, threads = pickle.loads(sys.stdin.buffer.read(size))
+    found = [replace(v, kernel=getattr(importlib.import_module(v.kernel[0]), v.kernel[1])) for v in named]
+    return found, GPUTarget(*target), threads
+
+
+def _end_with_the_input() -> None:
+    sys.stdin.buffer.read(1)
+    os._exit(1)
+
+
+def main() -> int:
+    variants, target, threads = _unpacked()
+    threading.Thread(target=_end_with_the_input, daemon=True).start()
+    os.nice(NICENESS)
+    folder = Path(triton.knobs.cache.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    # The processes of one training all ask for the same: one compiles, and the others find it done.
+    with (folder / "fastrank.lock").open("w") as lock, ThreadPoolExecutor(threads) as pool:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        list(pool.map(lambda variant: is_stored(variant, target) or store(variant, target), variants))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""A script for test_ahead.py: tracked steps above a driver that launches nothing, and what is compiled meanwhile.
+
+Prints JSON: for each step its milliseconds and how many kernels were compiled in it, by the thread that stepped; then
+whether the optimizer's step was fused with sketches at last.
+"""
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import fake_driver
+
+fake_driver.install(Path(os.environ["TRITON_CACHE_DIR"]))
+fake_driver.serve_the_cpu()
+
+import torch  # noqa: E402
+import triton.compiler  # noqa: E402
+from torch import nn  # noqa: E402
+
+import fastrank  # noqa: E402
+
+torch.set_num_threads(1)
+compiled = 0
+compile_ = triton.compiler.compile
+
+
+def noted(*args, **options):
+    global compiled
+    compiled += threading.current_thread() is threading.main_thread()
+    return compile_(*args, **options)
+
+
+triton.compiler.compile = noted
+model = nn.Sequential(nn.Linear(64, 40), nn.Linear(200, 100))
+for parameter in model.parameters():
+    parameter.grad = torch.zeros_like(parameter)
+optimizer = fastrank.SGD(model.parameters(), lr=0.1, momentum=0.9)
+tracker = fastrank.RankTracker(model, optimizer)
+sketches = tracker._measurer._sketch._sketched
+steps = []
+
+
+def step():
+    before, started = compiled, time.perf_counter()
+    optimizer.step()
+    steps.append([1e3 * (time.perf_counter() - started), compiled - before])
+
+
+step()
+deadline = time.monotonic() + 240
+while sketches.columns != [64, 32]:
+    assert time.monotonic() < deadline
+    if sketches.columns:
+        sketches.adapt([0, 20])  # the host has heard of a rank that has grown
+    step()
+    time.sleep(0.05)
+for _ in range(2):
+    step()
+fused = [len(group.compiled) for group in sketches._groups]
+print(json.dumps({"steps": steps, "columns": sketches.columns, "fused": fused}))
