@@ -22,6 +22,7 @@ from pathlib import Path
 
 import gpu_plan
 import gpu_tables
+import results
 import stages
 from gpu_plan import ROOT, Drill
 
@@ -79,6 +80,13 @@ def within_limits(results: Path) -> list[str]:
     return complaints + ([f"{len(files)} files"] if len(files) > MOST_FILES else [])
 
 
+def missing(drill: Drill, name: str) -> list[str]:
+    """What a command has not left behind though all its stages ended well: files, or a single measured row."""
+    lacking = [file for file in gpu_plan.FILES[name] if not (drill.folder / file).exists()]
+    timed = [row for row in results.load(drill.rows) if results.time_ms(row) and row["operation"] != "roof"]
+    return lacking + ([] if timed or name == "reproduce" else ["measured rows"])
+
+
 def _end(number: int, frame: types.FrameType | None) -> None:
     """Stopped from outside: the stage that runs ends as well, and what came before it is written already."""
     stages.stop()
@@ -97,16 +105,20 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _end)
     drill = drill_of(options)
     drill.scratch.mkdir(parents=True, exist_ok=True)
-    planned = gpu_plan.PLANS[options.drill](drill)
+    planned = gpu_plan.plan(options.drill, drill)
     print(f"{options.drill}: {len(planned)} stages, at most {gpu_plan.seconds(planned):.0f} s", flush=True)
     outcomes = stages.run(options.drill, planned, drill.folder, environment_of(drill))
     for line in gpu_tables.summary(drill, outcomes):
         print(line)
     if not options.rehearse and (complaints := within_limits(options.results)):
         print("more than comes back:", "; ".join(complaints))
-    bad = [outcome.stage.name for outcome in outcomes if outcome.status in ("failed", "too long")]
+    ends = {stage.name: (end,) for stage, end in zip(gpu_plan.PLANTED, gpu_plan.PLANTED_ENDS, strict=True)}
+    right = {outcome.stage.name: ends.get(outcome.stage.name, ("ok", "skipped")) for outcome in outcomes}
+    bad = [name for outcome in outcomes if outcome.status not in right[name := outcome.stage.name]]
+    if lacking := missing(drill, options.drill):
+        print("there is no", ", no ".join(lacking))
     print(f"{options.drill}: {'failed: ' + ', '.join(bad) if bad else 'all stages ended well'}")
-    return bool(bad)
+    return bool(bad or lacking)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Where a tracked step's time goes on the device: a row for each kernel of a ResNet-18 step in a CUDA graph.
 
-    python bench/gpu_profile.py [--device cuda] [--results FILE.csv] [--replays 20]
+    python bench/gpu_profile.py [--device cuda] [--results FILE.csv] [--replays 20] [--cases decided ...]
 
     decided    every matrix has rank 8: the sketches prove it, and the counting kernels return at once
     counted    Gaussian matrices: the sketches leave every rank open, and all matrices are counted
@@ -120,11 +120,12 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
     parser.add_argument("--results", type=Path, help="where all rows go, case after case")
     parser.add_argument("--replays", type=int, default=20)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES, help="default: all")
     options = parser.parse_args()
     replays = options.replays if options.device.type == "cuda" else 1
     rows: list[dict[str, object]] = []
     totals = []
-    for case in CASES:
+    for case in options.cases:
         call = repeated(prepared(case, options.device), options.device)
         own = table(case, replays, events(call, replays, options.device))
         totals.append(f"{case} {sum(float(str(row['us'])) for row in own):.0f}")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import gpu
@@ -58,6 +59,16 @@ def test_every_command_of_a_plan_knows_its_options(drill):
             assert unknown == ["--no-such-option"], words
 
 
+@pytest.mark.parametrize("name", gpu_plan.PLANS)
+def test_a_rehearsal_has_every_stage_and_two_that_go_wrong(drill, name):
+    real, rehearsed = (gpu_plan.plan(name, replace(drill, rehearsed=flag)) for flag in (False, True))
+    assert real == gpu_plan.PLANS[name](drill)
+    planted = [stage for stage in rehearsed if stage in gpu_plan.PLANTED]
+    assert planted == list(gpu_plan.PLANTED)
+    without_tools = {stage.name for stage in real if stage.command[0] != "compute-sanitizer"}
+    assert {stage.name for stage in rehearsed if stage not in planted} >= without_tools
+
+
 def test_what_is_timed_runs_alone_and_what_a_package_lacks_for_is_named(drill):
     planned = {stage.name: stage for name in gpu_plan.PLANS for stage in gpu_plan.PLANS[name](drill)}
     assert all(not planned[name].group for name in ("own rows", "rivals", "profile", "stacked trials", "training"))
@@ -70,10 +81,11 @@ def test_all_of_a_command_keeps_within_eight_files(drill, tmp_path):
     """Every file that a stage is told to write, with those of the runner, in all three commands together."""
     words = {word for name in gpu_plan.PLANS for stage in gpu_plan.PLANS[name](drill) for word in stage.command}
     named = {Path(word) for word in words if word.startswith(str(tmp_path)) and Path(word).suffix}
-    by_themselves = {drill.folder / name for name in ("stages.csv", "log.txt")}
-    by_report = {drill.folder / name for name in ("history.parquet", "report.html", "summary.csv")}
-    assert len(named | by_themselves | by_report) == 8
-    for path in named | by_themselves | by_report:
+    left = {drill.folder / name for names in gpu_plan.FILES.values() for name in names}
+    assert named <= left | {drill.rows}
+    assert len(named | left) == 8
+    assert gpu.missing(drill, "measure") == [*gpu_plan.FILES["measure"], "measured rows"]
+    for path in named | left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     assert gpu.within_limits(tmp_path) == []
