@@ -56,7 +56,7 @@ def _rows_of(device: str) -> str:
 
 def environment_of(drill: Drill) -> dict[str, str]:
     """Of every stage: what is installed there comes first, and nothing waits in a buffer when a limit strikes."""
-    paths = [str(ROOT / "build" / "links"), str(ROOT / "build" / "site"), str(ROOT / "bench")]
+    paths = [str(ROOT / "build" / "links"), str(ROOT / "build" / "carried"), str(ROOT / "bench")]
     before = os.environ.get("PYTHONPATH")
     commit = drill.carry / "commit"  # of a copy of the tree that has no repository
     known = {"FASTRANK_COMMIT": commit.read_text().strip()} if commit.exists() else {}

@@ -2,7 +2,7 @@
 
     python bench/gpu_install.py [FOLDER OF WHEELS]
 
-Wheels go to build/site. The tree is installed as `pip install --no-deps --no-build-isolation -e .` does; where that
+Wheels go to build/carried. The tree is installed as `pip install --no-deps --no-build-isolation -e .` does; where that
 fails (setuptools older than pyproject.toml asks for), build/links/fastrank has links to its parts. The drill has both
 folders on PYTHONPATH.
 """
@@ -16,7 +16,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LINKS, SITE = ROOT / "build" / "links", ROOT / "build" / "site"
+LINKS, SITE = ROOT / "build" / "links", ROOT / "build" / "carried"
 PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
 
 

@@ -14,7 +14,7 @@ from fastrank.measure import RaggedMeasurement, columns, measure, measure_ragged
 from fastrank.metrics import Tolerance
 from fastrank.ragged import RaggedBatch
 from fastrank.sketch_measurer import SketchMeasurer
-from fastrank.sketched import Source
+from fastrank.source import Source
 
 if TYPE_CHECKING:
     from fastrank.descent import Descent

@@ -55,8 +55,11 @@ def views_of(sources: Sequence[Source], indices: Sequence[int]) -> list[View]:
     """How each matrix of a group stands in its parameter's memory; its noise is keyed by its index."""
     from fastrank.kernels.sketch_table import View
 
-    matrices = [sources[i].matrix for i in indices]
-    return [View(sources[i].offset or 0, *m.shape, *m.stride(), i) for i, m in zip(indices, matrices, strict=True)]
+    views = []
+    for i in indices:
+        (m, n), (down, across) = sources[i].matrix.shape, sources[i].matrix.stride()
+        views.append(View(sources[i].offset or 0, m, n, down, across, i))
+    return views
 
 
 def whole(sources: Sequence[Source]) -> bool:

@@ -112,9 +112,10 @@ class Sketched:
             kind = descent.kind_of(rows)
             if kind is None or not whole(own):
                 continue
-            form = (kind, *(flag is not None for flag in flags))
+            scaled, guarded = (flag is not None for flag in flags)
+            form = (kind, scaled, guarded)
             if form not in group.compiled:
-                variant = sgd_sketch_variant(kind, group.sketches.k, self._device, *form[1:])
+                variant = sgd_sketch_variant(kind, group.sketches.k, self._device, scaled, guarded)
                 if variant is None or not self._compilation.ready([variant]):
                     continue
                 group.compiled.add(form)

@@ -21,7 +21,7 @@ from fastrank.measure import check_spectrum, check_tolerances, columns
 from fastrank.measurer import Measurer
 from fastrank.metrics import Tolerance
 from fastrank.parquet import write_history
-from fastrank.sketched import Source
+from fastrank.source import Source
 from fastrank.table import Layout
 
 if TYPE_CHECKING:

@@ -21,6 +21,7 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,13 @@ def main() -> int:
     # The processes of one training all ask for the same: one compiles, and the others find it done.
     with (folder / "fastrank.lock").open("w") as lock, ThreadPoolExecutor(threads) as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        list(pool.map(lambda variant: is_stored(variant, target) or store(variant, target), variants))
+        list(pool.map(partial(_store_once, target=target), variants))
     return 0
+
+
+def _store_once(variant: Variant, target: GPUTarget) -> None:
+    if not is_stored(variant, target):
+        store(variant, target)
 
 
 if __name__ == "__main__":
