@@ -17,7 +17,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import cache
 from typing import TYPE_CHECKING
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 THREADS = 2
 """Of this process. A third is no faster: a fifth of Triton's work holds the interpreter's lock."""
+PAUSE = 0.02
+"""Seconds between two variants that are looked up or loaded, some 5 ms each, while training goes on."""
 AHEAD = True
 """False: nothing is compiled before it is launched, and everything counts as ready."""
 
@@ -43,6 +45,7 @@ class Compilation:
         self._threads: list[threading.Thread] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._over = False
+        self._hurry = threading.Event()
 
     def request(self, urgent: Iterable[Variant], later: Iterable[Variant] = ()) -> None:
         """Has variants compiled that nobody has asked for yet. Returns at once."""
@@ -52,7 +55,7 @@ class Compilation:
         for variant in now:
             self._tasks.put(lambda v=variant: self._warm(v))  # type: ignore[misc]
         if then:
-            self._tasks.put(lambda: self._compile_apart(then))
+            self._tasks.put(lambda: self._compile_apart(now, then))
         if (now or then) and not self._threads:
             self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(THREADS)]
             for thread in self._threads:
@@ -67,8 +70,10 @@ class Compilation:
     def wait(self, variants: Sequence[Variant]) -> None:
         """Waits until they are `ready`."""
         self.request(variants)
+        self._hurry.set()
         for variant in variants if _is_compiled() else ():
             self._done[variant.key].exception()
+        self._hurry.clear()
 
     def _new(self, variants: Iterable[Variant]) -> list[Variant]:
         found = {v.key: v for v in variants if v.key not in self._done}
@@ -90,17 +95,25 @@ class Compilation:
         except Exception as error:  # whoever launches it is told
             done.set_exception(error)
 
-    def _compile_apart(self, variants: Sequence[Variant]) -> None:
+    def _compile_apart(self, first: Sequence[Variant], variants: Sequence[Variant]) -> None:
         from fastrank.kernels.compile import is_stored, packed, target_of
 
+        for variant in first:
+            self._done[variant.key].exception()  # the cores are theirs
         with contextlib.suppress(Exception):  # whatever is not in Triton's cache then is compiled here
             target = target_of(self._device)
-            missing = [variant for variant in variants if not is_stored(variant, target)]
+            missing = [variant for variant in self._at_leisure(variants) if not is_stored(variant, target)]
             if missing and not self._over:
                 cores = len(os.sched_getaffinity(0))
                 self._run_apart(packed(missing, target, max(1, min(4, cores // 2))))
-        for variant in variants:
+        for variant in self._at_leisure(variants):
             self._warm(variant)
+
+    def _at_leisure(self, variants: Sequence[Variant]) -> Iterator[Variant]:
+        """One after the other, with pauses for the steps that go on meanwhile, unless somebody waits."""
+        for variant in variants:
+            yield variant
+            self._hurry.wait(PAUSE)
 
     def _run_apart(self, given: bytes) -> None:
         # The folders that this process imports from, and not the one it happens to stand in.
@@ -121,6 +134,7 @@ class Compilation:
     def _stop(self) -> None:
         """At the end of the program: nothing new is begun, and what has begun is waited for."""
         self._over = True
+        self._hurry.set()
         for _ in self._threads:
             self._tasks.put(None)
         if self._process is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import runpy
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import fastrank
-from fastrank import RankTracker, Tolerance
+from fastrank import RankTracker, Tolerance, compilation
 
 pytestmark = [
     pytest.mark.gpu,
@@ -22,6 +23,11 @@ pytestmark = [
 ]
 
 TOLERANCES = [Tolerance(), Tolerance(0.04), Tolerance(0.1, "spectral"), Tolerance(0.5, "absolute")]
+
+
+@pytest.fixture(autouse=True)
+def _compiled_when_launched(monkeypatch):
+    monkeypatch.setattr(compilation, "AHEAD", False)  # what a capture finds ready must not depend on the compiler
 
 
 @contextmanager
@@ -95,21 +101,26 @@ def test_a_tolerance_that_only_a_capture_has_seen_is_counted_all_the_same():
 
 @pytest.mark.parametrize(("rows", "cols"), [(1024, 1024), (768, 3072), (4096, 4096)])
 def test_large_matrices_are_counted_by_many_programs(rows, cols):
+    """tau midway between two singular values: nearer to one, 1e-3 of tau^2 is what a count at r = 4096 leaves open."""
+    sigma = torch.logspace(0, -5, rows, dtype=torch.float64)
+    norm = sigma.norm()
+    rank = int((sigma > 1e-3 * norm).sum())
+    tau = (sigma[rank - 1] * sigma[rank]).sqrt()
+    moved = (2**-24 + 1e-10) * norm  # by rounding to FP32, and by making the matrix in FP64
+    assert ((sigma - tau).abs() > 20 * moved).all()
     generator = torch.Generator("cuda").manual_seed(rows)
     left, right = (
         torch.linalg.qr(torch.randn(n, rows, generator=generator, device="cuda", dtype=torch.float64)).Q
         for n in (rows, cols)
     )
-    sigma = torch.logspace(0, -5, rows, dtype=torch.float64, device="cuda")
-    matrix = ((left * sigma) @ right.mT).float()
-    bounds = fastrank.linalg.rank_bounds(matrix, resolve=False)
-    exact = torch.linalg.svdvals(matrix.double())
-    assert bounds.certified
-    assert bounds.lower == (exact > 1e-3 * exact.norm()).sum()
+    matrix = ((left * sigma.cuda()) @ right.mT).float()
+    bounds = fastrank.linalg.rank_bounds(matrix, Tolerance((tau / norm).item()), resolve=False)
+    assert (bounds.lower, bounds.upper) == (rank, rank)
 
 
 def test_memory_is_that_of_the_workspace(mlp):
     tracker = RankTracker(mlp.cuda())
+    gc.collect()  # or what other tests have left goes while this one measures
     before = torch.cuda.memory_allocated()
     tracker.step()
     grams_and_factors = 3 * (1 + 2 * 2) * 32 * 32 * 8  # a shift pair for the rank and one for sigma_1
@@ -201,14 +212,18 @@ def test_a_whole_training_step_with_its_ranks_in_one_graph(mlp):
                 step()
             assert tracker.latest()["0.weight"]["step"] == 3, "what is captured is not run"
         with no_waiting():
-            for _ in range(600):  # several blocks of the ring
+            for number in range(600):  # several blocks of the ring
                 if captured:
                     graph.replay()
                     tracker.replayed()
                 else:
                     step()
-        runs.append((list(model.parameters()), tracker.to_pandas()))
+                if number == 5:
+                    early = [p.detach().clone() for p in model.parameters()]
+        runs.append((early, tracker.to_pandas()))
         last = [row for _, row in sorted(tracker.latest().items())]
+        norms = [model[i].weight.detach().double().norm().item() for i in (0, 3, 5)]
+        assert [row["frobenius_norm"] for row in last] == pytest.approx(norms, rel=1e-12)
         for tolerance in [t for t in TOLERANCES if t.relative_to != "spectral"]:  # whose sigma_1 is found differently
             suffix = "" if tolerance == TOLERANCES[0] else f"@{tolerance.suffix}"
             bounds = fastrank.linalg.rank_bounds([model[i].weight for i in (0, 3, 5)], tolerance, resolve=False)
@@ -217,10 +232,12 @@ def test_a_whole_training_step_with_its_ranks_in_one_graph(mlp):
     (expected, by_steps), (parameters, by_replays) = runs
     assert by_replays.step.tolist() == [s for s in range(1, 604) for _ in range(3)]
     assert by_replays.name.tolist() == by_steps.name.tolist()
-    # A graph's products may be summed in another order, so the two runs drift apart by rounding errors.
+    # A graph's products may be summed in another order: rounding moves weights by less than 1e-6 in nine steps, and by
+    # anything in 600, where it may decide what a ReLU lets through. One step moves them by 1e-3 and more.
     for a, b in zip(expected, parameters, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
-    assert ((by_replays.frobenius_norm - by_steps.frobenius_norm).abs() <= 1e-3 * by_steps.frobenius_norm).all()
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+    first = by_steps.step <= 9
+    assert by_replays.frobenius_norm[first].tolist() == pytest.approx(by_steps.frobenius_norm[first].tolist(), rel=2e-5)
 
 
 def test_a_forgotten_replay_is_noticed(mlp):
