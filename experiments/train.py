@@ -41,22 +41,23 @@ class Training:
             weight_decay=trial.weight_decay,
             fused=True,  # leaves everything as it is where `diverged`, without the host having to know
         )
-        self.tracker = _tracker(trial, self.model, self.optimizer, layout)
         self.diverged = torch.zeros((), device=device)
-        self.steps = torch.zeros((), dtype=torch.int64, device=device)
-        self.epoch, self.seconds = 0, 0.0
-        self.accuracies: list[float] = []
+        self.optimizer.found_inf = self.diverged  # type: ignore[attr-defined]  # as GradScaler does
         tracking = trial.tracking
         captured = device.type == "cuda" and backend.kernels_serve(device)
         captured = captured and tracking.every == 1 and not tracking.spectrum_every_epochs
+        if captured:
+            fastrank.prepare(self.model, self.optimizer)
+        self.tracker = _tracker(trial, self.model, self.optimizer, layout)
+        self.steps = torch.zeros((), dtype=torch.int64, device=device)
+        self.epoch, self.seconds = 0, 0.0
+        self.accuracies: list[float] = []
         # What a graph reads and writes stays in its place: the learning rate, a batch, and a batch's loss.
         self.lr = torch.full((), trial.lr, device=device) if captured else None
         self.held: tuple[Tensor, ...] = ()
         self.loss = torch.zeros((), device=device)
         self.replay = Replay(self._step, self.tracker, device, captured)
-        self.optimizer.found_inf = self.diverged  # type: ignore[attr-defined]  # as GradScaler does
         if captured:
-            fastrank.prepare(self.model, self.optimizer)
             self._set_lr(trial.lr)
 
     def run(self) -> Iterator[Event]:

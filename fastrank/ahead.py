@@ -56,7 +56,8 @@ def prepare(model: nn.Module, optimizer: Optimizer | None = None) -> None:
         if backend.kernels_serve(device):
             needs = needs_of(matrices, optimizer, device)
             compilation_of(device).request(*needs)
-            compilation_of(device).wait([*needs.urgent, *needs.later])
+            compilation_of(device).wait(needs.urgent)
+            compilation_of(device).wait(needs.later, here=False)
 
 
 def compile_ahead(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: torch.device) -> Callable[[], None]:
@@ -83,25 +84,39 @@ def needs_of(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: to
     from fastrank.kernels import launches, pointers, sgd, sgd_sketch, sketches
     from fastrank.kernels.table import Shape
 
-    kinds = list(_kinds(optimizer))
-    scaled, guarded = (getattr(optimizer, name, None) is not None for name in ("grad_scale", "found_inf"))
+    kinds, forms = list(_kinds(optimizer)), _forms(optimizer)
     there = [matrix for matrix in matrices if matrix.numel()]
     dtypes = list(dict.fromkeys(matrix.dtype for matrix in there))
-    urgent = [sgd.sgd_variant(kind, scaled, guarded) for kind in kinds]
+    urgent = [sgd.sgd_variant(kind, *forms[0]) for kind in kinds]
     urgent += launches.variants_of([Shape.of(matrix).order for matrix in there], dtypes, device)
     urgent.append(pointers.POKE)
+    choices = [(m.dtype, all_columns(min(m.shape))) for m in there if m.dtype != torch.float64]  # which is not sketched
+    first = dict.fromkeys((dtype, ks[0]) for dtype, ks in choices)
+    more = dict.fromkeys((dtype, k) for dtype, ks in choices for k in ks if (dtype, k) not in first)
+
+    def fused(dtype: torch.dtype, k: int, form: tuple[bool, bool]) -> list[Variant]:
+        own = [kind for kind in kinds if kind.dtype == dtype]
+        made = [sgd_sketch.sgd_sketch_variant(kind, k, device, *form) for kind in own]
+        return [variant for variant in made if variant is not None]
+
     later: list[Variant] = []
-    if len(there) == len(matrices) and torch.float64 not in dtypes:  # else nothing is sketched
-        choices = [(matrix.dtype, all_columns(min(matrix.shape))) for matrix in there]
-        first = dict.fromkeys((dtype, ks[0]) for dtype, ks in choices)
-        more = dict.fromkeys((dtype, k) for dtype, ks in choices for k in ks if (dtype, k) not in first)
-        for dtype, k in [*first, *more]:
-            later += sketches.variants_of(dtype, k, device)
-            fused = (
-                sgd_sketch.sgd_sketch_variant(kind, k, device, scaled, guarded) for kind in kinds if kind.dtype == dtype
-            )
-            later += [variant for variant in fused if variant is not None]
+    for dtype, k in [*first, *more]:
+        later += [*sketches.variants_of(dtype, k, device), *fused(dtype, k, forms[0])]
+    for form in forms[1:]:
+        later += [sgd.sgd_variant(kind, *form) for kind in kinds]
+        later += [variant for dtype, k in [*first, *more] for variant in fused(dtype, k, form)]
     return Needs(urgent, later)
+
+
+def _forms(optimizer: Optimizer | None) -> list[tuple[bool, bool]]:
+    """Whether steps have a `grad_scale` and a `found_inf`: as things are first, then what else there may be.
+
+    `torch.amp.GradScaler` gives both, or after `unscale_` the second, to an optimizer made with `fused=True`, and only
+    for as long as it steps.
+    """
+    now = (getattr(optimizer, "grad_scale", None) is not None, getattr(optimizer, "found_inf", None) is not None)
+    fused = optimizer is not None and any(group.get("fused") for group in optimizer.param_groups)
+    return [now, *([(True, True), (False, True)] if fused and not any(now) else [])]
 
 
 def _kinds(optimizer: Optimizer | None) -> Iterable[Kind]:

@@ -14,7 +14,7 @@ from fastrank.measure import RaggedMeasurement, columns, measure, measure_ragged
 from fastrank.metrics import Tolerance
 from fastrank.ragged import RaggedBatch
 from fastrank.sketch_measurer import SketchMeasurer
-from fastrank.source import Source
+from fastrank.source import Copies, Source
 
 if TYPE_CHECKING:
     from fastrank.descent import Descent
@@ -33,6 +33,7 @@ class Measurer:
         self._columns = len(columns(tolerances, spectrum))
         self._groups: list[tuple[Group, Tensor]] = []
         self._grouped_for: list[tuple[torch.Size, torch.dtype, torch.device]] = []
+        self._copies = Copies()
         self._ragged: RaggedBatch | None = None
         self._sketch = SketchMeasurer(tolerances, spectrum, device)
         self._bases: dict[Group, Tensor | None] = {}
@@ -41,7 +42,7 @@ class Measurer:
     @property
     def nbytes(self) -> int:
         """Bytes of the kernels' workspace."""
-        return self._sketch.nbytes + (0 if self._ragged is None else self._ragged.nbytes)
+        return self._sketch.nbytes + self._copies.nbytes + (0 if self._ragged is None else self._ragged.nbytes)
 
     def prepare(self, sources: Sequence[Source] | None) -> None:
         """Announces a measurement after the step that is to come, which may `fuse` with it, or that none is."""
@@ -59,13 +60,14 @@ class Measurer:
 
         found_inf: on CUDA, not 0 where the step was not taken: what is carried then stays as it is.
         """
-        matrices = [source.matrix for source in sources]
         wanted = due and "singular_values" in self._spectrum
+        matrices = [source.matrix for source in sources]
         if self._by_sketch(matrices):
             values, sigma = self._sketch.measure(sources, due, found_inf)
             return values, torch.cat([sigma[i] for i in range(len(matrices))]) if wanted else None
         # Only bases of groups that still exist are kept: a matrix of a new shape starts afresh.
         if self._by_kernels(matrices):
+            matrices = [source.matrix for source in self._copies.settle(sources, write=True)]
             batch = self._batch_of(matrices)
             m = measure_ragged(batch, matrices, self._tolerances, self._spectrum, due, self._bases)
             self._bases = self._in_place(m.bases)

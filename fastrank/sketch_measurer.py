@@ -100,11 +100,10 @@ class SketchMeasurer:
         """Announces a measurement after the step that is to come, which may `fuse` with it, or that none is."""
         self._ready = sources is not None
         if sources is not None:
-            self._begun = self._begun or self._sketched.may_begin(sources)
             if self._begun:
                 self._adapt()
-                self._sketched.prepare(self._copies.settle(sources, write=False))
-            elif ring.capturing(self._device):
+            self._begun = self._sketched.prepare(self._copies.settle(sources, write=False))
+            if not self._begun and ring.capturing(self._device):
                 warnings.warn(UNCOMPILED, RuntimeWarning, stacklevel=2)
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
@@ -123,8 +122,8 @@ class SketchMeasurer:
         self._ready = False
         sources = self._copies.settle(sources, write=True)  # what was announced is from before the step
         matrices = [source.matrix for source in sources]
+        self._begun = self._begun and self._sketched.renew(sources)
         if self._begun:
-            self._sketched.renew(sources)
             bounds, top, norm = self._count(matrices, *self._sketched.prove(found_inf))
             self._sketched.count_step()
         else:

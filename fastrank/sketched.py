@@ -6,6 +6,7 @@ makes the product, and when all that is changed. The host waits for nothing.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 WARM_UP = 8
 """Products that a basis is made of before its first step: 4 iterations of a subspace that began as noise."""
+UNFUSED = (
+    "the kernel that steps and sketches at once is still being compiled: the graph that is captured does either by "
+    "itself, which is slower; call fastrank.prepare(model, optimizer), and step once, before capturing"
+)
 KINDS = ("frobenius", "spectral", "absolute")
 
 
@@ -64,37 +69,43 @@ class Sketched:
         """k of each matrix."""
         return list(self._ks)
 
-    def may_begin(self, sources: Sequence[Source]) -> bool:
-        """Whether the kernels of first sketches of these are compiled; if not they are from now on."""
-        return self._compiled(sources, [columns_of(0, min(source.matrix.shape)) for source in sources])
+    def prepare(self, sources: Sequence[Source]) -> bool:
+        """What the next products are of: `fuse` may make some, `prove` makes the others. After a step, `renew` it.
 
-    def prepare(self, sources: Sequence[Source]) -> None:
-        """What the next products are of: `fuse` may make some, `prove` makes the others. After a step, `renew` it."""
-        self._sources = list(sources)
+        False where there can be no sketches of these yet: their kernels are not compiled, or tables would have to be
+        made while a CUDA graph is captured.
+        """
         layouts = [source.layout for source in sources]
         if layouts != self._layouts:
-            self._plan(layouts, [columns_of(0, min(s.matrix.shape)) for s in sources], {})
+            ks = [columns_of(0, min(source.matrix.shape)) for source in sources]
+            if capturing(self._device) or not self._compiled(sources, ks):
+                return False
+            self._sources = list(sources)
+            self._plan(layouts, ks, {})
             for _ in range(WARM_UP):
                 self._multiply()
                 self._conclude(None)
                 self.count_step()
+        self._sources = list(sources)
         for group in self._groups:
             group.stepped = None
         if capturing(self._device):
             self._captured = True
             self._kept.append(self._groups)  # the graph reads and writes them as long as it lives
+        return True
 
-    def renew(self, sources: Sequence[Source]) -> None:
+    def renew(self, sources: Sequence[Source]) -> bool:
         """The matrices as they are after a step: some may have been replaced since `prepare`, or written once more.
 
-        A product that `fuse` has made of what is no longer there is made again.
+        A product that `fuse` has made of what is no longer there is made again. False as of `prepare`.
         """
-        if [source.layout for source in sources] != self._layouts:
-            self.prepare(sources)
+        if [source.layout for source in sources] != self._layouts and not self.prepare(sources):
+            return False
         self._sources = list(sources)
         for group in self._groups:
             if group.stepped and group.stepped != [self._sources[i].state() for i in group.indices]:
                 group.stepped = None
+        return True
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
         """Steps parameters of a descent that has been refreshed, and multiplies what is written, in one pass.
@@ -116,6 +127,9 @@ class Sketched:
             form = (kind, scaled, guarded)
             if form not in group.compiled:
                 variant = sgd_sketch_variant(kind, group.sketches.k, self._device, scaled, guarded)
+                if variant is not None and capturing(self._device):  # which can make none of the tables that it takes
+                    warnings.warn(UNFUSED, RuntimeWarning, stacklevel=2)
+                    continue
                 if variant is None or not self._compilation.ready([variant]):
                     continue
                 group.compiled.add(form)
@@ -186,7 +200,8 @@ class Sketched:
         for source, k in zip(sources, ks, strict=True):
             for own in (k, columns_of(0, min(source.matrix.shape))):
                 self._compilation.wait(variants_of(source.matrix.dtype, own, self._device))
-        self.prepare(sources)
+        if not self.prepare(sources):
+            raise RuntimeError(UNPREPARED)  # in a capture
         self._step.fill_(state["step"])
         self._plan(self._layouts, ks, bases)
 

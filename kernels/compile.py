@@ -11,7 +11,6 @@ process of its own, because a compiler holds the lock of Python's interpreter fo
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import importlib
 import os
@@ -96,16 +95,22 @@ def store(variant: Variant, target: GPUTarget) -> None:
         CudaLauncher(compiled.src, compiled.metadata)
 
 
+_binding = threading.Lock()
+
+
 def warm(variant: Variant, device: torch.device) -> None:
-    """Has a launch of `variant` on `device` find its kernel compiled. No CUDA call is made."""
+    """Has a launch of `variant` on `device` find its kernel compiled. Nothing is loaded onto the device."""
     kernel = variant.kernel
     values = [
         variant.constexprs[name] if name in variant.constexprs else _stand_in(variant.signature[name])
         for name in kernel.arg_names
     ]
     with current(device):
+        driver = triton.runtime.driver.active
+        with _binding:  # or a second thread would begin a cache of its own, and what is in the first be lost
+            _ = kernel.device_caches[driver.get_current_device()]
         compiled = kernel.warmup(*values, grid=(1,), **variant.options)
-        triton.runtime.driver.active.launcher_cls(compiled.src, compiled.metadata)
+        driver.launcher_cls(compiled.src, compiled.metadata)
 
 
 def _stand_in(kind: str) -> Any:
@@ -131,11 +136,14 @@ def _unpacked() -> tuple[list[Variant], GPUTarget, int]:
 
 
 def _end_with_the_input() -> None:
-    sys.stdin.buffer.read(1)
+    os.read(0, 1)  # no lock of Python's is held meanwhile, so that the process can end by itself as well
     os._exit(1)
 
 
 def main() -> int:
+    """Prints the number of each variant that Triton's cache has by now."""
+    import fcntl
+
     variants, target, threads = _unpacked()
     threading.Thread(target=_end_with_the_input, daemon=True).start()
     os.nice(NICENESS)
@@ -144,14 +152,18 @@ def main() -> int:
     # The processes of one training all ask for the same: one compiles, and the others find it done.
     with (folder / "fastrank.lock").open("w") as lock, ThreadPoolExecutor(threads) as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        list(pool.map(partial(_store_once, target=target), variants))
+        for number, _ in enumerate(pool.map(partial(_store_once, target=target), variants)):
+            print(number, flush=True)
     return 0
 
 
 def _store_once(variant: Variant, target: GPUTarget) -> None:
-    if not is_stored(variant, target):
-        store(variant, target)
+    with contextlib.suppress(Exception):  # the launch that needs it will say what is wrong
+        if not is_stored(variant, target):
+            store(variant, target)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # a thread still waits for the input

@@ -1,7 +1,7 @@
-"""A script for test_ahead.py: tracked steps above a driver that launches nothing, and what is compiled meanwhile.
+"""A script for test_compilation.py: tracked steps above a driver that launches nothing, and what is compiled meanwhile.
 
-Prints JSON: for each step its milliseconds and how many kernels were compiled in it, by the thread that stepped; then
-whether the optimizer's step was fused with sketches at last.
+Prints JSON: for each step its milliseconds and how many kernels the thread that steps has compiled in it, which kernels
+this process has compiled or loaded twice, and how many columns sketches had and forms of a fused step at last.
 """
 
 import json
@@ -22,14 +22,17 @@ from torch import nn  # noqa: E402
 import fastrank  # noqa: E402
 
 torch.set_num_threads(1)
-compiled = 0
+compiled, seen, twice = 0, set(), []
 compile_ = triton.compiler.compile
 
 
-def noted(*args, **options):
+def noted(source, **options):
     global compiled
     compiled += threading.current_thread() is threading.main_thread()
-    return compile_(*args, **options)
+    key = source.hash(), str(options["options"])
+    twice.extend([source.name] if key in seen else [])
+    seen.add(key)
+    return compile_(source, **options)
 
 
 triton.compiler.compile = noted
@@ -50,7 +53,7 @@ def step():
 
 step()
 deadline = time.monotonic() + 240
-while sketches.columns != [64, 32]:
+while sketches.columns != [64, 32] or not all(group.compiled for group in sketches._groups):
     assert time.monotonic() < deadline
     if sketches.columns:
         sketches.adapt([0, 20])  # the host has heard of a rank that has grown
@@ -59,4 +62,4 @@ while sketches.columns != [64, 32]:
 for _ in range(2):
     step()
 fused = [len(group.compiled) for group in sketches._groups]
-print(json.dumps({"steps": steps, "columns": sketches.columns, "fused": fused}))
+print(json.dumps({"steps": steps, "columns": sketches.columns, "fused": fused, "twice": twice}))

@@ -60,7 +60,7 @@ def test_installed_looks_without_importing():
 @pytest.mark.usefixtures("_afresh")
 @pytest.mark.parametrize("missing", ["compiler", "named compiler", "headers", "nothing"])
 def test_what_triton_lacks_is_warned_of_once_and_named(monkeypatch, tmp_path, missing):
-    """Triton is installed and cannot build its launchers: PyTorch serves, where a first step used to end in an error."""
+    """Triton is installed and cannot build its launchers: PyTorch serves, where a first step used to raise."""
     pytest.importorskip("triton")
     monkeypatch.delenv("CC", raising=False)
     (tmp_path / "gcc").touch(mode=0o755)

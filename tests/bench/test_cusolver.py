@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import weakref
 
 import cusolver
 import pytest
@@ -139,6 +140,28 @@ def test_what_goes_wrong_is_said(solver, library):
         solver.eigenvalues(diagonals(3, 5)[0])
     with pytest.raises(RuntimeError, match="cusolverDnXgesvdp returned 6"):
         solver.singular_values(torch.randn(4, 6))
+
+
+def test_the_space_on_the_host_is_kept_until_the_device_is_done(solver, monkeypatch):
+    """A call returns at once, and the library may still read from it or write to it."""
+    made, kept = [], []
+    allocate, converged = ctypes.create_string_buffer, cusolver._converged
+
+    def allocated(size):
+        buffer = allocate(size)
+        made.append(weakref.ref(buffer))
+        return buffer
+
+    def waits(name, info):
+        kept.append(made[-1]() is not None)
+        converged(name, info)
+
+    monkeypatch.setattr(ctypes, "create_string_buffer", allocated)
+    monkeypatch.setattr(cusolver, "_converged", waits)
+    solver.eigenvalues(diagonals(3, 5)[0])
+    solver.singular_values(torch.randn(4, 6))
+    assert kept == [True, True]
+    assert [buffer() for buffer in made] == [None, None]
 
 
 def test_the_fake_notices_what_it_is_given(solver):

@@ -96,10 +96,14 @@ def test_a_rival_that_fails_late_is_a_row_too(harness):
         harness.again(SmallRank(), "small", Provider("soon", of(soon)))
 
 
-def test_a_call_that_is_too_long_is_skipped(harness):
+def test_a_call_that_is_too_long_has_one_time(harness):
     harness.budget = Budget(seconds=0.01, longest=1e-9)
-    with pytest.raises(Skipped, match="s a call"):
-        harness.row(SmallRank(), "small", Provider("slow", of(ranks), strict=True), never)
+    provider = Provider("slow", of(ranks), strict=True)
+    row = harness.row(SmallRank(), "small", provider, never)
+    assert (row["status"], row["error"], row["rounds"], row["note"]) == ("ok", 0.0, 1, "one call, the second")
+    assert row["wall_ms"] == row["wall_p20_ms"] == row["wall_p80_ms"] > 0
+    with pytest.raises(Skipped, match="not timed before"):
+        harness.again(SmallRank(), "small", provider)
 
 
 def test_a_first_call_that_is_far_too_long_is_the_only_one(harness):
@@ -111,11 +115,42 @@ def test_a_first_call_that_is_far_too_long_is_the_only_one(harness):
         return ranks(matrices)
 
     harness.budget = Budget(seconds=0.01, longest=0.02)
-    with pytest.raises(Skipped, match=r"takes 0\.\d s for its first call"):
-        harness.row(SmallRank(), "small", Provider("slow", of(slow)), never)
+    row = harness.row(SmallRank(), "small", Provider("slow", of(slow)), never)
     assert next(calls) == 1
+    assert (row["status"], row["rounds"]) == ("ok", 1)
+    assert row["note"] == "one call, the first, which loads libraries too"
+    assert 50 <= row["wall_ms"] < 2000
+    assert row["roof_ms"] > 0
+    with pytest.raises(Skipped, match="not timed before"):
+        harness.again(SmallRank(), "small", Provider("slow", of(slow)))
     with pytest.raises(Skipped, match="would take about"):  # five hundred times the work
         harness.row(SmallRank(), "large", Provider("slow", of(slow)), never)
+
+
+def test_a_slow_call_that_is_wrong_has_no_time(harness):
+    def slow(matrices):
+        time.sleep(0.05)
+        return ranks(matrices, off=1)
+
+    harness.budget = Budget(seconds=0.01, longest=0.02)
+    row = harness.row(SmallRank(), "small", Provider("slow", of(slow)), never)
+    assert row["status"] == "wrong"
+    assert not {"wall_ms", "rounds", "note"} & set(row)
+
+
+def test_the_time_of_a_first_answer_is_shared_by_the_calls_that_make_it(harness):
+    class Twice(SmallRank):
+        checked_calls = 2
+
+        def answer(self, call):
+            return [call() for _ in range(2)][-1]
+
+    def slow(matrices):
+        time.sleep(0.1)
+        return ranks(matrices)
+
+    harness.budget = Budget(seconds=0.01, longest=0.02)
+    assert 100 <= harness.row(Twice(), "small", Provider("slow", of(slow)), never)["wall_ms"] < 200
 
 
 @pytest.mark.parametrize("options", [{"strict": True}, {"buffers": 1}])
@@ -153,9 +188,12 @@ def test_what_is_not_there_is_skipped_by_name(harness):
 def test_what_a_smaller_workload_has_shown_to_be_hopeless_is_skipped(harness):
     slow = Provider("slow", of(ranks))
     harness.row(SmallRank(), "small", slow, wall)
-    harness._slowest["rank", "slow"] = (1e3, 1.0)  # a second for a thousand flops
+    work = harness._flops(SmallRank(), "large")
+    harness._slowest["rank", "slow"] = (work, 3.1)  # times the longest call
     with pytest.raises(Skipped, match="would take about"):
         harness.row(SmallRank(), "large", slow, never)
+    harness._slowest["rank", "slow"] = (work, 2.9)
+    assert harness.row(SmallRank(), "large", slow, wall)["status"] == "ok"
 
 
 def test_calls_rotate_over_buffers_of_their_own(harness):

@@ -45,16 +45,31 @@ def test_telling_rivals_come_first_on_every_workload(door):
     ranks = [(workload, provider) for operation, workload, provider in rivals if operation == "rank"]
     telling = ["torch.linalg.svdvals", "gram eigvalsh batched", "cusolver gram XsyevBatched", "cusolver XgesvdP"]
     assert [provider for _, provider in ranks[:4]] == telling
-    telling += ["cupy gesvda", "gram LU signs", *(f"torch.linalg.svdvals {d}" for d in ("gesvda", "gesvdj", "gesvd"))]
+    telling += ["cupy gesvda", "gram LU signs", *(f"torch.linalg.svdvals {driver}" for driver in ("gesvda", "gesvd"))]
     first = ranks[: 5 * len(telling)]
     assert {provider for _, provider in first} == set(telling)
     assert [workload for workload, _ in first[:: len(telling)]] == list(door.OPERATIONS["rank"].headline)
     steps = [(workload, provider) for operation, workload, provider in rivals if operation == "step"]
-    assert steps[:2] == [("resnet18-cifar", "torch SGD fused"), ("resnet18-cifar", "torch SGD compiled")]
-    # Compiling takes long: whatever else tells much of an operation's first workload comes before.
-    others = (*telling, "torch SGD fused", "torch.linalg.svdvals hook", "torch.matmul by shape")
-    places = {provider: place for place, (*_, provider) in reversed(list(enumerate(rivals)))}
-    assert max(places[provider] for provider in others) < places["torch SGD compiled"] < len(first)
+    assert steps[:2] == [("resnet18-cifar", "torch SGD fused"), ("vit-b16", "torch SGD fused")]
+    # Compiling takes long: whatever else tells much comes before, on every workload.
+    compiled = [place for place, (*_, provider) in enumerate(rivals) if provider == "torch SGD compiled"]
+    others = (*telling, "torch SGD fused", "torch.matmul by shape")
+    last = max(place for place, (*_, provider) in enumerate(rivals) if provider in others)
+    assert compiled == list(range(last + 1, last + 1 + len(compiled)))
+    hooks = [place for place, (operation, *_) in enumerate(rivals) if operation == "training"]
+    assert min(hooks) > max(compiled)
+
+
+def test_a_rank_is_not_measured_twice_by_the_driver_that_pytorch_tries_first(door):
+    by_driver = [operation for operation, _, provider in rows(door) if provider == "torch.linalg.svdvals gesvdj"]
+    assert set(by_driver) == {"spectrum"}
+
+
+def test_operations_that_are_named_come_in_the_order_of_what_they_tell(door):
+    named = ["rank", "step", "gram", "lowrank", "training"]
+    rivals = rows(door, headline=True, rivals=True, operation=named)
+    first = [operation for operation, workload, _ in rivals if workload.startswith("resnet18-cifar")]
+    assert list(dict.fromkeys(first)) == named
 
 
 def test_ours_and_rivals_are_all_rows_once(door):

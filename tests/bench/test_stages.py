@@ -107,6 +107,20 @@ def test_a_long_output_keeps_its_beginning_and_its_end(tmp_path, monkeypatch, st
     assert all(word in log for word in ("first", "last", "bytes left out"))
 
 
+def test_what_a_stage_needs_is_looked_for_where_it_looks(tmp_path, monkeypatch):
+    """Unpacked by the stage before, into a folder that the runner does not import from."""
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(tmp_path)])
+    folder = tmp_path / "carried" / "only_there"
+    unpacks = python(
+        f"import pathlib; p = pathlib.Path({str(folder)!r}); p.mkdir(parents=True); (p / '__init__.py').touch()"
+    )
+    needs = python("import only_there, torch; print('found')", needs=["only_there", "torch"])
+    environment = os.environ | {"PYTHONPATH": str(folder.parent)}
+    outcomes = run("drill", [needs, unpacks, needs], tmp_path, environment)
+    assert [outcome.says for outcome in outcomes] == ["needs only_there", "", "found"]
+    assert needs.missing(os.environ) == ["only_there"]
+
+
 def test_a_stage_has_the_environment_that_it_is_given(tmp_path):
     (outcome,) = run("drill", [python("import os; print(os.environ['WORD'])")], tmp_path, os.environ | {"WORD": "here"})
     assert outcome.says == "here"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import signal
 import subprocess
@@ -18,6 +19,12 @@ import truth
 from fastrank import RankBounds, linalg
 
 CPU = torch.device("cpu")
+FIRST = [
+    ("zero", (1, 3), torch.bfloat16),
+    ("identity", (10, 8), torch.float64),
+    ("one_large", (51, 60), torch.float64),
+    ("one_small", (2, 19), torch.float64),
+]
 
 
 def test_five_hundred_matrices_and_no_false_bound():
@@ -30,13 +37,34 @@ def test_five_hundred_matrices_and_no_false_bound():
 
 
 def test_cases_cover_dtypes_tolerances_and_sizes():
-    made = list(truth.cases(1000, 64, seed=0))
-    assert {m.dtype for _, m, _ in made} == set(truth.SCALES)
-    assert {t.relative_to for *_, t in made} == {"frobenius", "spectral", "absolute"}
-    sides = [side for _, m, _ in made for side in m.shape]
+    wanted = list(truth.specifications(1000, 64, seed=0))
+    assert {w.options["dtype"] for w in wanted} == set(truth.SCALES)
+    assert {w.options["tolerance"].relative_to for w in wanted} == {"frobenius", "spectral", "absolute"}
+    sides = [side for w in wanted for side in w.arguments[1:]]
     assert (min(sides), max(sides)) == (1, 64)
-    again = list(truth.cases(1000, 64, seed=0))
-    assert all(torch.equal(a, b) for (_, a, _), (_, b, _) in zip(made, again, strict=True))
+    assert wanted == list(truth.specifications(1000, 64, seed=0))
+
+
+def test_a_seed_has_the_matrices_that_it_always_had():
+    """Or nobody could look again at what a run has found."""
+    made = [truth.make(w) for w in truth.specifications(4, 64, seed=0)]
+    assert [(m.family, tuple(m.matrix.shape), m.matrix.dtype) for m in made] == FIRST
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_processes_make_the_same_matrices_in_the_same_order(jobs):
+    wanted = list(truth.specifications(40, 24, seed=2))
+    with truth.makers(jobs) as made_of:
+        for made, specification in zip(made_of(wanted), wanted, strict=True):
+            expected = truth.make(specification)
+            assert (made.family, made.tolerance) == (expected.family, expected.tolerance)
+            assert made.matrix.dtype == expected.matrix.dtype
+            assert torch.equal(made.matrix, expected.matrix)
+            assert made.truth == expected.truth
+
+
+def test_a_tally_is_the_same_by_one_process_and_by_two():
+    assert truth.tally(120, 40, CPU, seed=5, jobs=2) == truth.tally(120, 40, CPU, seed=5)
 
 
 @pytest.mark.parametrize("off", [-1, 1])
@@ -62,16 +90,18 @@ def test_the_program_prints_a_table():
     assert "without kernels on cpu" in lines[-1]
 
 
-def test_when_it_is_stopped_it_tells_what_it_has_found(tmp_path):
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_when_it_is_stopped_it_tells_what_it_has_found(tmp_path, jobs):
     """SIGTERM is what a time limit sends: the tally is there, and nobody takes it for a whole run."""
     program, path = Path(truth.__file__), tmp_path / "folder" / "tally.csv"
     command = [sys.executable, str(program), "--matrices", "1000000", "--largest", "8", "--results", str(path)]
-    running = subprocess.Popen([*command], stdout=subprocess.PIPE, text=True)
+    command += ["--jobs", jobs]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
     time.sleep(1.0)
     while not handles_sigterm(running.pid):
         time.sleep(0.1)
     time.sleep(1.0)
-    running.terminate()
+    os.killpg(running.pid, signal.SIGTERM)  # as the drill does: all its processes hear of it
     printed, _ = running.communicate(timeout=60)
     assert running.returncode == 1
     said = re.search(r"^stopped after (\d+) of 1000000 matrices$", printed, re.MULTILINE)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import fastrank
-from fastrank import RankTracker, Status, Tolerance, columns, ring, sketched, testing
+from fastrank import RankTracker, Status, Tolerance, columns, descent, mirror, ring, sketched, testing
 from fastrank.compilation import Compilation
 from fastrank.sketch_measurer import SketchMeasurer
 from fastrank.source import Source
@@ -127,6 +127,29 @@ def test_a_state_from_before_the_sketches_is_taken_up(model, compiled):
         other.step()
         assert other.to_pandas().step.tolist() == [1, 1, 1, 2, 2, 2]
         assert bool(other._measurer._sketch._sketched.columns) is begun
+
+
+@pytest.mark.parametrize("late", ["sketches", "fused"])
+def test_what_becomes_ready_between_a_warm_up_and_a_capture_is_not_begun_in_it(device, model, monkeypatch, late):
+    """A capture can make no tables: it records what the steps before it did, and says so where that is slower."""
+    said = [False]
+
+    def ready(self, variants):
+        return said[-1] or (late == "fused" and not any("sgd" in variant.kernel.__name__ for variant in variants))
+
+    monkeypatch.setattr(Compilation, "ready", ready)
+    optimizer = fastrank.SGD(model.parameters(), **OPTIONS)
+    tracker = RankTracker(model, optimizer)
+    train(model, optimizer, range(3))
+    said.append(True)
+    with monkeypatch.context() as capture:
+        for module in (ring, sketched, mirror, descent):
+            capture.setattr(module, "capturing", lambda device: True)
+        with pytest.warns(RuntimeWarning, match=r"fastrank\.prepare"):
+            train(model, optimizer, [3])
+    sketches = tracker._measurer._sketch._sketched
+    assert bool(sketches.columns) is (late == "fused")
+    assert not any(group.compiled for group in sketches._groups)
 
 
 def test_a_capture_that_comes_too_early_is_warned_of(device, compiled, monkeypatch):
