@@ -47,7 +47,7 @@ class FakeEvent:
 
 
 class FakeCapture:
-    """What `torch.cuda.graph` does when a call cannot be captured: it raises at the end, and does not leave its stream."""
+    """What `torch.cuda.graph` does when a call cannot be captured: it raises, and does not leave its stream."""
 
     begun = 0
 
