@@ -98,13 +98,14 @@ class SketchMeasurer:
 
     def prepare(self, sources: Sequence[Source] | None) -> None:
         """Announces a measurement after the step that is to come, which may `fuse` with it, or that none is."""
-        self._ready = sources is not None
+        self._ready = False
         if sources is not None:
             if self._begun:
                 self._adapt()
             self._begun = self._sketched.prepare(self._copies.settle(sources, write=False))
             if not self._begun and ring.capturing(self._device):
                 warnings.warn(UNCOMPILED, RuntimeWarning, stacklevel=2)
+            self._ready = True
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
         """Steps parameters of a refreshed `descent` and sketches them; `id`s of those that are stepped."""
