@@ -83,7 +83,7 @@ DRILLS := check measure reproduce
 $(DRILLS:%=gpu-%): gpu-%:
 	$(GPU_PYTHON) bench/gpu.py $* --results $(RESULTS) --carry $(CARRY)
 
-# DATA: a folder of CIFAR-10's Parquet files.
+# DATA: a folder of CIFAR-10's Parquet files. The last thing before the call: it notes the commit.
 gpu-carry: .venv/.ready
 	$(BIN)/python bench/gpu_carry.py --folder $(CARRY) $(if $(DATA),--data $(DATA))
 

@@ -72,14 +72,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def by_importance(headline: bool) -> list[tuple[Operation, str, Provider]]:
     """All rows, or those of the headline's workloads, the most telling first, so that a deadline loses the least.
 
-    Ours and the telling rivals on every operation's first workload, then on its second, and so on; what takes long to
-    prepare is the last on its workload. The other rivals follow in the same order.
+    Ours and the telling rivals on every operation's first workload, then on its second, and so on; then those of them
+    that take long to prepare. The other rivals follow in the same order.
     """
     rows = []
     for operation in OPERATIONS.values():
         for place, workload in enumerate(operation.headline if headline else operation.workloads):
             for provider in operation.providers:
-                rank = (not (provider.ours or provider.telling), place, provider.buffers == 1)
+                rank = (not (provider.ours or provider.telling), provider.buffers == 1, place)
                 rows.append((rank, (operation, workload, provider)))
     return [row for _, row in sorted(rows, key=lambda ranked: ranked[0])]  # stable: else as they are listed
 

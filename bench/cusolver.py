@@ -78,8 +78,7 @@ class Solver:
             values.data_ptr(),
             kind,
         )
-        self._work("XsyevBatched", stack, of, (count,), (info.data_ptr(), count))
-        _converged("XsyevBatched", info)
+        self._work("XsyevBatched", stack, of, (count,), info, count)
         return values
 
     def singular_values(self, matrix: Tensor) -> Tensor:
@@ -95,21 +94,21 @@ class Solver:
         info = torch.empty(1, dtype=torch.int32, device=matrix.device)
         of = (self._handle, self._params, NO_VECTORS, ECONOMY, n, r, kind, copy.data_ptr(), n, kind, values.data_ptr())
         of += (kind, None, n, kind, None, r, kind)  # no left vectors, no right ones
-        self._work("Xgesvdp", copy, of, (), (info.data_ptr(), ctypes.c_double()))
-        _converged("Xgesvdp", info)
+        self._work("Xgesvdp", copy, of, (), info, ctypes.c_double())
         return values
 
     def _work(
-        self, name: str, data: Tensor, of: tuple[object, ...], sizing: tuple[object, ...], last: tuple[object, ...]
+        self, name: str, data: Tensor, of: tuple[object, ...], sizing: tuple[object, ...], info: Tensor, last: object
     ) -> None:
-        """Calls a function on the tensor's stream with the working space that it asks for."""
+        """Calls a function on the tensor's stream with the working space that it asks for, and waits for its end."""
         stream = torch.cuda.current_stream(data.device).cuda_stream if data.is_cuda else 0
         self._call("SetStream", self._handle, stream)
         on_device, on_host = _size(), _size()
         self._call(f"{name}_bufferSize", *of, on_device, on_host, *sizing)
         space = torch.empty(on_device.value, dtype=torch.uint8, device=data.device)
         host = ctypes.create_string_buffer(max(1, on_host.value))
-        self._call(name, *of, space.data_ptr(), on_device, ctypes.addressof(host), on_host, *last)
+        self._call(name, *of, space.data_ptr(), on_device, ctypes.addressof(host), on_host, info.data_ptr(), last)
+        _converged(name, info)  # while both spaces are there: the call returns before the device is done with them
 
     def _call(self, name: str, *arguments: object) -> None:
         status = getattr(self._library, f"cusolverDn{name}")(*arguments)

@@ -13,11 +13,15 @@ it. `--short` leaves out what takes longest.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
+import platform
 import signal
 import subprocess
 import sys
 import types
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import gpu_plan
@@ -34,7 +38,7 @@ def drill_of(options: argparse.Namespace) -> Drill:
     """The machine, and where everything is."""
     name = f"rehearsal-{_rows_of('cpu')}" if options.rehearse else _rows_of("cuda")
     rows = options.results.absolute() / name
-    return Drill(
+    drill = Drill(
         rows=rows,
         folder=rows.with_suffix(""),
         carry=options.carry.absolute(),
@@ -42,6 +46,38 @@ def drill_of(options: argparse.Namespace) -> Drill:
         short=options.short,
         emulator=options.emulator.absolute() if options.emulator and options.emulator.is_dir() else None,
     )
+    marker = drill.scratch / "begun"
+    begun = not drill.rehearsed and marker.exists() and marker.read_text() == machine(drill)
+    return replace(drill, begun=begun)
+
+
+def machine(drill: Drill) -> str:
+    """What has to be the same for a command to go on from what an earlier one has installed and compiled.
+
+    The device and this very start of the machine; the Python; and what was compiled and linked.
+    """
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    started = boot.read_text().strip() if boot.exists() else ""
+    tree = hashlib.sha256()
+    for path in sorted((ROOT / "kernels").rglob("*.py")):
+        tree.update(path.read_bytes())
+    linked = sorted(path.name for path in (ROOT / "fastrank").iterdir() if not path.name.startswith("__pycache__"))
+    wheels = sorted(path.name for path in drill.carry.glob("*.whl"))
+    tree.update("\n".join(linked + wheels).encode())
+    return "\n".join([drill.rows.name, platform.node(), started, sys.executable, tree.hexdigest(), ""])
+
+
+def remember(drill: Drill, outcomes: Sequence[stages.Outcome]) -> None:
+    """Leaves a mark where all that every command begins with has ended well: the next one need not repeat it."""
+    well = {outcome.stage.name for outcome in outcomes if outcome.status == "ok"}
+    if not drill.rehearsed and well.issuperset(gpu_plan.BEGINNING):
+        (drill.scratch / "begun").write_text(machine(drill))
+
+
+def tidy(results: Path) -> None:
+    """Removes files that a stage was writing when it was stopped."""
+    for path in results.rglob("*.part"):
+        path.unlink()
 
 
 def _rows_of(device: str) -> str:
@@ -107,7 +143,12 @@ def main() -> int:
     drill.scratch.mkdir(parents=True, exist_ok=True)
     planned = gpu_plan.plan(options.drill, drill)
     print(f"{options.drill}: {len(planned)} stages, at most {gpu_plan.seconds(planned):.0f} s", flush=True)
-    outcomes = stages.run(options.drill, planned, drill.folder, environment_of(drill))
+    environment = environment_of(drill)
+    first = sum(stage.name in gpu_plan.BEGINNING or stage in gpu_plan.PLANTED for stage in planned)
+    outcomes = stages.run(options.drill, planned[:first], drill.folder, environment)
+    remember(drill, outcomes)  # now, for what follows may be stopped from outside
+    outcomes += stages.run(options.drill, planned[first:], drill.folder, environment)
+    tidy(options.results)
     for line in gpu_tables.summary(drill, outcomes):
         print(line)
     if not options.rehearse and (complaints := within_limits(options.results)):

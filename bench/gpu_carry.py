@@ -20,6 +20,7 @@ WHEELS = (
     "pydantic_core",
     "annotated-types",
     "typing-inspection",
+    "typing_extensions",
     "datasets",
     "dill",
     "multiprocess",
@@ -65,13 +66,13 @@ def main() -> int:
         (options.folder / "cifar10").mkdir()
         for path in sorted(options.data.glob("*.parquet")):
             shutil.copyfile(path, options.folder / "cifar10" / path.name)
-    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    (options.folder / "commit").write_text(commit.stdout)
     carried = sum(path.stat().st_size for path in options.folder.rglob("*") if path.is_file())
     tree = size_of_tree()
     what = f"{len(list(options.folder.glob('*.whl')))} wheels{', CIFAR-10' if options.data else ''}"
     together = f"with the tree {(carried + tree) / 2**20:.1f} of {MOST_BYTES >> 20} MiB"
     print(f"{what}: {carried / 2**20:.1f} MiB; {together}")
+    commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    (options.folder / "commit").write_text(commit.stdout)  # last: where it is, all else is
     return carried + tree > MOST_BYTES
 
 

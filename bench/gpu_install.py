@@ -17,13 +17,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LINKS, SITE = ROOT / "build" / "links", ROOT / "build" / "carried"
-PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+PIP = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--disable-pip-version-check"]
 
 
 def unpack(wheels: list[Path]) -> bool:
     """Into a folder of its own: nothing that the machine has is changed. False where they are for another Python."""
     shutil.rmtree(SITE, ignore_errors=True)
-    options = ["--no-index", "--no-compile", "--no-cache-dir", "--target", str(SITE)]
+    options = ["--no-compile", "--no-cache-dir", "--target", str(SITE)]
     return not wheels or not subprocess.run([*PIP, *options, *map(str, wheels)]).returncode
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,10 @@ from stages import Stage
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "bench"
+PYTEST = [sys.executable, "-P", "-m", "pytest"]
+"""Without the working folder on the path, whose `fastrank` has no kernels: it would hide the package of links."""
+TELLING = 15.0
+"""Seconds that are left of a stage of tests when none begins any more."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Drill:
         carry: wheels and data that were brought along.
         rehearsed: without a GPU. short: with as little work as there can be.
         emulator: folder of an emulator of PTX and of a driver that launches nothing; None: there is none.
+        begun: what every command begins with has ended well on this machine: it is left out.
     """
 
     rows: Path
@@ -33,6 +39,7 @@ class Drill:
     rehearsed: bool = False
     short: bool = False
     emulator: Path | None = None
+    begun: bool = False
 
     @property
     def scratch(self) -> Path:
@@ -46,21 +53,23 @@ class Drill:
     def script(self, name: str, *arguments: object) -> list[str]:
         return [sys.executable, str(BENCH / f"{name}.py"), *map(str, arguments)]
 
-    def pytest(self, *arguments: object, workers: int = 0, limit: int = 60) -> list[str]:
-        """Side by side, and each test with a limit, where the plugins for that are there."""
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            *map(str, arguments),
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-W",
-            "default",
-        ]
-        command += ["-n", str(workers)] if workers and importlib.util.find_spec("xdist") else []
-        return command + (["--timeout", str(limit)] if importlib.util.find_spec("pytest_timeout") else [])
+    def pytest(self, *arguments: object, limit: float, workers: int, each: float = 20) -> list[str]:
+        """Tests, side by side and with limits where the plugins for that are there.
+
+        Args:
+            limit: seconds of the stage. Before they are over no test begins any more, so that what failed is told.
+            workers: processes; a rehearsal has one.
+            each: seconds of a test.
+        """
+        command = [*PYTEST, *map(str, arguments), "-q", "-p", "no:cacheprovider", "-W", "default"]
+        parallel = importlib.util.find_spec("xdist") is not None
+        if parallel:
+            command += ["-n", str(1 if self.rehearsed else workers)]
+        if importlib.util.find_spec("pytest_timeout"):
+            command += ["--timeout", f"{each:g}", "--session-timeout", f"{limit - TELLING:g}"]
+            # A launch that hangs hears no signal: only the end of its process ends it, which is to be a worker's.
+            command += ["--timeout-method", "thread"] if parallel else []
+        return command
 
     def emulated(self, command: Sequence[str]) -> list[str]:
         """The command with the Triton of CUDA machines, and the emulator's folder to import from."""
@@ -70,17 +79,20 @@ class Drill:
 
 def check(d: Drill) -> list[Stage]:
     """Does everything work? Five minutes."""
-    return [*_begin(d), *_tests(d), _rows(d, "own rows", 75, "--ours", visits=1), _profile(d), *_sanitizers(d)]
+    own = _rows(d, "own rows", 60, "--ours", ("rank", "step", "gram"), visits=1)
+    return [*_begin(d), *_tests(d), own, _profile(d), *_sanitizers(d)]
 
 
 def measure(d: Drill) -> list[Stage]:
     """How fast is it, and how fast are the others? Six minutes."""
     return [
         *_begin(d),
-        _rows(d, "own rows", 90, "--ours", visits=2),
-        _rows(d, "rivals", 125, "--rivals", visits=1),
-        Stage("stacked trials", d.script("throughput", *_throughput(d)), 45, needs=("pydantic",)),
-        Stage("truth", d.script("truth", *_truth(d)), 40),
+        _rows(d, "own rows", 65, "--ours", ("rank", "step", "gram", "lowrank"), visits=2),
+        _rows(d, "training rows", 45, "--ours", ("training", "graph"), visits=1),
+        _rows(d, "rivals", 100, "--rivals", ("rank", "step", "gram", "lowrank", "training"), visits=1),
+        Stage("stacked trials", d.script("throughput", *_throughput(d)), 35, needs=("pydantic",)),
+        # Matrices are made by many processes at once: NumPy's products in each are to keep to its own core.
+        Stage("truth", ["env", "OPENBLAS_NUM_THREADS=1", *d.script("truth", *_truth(d))], 40),
     ]
 
 
@@ -88,9 +100,9 @@ def reproduce(d: Drill) -> list[Stage]:
     """The paper's ResNet-18, the rank of every matrix at every step. Five minutes."""
     return [
         *_begin(d),
-        Stage("data", d.script("gpu_reproduce", "data", *_reproduction(d)), 45, needs=("pydantic", "datasets")),
-        Stage("training", d.script("gpu_reproduce", "train", *_reproduction(d)), 150, needs=("pydantic", "datasets")),
-        Stage("report", d.script("gpu_reproduce", "report", *_reproduction(d)), 45, needs=("pydantic", "datasets")),
+        Stage("data", d.script("gpu_reproduce", "data", *_reproduction(d)), 40, needs=("pydantic", "datasets")),
+        Stage("training", d.script("gpu_reproduce", "train", *_reproduction(d)), 145, needs=("pydantic", "datasets")),
+        Stage("report", d.script("gpu_reproduce", "report", *_reproduction(d)), 40, needs=("pydantic", "datasets")),
     ]
 
 
@@ -128,25 +140,29 @@ def seconds(planned: Sequence[Stage]) -> float:
     return sum(max(stage.limit for _, stage in group) for _, group in groups)
 
 
+BEGINNING = ("install", "machine", "compile")
+"""What every command begins with."""
+
+
 def _begin(d: Drill) -> list[Stage]:
+    if d.begun:
+        return []
     compiling = d.script("gpu_compile", *(["--arch", "sm_90", "--only", "sgd"] if d.rehearsed else []))
     return [
-        Stage("install", d.script("gpu_install", d.carry), 15),
-        Stage("machine", d.script("gpu_machine"), 8),
+        Stage("install", d.script("gpu_install", d.carry), 25),
+        Stage("machine", d.script("gpu_machine"), 15),
         Stage("compile", compiling, 35, needs=("triton",)),
     ]
 
 
 def _tests(d: Drill) -> list[Stage]:
-    kernels, cuda = d.pytest("tests/kernels", "-m", "gpu", workers=6), d.pytest("tests/test_cuda.py", workers=3)
-    stack = d.pytest("tests/experiments/test_stack_cuda.py", workers=3)
+    limit = 70 * (PATIENCE if d.rehearsed else 1)
+    kernels = d.pytest("tests/kernels", "-m", "gpu", limit=limit, workers=6)
+    cuda = d.pytest("tests/test_cuda.py", "tests/test_cuda_compilation.py", limit=limit, workers=3)
+    stack = d.pytest("tests/experiments/test_stack_cuda.py", limit=limit, workers=3)
     if d.rehearsed:
-        few = (
-            ["tests/kernels/test_descent.py"]
-            if d.short
-            else ["tests/kernels/test_descent.py", "tests/kernels/test_gram.py"]
-        )
-        kernels = d.pytest(*few, *(["-p", "sm90_emulator"] if d.emulator else []), limit=600)
+        few = ["tests/kernels/test_descent.py", *([] if d.short else ["tests/kernels/test_gram.py"])]
+        kernels = d.pytest(*few, *(["-p", "sm90_emulator"] if d.emulator else []), limit=limit, workers=1, each=600)
         kernels = d.emulated(kernels) if d.emulator else ["env", "TRITON_INTERPRET=1", *kernels]
     # All of the last two files needs a GPU: a rehearsal sees that they are collected, and skip by themselves.
     return [
@@ -156,13 +172,16 @@ def _tests(d: Drill) -> list[Stage]:
     ]
 
 
-def _rows(d: Drill, name: str, limit: float, *whose: str, visits: int) -> Stage:
+def _rows(d: Drill, name: str, limit: float, whose: str, operations: Sequence[str], visits: int) -> Stage:
     """Rows of the suite; it begins no row when four fifths of its time are over."""
-    command = [sys.executable, "-m", "pytest", str(BENCH), "--device", d.device, *whose, "--results", str(d.rows)]
+    command = [*PYTEST, str(BENCH), "--device", d.device, whose, "--results", str(d.rows)]
+    command += [word for operation in operations for word in ("--operation", operation)]
     command += ["--visits", str(visits), "--deadline", str(0.8 * limit), "-p", "no:cacheprovider", "-q"]
     command += ["--benchmark-columns=median,iqr,rounds", "--benchmark-disable-gc"]
     if d.rehearsed:
-        command += ["--quick", "--seconds", "0.02", "--longest", "1", "--workload", "mlp-bn-10-100"]
+        workloads = ["square-128", "digits-mlp-b8", *([] if d.short else ["mlp-bn-10-100"])]
+        command += ["--quick", "--seconds", "0.02", "--longest", "1"]
+        command += [word for workload in workloads for word in ("--workload", workload)]
         command[command.index("--deadline") + 1] = "40" if d.short else "60"
     else:
         command += ["--headline", "--seconds", "0.1", "--longest", "2"]
@@ -180,7 +199,7 @@ def _sanitizers(d: Drill) -> list[Stage]:
     if d.rehearsed:
         return [Stage(f"target {name}", command, 55, group="sanitizers") for name, command in targets.items()]
     options = ["--error-exitcode", "9", "--report-api-errors", "no", "--print-limit", "20"]
-    options += ["--target-processes", "application-only"]
+    options += ["--target-processes", "application-only", "--launch-timeout", "60"]
     options += [word for kernel in gpu_names.kernels() for word in ("--kernel-name", f"kne={kernel}")]
     return [
         Stage(f"{tool} {name}", ["compute-sanitizer", "--tool", tool, *options, *command], 55, group="sanitizers")
@@ -195,7 +214,10 @@ def _throughput(d: Drill) -> list[object]:
 
 
 def _truth(d: Drill) -> list[object]:
-    size = ["--matrices", 60, "--largest", 64] if d.rehearsed else ["--matrices", 1000, "--largest", 1024]
+    jobs = max(1, min(14, len(os.sched_getaffinity(0)) - 2))
+    size = ["--matrices", 1000, "--largest", 1024, "--jobs", jobs]
+    if d.rehearsed:
+        size = ["--matrices", 60, "--largest", 64, "--jobs", 2]
     return [*size, "--device", d.device, "--results", d.folder / "truth.csv"]
 
 

@@ -18,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+import models
 import torch
 
 import fastrank
@@ -30,7 +31,9 @@ REHEARSED = {"batch_size": [16], "lr": [0.1], "weight_decay": [6e-3], "momentum"
 MILESTONES = (60, 100, 200)
 MOST_EPOCHS = 500
 SHARE = 0.9
-"""Of the time there is, what is planned for: checkpoints and the start of a process come on top."""
+"""Of the time there is, what is planned for: the machine may be slower than a few steps showed."""
+WORKER = 12.0
+"""Seconds in which the sweep's process starts, loads its kernels and captures its step."""
 
 
 def prepare_data(options: argparse.Namespace) -> None:
@@ -78,7 +81,8 @@ def train(options: argparse.Namespace) -> int:
     from fastrank.experiments.sweep import Options, run_sweep
 
     started = time.perf_counter()
-    options.folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(options.folder, ignore_errors=True)  # of an earlier call, whose sweep had other epochs
+    options.folder.mkdir(parents=True)
     path = options.folder / "config.toml"
     path.write_text(configuration(options, epochs=1))
     (trial,) = load_config(path).trials()
@@ -86,11 +90,32 @@ def train(options: argparse.Namespace) -> int:
     (timed,) = measure.run(job, options.folder / "measured", options.device)
     assert isinstance(timed, Measured)
     epoch = trial.steps_per_epoch * timed.step_seconds + timed.evaluation_seconds
-    left = SHARE * (options.seconds - (time.perf_counter() - started)) - epoch  # the last one finds another accuracy
-    epochs = 1 if options.rehearse else max(1, min(MOST_EPOCHS, int(left / epoch)))
-    print(f"a step {1e3 * timed.step_seconds:.2f} ms, an epoch {epoch:.2f} s: {epochs} epochs", flush=True)
+    saving = checkpoint_seconds(options)
+    epochs = epochs_within(options.seconds - (time.perf_counter() - started), epoch, saving)
+    print(f"a step {1e3 * timed.step_seconds:.2f} ms, an epoch {epoch:.2f} s and {saving:.2f} s: {epochs} epochs")
+    epochs = 1 if options.rehearse else epochs
     path.write_text(configuration(options, epochs))
     return run_sweep(path, options.folder / "sweep", Options(workers=1, device=options.device))
+
+
+def epochs_within(seconds: float, epoch: float, saving: float) -> int:
+    """How many epochs, each with its checkpoint, a worker trains in so many seconds.
+
+    At the end it evaluates once more, which is counted as an epoch.
+    """
+    left = SHARE * (seconds - WORKER) - epoch
+    return max(1, min(MOST_EPOCHS, int(left / (epoch + saving))))
+
+
+def checkpoint_seconds(options: argparse.Namespace) -> float:
+    """Of a network and its optimizer, into the folder of the sweep."""
+    from fastrank.experiments.checkpoint import save_checkpoint
+
+    model = models.resnet18().to(options.device)
+    optimizer = fastrank.SGD(model.parameters(), lr=0.1)
+    started = time.perf_counter()
+    save_checkpoint(options.folder / "checkpoint", {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
+    return time.perf_counter() - started
 
 
 def report(options: argparse.Namespace) -> None:
@@ -121,7 +146,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True, help="of the sweep")
     parser.add_argument("--results", type=Path, required=True, help="of what is kept")
     parser.add_argument("--carry", type=Path, default=Path(".carry"), help="has the folder cifar10 of Parquet files")
-    parser.add_argument("--seconds", type=float, default=125.0, help="for training, its start included (default: 125)")
+    parser.add_argument("--seconds", type=float, default=120.0, help="for training, its start included (default: 120)")
     parser.add_argument("--rehearse", action="store_true", help="a few steps on another data set")
     options = parser.parse_args()
     return {"data": prepare_data, "train": train, "report": report}[options.part](options) or 0

@@ -16,7 +16,7 @@ MOST_ROWS = 60
 def summary(drill: Drill, outcomes: Sequence[Outcome]) -> Iterator[str]:
     """Lines; those of the stages come last, for the end of an output is what is always seen."""
     names = {outcome.stage.name for outcome in outcomes}
-    if names & {"own rows", "rivals"}:
+    if names & {"own rows", "training rows", "rivals"}:
         yield from rows(drill)
     if "profile" in names:
         yield from profiled(drill)

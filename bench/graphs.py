@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 import models
+import timing
 import torch
 from providers import Provider
 from training import STEPS, TRAININGS, Call, Outcome, Run, Training
@@ -40,7 +41,7 @@ def capture(run: Run, after: Callable[[], None] = lambda: None) -> Callable[[int
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     run.optimizer.zero_grad()
-    with torch.cuda.graph(graph):
+    with timing.capture(graph):
         run.step(x, y)
         after()
 

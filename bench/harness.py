@@ -63,7 +63,7 @@ class Harness:
     """Measures on one device.
 
     Args:
-        remeasure: measures the device's roofs again, when something seems to be faster than they are.
+        remeasure: measures the device's roofs again, when something seems to be faster than they are; called once.
     """
 
     device: torch.device
@@ -83,28 +83,30 @@ class Harness:
             A row with status `ok`; or, without times, `wrong` where an error is above the limit or a time below the
             floor, and `failed` where a provider that is not strict raised.
 
+        A call that takes longer than it may is not made again: its one time is the row's, and the note says so.
+
         Raises:
             Skipped: the provider cannot run here, or would take too long.
         """
-        if reason := provider.unavailable(self.device):
+        if reason := provider.unavailable(self.device) or (operation.captures and timing.capture_failed()):
             raise Skipped(reason)
         self._expect(operation, name, provider)
         key = (operation.name, name, provider.name)
-        with _threads(operation):
+        with operation.own_threads():
             row: dict[str, object] = {"operation": operation.name, "workload": name, "provider": provider.name}
             row |= {"dtype": str(self.dtype).removeprefix("torch."), "limit": float(operation.limit)}
             row |= environment.columns(self.device) | {"threads": str(torch.get_num_threads())}
             try:
                 first = self._prepare(operation, name, provider)
                 row |= self._check(operation, name, provider, first)
-                if row["status"] == "ok":
+                if row["status"] == "ok" and "note" not in row:
                     self._timed[key] = (row, Samples())
                     self._time(operation, name, provider, wall, first)
             except Wrong as reason:
                 return self._refused(key, row, "wrong", f"{reason}")
             except Exception as error:  # a rival may not take every workload, and says so in its own way
                 row = self._refused(key, row, "failed", f"{type(error).__name__}: {error}")
-                if provider.strict or isinstance(error, Skipped):
+                if provider.strict:
                     raise
         return row
 
@@ -115,7 +117,7 @@ class Harness:
             raise Skipped("not timed before")
         if provider.buffers == 1:
             raise Skipped(f"{provider.name}: visited once")
-        with _threads(operation):
+        with operation.own_threads():
             try:
                 return self._time(operation, name, provider, timing.wall_times, None)
             except Wrong as reason:
@@ -149,7 +151,7 @@ class Harness:
         """Skip what a smaller workload has shown to be hopeless."""
         known, seconds = self._slowest.get((operation.name, provider.name), (0.0, 0.0))
         expected = seconds * self._flops(operation, name) / known if known else 0.0
-        if expected > 10 * self.budget.longest:
+        if expected > 3 * self.budget.longest:
             raise Skipped(f"would take about {expected:.0f} s a call")
 
     def _check(self, operation: Operation, name: str, provider: Provider, first: Prepared) -> dict[str, object]:
@@ -160,14 +162,24 @@ class Harness:
         """
         start = timing.clock()
         answer = operation.answer(first.call)
-        seconds = timing.clock() - start
+        seconds = (timing.clock() - start) / operation.checked_calls
         error = operation.error(self._problem(operation, name), answer)
         if not error <= operation.limit:  # NaN is not correct either
             return {"error": error, "status": "wrong"}
         if seconds > 2 * self.budget.longest and not provider.strict and provider.buffers > 1:
-            self._note(operation, name, provider, seconds)
-            raise Skipped(f"takes {seconds:.1f} s for its first call")
+            once = self._once(operation, name, provider, seconds, "one call, the first, which loads libraries too")
+            return {"error": error, "status": "ok"} | once
         return {"error": error, "status": "ok"}
+
+    def _once(
+        self, operation: Operation, name: str, provider: Provider, seconds: float, note: str
+    ) -> dict[str, object]:
+        """Times of a row whose call takes so long that there is only one; it is not visited again."""
+        self._timed.pop((operation.name, name, provider.name), None)
+        self._note(operation, name, provider, seconds)
+        milliseconds = 1e3 * seconds
+        columns = Samples(wall=[[milliseconds]]).columns() | {"note": note}
+        return columns | self._under_roofs(operation, name, provider, milliseconds)
 
     def _time(
         self, operation: Operation, name: str, provider: Provider, wall: Wall, first: Prepared | None
@@ -180,9 +192,10 @@ class Harness:
             operation.warm(call)
         if not samples.seconds:
             samples.seconds = timing.seconds(call)
-            self._note(operation, name, provider, samples.seconds)
             if samples.seconds > self.budget.longest:
-                raise Skipped(f"takes {samples.seconds:.1f} s a call")
+                row |= self._once(operation, name, provider, samples.seconds, "one call, the second")
+                return row
+            self._note(operation, name, provider, samples.seconds)
         rounds, calls = timing.plan(samples.seconds, self.budget.seconds)
         if operation.baseline is not None and provider.ours:
             rounds = max(rounds, LEAST_ROUNDS)
@@ -204,8 +217,10 @@ class Harness:
         checked = [call]
         if self.device.type == "cuda" and rounds > 1:  # once more would tell no more of one long call
             times = timing.device_times(rotated, rounds, provider.graph)
-            samples.device.append(times.milliseconds)
-            samples.timer = times.timer
+            if samples.timer in ("", times.timer):  # by another clock a later visit would tell of no drift
+                samples.device.append(times.milliseconds)
+                samples.timer = times.timer
+                row |= {"note": times.note} if times.note else {}
             checked += times.timed[:1] if times.timer == "graph" else []
         row |= samples.columns()
         row |= self._under_roofs(operation, name, provider, row.get("device_ms") or row["wall_ms"])
@@ -226,6 +241,7 @@ class Harness:
         roof, floor = self.roofs.floor(cost, provider.products)
         if measured < roofs.ALLOWANCE * floor and self.remeasure is not None:
             self.roofs = self.roofs.faster(self.remeasure())  # it may be the machine that is faster now
+            self.remeasure = None  # which it is once
             roof, floor = self.roofs.floor(cost, provider.products)
         if measured < roofs.ALLOWANCE * floor:
             raise Wrong(f"faster than its floor: {measured:.3g} ms where {floor:.3g} ms is the least")
@@ -235,17 +251,3 @@ class Harness:
         flops = self._flops(operation, name)
         if flops > self._slowest.get((operation.name, provider.name), (0.0, 0.0))[0]:
             self._slowest[operation.name, provider.name] = (flops, seconds)
-
-
-class _threads:
-    """An operation's own number of CPU threads, for as long as it is measured."""
-
-    def __init__(self, operation: Operation) -> None:
-        self.before = torch.get_num_threads()
-        self.within = operation.threads or self.before
-
-    def __enter__(self) -> None:
-        torch.set_num_threads(self.within)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before)

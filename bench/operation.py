@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import fresh
@@ -42,6 +43,20 @@ class Operation(ABC):
     """Timed in turn with every provider, where overhead over it is the point."""
     threads: ClassVar[int | None] = None
     """CPU threads, where not PyTorch's default."""
+    checked_calls: ClassVar[int] = 1
+    """Calls that make the answer which is checked."""
+    captures: ClassVar[bool] = False
+    """Whether its providers capture a CUDA graph themselves, and are nothing without."""
+
+    @contextlib.contextmanager
+    def own_threads(self) -> Iterator[None]:
+        """Its number of CPU threads, for as long as it is measured."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def make(self, workload: Any, dtype: torch.dtype, device: torch.device) -> Any:
         return workload.make(dtype, device)

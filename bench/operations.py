@@ -42,7 +42,7 @@ class Rank(Operation):
         *("resnet18-cifar", "mlp-bn-10-100", "square-128", "square-256", "square-512", "square-1024"),
         *("square-512-gaussian", "families-96x128", "clustered-96x128"),
     )
-    headline = ("resnet18-cifar", "batch-640x512", "square-4096", "mlp-bn-10-100", "square-512")
+    headline = ("resnet18-cifar", "square-4096", "batch-640x512", "mlp-bn-10-100", "square-512")
 
     def error(self, problem: Matrices, answer: Any) -> float:
         """Largest distance of a rank from what the truth leaves open.
@@ -131,6 +131,7 @@ class Step(Operation):
     workloads = _those(lambda w: bool(w.network.rest) and w.spectrum == "trained")
     quick = ("resnet18-cifar", "mlp-bn-10-100")
     headline = ("resnet18-cifar", "vit-b16", "mlp-bn-10-100")
+    checked_calls = steps.CHECKED_STEPS
 
     def make(self, workload: Workload, dtype: torch.dtype, device: torch.device) -> list[Tensor]:
         return steps.make_parameters(workload, dtype, device)
@@ -199,6 +200,7 @@ class GraphedStep(TrainingStep):
 
     name, providers, workloads, quick = "graph", graphs.PROVIDERS, graphs.TRAININGS_IN_GRAPHS, ()
     baseline = Provider("untracked", graphs.untracked, devices=("cuda",))
+    captures = True
 
 
 class Gram(Operation):
@@ -216,5 +218,5 @@ class Gram(Operation):
         return costs.gram(workload.shapes, dtype)
 
 
-OPERATIONS = {o.name: o for o in (Rank(), Step(), TrainingStep(), GraphedStep(), LowRank(), Norm(), Spectrum(), Gram())}
+OPERATIONS = {o.name: o for o in (Rank(), Step(), Gram(), LowRank(), TrainingStep(), GraphedStep(), Norm(), Spectrum())}
 """By name, the most telling first."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import importlib.util
+import importlib.machinery
 import itertools
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -46,9 +47,12 @@ class Stage:
     needs: Sequence[str] = ()
     group: str = ""
 
-    @property
-    def missing(self) -> list[str]:
-        return [package for package in self.needs if importlib.util.find_spec(package) is None]
+    def missing(self, environment: Mapping[str, str]) -> list[str]:
+        """What it needs and would not find; it looks in other places than this process does."""
+        given = environment.get("PYTHONPATH", "").split(os.pathsep)
+        places = [*filter(None, given), *sys.path]
+        importlib.invalidate_caches()  # a stage before it may have unpacked packages
+        return [name for name in self.needs if importlib.machinery.PathFinder.find_spec(name, places) is None]
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ class Outcome:
 
 def perform(stage: Stage, environment: Mapping[str, str]) -> tuple[Outcome, bytes]:
     """Runs a stage to its end or to its limit; what came of it, and its output."""
-    if stage.missing:
-        return Outcome(stage, "skipped", 0.0, f"needs {', '.join(stage.missing)}"), b""
+    if missing := stage.missing(environment):
+        return Outcome(stage, "skipped", 0.0, f"needs {', '.join(missing)}"), b""
     started = time.monotonic()
     with tempfile.TemporaryFile() as output:  # not a pipe, which somebody would have to empty
         try:

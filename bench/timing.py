@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -97,6 +98,8 @@ class DeviceTimes(NamedTuple):
     """`graph`: a graph's replay; `events`: events around the call."""
     timed: list[Call]
     """What was timed: the calls, or replays of their graphs, which return what was captured."""
+    note: str = ""
+    """Why it is events though a graph was asked for."""
 
 
 def device_times(calls: Sequence[Call], rounds: int, graph: bool) -> DeviceTimes:
@@ -104,11 +107,12 @@ def device_times(calls: Sequence[Call], rounds: int, graph: bool) -> DeviceTimes
 
     Replay leaves out the gaps between launches; events include them, where the host is the slower one.
     """
-    timed, timer = list(calls), "events"
-    if graph:
+    timed, timer, why = list(calls), "events", capture_failed()
+    if graph and not why:
         try:
             timed, timer = [_captured(call) for call in calls], "graph"
-        except RuntimeError:  # what cannot be captured is timed all the same, and the row says how
+        except RuntimeError as error:  # what cannot be captured is timed all the same, and the row says how
+            why = _reason(error)
             torch.cuda.synchronize()
     if timer == "graph":
         for call in timed:
@@ -123,7 +127,35 @@ def device_times(calls: Sequence[Call], rounds: int, graph: bool) -> DeviceTimes
         end.record()
         pairs.append((start, end))
     torch.cuda.synchronize()
-    return DeviceTimes([start.elapsed_time(end) for start, end in pairs], timer, timed)
+    note = f"no graph: {why}" if graph and why else ""
+    return DeviceTimes([start.elapsed_time(end) for start, end in pairs], timer, timed, note)
+
+
+_failures: list[str] = []
+
+
+def capture_failed() -> str:
+    """Why no graph can be captured in this process any more; empty: one can."""
+    return _failures[0] if _failures else ""
+
+
+@contextlib.contextmanager
+def capture(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+    """`torch.cuda.graph`. Once a capture has failed, PyTorch lets no other one succeed: that is remembered.
+
+    It does not leave its stream either, which would be the current one of all that follows.
+    """
+    try:
+        with torch.cuda.graph(graph):
+            yield
+    except RuntimeError as error:
+        _failures.append(f"a capture has failed: {_reason(error)}")
+        torch.cuda.set_stream(torch.cuda.default_stream())
+        raise
+
+
+def _reason(error: RuntimeError) -> str:
+    return f"{error}".partition("\n")[0][:120]
 
 
 def _captured(call: Call) -> Call:
@@ -134,7 +166,7 @@ def _captured(call: Call) -> Call:
             call()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with capture(graph):
         answer = call()
 
     def replay() -> Any:

@@ -132,8 +132,8 @@ def hooked(spectrum: baselines.Spectrum, every: int, run: Run) -> Call:
 
 PROVIDERS = (
     Provider("fastrank.RankTracker", partial(tracked, 1), strict=True),
-    Provider("torch.linalg.svdvals hook", partial(hooked, baselines.svdvals, 1), telling=True),
-    Provider("gram eigvalsh hook", partial(hooked, baselines.gram_eigvalsh_batched, 1), telling=True),
+    Provider("torch.linalg.svdvals hook", partial(hooked, baselines.svdvals, 1)),
+    Provider("gram eigvalsh hook", partial(hooked, baselines.gram_eigvalsh_batched, 1)),
     Provider("fastrank.RankTracker every 10", partial(tracked, 10), strict=True),
     Provider("torch.linalg.svdvals hook every 10", partial(hooked, baselines.svdvals, 10)),
 )

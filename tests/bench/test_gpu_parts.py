@@ -1,4 +1,4 @@
-"""Parts of the drill for a CUDA machine: what it begins with, what it brings along, tests with limits, small targets."""
+"""Parts of the drill for a CUDA machine: how it begins, what it brings along, tests with limits, small targets."""
 
 from __future__ import annotations
 

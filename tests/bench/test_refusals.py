@@ -135,13 +135,36 @@ def test_a_rival_that_fails_on_other_values_has_no_times(harness):
     assert not set(results.TIMES) & set(row)
 
 
+class OnCPU(SmallRank):
+    """On a device that only calls itself CUDA."""
+
+    def make(self, workload, dtype, device):
+        return super().make(workload, dtype, CPU)
+
+
+def test_a_row_has_the_times_of_one_clock(monkeypatch):
+    """A capture that fails between two visits: events, which have the gaps between launches, are no drift of it."""
+    found = iter([([0.5], "graph", ""), ([9.0], "events", "no graph"), ([0.7], "graph", "")])
+
+    def device_times(calls, rounds, graph):
+        milliseconds, timer, note = next(found)
+        return timing.DeviceTimes(milliseconds, timer, list(calls), note)
+
+    monkeypatch.setattr(environment, "columns", lambda device: {})
+    monkeypatch.setattr(timing, "peak_memory", lambda call, device: None)
+    monkeypatch.setattr(timing, "device_times", device_times)
+    harness = Harness(torch.device("cuda"), torch.float32, Budget(seconds=0.01, longest=1.0), ROOFS)
+    provider = Provider("graph", of(ranks), graph=True)
+    row = harness.row(OnCPU(), "small", provider, timed(1.0))
+    for _ in range(2):
+        row = harness.again(OnCPU(), "small", provider)
+    assert (row["device_p20_ms"], row["device_p80_ms"], row["device_timer"]) == (0.5, 0.7, "graph")
+    assert "note" not in row
+
+
 @pytest.mark.parametrize("reads", [True, False])
 def test_the_graph_that_was_timed_answers_again(monkeypatch, reads):
-    """On a device that only calls itself CUDA: the call is right, and its graph repeats what was captured, or not."""
-
-    class OnCPU(SmallRank):
-        def make(self, workload, dtype, device):
-            return super().make(workload, dtype, CPU)
+    """The call is right, and its graph repeats what was captured, or not."""
 
     def device_times(calls, rounds, graph):
         captured = [call() for call in calls]

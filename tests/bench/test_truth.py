@@ -51,6 +51,10 @@ def test_a_seed_has_the_matrices_that_it_always_had():
     assert [(m.family, tuple(m.matrix.shape), m.matrix.dtype) for m in made] == FIRST
 
 
+forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and later, where NumPy has threads
+
+
+@forks
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_processes_make_the_same_matrices_in_the_same_order(jobs):
     wanted = list(truth.specifications(40, 24, seed=2))
@@ -63,6 +67,7 @@ def test_processes_make_the_same_matrices_in_the_same_order(jobs):
             assert made.truth == expected.truth
 
 
+@forks
 def test_a_tally_is_the_same_by_one_process_and_by_two():
     assert truth.tally(120, 40, CPU, seed=5, jobs=2) == truth.tally(120, 40, CPU, seed=5)
 
