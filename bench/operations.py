@@ -42,7 +42,7 @@ class Rank(Operation):
         *("resnet18-cifar", "mlp-bn-10-100", "square-128", "square-256", "square-512", "square-1024"),
         *("square-512-gaussian", "families-96x128", "clustered-96x128"),
     )
-    headline = ("resnet18-cifar", "square-4096", "batch-640x512", "mlp-bn-10-100", "square-512")
+    headline = ("resnet18-cifar", "square-4096", "batch-640x512", "mlp-bn-10-100", "square-512", "square-1024")
 
     def error(self, problem: Matrices, answer: Any) -> float:
         """Largest distance of a rank from what the truth leaves open.
