@@ -34,7 +34,6 @@ PAUSE = 0.02
 AHEAD = True
 """False: nothing is compiled before it is launched, and everything counts as ready."""
 
-
 Tasks = queue.SimpleQueue[Callable[[], None] | None]
 
 
@@ -97,7 +96,7 @@ class Compilation:
         return [] if self._over else list(found.values())
 
     def _work(self, tasks: Tasks) -> None:
-        while (task := tasks.get()) is not None and not self._over:
+        while (task := tasks.get()) is not None:  # at the end of the program the others are done at once
             task()
 
     def _warm(self, variant: Variant) -> None:
@@ -112,8 +111,10 @@ class Compilation:
 
             if not self._over:
                 warm(variant, self._device)
-        except Exception as error:  # whoever launches it is told
+        except BaseException as error:  # whoever launches it is told
             done.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
         else:
             done.set_result(None)
 

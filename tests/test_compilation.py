@@ -178,9 +178,11 @@ def test_a_compiler_that_cannot_be_imported_hangs_nobody(made, monkeypatch):
 def test_a_program_that_ends_early_does_not_wait_for_the_rest(tmp_path):
     script = (
         "import torch\nfrom fastrank import compilation\nfrom fastrank.kernels import compile as c, sketches\n"
+        "from fastrank.kernels import pointers as c_pointers\n"
         "import time\nc.warm = lambda v, d: time.sleep(0.5)\ncompilation._is_compiled = lambda: True\n"
         "wanted = [v for k in (16, 32, 64, 128) for v in sketches.variants_of(torch.float32, k, torch.device('cpu'))]\n"
-        "compilation.compilation_of(torch.device('cpu')).request(wanted)\nprint(time.time(), flush=True)\n"
+        "compilation.compilation_of(torch.device('cpu')).request(wanted, [c_pointers.POKE])\n"
+        "time.sleep(0.8)\nprint(time.time(), flush=True)\n"  # all threads are at work by now
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
