@@ -11,11 +11,12 @@ from torch import nn
 from torch.nn import Parameter
 
 import fastrank
-from fastrank import RankTracker, columns, descent, mirror, ring, sketched, testing
+from fastrank import RankTracker, columns, descent, measurer, mirror, ring, sketched, testing
 
 pytest.importorskip("triton")
 from fastrank.kernels.sketches import Sketches
 
+from fastrank.ragged import RaggedBatch
 from fastrank.sketch_measurer import SketchMeasurer
 
 pytestmark = pytest.mark.usefixtures("served", "short_strips")
@@ -198,3 +199,24 @@ def test_a_replay_copies_anew(device):
         graph.replay()
         tracker.replayed()
         assert_latest(tracker, net)
+
+
+def test_tables_of_fp64_copies_are_made_once(device, monkeypatch):
+    """Such matrices have no sketch, and are counted where their copies stay."""
+    made = []
+
+    def noted(*args, **options):
+        made.append(RaggedBatch(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(measurer, "RaggedBatch", noted)
+    layer = torch.nn.Module()
+    layer.weight = Parameter(torch.randn(9, 4, 3, 3, dtype=torch.float64, device=device)[:, ::2, :, ::2])
+    tracker = RankTracker(layer)
+    for scale in (1.0, 3.0):
+        with torch.no_grad():
+            layer.weight.mul_(scale)
+        tracker.step()
+        norm = tracker.latest()["weight"]["frobenius_norm"]
+        assert norm == pytest.approx(layer.weight.norm().item(), rel=1e-12)
+    assert len(made) == 1
