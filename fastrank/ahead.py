@@ -44,10 +44,7 @@ def prepare(model: nn.Module, optimizer: Optimizer | None = None) -> None:
         TypeError: `model` is no module, or `optimizer` no optimizer.
         ValueError: no parameter of the model is a matrix.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, not {type(model).__name__}")
-    if optimizer is not None and not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer: expected a torch.optim.Optimizer, not {type(optimizer).__name__}")
+    check_training(model, optimizer)
     parameters, _ = find_parameters(model, None, None, None, "all")
     found: dict[torch.device, list[Tensor]] = {}
     for matrix in (view for parameter in parameters for view in parameter.views()):
@@ -58,6 +55,14 @@ def prepare(model: nn.Module, optimizer: Optimizer | None = None) -> None:
             compilation_of(device).request(*needs)
             compilation_of(device).wait(needs.urgent)
             compilation_of(device).wait(needs.later, here=False)
+
+
+def check_training(model: object, optimizer: object) -> None:
+    """Raises `TypeError`, naming the argument, for what is no model or, if there is one, no optimizer."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected a torch.nn.Module, not {type(model).__name__}")
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise TypeError(f"optimizer: expected a torch.optim.Optimizer, not {type(optimizer).__name__}")
 
 
 def compile_ahead(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: torch.device) -> Callable[[], None]:

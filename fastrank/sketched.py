@@ -23,6 +23,7 @@ from fastrank.source import Source
 
 if TYPE_CHECKING:
     from fastrank.descent import Descent
+    from fastrank.kernels.variant import Variant
 
 WARM_UP = 8
 """Products that a basis is made of before its first step: 4 iterations of a subspace that began as noise."""
@@ -77,8 +78,8 @@ class Sketched:
         """
         layouts = [source.layout for source in sources]
         if layouts != self._layouts:
-            ks = [columns_of(0, min(source.matrix.shape)) for source in sources]
-            if capturing(self._device) or not self._compiled(sources, ks):
+            ks = _first_columns(sources)
+            if capturing(self._device) or not self._compilation.ready(self._variants(sources, ks)):
                 return False
             self._sources = list(sources)
             self._plan(layouts, ks, {})
@@ -177,7 +178,7 @@ class Sketched:
         for source, k in zip(self._sources, wanted, strict=True):  # matrices of one parameter stay together
             most[id(source.parameter)] = max(k, most.get(id(source.parameter), 0))
         ks = [most[id(source.parameter)] for source in self._sources]
-        if ks != self._ks and not self._captured and self._compiled(self._sources, ks):
+        if ks != self._ks and not self._captured and self._compilation.ready(self._variants(self._sources, ks)):
             self._plan(self._layouts, ks, self.bases())
 
     def bases(self) -> dict[int, Basis]:
@@ -193,23 +194,21 @@ class Sketched:
 
     def load(self, sources: Sequence[Source], state: Mapping[str, Any]) -> None:
         """Go on from `state`, of matrices of these shapes."""
-        from fastrank.kernels.sketches import variants_of
-
         bases = {i: Basis(**basis) for i, basis in state["bases"].items()}
         ks = [bases[i].kept.shape[-1] for i in range(len(sources))]
-        for source, k in zip(sources, ks, strict=True):
-            for own in (k, columns_of(0, min(source.matrix.shape))):
-                self._compilation.wait(variants_of(source.matrix.dtype, own, self._device))
+        for own in (ks, _first_columns(sources)):
+            self._compilation.wait(self._variants(sources, own))
         if not self.prepare(sources):
             raise RuntimeError(UNPREPARED)  # in a capture
         self._step.fill_(state["step"])
         self._plan(self._layouts, ks, bases)
 
-    def _compiled(self, sources: Sequence[Source], ks: Sequence[int]) -> bool:
+    def _variants(self, sources: Sequence[Source], ks: Sequence[int]) -> list[Variant]:
+        """What sketches of these matrices with so many columns launch."""
         from fastrank.kernels.sketches import variants_of
 
         wanted = {(source.matrix.dtype, k) for source, k in zip(sources, ks, strict=True)}
-        return self._compilation.ready([v for dtype, k in wanted for v in variants_of(dtype, k, self._device)])
+        return [variant for dtype, k in wanted for variant in variants_of(dtype, k, self._device)]
 
     def _plan(self, layouts: list[tuple[object, ...]], ks: list[int], bases: Mapping[int, Basis]) -> None:
         from fastrank.kernels.device import there
@@ -253,3 +252,8 @@ class Sketched:
     def count_step(self) -> None:
         """Ends a step, unless it was to be skipped: then it is the other side's turn."""
         self._step += (self._skip == 0).squeeze()
+
+
+def _first_columns(sources: Sequence[Source]) -> list[int]:
+    """k of each matrix while nothing is known of its rank."""
+    return [columns_of(0, min(source.matrix.shape)) for source in sources]

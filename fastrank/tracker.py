@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from fastrank import ring
-from fastrank.ahead import compile_ahead
+from fastrank.ahead import check_training, compile_ahead
 from fastrank.arrays import check_count
 from fastrank.following import Following
 from fastrank.history import History
@@ -77,10 +77,7 @@ class RankTracker:
         directory: str | os.PathLike[str] | None = None,
         rows_per_part: int = 32768,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise TypeError(f"model: expected a torch.nn.Module, not {type(model).__name__}")
-        if optimizer is not None and not isinstance(optimizer, Optimizer):
-            raise TypeError(f"optimizer: expected a torch.optim.Optimizer, not {type(optimizer).__name__}")
+        check_training(model, optimizer)
         self.tolerances = check_tolerances(tolerance)
         self._spectrum = check_spectrum(spectrum)
         self._every = check_count(every, "every", 1)

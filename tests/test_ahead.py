@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +16,6 @@ from fastrank.kernels import compile as compiling
 from fastrank.kernels import launches, pointers, sgd, sketches
 from triton.backends.compiler import GPUTarget
 
-ROOT = Path(__file__).parents[1]
-KIT, TRITON = ROOT.parent / "shared" / "gpu", ROOT / "build" / "triton-3.6.0"
 CPU, TARGET = torch.device("cpu"), GPUTarget("cuda", 90, 32)
 KIND = sgd.Kind(torch.float32, 0.0, 0.0, False, False)
 
