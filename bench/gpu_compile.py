@@ -30,8 +30,9 @@ def compile_one(work: tuple[str, int, str]) -> tuple[str, float, str]:
     """Name, seconds, and what went wrong, if anything did."""
     file, place, architecture = work
     import triton_variants
-    from fastrank.kernels.compile import store
     from triton.backends.compiler import GPUTarget
+
+    from fastrank.kernels.compile import store
 
     variant = _variants(file, architecture)[place]
     name = f"{file}.{triton_variants.jit(variant.kernel).__name__}  {variant}"

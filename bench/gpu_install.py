@@ -3,8 +3,8 @@
     python bench/gpu_install.py [FOLDER OF WHEELS]
 
 Wheels go to build/carried. The tree is installed as `pip install --no-deps --no-build-isolation -e .` does; where that
-fails (setuptools older than pyproject.toml asks for), build/links/fastrank has links to its parts. The drill has both
-folders on PYTHONPATH.
+fails (setuptools older than pyproject.toml asks for), build/links/fastrank is a link to it. The drill has both on
+PYTHONPATH.
 """
 
 from __future__ import annotations
@@ -34,13 +34,20 @@ def imported_from() -> str:
     return done.stdout.strip()
 
 
+def mend_links() -> None:
+    """fastrank/kernels and fastrank/experiments are links: made anew where a copy of the tree has lost them."""
+    for name in ("kernels", "experiments"):
+        link = ROOT / "fastrank" / name
+        if not link.is_dir():
+            link.unlink(missing_ok=True)
+            link.symlink_to(Path("..", name))
+
+
 def link() -> None:
-    """A package of links, with as much metadata as tells its version."""
+    """A folder with a link to the package, and as much metadata as tells its version."""
     shutil.rmtree(LINKS, ignore_errors=True)
-    package = LINKS / "fastrank"
-    package.mkdir(parents=True)
-    for part in [*(ROOT / "fastrank").iterdir(), ROOT / "kernels", ROOT / "experiments"]:
-        (package / part.name).symlink_to(part)
+    LINKS.mkdir(parents=True)
+    (LINKS / "fastrank").symlink_to(ROOT / "fastrank")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     metadata = LINKS / f"fastrank-{project['version']}.dist-info"
     metadata.mkdir()
@@ -51,6 +58,7 @@ def main() -> int:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / ".carry"
     wheels = sorted(folder.glob("*.whl"))
     unpacked = unpack(wheels)
+    mend_links()
     how = "was installed"
     if imported_from() != str(ROOT):
         how = "installed by pip"

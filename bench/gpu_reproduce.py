@@ -74,11 +74,8 @@ spectrum_every_epochs = 0
 
 
 def train(options: argparse.Namespace) -> int:
-    from fastrank.experiments import measure
-    from fastrank.experiments.config import load_config
-    from fastrank.experiments.events import Measured
-    from fastrank.experiments.job import Job
-    from fastrank.experiments.sweep import Options, run_sweep
+    from fastrank.experiments.sweeps import Options, load_config, run_sweep
+    from fastrank.experiments.training import Job, Measured, cost
 
     started = time.perf_counter()
     shutil.rmtree(options.folder, ignore_errors=True)  # of an earlier call, whose sweep had other epochs
@@ -87,7 +84,7 @@ def train(options: argparse.Namespace) -> int:
     path.write_text(configuration(options, epochs=1))
     (trial,) = load_config(path).trials()
     job = Job(trial.id, {trial.id: trial.spec})
-    (timed,) = measure.run(job, options.folder / "measured", options.device)
+    (timed,) = cost.run(job, options.folder / "measured", options.device)
     assert isinstance(timed, Measured)
     epoch = trial.steps_per_epoch * timed.step_seconds + timed.evaluation_seconds
     saving = checkpoint_seconds(options)
@@ -109,7 +106,7 @@ def epochs_within(seconds: float, epoch: float, saving: float) -> int:
 
 def checkpoint_seconds(options: argparse.Namespace) -> float:
     """Of a network and its optimizer, into the folder of the sweep."""
-    from fastrank.experiments.checkpoint import save_checkpoint
+    from fastrank.experiments.training import save_checkpoint
 
     model = models.resnet18().to(options.device)
     optimizer = fastrank.SGD(model.parameters(), lr=0.1)
@@ -119,7 +116,7 @@ def checkpoint_seconds(options: argparse.Namespace) -> float:
 
 
 def report(options: argparse.Namespace) -> None:
-    from fastrank.experiments.report import write_report
+    from fastrank.experiments.reports import write_report
 
     sweep = options.folder / "sweep"
     options.results.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,7 @@ import torch
 from providers import Provider, by_shape, of, wide
 from torch import Tensor
 
-import fastrank.reference.gram as reference
+from fastrank.reference import grams as reference
 
 
 def stock(matrices: list[Tensor]) -> list[Tensor]:
@@ -28,7 +28,7 @@ def ours(matrices: list[Tensor]) -> list[Tensor]:
 
 def by_kernel(matrices: list[Tensor]) -> Callable[[], list[Tensor]]:
     """Plans and workspace are made once, as a tracker does; what is timed is the launches."""
-    from fastrank.kernels.launches import Launches
+    from fastrank.kernels.count import Launches
 
     launches = Launches(matrices, shifts=1, keep=True)
     workspace = torch.empty(launches.size, dtype=torch.float64, device=launches.device)

@@ -27,10 +27,10 @@ from pathlib import Path
 import environment
 import results
 import torch
-from fastrank.experiments.devices import kind
-from fastrank.experiments.engines.local import LocalEngine, available_cores
-from fastrank.experiments.events import Crashed, Event, Measured
-from fastrank.experiments.job import Job, trainee
+
+from fastrank.experiments.engines import LocalEngine, available_cores
+from fastrank.experiments.sweeps import kind
+from fastrank.experiments.training import Crashed, Event, Job, Measured, trainee
 from fastrank.experiments.trial import Trial
 
 WARM_UP = 6

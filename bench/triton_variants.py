@@ -19,12 +19,13 @@ from typing import Any
 
 import triton
 from cubin import Build, disassemble, read_ptx, read_report, read_sass
-from fastrank.kernels.compile import source_of
-from fastrank.kernels.variant import Variant
 from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
+
+from fastrank.kernels.compile import source_of
+from fastrank.kernels.variant import Variant
 
 INSTALLED = Path(__file__).resolve().parents[1] / "kernels"
 

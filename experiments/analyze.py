@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from fastrank.experiments.devices import kind
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.layout import write_csv
-from fastrank.experiments.summary import number, titled
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,6 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import fastrank
+
+from .errors import UserError
+from .files import write_csv
+from .sweeps import kind, number, titled
 
 SPECTRUM = ("effective_rank", "nuclear_norm", "participation_ratio")
 USUAL_KEYS = ("state_dict", "model_state_dict", "model")

@@ -72,11 +72,11 @@ def sweep(
     Exit status: 0 when all trials have a result, 1 when some failed, 2 for a configuration that cannot be used,
     130 when interrupted.
     """
-    from fastrank.experiments.sweep import Options, run_sweep
+    from .sweeps import Options, run_sweep
 
     options = Options(workers, device, stack, engine, storage, tuple(log or ()))
     if plan:
-        from fastrank.experiments.plan import print_plan
+        from .sweeps import print_plan
 
         print_plan(config, out, options)
         return
@@ -86,7 +86,7 @@ def sweep(
 @app.command()
 def status(folder: Folder) -> None:
     """Show how far the sweep in DIR has come."""
-    from fastrank.experiments.plan import print_status
+    from .sweeps import print_status
 
     print_status(folder)
 
@@ -102,7 +102,7 @@ def report(
     ] = None,
 ) -> None:
     """Draw the figures of the sweep in DIR and write report.html."""
-    from fastrank.experiments.report import write_report
+    from .reports import write_report
 
     typer.echo(write_report(folder, trial))
 
@@ -113,7 +113,7 @@ def compare(
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The page to write.")] = Path("compare.html"),
 ) -> None:
     """Write a page that sets several sweeps side by side."""
-    from fastrank.experiments.compare import write_comparison
+    from .reports import write_comparison
 
     typer.echo(write_comparison(folders, out))
 
@@ -141,7 +141,7 @@ def analyze(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write a CSV as well.")] = None,
 ) -> None:
     """Show rank and spectrum of every matrix in a checkpoint, of any model; its code is not needed."""
-    from fastrank.experiments.analyze import print_analysis
+    from .analyze import print_analysis
 
     print_analysis(checkpoint, (tolerance, relative_to), key, include, exclude, device, out)
 
@@ -172,10 +172,10 @@ def data_prepare(
     force: Annotated[bool, typer.Option("--force", help="Replace the set of this name.")] = False,
 ) -> None:
     """Decode a data set into the cache, from which trials read it by its name."""
-    from fastrank.experiments.data.decode import Look
-    from fastrank.experiments.data.listing import outcome
-    from fastrank.experiments.data.prepare import prepare
-    from fastrank.experiments.data.source import Choice
+    from .data.decode import Look
+    from .data.listing import outcome
+    from .data.prepare import prepare
+    from .data.source import Choice
 
     done = prepare(
         source,
@@ -192,7 +192,7 @@ def data_prepare(
 @data.command("list")
 def data_list(cache: Cache = None) -> None:
     """Show the data sets that are prepared: name, images, shape, classes, digest and file."""
-    from fastrank.experiments.data.listing import list_prepared
+    from .data.listing import list_prepared
 
     for line in list_prepared(cache):
         typer.echo(line)
@@ -201,7 +201,7 @@ def data_list(cache: Cache = None) -> None:
 @app.command()
 def doctor() -> None:
     """Show versions, devices, and which backend serves each operation, and why."""
-    from fastrank.experiments.doctor import describe
+    from .doctor import describe
 
     for line in describe():
         typer.echo(line)
@@ -232,7 +232,8 @@ def main() -> None:
 def _exit_status(error: Exception) -> int | None:
     """The exit status of an error that is the user's to mend; None for any other, which is a defect of ours."""
     from fastrank import HistoryError
-    from fastrank.experiments.errors import UserError
+
+    from .errors import UserError
 
     match error:
         case UserError():

@@ -4,10 +4,11 @@ import os
 import platform
 
 import torch
-from fastrank.experiments.aligned import aligned
-from fastrank.experiments.provenance import commit, versions
 
 from fastrank import backend
+
+from .provenance import commit, versions
+from .terminal import aligned
 
 
 def describe() -> list[str]:

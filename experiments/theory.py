@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from fastrank.experiments.errors import UserError
 from numpy.typing import NDArray
+
+from .errors import UserError
 
 
 class TheoryError(UserError, ValueError):
@@ -22,7 +23,7 @@ def rank_bound(batch_size: int, patches: int, lr: float, weight_decay: float, ep
 
     Args:
         batch_size: B, samples a step.
-        patches: N, vectors of one sample that the matrix multiplies: `fastrank.experiments.networks.patches`.
+        patches: N, vectors of one sample that the matrix multiplies: `fastrank.experiments.networks.count_patches`.
         lr: mu, the learning rate.
         weight_decay: PyTorch's, which is 2*lambda: the paper's loss has ``lambda * ||W||^2``. 0 is allowed.
         eps: distance in the Frobenius norm, relative to W, between 0 and 1 (both excluded).

@@ -10,8 +10,9 @@ import json
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 
-from fastrank.experiments.data import DataInfo, describe, split_sizes
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from .data import DataInfo, describe, split_sizes
 
 T = TypeVar("T")
 

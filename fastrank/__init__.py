@@ -9,13 +9,11 @@ read_history    a history that a tracker wrote, or some matrices and columns of 
 write_history   a history as one file
 """
 
-from fastrank import linalg
-from fastrank.ahead import prepare
-from fastrank.history import HistoryWarning
-from fastrank.metrics import RankBounds, Status, Tolerance
-from fastrank.optim import SGD
-from fastrank.parquet import HistoryError, read_history, write_history
-from fastrank.tracker import RankTracker
+from . import linalg
+from .history import HistoryError, HistoryWarning, read_history, write_history
+from .metrics import RankBounds, Status, Tolerance
+from .optim import SGD
+from .tracking import RankTracker, prepare
 
 __version__ = "0.1.0"
 

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from fastrank.ring import capturing
-
-UNPREPARED = "step: take one with the same parameters and options before capturing it in a CUDA graph"
+from .device import UNPREPARED, capturing
 
 
 class Mirror:
@@ -29,7 +27,7 @@ class Mirror:
 
     def write(self, values: Sequence[int], everything: bool) -> None:
         """Write what has changed, or everything. `RuntimeError` where a capture would need a longer table."""
-        from fastrank.kernels.pointers import empty_table, poke_
+        from .kernels.pointers import empty_table, poke_
 
         if len(values) != self.size:
             if capturing(self._device):

@@ -26,11 +26,12 @@ from typing import Any
 
 import torch
 import triton
-from fastrank.kernels.device import current
-from fastrank.kernels.variant import Variant
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import MockTensor
+
+from .device import current
+from .variant import Variant
 
 NICENESS = 10
 """How much the process gives way to others, as `nice` counts it."""

@@ -28,7 +28,7 @@ def wide_tiles(capability: tuple[int, int]) -> bool:
     return capability in ((8, 0), (9, 0))
 
 
-def there(tensor: Tensor, device: torch.device) -> Tensor:
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on `device`, without waiting for it."""
     pinned = tensor.pin_memory() if device.type == "cuda" else tensor
     return pinned.to(device, non_blocking=True)

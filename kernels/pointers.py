@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import torch
 import triton
 import triton.language as tl
-from fastrank.kernels.variant import Variant
 from torch import Tensor
+
+from .variant import Variant
 
 GROUP = 32
 """Values of a launch."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import sys
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastrank import backend
+from fastrank import backend, device
 
 EMPTY = [(torch, "empty"), (torch, "empty_like"), (torch, "empty_strided")]
 EMPTY += [(Tensor, "new_empty"), (Tensor, "new_empty_strided")]
@@ -69,6 +71,22 @@ def counting(request, monkeypatch):
     limit = 10**9 if request.param == "eigenvalues" else 0
     monkeypatch.setattr(backend, "EIGENVALUES_UP_TO", {"rank": limit, "tracking": limit})
     return request.param
+
+
+@pytest.fixture
+def captured():
+    """`with captured():` a CUDA graph is being captured, for all that the library can tell."""
+
+    @contextmanager
+    def capture():
+        with pytest.MonkeyPatch.context() as patch:
+            for name, module in list(sys.modules.items()):
+                asks = getattr(module, "capturing", None) is device.capturing
+                if asks and name.startswith("fastrank.") and module is not device:
+                    patch.setattr(module, "capturing", lambda device: True)
+            yield
+
+    return capture
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import fastrank
-from fastrank import RankTracker, Tolerance, compilation
+from fastrank import RankTracker, Tolerance
+from fastrank.tracking import compilation
 
 pytestmark = [
     pytest.mark.gpu,

@@ -115,7 +115,7 @@ def test_overflow_leaves_no_trace(mlp, train, fused):
 
 def test_an_overflow_the_host_does_not_know_of_is_dropped_when_rows_arrive():
     """On CUDA the flag stays on the device: the row is marked there. The ring is the same on a CPU."""
-    from fastrank.ring import SKIPPED, Ring
+    from fastrank.history.ring import SKIPPED, Ring
 
     ring = Ring(2, 1, torch.device("cpu"), capacity=3)
     for i, step in enumerate([1, SKIPPED, 2, SKIPPED, SKIPPED, SKIPPED, 3]):

@@ -25,7 +25,7 @@ def test_there_are_python_blocks():
 
 def test_commands_exist():
     """Every `make` target and every file a shell block names is there; every fastrank command is one."""
-    from fastrank.cli import app
+    from fastrank.experiments.cli import app
 
     makefile = (README.parent / "Makefile").read_text()
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}

@@ -1,6 +1,21 @@
-"""Data sets: prepared once into a checked cache, then read by name, with no network and no decoding."""
+"""Data sets: prepared once, then read by every trial without a network, and fed to it in batches.
 
-from fastrank.experiments.data.info import DataError, DataInfo, Images
-from fastrank.experiments.data.splits import describe, load_split, split_sizes
+The modules named here bring packages that only preparing takes.
+"""
 
-__all__ = ["DataError", "DataInfo", "Images", "describe", "load_split", "split_sizes"]
+from .feed import Feed
+from .info import DataError, DataInfo
+from .splits import describe, load_split, split_sizes
+
+__all__ = [
+    "DataError",
+    "DataInfo",
+    "Feed",
+    "decode",
+    "describe",
+    "listing",
+    "load_split",
+    "prepare",
+    "source",
+    "split_sizes",
+]

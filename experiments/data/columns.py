@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from fastrank.experiments.data.info import DataError
-from fastrank.experiments.data.source import Source
 from numpy.typing import NDArray
+
+from .info import DataError
+from .source import Source
 
 _LABEL = "label"  # what nearly everybody calls it
 

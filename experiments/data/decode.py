@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from fastrank.experiments.data.info import DataError
 from numpy.typing import NDArray
+
+from .info import DataError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -2,8 +2,9 @@
 
 import numpy as np
 import torch
-from fastrank.experiments.data.folder import BUILT_IN
-from fastrank.experiments.data.info import DataInfo, Images
+
+from .folder import BUILT_IN
+from .info import DataInfo, Images
 
 # Mean and standard deviation of all pixels of the 1,797 images, which lie between 0 and 16.
 MEAN, STD = 4.884, 6.017

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from fastrank.experiments.data.info import DataError, DataInfo, Images
 from torch import Tensor
+
+from .info import DataError, DataInfo, Images
 
 PADDING = 4  # pixels on each side, in black, of which a random window is cut
 

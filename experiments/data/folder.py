@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from fastrank.experiments.data.catalogue import CATALOGUE
-from fastrank.experiments.data.info import DataError
+from .catalogue import CATALOGUE
+from .info import DataError
 
 SUFFIX = ".safetensors"
 BUILT_IN = "digits"  # the one set that needs no preparing

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from fastrank.experiments.errors import UserError
 from torch import Tensor
+
+from ..errors import UserError
 
 
 class DataError(UserError):

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from fastrank.experiments.aligned import aligned
-from fastrank.experiments.data import digits
-from fastrank.experiments.data.catalogue import CATALOGUE
-from fastrank.experiments.data.folder import cache_folder, file_of, prepared
-from fastrank.experiments.data.info import DataError, DataInfo
-from fastrank.experiments.data.prepare import Prepared
-from fastrank.experiments.data.store import read_info
+from ..terminal import aligned
+from . import digits
+from .catalogue import CATALOGUE
+from .folder import cache_folder, file_of, prepared
+from .info import DataError, DataInfo
+from .prepare import Prepared
+from .store import read_info
 
 _HEAD = ("name", "images", "shape", "classes", "digest", "file")
 

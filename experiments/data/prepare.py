@@ -10,15 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from fastrank.experiments.data.columns import find_columns, read_labels
-from fastrank.experiments.data.decode import Decoder, Look
-from fastrank.experiments.data.folder import BUILT_IN, file_of
-from fastrank.experiments.data.info import DataError, DataInfo
-from fastrank.experiments.data.source import Choice, Source, open_splits, resolve
-from fastrank.experiments.data.store import Part, cannot_write, digest_of, read_info, read_parts, write_set
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from .columns import find_columns, read_labels
+from .decode import Decoder, Look
+from .folder import BUILT_IN, file_of
+from .info import DataError, DataInfo
+from .source import Choice, Source, open_splits, resolve
+from .store import Part, cannot_write, digest_of, read_info, read_parts, write_set
 
 NO_CHOICE, AS_IT_IS = Choice(), Look()
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastrank.experiments.data.catalogue import CATALOGUE
-from fastrank.experiments.data.info import DataError
+from .catalogue import CATALOGUE
+from .info import DataError
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TEST_SPLITS = ("test", "validation", "valid", "val")  # the first that is there

@@ -5,11 +5,12 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from fastrank.experiments.data import digits
-from fastrank.experiments.data.folder import BUILT_IN, cache_folder, command, file_of, prepared
-from fastrank.experiments.data.info import DataError, DataInfo, Images
-from fastrank.experiments.data.store import check_digest, read_info, read_parts
 from numpy.typing import NDArray
+
+from . import digits
+from .folder import BUILT_IN, cache_folder, command, file_of, prepared
+from .info import DataError, DataInfo, Images
+from .store import check_digest, read_info, read_parts
 
 TEST_FRACTION = 0.2  # of a set without a test part, where the configuration gives none
 

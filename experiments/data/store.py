@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fastrank.experiments.data.folder import command
-from fastrank.experiments.data.info import DataError, DataInfo, Images
-from fastrank.experiments.layout import sync_folder
 from numpy.typing import NDArray
+
+from fastrank.files import sync_folder
+
+from .folder import command
+from .info import DataError, DataInfo, Images
 
 FORMAT = "1"  # of the file; goes up when its layout changes
 _FIELDS = ("source", "digest", "classes", "mean", "std", "options")

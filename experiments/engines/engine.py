@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from typing import Protocol
 
-from fastrank.experiments.events import Event
-from fastrank.experiments.job import Job
+from ..training import Event, Job
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",

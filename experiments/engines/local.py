@@ -11,9 +11,8 @@ from multiprocessing import Pipe
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from fastrank.experiments.engines import ENVIRONMENT
-from fastrank.experiments.events import Crashed, Event
-from fastrank.experiments.job import Job
+from ..training import Crashed, Event, Job
+from .engine import ENVIRONMENT
 
 
 def available_cores() -> int:

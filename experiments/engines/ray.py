@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from fastrank.experiments.engines import ENVIRONMENT
-from fastrank.experiments.engines.worker import load
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.events import Crashed, Event
-from fastrank.experiments.job import Job
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.storage import execute
+
+from ..errors import UserError
+from ..records import Layout
+from ..training import Crashed, Event, Job
+from .engine import ENVIRONMENT
+from .execute import execute
+from .worker import load
 
 ADDRESS = "RAY_ADDRESS"
 PATIENCE = 10.0  # seconds that a cluster has to answer in

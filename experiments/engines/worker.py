@@ -15,8 +15,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
-from fastrank.experiments.job import Job, RunJob
-from fastrank.experiments.storage import execute
+
+from ..training import Job, RunJob
+from .execute import execute
 
 Order = tuple[Job, str, str, str | None]  # a job, the sweep's folder, a device, where it is stored
 

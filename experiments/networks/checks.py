@@ -1,6 +1,6 @@
 """What every network asks of its sizes, and the error it raises."""
 
-from fastrank.experiments.errors import UserError
+from ..errors import UserError
 
 Shape = tuple[int, int, int]
 """Channels, height and width of one image."""

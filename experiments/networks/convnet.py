@@ -1,8 +1,9 @@
 """A plain convolutional network: CONV-L-H of arXiv 2206.05794."""
 
 import torch
-from fastrank.experiments.networks.checks import NetworkError, Shape, at_least
 from torch import Tensor, nn
+
+from .checks import NetworkError, Shape, at_least
 
 
 class ConvNet(nn.Module):

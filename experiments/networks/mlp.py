@@ -1,8 +1,9 @@
 """Multilayer perceptrons: MLP-BN-L-H of arXiv 2206.05794, and the same without batch-norm."""
 
 import torch
-from fastrank.experiments.networks.checks import at_least
 from torch import Tensor, nn
+
+from .checks import at_least
 
 
 class MLP(nn.Module):

@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from fastrank.experiments.networks.checks import NetworkError
 from torch import Tensor, nn
+
+from .checks import NetworkError
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def patches(model: nn.Module, sample_shape: Sequence[int]) -> dict[str, int]:
+def count_patches(model: nn.Module, sample_shape: Sequence[int]) -> dict[str, int]:
     """Number of vectors of one sample that each weight matrix multiplies.
 
     The gradient of a matrix is a sum of one outer product for each of them and each sample of the batch, so with

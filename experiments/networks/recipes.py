@@ -5,13 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from fastrank.experiments.networks.checks import NetworkError, Shape, at_least
-from fastrank.experiments.networks.convnet import ConvNet
-from fastrank.experiments.networks.mlp import MLP
-from fastrank.experiments.networks.resnet import ResNet18
-from fastrank.experiments.networks.vgg import VGG16
-from fastrank.experiments.networks.vit import ViT
 from torch import nn
+
+from .checks import NetworkError, Shape, at_least
+from .convnet import ConvNet
+from .mlp import MLP
+from .resnet import ResNet18
+from .vgg import VGG16
+from .vit import ViT
 
 __all__ = ["NETWORKS", "NetworkError", "Recipe", "Shape", "build"]
 

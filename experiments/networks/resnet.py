@@ -1,8 +1,9 @@
 """ResNet-18 for small images (He et al., arXiv 1512.03385; the stem is that of CIFAR experiments)."""
 
 import torch
-from fastrank.experiments.networks.checks import Shape, at_least, side_at_least
 from torch import Tensor, nn
+
+from .checks import Shape, at_least, side_at_least
 
 CHANNELS = (64, 128, 256, 512)
 

@@ -1,9 +1,10 @@
 """VGG-16 with batch-norm for small images (Simonyan & Zisserman, arXiv 1409.1556)."""
 
 import torch
-from fastrank.experiments.networks.checks import Shape, at_least, side_at_least
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d
+
+from .checks import Shape, at_least, side_at_least
 
 # Channels of the convolutions of each stage; a max-pool ends a stage.
 STAGES = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)

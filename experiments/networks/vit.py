@@ -1,9 +1,10 @@
 """A small vision transformer (Dosovitskiy et al., arXiv 2010.11929)."""
 
 import torch
-from fastrank.experiments.networks.checks import NetworkError, Shape, at_least
 from torch import Tensor, nn
 from torch.nn.functional import gelu, scaled_dot_product_attention
+
+from .checks import NetworkError, Shape, at_least
 
 # Standard deviation of the initial positions, as in the original.
 POSITION_STD = 0.02

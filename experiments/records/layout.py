@@ -1,14 +1,10 @@
-"""What lies where in a sweep's folder, and how files get there without ever being half written."""
+"""What lies where in a sweep's folder."""
 
-import csv
-import io
-import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import fastrank
 
 
 @dataclass(frozen=True)
@@ -56,39 +52,13 @@ class Layout:
             shutil.rmtree(self.history(name))
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that a reader, or a power cut, sees the old file or the new one whole.
+def history_parts(folder: Path) -> list[Path]:
+    """The Parquet files of one history, in the order of their steps.
 
-    Raises OSError (disk full, read-only folder) with the old file intact and no temporary file left.
+    Raises:
+        fastrank.HistoryError: there is none.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)  # mkstemp makes it private; results are to be read by others
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Write ``rows`` atomically as CSV; None becomes an empty field."""
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(path, text.getvalue().encode())
+    files = sorted(folder.glob("part-*.parquet"), key=lambda file: (len(file.name), file.name))
+    if not files:
+        raise fastrank.HistoryError(f"{folder}: holds no part of a history")
+    return files

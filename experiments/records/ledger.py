@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.layout import Layout, sync_folder
+from fastrank.files import sync_folder
+
+from ..errors import UserError
+from .layout import Layout
 
 SCHEMA_VERSION = 2
 MAX_ATTEMPTS = 2  # a trial that crashes is tried once more

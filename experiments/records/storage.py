@@ -1,22 +1,16 @@
 """Where histories and checkpoints are kept: in the sweep's folder, or at any place that fsspec can write to.
 
-A worker always writes files of its own machine. Where the sweep is stored elsewhere they are its scratch folder,
-and what it has written is copied at each epoch: first the parts of histories, then the checkpoint that counts on
-them. A worker that is killed leaves nothing that the next one, on whatever machine, cannot go on from.
+A worker always writes files of its own machine: see `fastrank.experiments.engines.execute`.
 """
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
-from fastrank.experiments.job import Job, RunJob, narrated
-from fastrank.experiments.layout import Layout
-
 from fastrank import HistoryError
+
+from ..errors import UserError
+from .layout import Layout
 
 
 class StorageError(UserError):
@@ -131,33 +125,3 @@ class Place:
         found: dict[str, dict[str, Any]] = self._fs.find(folder, detail=True)
         start = len(self._fs._strip_protocol(folder)) + 1
         return {path[start:]: int(entry["size"]) for path, entry in found.items() if not path.endswith(".draft")}
-
-
-def execute(run: RunJob, job: Job, folder: Path, device: str, url: str | None) -> Iterator[Event]:
-    """Run a job where it is to be run, in the sweep's folder or in a scratch folder that is copied to ``url``."""
-    yield from narrated(run(job, folder, device) if url is None else _copied(run, job, device, url))
-
-
-def _copied(run: RunJob, job: Job, device: str, url: str) -> Iterator[Event]:
-    place = Place(url)
-    with TemporaryDirectory(prefix="fastrank-") as scratch:
-        layout = Layout(Path(scratch))
-        place.pull(place.checkpoint(job.name), layout.checkpoint(job.name))
-        if layout.checkpoint(job.name).exists():
-            place.pull(place.history(job.name), layout.history(job.name))
-        epoch = 0
-        for event in run(job, layout.folder, device):
-            match event:
-                case EpochEnd() if event.epoch != epoch:
-                    epoch = event.epoch
-                    try:
-                        place.push(layout.history(job.name), place.history(job.name))
-                        if layout.checkpoint(job.name).exists():
-                            place.push_file(layout.checkpoint(job.name), place.checkpoint(job.name))
-                    except OSError as error:  # the training is worth more; the next epoch tries again
-                        yield Warned(
-                            f"{url}: the checkpoint of {job.name} cannot be written: {error}. Training goes on"
-                        )
-                case Finished():
-                    place.push(layout.history(event.trial), place.history(event.trial))
-            yield event

@@ -7,15 +7,16 @@ from itertools import count
 from pathlib import Path
 
 import pandas as pd
-from fastrank.experiments.axes import AXES, WORDS, number
-from fastrank.experiments.figures import comparison
-from fastrank.experiments.figures.drawing import NothingToDraw, svg
-from fastrank.experiments.figures.style import styled
-from fastrank.experiments.layout import write_atomically
-from fastrank.experiments.page import figure, page
-from fastrank.experiments.report_tables import NONE, rank, share
-from fastrank.experiments.results import ReportError, Results, read_results
-from fastrank.experiments.trends import SETTINGS, means, trends
+
+from ..files import write_atomically
+from .axes import AXES, WORDS, number
+from .figures import comparison
+from .figures.drawing import NothingToDraw, svg
+from .figures.style import styled
+from .page import figure, page
+from .report_tables import NONE, rank, share
+from .results import ReportError, Results, read_results
+from .trends import SETTINGS, means, trends
 
 TITLE = "Average rank and test accuracy against each setting"
 EXPECTED = {"batch_size": "rises: 1", "lr": "falls: &minus;1", "weight_decay": "falls: &minus;1"}

@@ -8,23 +8,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from fastrank.experiments.digest import FloatArray, rank_columns, ranks
 
 import fastrank
 
+from ..records import history_parts
+from .digest import FloatArray, rank_columns, ranks
+
 SHOWN = ("step", "name", "rows", "cols", "frobenius_norm", "singular_values")
-
-
-def parts(folder: Path) -> list[Path]:
-    """The Parquet files of one history, in the order of their steps.
-
-    Raises:
-        fastrank.HistoryError: there is none.
-    """
-    files = sorted(folder.glob("part-*.parquet"), key=lambda file: (len(file.name), file.name))
-    if not files:
-        raise fastrank.HistoryError(f"{folder}: holds no part of a history")
-    return files
 
 
 def tables(files: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
@@ -47,7 +37,7 @@ def spectra(folder: Path) -> pd.DataFrame:
     Raises:
         fastrank.HistoryError, OSError: the history is missing or damaged.
     """
-    files = parts(folder)
+    files = history_parts(folder)
     if "singular_values" not in _columns(files[0]):
         return pd.DataFrame(columns=[*SHOWN, "rank", "stage"])
     names = pc.unique(fastrank.read_history(files[0], columns=["name"])["name"]).to_pylist()
@@ -65,7 +55,7 @@ def norms(folder: Path) -> dict[str, tuple[FloatArray, FloatArray]]:
     Raises:
         fastrank.HistoryError, OSError: the history is missing or damaged.
     """
-    table = fastrank.read_history(parts(folder), columns=["name", "step", "frobenius_norm"])
+    table = fastrank.read_history(history_parts(folder), columns=["name", "step", "frobenius_norm"])
     frame = table.to_pandas().astype({"step": np.float64})
     return {
         str(name): (own["step"].to_numpy(), own["frobenius_norm"].to_numpy())

@@ -5,15 +5,14 @@ import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from fastrank.experiments import histories
-from fastrank.experiments.digest import BINS, Digest, columns, digest
-from fastrank.experiments.figures import heat_maps
-from fastrank.experiments.figures.style import styled
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.results import Results, read_results
-from fastrank.experiments.storage import Storage
-
 import fastrank
+
+from ..records import Layout, Storage, history_parts
+from . import histories
+from .digest import BINS, Digest, columns, digest
+from .figures import heat_maps
+from .figures.style import styled
+from .results import Results, read_results
 
 _drawing = threading.Lock()  # matplotlib's settings are the whole process's
 
@@ -47,7 +46,7 @@ def _digest(results: Results, trial: str) -> Digest | None:
     every = results.spec(trial)["tracking"]["every"]
     try:
         with TemporaryDirectory(prefix="fastrank-") as scratch:
-            tables = histories.tables(histories.parts(_history(results, trial, Path(scratch))), columns([""]))
+            tables = histories.tables(history_parts(_history(results, trial, Path(scratch))), columns([""]))
             return digest(tables, [""], steps, every=every, bins=BINS)
     except (fastrank.HistoryError, OSError):
         return None

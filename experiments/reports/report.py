@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from fastrank.experiments import report_tables as tables
-from fastrank.experiments.axes import WORDS, enumeration, said
-from fastrank.experiments.cells import generalisation
-from fastrank.experiments.figures import Picture, draw_figures
-from fastrank.experiments.layout import write_atomically
-from fastrank.experiments.ledger import Status
-from fastrank.experiments.page import figure, page, problems, tile
-from fastrank.experiments.report_tables import rank, share
-from fastrank.experiments.results import ReportError, Results, read_results
+from ..files import write_atomically
+from ..records import Status
+from . import report_tables as tables
+from .axes import WORDS, enumeration, said
+from .figures.draw import Picture, draw_figures
+from .page import figure, page, problems, tile
+from .report_tables import rank, share
+from .results import ReportError, Results, read_results
+from .seed_means import generalisation
 
 TAU = {
     "frobenius": "&tau; = {value:g} &middot; &Vert;W&Vert;<sub>F</sub>",

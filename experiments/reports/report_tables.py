@@ -5,10 +5,11 @@ from html import escape
 from typing import Any
 
 import pandas as pd
-from fastrank.experiments.axes import WORDS, number
-from fastrank.experiments.cells import cells
-from fastrank.experiments.ledger import Status
-from fastrank.experiments.results import Results
+
+from ..records import Status
+from .axes import WORDS, number
+from .results import Results
+from .seed_means import cells
 
 NONE = "&ndash;"
 

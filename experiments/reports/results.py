@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fastrank.experiments import histories
-from fastrank.experiments.axes import AXES, said
-from fastrank.experiments.digest import BINS, Digest, columns, digest
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Ledger, Status, TrialRecord
-from fastrank.experiments.storage import Storage
 
 import fastrank
+
+from ..errors import UserError
+from ..records import Layout, Ledger, Status, Storage, TrialRecord, history_parts
+from . import histories
+from .axes import AXES, said
+from .digest import BINS, Digest, columns, digest
 
 POINTS = 12_000  # that all curves of a figure have together
 READERS = 2  # threads: decoding and summing release the interpreter about half of the time
@@ -197,7 +196,7 @@ def _digest(results: Results, storage: Storage, trial: TrialRecord, bins: int) -
     steps, every = int((trial.result or {}).get("steps", 0)), trial.spec["tracking"]["every"]
     try:
         storage.fetch(trial.id)
-        tables = histories.tables(histories.parts(results.history(trial.id)), columns(results.suffixes))
+        tables = histories.tables(history_parts(results.history(trial.id)), columns(results.suffixes))
         return digest(tables, results.suffixes, steps, every=every, bins=bins)
     except (fastrank.HistoryError, OSError) as error:
         return error

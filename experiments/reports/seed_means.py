@@ -1,8 +1,9 @@
 """Cells of a sweep's grid: what differs in its seed alone, averaged; and how far they generalise."""
 
 import pandas as pd
-from fastrank.experiments.axes import AXES
-from fastrank.experiments.results import Results
+
+from .axes import AXES
+from .results import Results
 
 MEASURES = {"rank": "average_rank", "train_accuracy": "train_accuracy", "test_accuracy": "test_accuracy", "gap": "gap"}
 SPREAD = ("mean", "std", "min", "max")

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from fastrank.experiments.axes import AXES
-from fastrank.experiments.cells import cells
-from fastrank.experiments.results import Results
+
+from .axes import AXES
+from .results import Results
+from .seed_means import cells
 
 SETTINGS = AXES[:3]
 DIGITS = 9  # of an average rank, that count as different

@@ -9,11 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import time
 
-from fastrank.experiments.sinks.tracker import HEAT_MAP, Outcome, Sweep, settings
-from fastrank.experiments.trial import Trial
 from mlflow import get_tracking_uri
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
+
+from ..trial import Trial
+from .tracker import HEAT_MAP, Outcome, Sweep, settings
 
 TRIAL, SWEEP, STATUS = "fastrank.trial", "fastrank.sweep", "fastrank.status"  # tags
 PROBE = "loss/train"  # a metric that every epoch has

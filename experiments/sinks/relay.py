@@ -6,11 +6,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fastrank.experiments.events import Crashed, EpochEnd, Event, Finished
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Ledger, Status
-from fastrank.experiments.sinks.tracker import Outcome, Tracker, epoch_values, full_rank, outcome, reason
-from fastrank.experiments.trial import Trial
+from ..records import Layout, Ledger, Status
+from ..training import Crashed, EpochEnd, Event, Finished
+from ..trial import Trial
+from .tracker import Outcome, Tracker, epoch_values, full_rank, outcome, reason
 
 PATIENCE = 60.0  # seconds without any progress that a sweep waits for a tracker at its end
 NOTHING_LOST = "Nothing is lost: the ledger has every number"
@@ -84,7 +83,7 @@ class Relay:
     def _heat_map(self, trial: Trial) -> bytes | None:
         self._drawing = True
         try:
-            from fastrank.experiments.sinks.heat_map import draw_heat_map  # imports matplotlib, which takes its time
+            from ..reports import draw_heat_map  # imports matplotlib, which takes its time
 
             return draw_heat_map(self._folder, trial.id)
         except Exception as error:  # numbers are worth more than a picture of them

@@ -5,12 +5,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.events import Event
-from fastrank.experiments.sinks.relay import Relay
-from fastrank.experiments.sinks.tracker import SinkError, Sweep, Tracker, read_sweep, reason
-from fastrank.experiments.trial import Trial
 from rich.console import Console
+
+from ..errors import UserError
+from ..training import Event
+from ..trial import Trial
+from .relay import Relay
+from .tracker import SinkError, Sweep, Tracker, read_sweep, reason
 
 __all__ = ["TITLES", "Sink", "SinkError", "open_sinks"]
 
@@ -73,14 +74,14 @@ def _maker(name: str) -> Callable[[Sweep, Callable[[str], None]], Tracker]:
     """Importing one takes a second or more, and its package: only what was asked for is imported."""
     match name:
         case "tensorboard":
-            from fastrank.experiments.sinks.tensorboard import TensorBoard
+            from .tensorboard import TensorBoard
 
             return TensorBoard
         case "wandb":
-            from fastrank.experiments.sinks.wandb import WeightsAndBiases
+            from .wandb import WeightsAndBiases
 
             return WeightsAndBiases
         case _:
-            from fastrank.experiments.sinks.mlflow import MLflow
+            from .mlflow import MLflow
 
             return MLflow

@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from fastrank.experiments.sinks.tracker import HEAT_MAP, Outcome, Sweep, settings
-from fastrank.experiments.trial import Trial
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import RecordWriter
 from torch.utils.tensorboard.summary import hparams, text
+
+from ..trial import Trial
+from .tracker import HEAT_MAP, Outcome, Sweep, settings
 
 
 class TensorBoard:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.events import EpochEnd, Finished
-from fastrank.experiments.ledger import Ledger
-from fastrank.experiments.parts import build_network
-from fastrank.experiments.trial import Trial, short_hash
 
 import fastrank
+
+from ..errors import UserError
+from ..records import Ledger
+from ..training import EpochEnd, Finished, build_network
+from ..trial import Trial, short_hash
 
 HEAT_MAP = "rank/by_matrix"
 

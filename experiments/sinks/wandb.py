@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import wandb
-from fastrank.experiments.sinks.tracker import HEAT_MAP, Outcome, SinkError, Sweep, settings
-from fastrank.experiments.trial import Trial
 from PIL import Image
+
+from ..trial import Trial
+from .tracker import HEAT_MAP, Outcome, SinkError, Sweep, settings
 
 PROJECT = "fastrank"  # unless WANDB_PROJECT names another
 INIT, UPLOAD = 30.0, 60.0  # seconds that a run's begin and end may take; what is not sent stays for `wandb sync`

@@ -6,12 +6,13 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastrank.experiments.data import DataError
-from fastrank.experiments.diagnosis import explain
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.networks import NetworkError
-from fastrank.experiments.parts import build_network
-from fastrank.experiments.trial import (
+from pydantic import Field, ValidationError
+
+from ..data import DataError
+from ..errors import UserError
+from ..networks import NetworkError
+from ..training import build_network
+from ..trial import (
     Axis,
     BatchSize,
     Data,
@@ -25,7 +26,7 @@ from fastrank.experiments.trial import (
     Trial,
     WeightDecay,
 )
-from pydantic import Field, ValidationError
+from .diagnosis import explain
 
 
 class ConfigError(UserError):

@@ -5,12 +5,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from fastrank.experiments.engines.local import LocalEngine, available_cores
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.events import Crashed, Measured
-from fastrank.experiments.job import Job
 
-MEASURE = "fastrank.experiments.measure:run"
+from ..engines import LocalEngine, available_cores
+from ..errors import UserError
+from ..training import Crashed, Job, Measured
+
+MEASURE = "fastrank.experiments.training.cost:run"
 MOST_A_GPU = 8  # processes; beyond that they wait for each other more than they overlap
 SHARE = 0.9  # of a GPU's free memory that slots may take together
 CONTEXT = 600 << 20  # bytes that a process takes on a GPU besides its tensors

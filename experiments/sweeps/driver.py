@@ -6,15 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from fastrank.experiments.engines import Engine
-from fastrank.experiments.events import Crashed, EpochEnd, Event, Finished, Warned
-from fastrank.experiments.job import Job
-from fastrank.experiments.ledger import MAX_ATTEMPTS, Ledger, Status
-from fastrank.experiments.progress import Board, Display
-from fastrank.experiments.sinks import Sink
-from fastrank.experiments.stacks import halves, jobs, jobs_over
-from fastrank.experiments.storage import Storage
-from fastrank.experiments.summary import write_summary
+from ..engines import Engine
+from ..records import MAX_ATTEMPTS, Ledger, Status, Storage
+from ..sinks import Sink
+from ..training import Crashed, EpochEnd, Event, Finished, Job, Warned
+from .progress import Board, Display
+from .stacks import halves, jobs, jobs_over
+from .summary import write_summary
 
 MAX_KILLS = 5  # of a job's workers, from outside and with no epoch between, before it is taken for the job's fault
 _TICK = 0.2  # seconds within which a signal is heeded

@@ -4,18 +4,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fastrank.experiments.config import load_config
-from fastrank.experiments.devices import kind, measure, slots
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.events import Measured
-from fastrank.experiments.job import Job
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Ledger, Status, TrialRecord
-from fastrank.experiments.stacks import jobs, kind_of
-from fastrank.experiments.summary import print_tables
-from fastrank.experiments.sweep import STACK_LIMIT, Options, check_config, driver_of, widest
-from fastrank.experiments.trial import Trial
 from rich.console import Console
+
+from ..errors import UserError
+from ..records import Layout, Ledger, Status, TrialRecord
+from ..training import Job, Measured
+from ..trial import Trial
+from .config import load_config
+from .devices import kind, measure, slots
+from .stacks import jobs, kind_of
+from .summary import print_tables
+from .sweep import STACK_LIMIT, Options, check_config, driver_of, widest
 
 SHOWN = 60  # trials that are listed one by one
 

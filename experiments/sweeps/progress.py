@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self
 
-from fastrank.experiments.ledger import Status, TrialRecord
-from fastrank.experiments.summary import COLOURS, number
-from fastrank.experiments.trial import Trial
 from rich import box
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,6 +13,10 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+from ..records import Status, TrialRecord
+from ..trial import Trial
+from .summary import COLOURS, number
 
 SECONDS_BETWEEN_LINES = 10.0
 LIVE_COLUMNS = (

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fastrank.experiments.job import Job
-from fastrank.experiments.ledger import Status, TrialRecord
-from fastrank.experiments.trial import Perceptron, Trial, short_hash
+from ..records import Status, TrialRecord
+from ..training import Job
+from ..trial import Perceptron, Trial, short_hash
 
 OWN = ("lr", "weight_decay", "seed")  # what the trials of a stack may differ in
 

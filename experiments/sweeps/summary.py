@@ -6,11 +6,12 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from fastrank.experiments.layout import write_csv
-from fastrank.experiments.ledger import Status, TrialRecord
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from ..files import write_csv
+from ..records import Status, TrialRecord
 
 COLUMNS = (
     *("trial", "model", "data", "batch_size", "lr", "weight_decay", "momentum", "seed", "epochs", "steps"),

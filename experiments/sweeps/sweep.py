@@ -10,23 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastrank.experiments.config import ConfigError, SweepConfig, differences, load_config
-from fastrank.experiments.data import load_split
-from fastrank.experiments.devices import kind, slots
-from fastrank.experiments.driver import Driver
-from fastrank.experiments.engines import Engine
-from fastrank.experiments.engines.local import LocalEngine
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.job import RUN, Job
-from fastrank.experiments.layout import Layout, write_atomically
-from fastrank.experiments.ledger import Ledger, Status, TrialRecord
-from fastrank.experiments.progress import Board, display_for
-from fastrank.experiments.provenance import commit, versions
-from fastrank.experiments.sinks import open_sinks
-from fastrank.experiments.stacks import jobs, kind_of
-from fastrank.experiments.storage import Storage, absolute
-from fastrank.experiments.summary import print_tables, write_summary
 from rich.console import Console
+
+from ..data import load_split
+from ..engines import Engine, LocalEngine
+from ..errors import UserError
+from ..files import write_atomically
+from ..provenance import commit, versions
+from ..records import Layout, Ledger, Status, Storage, TrialRecord, absolute
+from ..sinks import open_sinks
+from ..training import RUN, Job
+from .config import ConfigError, SweepConfig, differences, load_config
+from .devices import kind, slots
+from .driver import Driver
+from .progress import Board, display_for
+from .stacks import jobs, kind_of
+from .summary import print_tables, write_summary
 
 INTERRUPTED = 130
 STACK_LIMIT = {"cpu": 32, "cuda": 512}  # trials of a stack, unless the user says otherwise
@@ -126,7 +125,7 @@ def _engine(records: Sequence[TrialRecord], storage: Storage, options: Options) 
     folder, url = storage.layout.folder, storage.url
     if options.engine == "ray":
         try:
-            from fastrank.experiments.engines.ray import RayEngine
+            from ..engines.ray import RayEngine
         except ModuleNotFoundError as error:
             raise UserError("--engine ray: Ray is not installed: pip install 'fastrank[ray]'") from error
         return RayEngine(folder, options.device, options.workers, options.function, url)

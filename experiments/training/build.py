@@ -4,13 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from fastrank.experiments import networks
-from fastrank.experiments.data import load_split
-from fastrank.experiments.data.feed import Feed
-from fastrank.experiments.networks.patches import patches
-from fastrank.experiments.trial import Data, Model, Tracking, Trial
 
 import fastrank
+
+from ..data import Feed, load_split
+from ..networks import build, count_patches
+from ..trial import Data, Model, Tracking, Trial
 
 SPECTRUM = ("effective_rank", "nuclear_norm", "participation_ratio", "singular_values")
 
@@ -34,7 +33,7 @@ def build_network(model: Model, data: Data, seed: int, device: torch.device | st
     Raises NetworkError for options that do not fit each other or the images, DataError for a set not prepared.
     """
     info = data.info
-    return networks.build(
+    return build(
         shape=(info.channels, info.height, info.width),
         classes=len(info.classes),
         seed=seed,
@@ -62,5 +61,5 @@ def patches_of(trial: Trial, names: list[str]) -> dict[str, int]:
     """Patches that enter each tracked matrix from one example, for the bound of the paper's theory."""
     info = trial.data.info
     model = build_network(trial.model, trial.data, seed=0)
-    found = patches(model, (info.channels, info.height, info.width))
+    found = count_patches(model, (info.channels, info.height, info.width))
     return {name: found[name] for name in names if name in found}

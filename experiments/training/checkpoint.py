@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastrank.experiments.events import Warned
-from fastrank.experiments.layout import write_atomically
+
+from ..files import write_atomically
+from .events import Warned
 
 _SEAL = hashlib.sha256().digest_size
 

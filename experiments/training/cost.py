@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from fastrank.experiments.events import Event, Measured
-from fastrank.experiments.job import Job, reproducible, trainee
+
+from .events import Event, Measured
+from .job import Job, reproducible, trainee
 
 WARM_UP = 5  # steps: kernels are compiled, a graph is captured, bases are found
 LEAST = 5  # steps that are timed together

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from fastrank.experiments.ledger import Status
+from ..records import Status
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from fastrank.experiments.checkpoint import CheckpointError, load_checkpoint
-from fastrank.experiments.data import DataError
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.events import Crashed, Event, Warned
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.trial import Trial
 
 from fastrank import HistoryWarning
 
-RUN = "fastrank.experiments.job:run"
+from ..data import DataError
+from ..errors import UserError
+from ..records import Layout
+from ..trial import Trial
+from .checkpoint import CheckpointError, load_checkpoint
+from .events import Crashed, Event, Warned
+
+RUN = "fastrank.experiments.training.job:run"
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def trainee(job: Job, folder: Path, device: torch.device) -> "Trainee":
 
     Raises DataError where this machine has another data set under the name.
     """
-    from fastrank.experiments.stack import StackTraining
-    from fastrank.experiments.train import Training
+    from .stack import StackTraining
+    from .train import Training
 
     trials, layout = [Trial.model_validate(spec) for spec in job.specs.values()], Layout(folder)
     name, there = trials[0].data.name, trials[0].data.info.digest

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from fastrank.experiments.events import Finished
-from fastrank.experiments.ledger import Status
-from fastrank.experiments.trial import Trial
 from torch import Tensor
+
+from ..records import Status
+from ..trial import Trial
+from .events import Finished
 
 
 def finish(

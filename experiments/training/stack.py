@@ -10,22 +10,22 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from fastrank.experiments.checkpoint import keep_checkpoint
-from fastrank.experiments.data import load_split
-from fastrank.experiments.data.feed import Feed
-from fastrank.experiments.events import EpochEnd, Event, Finished
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.outcome import finish, middle_rank
-from fastrank.experiments.parts import SPECTRUM, build_network, derive_seeds, patches_of, tolerances
-from fastrank.experiments.replay import Replay
-from fastrank.experiments.stack_history import split_history
-from fastrank.experiments.stacked_mlp import StackedMLP
-from fastrank.experiments.train import CHUNK
-from fastrank.experiments.trial import Trial
 from torch.nn.functional import cross_entropy
 
 import fastrank
 from fastrank import backend
+
+from ..data import Feed, load_split
+from ..records import Layout
+from ..trial import Trial
+from .build import SPECTRUM, build_network, derive_seeds, patches_of, tolerances
+from .checkpoint import keep_checkpoint
+from .events import EpochEnd, Event, Finished
+from .outcome import finish, middle_rank
+from .replay import Replay
+from .stack_history import split_history
+from .stacked_mlp import StackedMLP
+from .train import CHUNK
 
 ROWS_PER_PART = 1 << 18
 

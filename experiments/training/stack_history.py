@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from fastrank.experiments.histories import parts
-from fastrank.experiments.layout import Layout
 
 import fastrank
+
+from ..records import Layout, history_parts
 
 BUFFERED = 2_000_000  # rows that are held before each trial's are written as a part
 
@@ -46,7 +46,7 @@ def split_history(
     last_of_all = pa.scalar(max(last_steps.values()))
     held: list[list[pa.Table]] = [[] for _ in trials]
     written = rows = 0
-    files = parts(ranks)
+    files = history_parts(ranks)
     for file in files:
         table = fastrank.read_history(file)
         steps = table["step"].to_numpy()

@@ -9,9 +9,10 @@ B = 64 took 5.4 instead of 4.7 ms, and no less at 16 and 8.
 from collections.abc import Sequence
 
 import torch
-from fastrank.experiments.networks.mlp import MLP
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm
+
+from ..networks import MLP
 
 
 class StackedLinear(nn.Module):

@@ -5,19 +5,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from fastrank.experiments.checkpoint import keep_checkpoint
-from fastrank.experiments.data.feed import Feed
-from fastrank.experiments.events import EpochEnd, Event, Finished
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.outcome import finish, middle_rank
-from fastrank.experiments.parts import SPECTRUM, build_network, derive_seeds, feeds, patches_of, tolerances
-from fastrank.experiments.replay import Replay
-from fastrank.experiments.trial import Trial
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import fastrank
 from fastrank import backend
+
+from ..data import Feed
+from ..records import Layout
+from ..trial import Trial
+from .build import SPECTRUM, build_network, derive_seeds, feeds, patches_of, tolerances
+from .checkpoint import keep_checkpoint
+from .events import EpochEnd, Event, Finished
+from .outcome import finish, middle_rank
+from .replay import Replay
 
 CHUNK = 1000  # examples that are evaluated together
 LOOK_EVERY = 64  # steps after which the host looks whether the loss is still finite

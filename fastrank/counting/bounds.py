@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrank.batch import over_matrices
-from fastrank.metrics import RankBounds, Status, Tolerance
-from fastrank.reference.gram import Gram, Moments, normalized
+from ..metrics import RankBounds, Status, Tolerance
+from ..reference import Gram, Moments, normalized
+from .batch import over_matrices
 
 UNIT = 2.0**-53
 """Unit roundoff u of FP64."""

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from fastrank.batch import Group, group
+from .batch import Group, group
 
 
 def packed(matrices: Sequence[Tensor], budget: int, size: Callable[[Tensor], int]) -> Iterator[tuple[Group, ...]]:
@@ -36,16 +36,3 @@ def packed(matrices: Sequence[Tensor], budget: int, size: Callable[[Tensor], int
                 pack, room = [], budget
     if pack:
         yield tuple(pack)
-
-
-def workspace_bytes(matrix: Tensor, shifts: int, keep: bool) -> int:
-    """What `fastrank.kernels.launches.Launches` takes for a 2-D `matrix`: a Gram, partial sums of it, and factors."""
-    from fastrank.kernels import gram, tiny
-    from fastrank.kernels.device import capability
-    from fastrank.kernels.table import Shape
-
-    shape, at = Shape.of(matrix), capability(matrix.device)
-    if not keep and tiny.config(shape.rows, at) is not None:
-        return 0
-    chunks = -(-shape.columns // gram.chunk_of(shape, gram.config(at).block))
-    return 8 * shape.order**2 * (1 + shifts + chunks - 1)

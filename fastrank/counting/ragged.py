@@ -6,24 +6,21 @@ stand in one workspace, which is worked through in chunks where a budget says so
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastrank import backend, ring
-from fastrank.arrays import Matrices
-from fastrank.batch import Group
-from fastrank.bounds import UNIT, Shifts, judge, shifts, unpivoted_growth
-from fastrank.metrics import RankBounds, Tolerance
-from fastrank.packing import packed, workspace_bytes
-from fastrank.reference.gram import Gram, Moments, power_of_two
+from ..device import capturing
+from ..metrics import RankBounds, Tolerance
+from ..reference import Gram, Moments, power_of_two
+from .batch import Group
+from .bounds import UNIT, Shifts, judge, shifts, unpivoted_growth
+from .packing import packed
 
 if TYPE_CHECKING:
-    from fastrank.kernels.launches import Launches
+    from ..kernels.count import Launches
 
 BUDGET = 2**30
 """Bytes that Grams, partial sums and factors may take at a time; one matrix may always take what it needs."""
@@ -97,7 +94,7 @@ class RaggedBatch:
     def __init__(
         self, matrices: Sequence[Tensor], tolerances: int = 1, *, keep: bool = False, budget: int = BUDGET
     ) -> None:
-        from fastrank.kernels.launches import Launches
+        from ..kernels.count import Launches, workspace_bytes
 
         self.device = matrices[0].device
         self.tolerances = tolerances
@@ -105,12 +102,12 @@ class RaggedBatch:
         self._workspace: Tensor | None = None
         self._lines: dict[tuple[int, Tolerance], Lines] = {}
         self.chunks = []
-        for groups in packed(matrices, budget, partial(workspace_bytes, shifts=2 * tolerances, keep=keep)):
+        for groups in packed(matrices, budget, lambda m: workspace_bytes(m, 2 * tolerances, keep)):
             members = [matrices[i] for g in groups for i in g.indices]
             order = torch.tensor([float(g.rows) for g in groups for _ in g.indices], dtype=torch.float64)
             inner = torch.tensor([float(g.columns) for g in groups for _ in g.indices], dtype=torch.float64)
-            there = (x.to(self.device) for x in (order, inner))
-            self.chunks.append(Chunk(groups, Launches(members, 2 * tolerances, keep), *there))
+            on_device = (x.to(self.device) for x in (order, inner))
+            self.chunks.append(Chunk(groups, Launches(members, 2 * tolerances, keep), *on_device))
         self.empty = [i for i, matrix in enumerate(matrices) if not matrix.numel()]
         places = [i for c in self.chunks for g in c.groups for i in g.indices] + self.empty
         self.places = torch.tensor(places, dtype=torch.int64).argsort().to(self.device)
@@ -174,7 +171,7 @@ class RaggedBatch:
             return self._lines[key]
         lines = Lines.of(shifts(moments, tolerance, unpivoted_growth(chunk.order), top), moments.trace)
         constant = tolerance.relative_to != "spectral" and not chunk.launches.scaled
-        if constant and not ring.capturing(self.device):  # what a capture makes holds nothing before a replay
+        if constant and not capturing(self.device):  # what a capture makes holds nothing before a replay
             self._lines[key] = lines
         return lines
 
@@ -183,7 +180,7 @@ class RaggedBatch:
 
         vectors: `(2, all matrices, width)` FP64; the chunk's `rows` of the first are started from, all are overwritten.
         """
-        from fastrank.kernels.launches import PRODUCTS
+        from ..kernels.count import PRODUCTS
 
         assert self._workspace is not None
         chunk.launches.multiply(self._workspace, moments.trace, vectors, rows)
@@ -214,41 +211,6 @@ class RaggedBatch:
             whole = stack[:, : g.rows, : g.rows].masked_fill(~finite[:, None, None], 0.0)
             trace = moments.trace[rows].masked_fill(~finite, 0.0)
             yield Grams(g, rows, Gram(whole, trace, moments.scale[rows], finite, g.columns))
-
-
-def by_kernels(matrices: Matrices) -> bool:
-    """Whether the kernels serve a call's input: all of it on one device of theirs, and not nothing."""
-    data = matrices.data
-    devices = {data.device} if isinstance(data, Tensor) else {matrix.device for matrix in data}
-    return len(devices) == 1 and len(data) > 0 and backend.kernels_serve(devices.pop())
-
-
-PLANS = 64
-"""How many ragged batches are remembered between calls."""
-
-_plans: OrderedDict[object, RaggedBatch] = OrderedDict()
-_captured: list[RaggedBatch] = []
-
-
-def planned(matrices: Matrices, *, keep: bool = False) -> RaggedBatch:
-    """The ragged batch of these very matrices: made at the first call, remembered for the next ones.
-
-    Raises:
-        RuntimeError: a CUDA graph is being captured, and there was no first call before that.
-    """
-    data = matrices.data
-    key = (isinstance(data, Tensor), tuple(signature([data] if isinstance(data, Tensor) else data)), keep)
-    capturing = ring.capturing(data[0].device)
-    if key not in _plans:
-        if capturing:
-            raise RuntimeError("A: call this once with the same tensors before capturing it in a CUDA graph")
-        _plans[key] = RaggedBatch(list(data), keep=keep)
-        if len(_plans) > PLANS:
-            _plans.popitem(last=False)
-    _plans.move_to_end(key)
-    if capturing:
-        _captured.append(_plans[key])  # the graph reads its tables as long as it lives
-    return _plans[key]
 
 
 def signature(matrices: Sequence[Tensor]) -> list[tuple[object, ...]]:

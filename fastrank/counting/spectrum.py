@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastrank.reference.gram import Gram, gram
+from ..reference import Gram, gram
 
 
 def singular_values(stack: Tensor, g: Gram | None = None, *, accurate: bool = False) -> Tensor:

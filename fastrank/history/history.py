@@ -2,8 +2,8 @@
 
 Parts are `part-00000.parquet`, `part-00001.parquet`, ... in one folder: each is written under a temporary name, synced
 and renamed, so a part is whole or not there. Rows not yet in a part travel in `state_dict`, and loading one removes
-parts written after it was taken: a resumed run has neither a gap nor a double row. `fastrank.row_groups` says how rows
-are stored in a part.
+parts written after it was taken: a resumed run has neither a gap nor a double row. `row_groups` says how rows are
+stored in a part.
 
 `pyarrow` is imported when a table is first made.
 """
@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastrank import ring
-from fastrank.parquet import HistoryError, concat, list_parts, part_path, read_parts, write_history
-from fastrank.ring import Block, Ring
-from fastrank.table import Layout, block_table, join
+from . import ring
+from .parquet import HistoryError, concat, list_parts, part_path, read_parts, write_history
+from .ring import Block, Ring
+from .table import Layout, block_table, join
 
 if TYPE_CHECKING:
     import pyarrow as pa

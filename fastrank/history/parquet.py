@@ -10,7 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastrank.row_groups import encodings, holding, to_measured, to_storage
+from ..files import replacing
+from .row_groups import encodings, holding, to_measured, to_storage
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -58,24 +59,11 @@ def write_history(table: pa.Table, path: str | os.PathLike[str]) -> None:
     if not pa.types.is_dictionary(table.schema.field("name").type):  # as other programs make it
         place = table.column_names.index("name")
         table = table.set_column(place, "name", table["name"].dictionary_encode())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            schema, groups = to_storage(table)
-            with pq.ParquetWriter(file, schema, **encodings(schema)) as writer:
-                for group in groups:
-                    writer.write_table(group, row_group_size=len(group))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with replacing(path) as file:
+        schema, groups = to_storage(table)
+        with pq.ParquetWriter(file, schema, **encodings(schema)) as writer:
+            for group in groups:
+                writer.write_table(group, row_group_size=len(group))
 
 
 def read_history(

@@ -16,6 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..device import capturing, mark, to_host
+
 SKIPPED = -1
 """Step number of a row that must not be kept: the optimizer did not step (its gradients had overflowed)."""
 
@@ -51,11 +53,6 @@ class _Sent(NamedTuple):
 
     def arrived(self) -> bool:
         return self.event is None or bool(self.event.query())  # type: ignore[no-untyped-call]
-
-
-def capturing(device: torch.device) -> bool:
-    """Whether what is launched on `device` now is captured in a CUDA graph instead of run."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 class Ring:
@@ -185,21 +182,6 @@ class Ring:
     def _refuse_capture(self) -> None:
         if capturing(self._values.device):
             raise RuntimeError("a CUDA graph is being captured: the history can be read, and replays counted, outside")
-
-
-def to_host(tensor: Tensor) -> Tensor:
-    """A copy on the host; on CUDA it is under way, into pinned memory, until what `mark` returns after it has come."""
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
-    return host.copy_(tensor, non_blocking=True)
-
-
-def mark(device: torch.device) -> torch.cuda.Event | None:
-    """When everything that has been launched is done; None where it is."""
-    if device.type != "cuda":
-        return None
-    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    event.record(torch.cuda.current_stream(device))
-    return event
 
 
 def _without_skipped(block: Block) -> Block:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fastrank.metrics import Status
-from fastrank.ring import Block
+from ..metrics import Status
+from .ring import Block
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,7 +25,7 @@ class Layout:
     shapes: tuple[tuple[int, int], ...]
     """(rows, cols) of each matrix."""
     columns: tuple[str, ...]
-    """Measured columns, see `fastrank.measure.columns`."""
+    """Measured columns, see `fastrank.tracking.measure.columns`."""
     singular_values: bool
     """Whether there is a column of singular values."""
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+from ..kernels.limits import DTYPES
 
 
 class Matrices(NamedTuple):
@@ -96,19 +96,6 @@ def _from_numpy(array: np.ndarray[Any, Any], name: str) -> Tensor:
         return torch.from_numpy(array)
     except TypeError as error:
         raise TypeError(f"{name}: dtype {array.dtype} is not supported; convert to float32 or float64") from error
-
-
-def check_count(value: Any, name: str, smallest: int) -> int:
-    """`value` as an int of at least `smallest`.
-
-    Raises:
-        TypeError: not an integer. ValueError: too small.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name}: expected an integer, not {value!r}")
-    if value < smallest:
-        raise ValueError(f"{name}: must be at least {smallest}, not {value}")
-    return int(value)
 
 
 def as_threshold(value: Any, name: str, shape: torch.Size, device: torch.device) -> Tensor | float | None:

@@ -1,16 +1,4 @@
-"""Ranks, norms and randomised SVDs of batches of matrices.
-
-`A` is a tensor `(..., m, n)` in float16, bfloat16, float32 or float64, or a list of 2-D tensors of different shapes
-(answers then come as one 1-D tensor, or a list of matrices). NumPy and CuPy arrays are taken in the same forms and
-answered in kind. Matrices are taken at the values they hold, the arithmetic is FP64, and so are metrics. Answers
-carry no gradient; no argument is modified.
-
-A matrix that holds NaN or Inf has no rank and no norm: its metrics are NaN, its bounds -1 with status `NONFINITE`, and
-the other matrices of the batch are answered as if it were not there.
-
-Every function raises `TypeError` for integer, boolean, complex, sparse or meta input and `ValueError` for fewer than
-two dimensions, naming the argument.
-"""
+"""The functions of `fastrank.linalg`: how each is put together from counts, spectra and factors."""
 
 from __future__ import annotations
 
@@ -20,37 +8,31 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastrank import backend, metrics
-from fastrank.arrays import check_count, take_matrices, to_kind
-from fastrank.batch import chunk_size, group, over_matrices
-from fastrank.bounds import eigenvalue_bounds, inertia_bounds, resolve_bounds
-from fastrank.lowrank import Search, factor_list, factor_stack
-from fastrank.matrix_rank import count_as_torch
-from fastrank.metrics import RankBounds, Tolerance
-from fastrank.ragged import by_kernels, planned
-from fastrank.reference.gram import gram
-from fastrank.reference.inertia import inertia
-from fastrank.spectrum import singular_values, top_singular_value
-
-__all__ = [
-    "LowRankSVD",
-    "effective_rank",
-    "matrix_rank",
-    "nuclear_norm",
-    "participation_ratio",
-    "rank_bounds",
-    "spectral_norm",
-    "stable_rank",
-    "svd_lowrank",
-    "svdvals",
-]
+from .. import backend, metrics
+from ..arguments import check_count
+from ..counting import (
+    chunk_size,
+    eigenvalue_bounds,
+    group,
+    inertia_bounds,
+    over_matrices,
+    resolve_bounds,
+    singular_values,
+    top_singular_value,
+)
+from ..metrics import RankBounds, Tolerance
+from ..reference import gram, inertia
+from .arrays import take_matrices, to_kind
+from .lowrank import Search, factor_list, factor_stack
+from .plans import by_kernels, planned
+from .torch_rank import count_as_torch
 
 
 def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = True) -> RankBounds:
     """Proven lower and upper bound of each matrix's numerical rank; equal ones are a certificate.
 
     Args:
-        A: matrices, see the module.
+        A: matrices, see `fastrank.linalg`.
         tolerance: threshold of the numerical rank (default `Tolerance()`: 1e-3 of the Frobenius norm).
         resolve: settle with FP64 singular values what the count leaves open, status `FALLBACK` (default). False
             returns the count's own interval, and on CUDA, unless the tolerance is relative to sigma_1, never waits
@@ -60,7 +42,7 @@ def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = T
         `RankBounds` of shape `(...)`. Bounds still differ only where a singular value is within FP64 rounding of the
         threshold.
 
-    Source: Sylvester's law of inertia on the FP64 Gram, see `fastrank.bounds`.
+    Source: Sylvester's law of inertia on the FP64 Gram, see `fastrank.counting.bounds`.
     """
     tolerance = Tolerance() if tolerance is None else tolerance
     if not isinstance(tolerance, Tolerance):
@@ -88,7 +70,7 @@ def matrix_rank(A: Any, *, atol: Any = None, rtol: Any = None) -> Any:
     """Number of singular values above `max(atol, rtol * sigma_1)`: `torch.linalg.matrix_rank`, batched and ragged.
 
     Args:
-        A: matrices, see the module.
+        A: matrices, see `fastrank.linalg`.
         atol: absolute threshold, a number or a tensor that broadcasts with the batch (default 0).
         rtol: relative threshold, likewise (default `max(m, n) * eps` of A's dtype, or 0 where `atol` > 0).
 
@@ -128,7 +110,7 @@ def svdvals(A: Any, *, accurate: bool = False) -> Any:
     """Singular values `(..., r)`, FP64, descending; a list of `(r,)` for a ragged `A`. NaN where not finite.
 
     Args:
-        A: matrices, see the module.
+        A: matrices, see `fastrank.linalg`.
         accurate: decompose the matrices themselves in FP64: every sigma_i to about 1e-15 sigma_1. FP64 matrices always
             are. Default False: narrower ones go through their FP64 Gram, which costs much less, and sigma_i is off by
             at most min(sqrt(delta), delta / sigma_i), where delta = 1.1e-16 (n + 8 r + 80) ||A||_F^2.
@@ -182,7 +164,7 @@ def svd_lowrank(A: Any, k: int, *, oversample: int = 8, power_iters: int = 2, se
     """Randomised SVD of rank `k` of each matrix, with a proven error bound.
 
     Args:
-        A: matrices, see the module.
+        A: matrices, see `fastrank.linalg`.
         k: number of singular triplets, 1 to min(m, n) of the smallest matrix.
         oversample: columns of the sketch beyond k (default 8; cut at min(m, n)).
         power_iters: power iterations (default 2); 0 is enough only for spectra that fall off fast.

@@ -1,6 +1,6 @@
 """Randomised SVDs of a batch: which matrices the kernels take, how their factors are made, and the proof of all.
 
-The kernels (`fastrank.kernels.range_finder`) give Q with orthonormal columns, FP64, and Z = A^T Q with C = Z^T Z. Then
+The kernels (`fastrank.kernels.lowrank`) give Q with orthonormal columns, FP64, and Z = A^T Q with C = Z^T Z. Then
 
     C = X diag(theta) X^T,   U = Q X,   V diag(S) ~ Z X   by orth, whose pivots are S^2
 
@@ -23,15 +23,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from fastrank import backend
-from fastrank.batch import WORKSPACE
-from fastrank.columns import KS
-from fastrank.mirror import Mirror
-from fastrank.reference.gram import normalized
-from fastrank.reference.lowrank import gaussian, randomized_svd, residual_norm
+from .. import backend
+from ..counting import WORKSPACE
+from ..device_table import Mirror
+from ..kernels.limits import KS
+from ..reference import gaussian, normalized, randomized_svd, residual_norm
 
 if TYPE_CHECKING:
-    from fastrank.kernels.range_table import Layout
+    from ..kernels.lowrank import Layout
 
 LAYOUTS = 64
 """How many tables are remembered between calls."""
@@ -159,15 +158,15 @@ def _pieces(matrices: Sequence[Tensor], width: int) -> Iterator[slice]:
 @lru_cache(LAYOUTS)
 def _layout(shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, width: int, device: torch.device) -> Layout:
     """shapes: rows, columns, both strides and key of each matrix."""
-    from fastrank.kernels.range_table import Layout
-    from fastrank.kernels.sketch_table import View
+    from ..kernels.lowrank import Layout
+    from ..kernels.sketch.table import View
 
     return Layout([View(0, *shape) for shape in shapes], dtype, width, device)
 
 
 def _find(matrices: Sequence[Tensor], keys: Sequence[int], width: int, search: Search) -> Iterator[Keyed]:
     """Of matrices of one dtype and width, those of one shape together."""
-    from fastrank.kernels.range_finder import LAST_PASSES, RangeFinder
+    from ..kernels.lowrank import LAST_PASSES, RangeFinder
 
     device = matrices[0].device
     shapes = tuple((*m.shape, *m.stride(), key) for m, key in zip(matrices, keys, strict=True))

@@ -12,13 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastrank.arrays import Matrices, as_threshold
-from fastrank.batch import over_matrices
-from fastrank.bounds import TRACE, Affine, eigenvalue_error, shifts_around, unpivoted_growth
-from fastrank.metrics import Status
-from fastrank.ragged import Chunk, Grams, Lines, by_kernels, planned
-from fastrank.reference.gram import Moments, gram
-from fastrank.reference.power import top_interval
+from ..counting import (
+    TRACE,
+    Affine,
+    Chunk,
+    Grams,
+    Lines,
+    eigenvalue_error,
+    over_matrices,
+    shifts_around,
+    unpivoted_growth,
+)
+from ..metrics import Status
+from ..reference import Moments, gram, top_interval
+from .arrays import Matrices, as_threshold
+from .plans import by_kernels, planned
 
 
 def count_as_torch(matrices: Matrices, atol: Any, rtol: Any) -> Tensor:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastrank import backend
-from fastrank.members import DTYPES, Part, State, laid_out, part_of, same_layout
-from fastrank.mirror import UNPREPARED, Mirror
-from fastrank.ring import capturing
+from .. import backend
+from ..device import UNPREPARED, capturing
+from ..device_table import Mirror
+from ..kernels.limits import NARROW
+from .kernel_groups import Part, State, laid_out, part_of, same_layout
 
 if TYPE_CHECKING:
-    from fastrank.kernels.sgd import Kind
+    from ..kernels.step import Kind
 
 
 class Descent:
@@ -32,7 +33,7 @@ class Descent:
 
     Attributes:
         rows: of the tables, by the `id` of each parameter that has had a gradient.
-        pointers (P, 3) int64, meta (P, 3) int64, hyper (slots, 2) FP32: on the device, see `fastrank.kernels.descent`;
+        pointers (P, 3) int64, meta (P, 3) int64, hyper (slots, 2) FP32: on the device, see `fastrank.kernels.step`;
             good from a `refresh` to the next.
     """
 
@@ -66,8 +67,8 @@ class Descent:
         Raises:
             RuntimeError: a CUDA graph is being captured, and there was no step like this one before.
         """
-        from fastrank.kernels.device import current
-        from fastrank.kernels.sgd import Kind
+        from ..kernels.device import current
+        from ..kernels.step import Kind
 
         rows: dict[int, int] = {}
         pointers: list[int] = []
@@ -78,9 +79,9 @@ class Descent:
             momentum = group["momentum"]
             # an int would be compiled in as one, and anew for 1
             options = (float(momentum), float(group["dampening"]), group["nesterov"], group["maximize"])
-            of_dtype = {dtype: self._kinds.setdefault(Kind(dtype, *options), []) for dtype in DTYPES}
+            of_dtype = {dtype: self._kinds.setdefault(Kind(dtype, *options), []) for dtype in NARROW}
             for param, grad, buffer in members:
-                if grad is None and (id(param) not in self.rows or param.dtype not in DTYPES):
+                if grad is None and (id(param) not in self.rows or param.dtype not in NARROW):
                     continue
                 gradient = momenta = fresh = 0
                 if grad is not None:
@@ -117,15 +118,15 @@ class Descent:
             found_inf: one element; not 0: nothing is touched.
             besides: parameters that another kernel updates in this step; all versions are counted up here.
         """
-        from fastrank.kernels.device import current, there
-        from fastrank.kernels.sgd import sgd_, tiles_of
+        from ..kernels.device import current, to_device
+        from ..kernels.step import sgd_, tiles_of
 
         others = {self.rows[i] for i in besides if i in self.rows}
         listed = [[row for row in rows if row not in others] for rows in self._kinds.values()]
         if self._tiled != (self._shapes, listed):
             if capturing(self.device):
                 raise RuntimeError(UNPREPARED)
-            self._tiles = [there(tiles_of(self._shapes, rows), self.device) for rows in listed]
+            self._tiles = [to_device(tiles_of(self._shapes, rows), self.device) for rows in listed]
             self._tiled = (self._shapes, listed)
         given = (grad_scale, found_inf)
         flags = [x if x is None else x.to(self.device, torch.float32, non_blocking=True) for x in given]

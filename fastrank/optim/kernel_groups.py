@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..kernels.limits import NARROW
+
 State = MutableMapping[Any, Any]
 """An optimizer's `state`."""
-DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
 
 class Part(NamedTuple):
@@ -59,7 +60,7 @@ def laid_out(tensor: Tensor, param: Tensor) -> Tensor:
 def _fits(param: Tensor, grad: Tensor, buffer: Tensor | None, slices: int, device: torch.device) -> bool:
     return (
         type(param) in (torch.nn.Parameter, Tensor)
-        and param.dtype in DTYPES
+        and param.dtype in NARROW
         and param.device == device
         and _is_dense(param.shape, param.stride())
         and (slices == 1 or param.numel() in (0, param.stride(0) * slices))

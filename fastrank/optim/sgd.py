@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 from torch.optim.sgd import sgd
 
-from fastrank.descent import Descent, Descents
-from fastrank.members import Part
-from fastrank.reference.sgd import stacked_sgd_
+from ..reference import stacked_sgd_
+from .descent import Descent, Descents
+from .kernel_groups import Part
 
 
 class Companion(Protocol):

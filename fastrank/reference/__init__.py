@@ -1,1 +1,26 @@
 """Plain PyTorch twin of every kernel: the specification, and the CPU path."""
+
+from .grams import Gram, Moments, gram, normalized, power_of_two
+from .ldl import inertia
+from .lowrank import gaussian, randomized_svd, residual_norm
+from .power import SLACK, TopEigenvalue, exact_start, power_iteration, top_interval
+from .sgd import stacked_sgd_
+
+__all__ = [
+    "SLACK",
+    "Gram",
+    "Moments",
+    "TopEigenvalue",
+    "exact_start",
+    "gaussian",
+    "gram",
+    "grams",
+    "inertia",
+    "normalized",
+    "power_iteration",
+    "power_of_two",
+    "randomized_svd",
+    "residual_norm",
+    "stacked_sgd_",
+    "top_interval",
+]

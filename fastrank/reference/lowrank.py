@@ -44,7 +44,7 @@ def residual_norm(stack: Tensor, u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
 
     The residual is formed in FP64; the allowance covers the rounding of that: (k + 4) u for each element's product
     sum, whose size is bounded by |U| diag(S) |Vh|, and m n additions in the norm. No square may leave the range of
-    FP64: see `fastrank.reference.gram.normalized`.
+    FP64: see `fastrank.reference.grams.normalized`.
     """
     u, s, vh = u.double(), s.double(), vh.double()
     scaled = u * s[..., None, :]

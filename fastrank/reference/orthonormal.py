@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrank.reference.sketch import DEAD, UNIT, factor
+from .sketch import DEAD, UNIT, factor
 
 
 class Orthonormal(NamedTuple):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrank.reference.lowrank import gaussian
+from .lowrank import gaussian
 
 SLACK = 1e-5
 """Relative width of the certified interval of lambda_1: sigma_1 is known to 5e-6."""

@@ -27,14 +27,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrank.metrics import Tolerance
-from fastrank.reference.inertia import inertia
+from ..metrics import Tolerance
+from .ldl import inertia
+from .power import SLACK
 
 UNIT = 2.0**-53
 DEAD = 2.0**-36
 """Share of the largest pivot below which a column of a sketch holds rounding only: noise takes its place."""
-SLACK = 1e-5
-"""Relative width of the interval that theta_1 is certified to lie in."""
 GROWTH_LIMIT = 8.0
 """Growth of the factors of C - s B, over ||W||_F^2 and beyond the k that s B alone may have, that is believed."""
 POWERS = 4

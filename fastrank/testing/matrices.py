@@ -1,28 +1,18 @@
-"""Matrices with known spectra, and what a computed rank or factorisation got wrong: for tests, benchmarks and users.
-
-    case = fastrank.testing.make("clustered", 100, 300, seed=1)
-    bounds = fastrank.linalg.rank_bounds(case.matrix, case.tolerance)
-    truth = fastrank.testing.true_rank(case.matrix, case.tolerance)
-    assert fastrank.testing.count_errors(bounds, truth).wrong == 0
-
-Everything is computed on the CPU in FP64. Random numbers come from Philox, a counter-based generator, keyed by the
-caller's seed: no global generator is touched, and the same arguments give the same matrix in every process.
-"""
+"""Matrices with known spectra: families of them, planted, and on any scale."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastrank.metrics import RankBounds, Tolerance
-from fastrank.reference.gram import normalized
+from ..metrics import Tolerance
+from .truth import true_singular_values
 
 Family = Callable[[int, np.random.Generator], NDArray[np.float64]]
 
@@ -171,73 +161,6 @@ def cases(
         for j, scale in enumerate(scales):
             key = (seed * len(FAMILIES) + i) * len(scales) + j
             yield make(family, rows, cols, seed=key, dtype=dtype, scale=scale, tolerance=tolerance)
-
-
-class TrueRank(NamedTuple):
-    """Numerical ranks `(...)`, int64, from FP64 singular values; -1 where a matrix is not finite."""
-
-    lower: Tensor
-    upper: Tensor
-
-    @property
-    def ambiguous(self) -> Tensor:
-        """bool `(...)`: a singular value lies within FP64 rounding of tau, so either count may be the true one."""
-        return self.lower != self.upper
-
-
-def true_singular_values(A: Tensor) -> Tensor:
-    """Singular values `(..., r)`, descending, of `A` `(..., m, n)` as stored, by an FP64 SVD; NaN where not finite."""
-    sigma, scale, finite = _decompose(A)
-    return torch.where(finite[:, None], sigma * scale[:, None], torch.nan).view(*A.shape[:-2], sigma.shape[-1])
-
-
-def true_rank(A: Tensor, tolerance: Tolerance | None = None) -> TrueRank:
-    """Numerical rank of each matrix of `A` `(..., m, n)` as stored, on any scale (default tolerance `Tolerance()`)."""
-    tolerance = tolerance or Tolerance()
-    sigma, scale, finite = _decompose(A)
-    top = sigma[:, 0] if sigma.shape[-1] else torch.zeros_like(scale)
-    unit = {"absolute": 1 / scale, "spectral": top, "frobenius": _frobenius(A, scale)}[tolerance.relative_to]
-    tau = tolerance.value * unit
-    margin = 2.0**-52 * (max(A.shape[-2:]) + 10) * top
-    counts = ((sigma > t[:, None]).sum(-1) for t in (tau + margin, tau - margin))
-    return TrueRank(*(torch.where(finite, count, -1).view(A.shape[:-2]) for count in counts))
-
-
-class CountErrors(NamedTuple):
-    """How many of `matrices` have bounds that exclude the true rank, and how many have open ones."""
-
-    matrices: int
-    wrong: int
-    uncertified: int
-
-
-def count_errors(bounds: RankBounds, truth: TrueRank) -> CountErrors:
-    """Judge `bounds` by the truth, of the same shape. An ambiguous one contradicts only bounds beyond both counts."""
-    wrong = (bounds.lower > truth.upper) | (bounds.upper < truth.lower)
-    return CountErrors(wrong.numel(), int(wrong.sum()), int((bounds.lower < bounds.upper).sum()))
-
-
-def factor_error(A: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
-    """Spectral and Frobenius norm `(...)` of `A - U diag(S) Vh`, FP64, on any scale."""
-    wide, scale = normalized(A.double().reshape(A.shape[:-2].numel(), *A.shape[-2:]))
-    scale = scale.view(A.shape[:-2])
-    residual = wide.view(A.shape) - U.double() * (S.double() / scale[..., None])[..., None, :] @ Vh.double()
-    spectral, frobenius = (torch.linalg.matrix_norm(residual, ord) for ord in (2, "fro"))
-    return spectral * scale, frobenius * scale
-
-
-def _decompose(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Singular values `(b, r)` of `A / scale`, the scale, and whether A is finite `(b,)`; zeros where it is not."""
-    flat = A.detach().cpu().double().reshape(A.shape[:-2].numel(), *A.shape[-2:])
-    finite = flat.isfinite().all(-1).all(-1)
-    wide, scale = normalized(torch.where(finite[:, None, None], flat, 0.0))
-    return torch.linalg.svdvals(wide), scale, finite
-
-
-def _frobenius(A: Tensor, scale: Tensor) -> Tensor:
-    """Frobenius norms `(b,)` of `A / scale`, summed in NumPy's longest floating type."""
-    wide = A.detach().cpu().double().reshape(len(scale), A.shape[-2:].numel()) / scale[:, None]
-    return torch.from_numpy(np.sqrt(np.square(wide.numpy().astype(np.longdouble)).sum(-1)).astype(np.float64))
 
 
 def _haar(rows: int, columns: int, generator: np.random.Generator) -> Tensor:

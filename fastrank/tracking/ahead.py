@@ -9,20 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fastrank import backend
-from fastrank.columns import all_columns
-from fastrank.compilation import compilation_of
-from fastrank.matricize import find_parameters
-from fastrank.members import DTYPES
-from fastrank.optim import SGD
+from .. import backend
+from ..kernels.limits import NARROW
+from ..optim import SGD
+from .basis_size import all_columns
+from .compilation import compilation_of
+from .matricize import find_parameters
 
 if TYPE_CHECKING:
-    from fastrank.kernels.sgd import Kind
-    from fastrank.kernels.variant import Variant
+    from ..kernels.step import Kind
+    from ..kernels.variant import Variant
 
 
 class Needs(NamedTuple):
-    """Variants of kernels; see `fastrank.compilation` for the difference."""
+    """Variants of kernels; see `fastrank.tracking.compilation` for the difference."""
 
     urgent: list[Variant]
     later: list[Variant]
@@ -86,29 +86,33 @@ def compile_ahead(matrices: Sequence[Tensor], optimizer: Optimizer | None, devic
 
 def needs_of(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: torch.device) -> Needs:
     """All that measuring `matrices` after each step of `optimizer` may launch on `device`."""
-    from fastrank.kernels import launches, pointers, sgd, sgd_sketch, sketches
-    from fastrank.kernels.table import Shape
+    from ..kernels.count import Shape, variants_of_counts
+    from ..kernels.pointers import POKE
+    from ..kernels.sketch import variants_of_sketches
+    from ..kernels.step import sgd_sketch_variant, sgd_variant
 
     kinds, forms = list(_kinds(optimizer)), _forms(optimizer)
-    there = [matrix for matrix in matrices if matrix.numel()]
-    dtypes = list(dict.fromkeys(matrix.dtype for matrix in there))
-    urgent = [sgd.sgd_variant(kind, *forms[0]) for kind in kinds]
-    urgent += launches.variants_of([Shape.of(matrix).order for matrix in there], dtypes, device)
-    urgent.append(pointers.POKE)
-    choices = [(m.dtype, all_columns(min(m.shape))) for m in there if m.dtype != torch.float64]  # which is not sketched
+    present = [matrix for matrix in matrices if matrix.numel()]
+    dtypes = list(dict.fromkeys(matrix.dtype for matrix in present))
+    urgent = [sgd_variant(kind, *forms[0]) for kind in kinds]
+    urgent += variants_of_counts([Shape.of(matrix).order for matrix in present], dtypes, device)
+    urgent.append(POKE)
+    choices = [
+        (m.dtype, all_columns(min(m.shape))) for m in present if m.dtype != torch.float64
+    ]  # which is not sketched
     first = dict.fromkeys((dtype, ks[0]) for dtype, ks in choices)
     more = dict.fromkeys((dtype, k) for dtype, ks in choices for k in ks if (dtype, k) not in first)
 
     def fused(dtype: torch.dtype, k: int, form: tuple[bool, bool]) -> list[Variant]:
         own = [kind for kind in kinds if kind.dtype == dtype]
-        made = [sgd_sketch.sgd_sketch_variant(kind, k, device, *form) for kind in own]
+        made = [sgd_sketch_variant(kind, k, device, *form) for kind in own]
         return [variant for variant in made if variant is not None]
 
     later: list[Variant] = []
     for dtype, k in [*first, *more]:
-        later += [*sketches.variants_of(dtype, k, device), *fused(dtype, k, forms[0])]
+        later += [*variants_of_sketches(dtype, k, device), *fused(dtype, k, forms[0])]
     for form in forms[1:]:
-        later += [sgd.sgd_variant(kind, *form) for kind in kinds]
+        later += [sgd_variant(kind, *form) for kind in kinds]
         later += [variant for dtype, k in [*first, *more] for variant in fused(dtype, k, form)]
     return Needs(urgent, later)
 
@@ -128,12 +132,12 @@ def _kinds(optimizer: Optimizer | None) -> Iterable[Kind]:
     """Of the parameters that the kernels step, without duplicates."""
     if not isinstance(optimizer, SGD):
         return ()
-    from fastrank.kernels.sgd import Kind
+    from ..kernels.step import Kind
 
     groups = [group for group in optimizer.param_groups if not isinstance(group["momentum"], Tensor)]
     return dict.fromkeys(
         Kind(param.dtype, float(group["momentum"]), float(group["dampening"]), group["nesterov"], group["maximize"])
         for group in groups
         for param in group["params"]
-        if param.dtype in DTYPES
+        if param.dtype in NARROW
     )

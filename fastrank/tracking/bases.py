@@ -1,7 +1,7 @@
 """Sketched: bases of all tracked matrices on a CUDA device, and what their sketches prove at each step.
 
-`fastrank.kernels.sketches` has the launches; here is which matrix has how many columns, whose pass over the weights
-makes the product, and when all that is changed. The host waits for nothing.
+`fastrank.kernels.sketch` has the launches; here is which matrix has how many columns, whose pass over the weights makes
+the product, and when all that is changed. The host waits for nothing.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastrank.columns import columns_of
-from fastrank.compilation import compilation_of
-from fastrank.metrics import Tolerance
-from fastrank.mirror import UNPREPARED
-from fastrank.ring import capturing
-from fastrank.sketch_groups import Basis, Group, indices_of, views_of, whole
-from fastrank.source import Source
+from ..device import UNPREPARED, capturing
+from ..metrics import Tolerance
+from .basis_groups import Basis, Group, indices_of, views_of, whole
+from .basis_size import columns_of
+from .compilation import compilation_of
+from .source import Source
 
 if TYPE_CHECKING:
-    from fastrank.descent import Descent
-    from fastrank.kernels.variant import Variant
+    from ..kernels.variant import Variant
+    from ..optim import Descent
 
 WARM_UP = 8
 """Products that a basis is made of before its first step: 4 iterations of a subspace that began as noise."""
@@ -113,8 +112,8 @@ class Sketched:
 
         Returns the `id` of each parameter that has been stepped.
         """
-        from fastrank.kernels.device import current
-        from fastrank.kernels.sgd_sketch import sgd_sketch_, sgd_sketch_variant
+        from ..kernels.device import current
+        from ..kernels.step import sgd_sketch_, sgd_sketch_variant
 
         stepped: set[int] = set()
         flags = [x if x is None else x.to(self._device, torch.float32) for x in (grad_scale, found_inf)]
@@ -157,8 +156,8 @@ class Sketched:
 
     def lift(self, vectors: Tensor) -> None:
         """Writes the first singular vector of each matrix, as last proven, of its smaller side, into `vectors`."""
-        from fastrank.kernels.device import current
-        from fastrank.kernels.power import lift_
+        from ..kernels.device import current
+        from ..kernels.sketch import lift_
 
         with current(self._device):
             for group in self._groups:
@@ -205,14 +204,14 @@ class Sketched:
 
     def _variants(self, sources: Sequence[Source], ks: Sequence[int]) -> list[Variant]:
         """What sketches of these matrices with so many columns launch."""
-        from fastrank.kernels.sketches import variants_of
+        from ..kernels.sketch import variants_of_sketches
 
         wanted = {(source.matrix.dtype, k) for source, k in zip(sources, ks, strict=True)}
-        return [variant for dtype, k in wanted for variant in variants_of(dtype, k, self._device)]
+        return [variant for dtype, k in wanted for variant in variants_of_sketches(dtype, k, self._device)]
 
     def _plan(self, layouts: list[tuple[object, ...]], ks: list[int], bases: Mapping[int, Basis]) -> None:
-        from fastrank.kernels.device import there
-        from fastrank.kernels.sketches import Sketches
+        from ..kernels.device import to_device
+        from ..kernels.sketch import Sketches
 
         if capturing(self._device):
             raise RuntimeError(UNPREPARED)
@@ -223,13 +222,13 @@ class Sketched:
             sketches.adopt({place: bases[i] for place, i in enumerate(indices) if i in bases})
             groups.append(Group(indices, sketches, self._device))
         order = [i for group in groups for i in group.indices]
-        self._places = there(torch.tensor(order, dtype=torch.int64).argsort(), self._device)
+        self._places = to_device(torch.tensor(order, dtype=torch.int64).argsort(), self._device)
         self._groups, self._layouts, self._ks = groups, layouts, ks
         for group in groups:  # now that a table may be made, also if it is in a capture that it is first read
             self._write_addresses(group)
 
     def _write_addresses(self, group: Group) -> None:
-        from fastrank.kernels.device import current
+        from ..kernels.device import current
 
         with current(self._device):
             group.addresses.write([self._sources[i].matrix.data_ptr() for i in group.indices], self._captured)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from fastrank.mirror import Mirror
-from fastrank.source import Source
+from ..device_table import Mirror
+from .source import Source
 
 if TYPE_CHECKING:
-    from fastrank.kernels.sketch_table import View
-    from fastrank.kernels.sketches import Sketches
+    from ..kernels.sketch import Sketches
+    from ..kernels.sketch.table import View
 
 
 class Basis(NamedTuple):
@@ -31,10 +31,10 @@ class Group:
     """Matrices of one dtype and k."""
 
     def __init__(self, indices: list[int], sketches: Sketches, device: torch.device) -> None:
-        from fastrank.kernels.device import there
+        from ..kernels.device import to_device
 
         self.indices, self.sketches = indices, sketches
-        self.places = there(torch.tensor(indices, dtype=torch.int32), device)
+        self.places = to_device(torch.tensor(indices, dtype=torch.int32), device)
         self.addresses, self.rows = Mirror(device), Mirror(device)
         self.compiled: set[object] = set()
         """Forms of a step for which the kernel that makes the product as well is there."""
@@ -53,7 +53,7 @@ def indices_of(sources: Sequence[Source], ks: Sequence[int]) -> Iterable[tuple[t
 
 def views_of(sources: Sequence[Source], indices: Sequence[int]) -> list[View]:
     """How each matrix of a group stands in its parameter's memory; its noise is keyed by its index."""
-    from fastrank.kernels.sketch_table import View
+    from ..kernels.sketch.table import View
 
     views = []
     for i in indices:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-KS = (16, 32, 64, 128)
-"""As `fastrank.kernels.sketch` has them."""
+from ..kernels.limits import KS
+
 COMPLETE = 64
 """Largest r for which a basis of the whole side costs no more than a sketch and a count."""
 ROOM = 2

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from fastrank.kernels.variant import Variant
+    from ..kernels.variant import Variant
 
 THREADS = 2
 """Of this process, for what is urgent. A third is no faster: a fifth of Triton's work holds the interpreter's lock."""
@@ -107,7 +107,7 @@ class Compilation:
             self._taken.add(variant.key)
         done = self._done[variant.key]
         try:
-            from fastrank.kernels.compile import warm
+            from ..kernels.compile import warm
 
             if not self._over:
                 warm(variant, self._device)
@@ -131,7 +131,7 @@ class Compilation:
 
     def _stored(self, variants: Sequence[Variant]) -> Iterator[Variant]:
         """Those in Triton's cache on disk; then the others, as soon as a process of its own has put them there."""
-        from fastrank.kernels.compile import is_stored, packed, target_of
+        from ..kernels.compile import is_stored, packed, target_of
 
         target = target_of(self._device)
         missing = []

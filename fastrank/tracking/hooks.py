@@ -9,7 +9,7 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from fastrank.optim import SGD, Companion
+from ..optim import SGD, Companion
 
 
 class Following:

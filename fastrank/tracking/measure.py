@@ -8,15 +8,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrank import backend, metrics
-from fastrank.batch import Group
-from fastrank.bounds import eigenvalue_bounds, inertia_bounds, resolve_bounds
-from fastrank.metrics import RankBounds, Tolerance
-from fastrank.ragged import Chunk, Grams, Lines, RaggedBatch
-from fastrank.reference.gram import Gram, Moments, gram
-from fastrank.reference.inertia import inertia
-from fastrank.reference.power import SLACK, TopEigenvalue, exact_start, power_iteration
-from fastrank.spectrum import singular_values
+from .. import backend, metrics
+from ..counting import (
+    Chunk,
+    Grams,
+    Group,
+    Lines,
+    RaggedBatch,
+    eigenvalue_bounds,
+    inertia_bounds,
+    resolve_bounds,
+    singular_values,
+)
+from ..metrics import RankBounds, Tolerance
+from ..reference import SLACK, Gram, Moments, TopEigenvalue, exact_start, gram, inertia, power_iteration
 
 SPECTRUM_METRICS = {
     "effective_rank": metrics.effective_rank,

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastrank import backend, ring
-from fastrank.batch import Group, group
-from fastrank.measure import RaggedMeasurement, columns, measure, measure_ragged
-from fastrank.metrics import Tolerance
-from fastrank.ragged import RaggedBatch
-from fastrank.sketch_measurer import SketchMeasurer
-from fastrank.source import Copies, Source
+from .. import backend
+from ..counting import Group, RaggedBatch, group
+from ..device import capturing
+from ..metrics import Tolerance
+from .measure import RaggedMeasurement, columns, measure, measure_ragged
+from .sketch_measurer import SketchMeasurer
+from .source import Copies, Source
 
 if TYPE_CHECKING:
-    from fastrank.descent import Descent
+    from ..optim import Descent
 
 
 class Measurer:
     """Measures the same matrices, or what has taken their places, time after time.
 
     Args:
-        tolerances, spectrum: see `fastrank.measure.measure`.
+        tolerances, spectrum: see `fastrank.tracking.measure.measure`.
         device: where answers go; if all matrices are there too, the kernels may serve.
     """
 
@@ -71,7 +71,7 @@ class Measurer:
             batch = self._batch_of(matrices)
             m = measure_ragged(batch, matrices, self._tolerances, self._spectrum, due, self._bases)
             self._bases = self._in_place(m.bases)
-            if ring.capturing(self._device):
+            if capturing(self._device):
                 self._captured.append((batch, self._bases))  # the graph reads and writes them as long as it lives
         else:
             m = self._measure_groups(matrices, due)
@@ -140,7 +140,7 @@ class Measurer:
     def _batch_of(self, matrices: list[Tensor]) -> RaggedBatch:
         """Tables and workspace, made again only when a matrix is another or elsewhere; `RuntimeError` in a capture."""
         if self._ragged is None or not self._ragged.fits(matrices):
-            if ring.capturing(self._device):
+            if capturing(self._device):
                 raise RuntimeError("take one step with the same parameters before capturing it in a CUDA graph")
             self._ragged = RaggedBatch(matrices, len(self._tolerances), keep=True)
             self._ragged.allocate()

@@ -18,21 +18,28 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastrank import ring
-from fastrank.batch import group
-from fastrank.bounds import UNIT, Affine, Shifts, shifts_around, unpivoted_growth
-from fastrank.measure import metrics_of, row_of
-from fastrank.metrics import RankBounds, Status, Tolerance
-from fastrank.mirror import UNPREPARED
-from fastrank.ragged import Chunk, Grams, Lines, RaggedBatch
-from fastrank.reference.gram import Moments
-from fastrank.reference.sketch import SLACK
-from fastrank.sketched import Sketched
-from fastrank.source import Copies, Source
-from fastrank.spectrum import singular_values
+from ..counting import (
+    UNIT,
+    Affine,
+    Chunk,
+    Grams,
+    Lines,
+    RaggedBatch,
+    Shifts,
+    group,
+    shifts_around,
+    singular_values,
+    unpivoted_growth,
+)
+from ..device import UNPREPARED, capturing, mark, to_host
+from ..metrics import RankBounds, Status, Tolerance
+from ..reference import SLACK, Moments
+from .bases import Sketched
+from .measure import metrics_of, row_of
+from .source import Copies, Source
 
 if TYPE_CHECKING:
-    from fastrank.descent import Descent
+    from ..optim import Descent
 
 TIGHT = 2e-4
 """Relative width of the interval of sigma_1^2 up to which sigma_1 is recorded: it is known to 1e-4 then."""
@@ -74,7 +81,7 @@ class SketchMeasurer:
     """Measures the same matrices, or what has taken their places, time after time.
 
     Args:
-        tolerances, spectrum: see `fastrank.measure.measure`.
+        tolerances, spectrum: see `fastrank.tracking.measure.measure`.
         device: where all matrices are; the kernels serve it.
     """
 
@@ -103,7 +110,7 @@ class SketchMeasurer:
             if self._begun:
                 self._adapt()
             self._begun = self._sketched.prepare(self._copies.settle(sources, write=False))
-            if not self._begun and ring.capturing(self._device):
+            if not self._begun and capturing(self._device):
                 warnings.warn(UNCOMPILED, RuntimeWarning, stacklevel=2)
             self._ready = True
 
@@ -198,30 +205,30 @@ class SketchMeasurer:
     def _batch_of(self, matrices: list[Tensor]) -> RaggedBatch:
         """Tables and workspace, made again only when a matrix is another or elsewhere; `RuntimeError` in a capture."""
         if self._batch is None or not self._batch.fits(matrices):
-            from fastrank.kernels.device import there
+            from ..kernels.device import to_device
 
-            if ring.capturing(self._device):
+            if capturing(self._device):
                 raise RuntimeError(UNPREPARED)
             self._batch = RaggedBatch(matrices, len(self._tolerances) + 1, keep=True)
             self._batch.allocate()
-            self._at = [there(torch.tensor(chunk.indices), self._device) for chunk in self._batch.chunks]
+            self._at = [to_device(torch.tensor(chunk.indices), self._device) for chunk in self._batch.chunks]
             orders = [min(m.shape) for m in matrices]
             self._start = Start.of(orders, -(-max(orders) // 32) * 32, self._device)
-        if ring.capturing(self._device):
+        if capturing(self._device):
             self._captured.append((self._batch, self._start))  # the graph reads and writes them as long as it lives
         return self._batch
 
     def _look(self, values: Tensor) -> None:
         """Now and then, sends upper bounds of the ranks to the host; nobody waits for them."""
-        if ring.capturing(self._device):
+        if capturing(self._device):
             return
         self._measured += 1
         if self._measured % ADAPT_EVERY == 1 and self._ranks is None:
-            self._ranks = ring.to_host(values[:, 1]), ring.mark(self._device)
+            self._ranks = to_host(values[:, 1]), mark(self._device)
 
     def _adapt(self) -> None:
         """Chooses numbers of columns by the ranks that have arrived."""
-        if self._ranks is None or ring.capturing(self._device):
+        if self._ranks is None or capturing(self._device):
             return
         ranks, event = self._ranks
         if event is None or event.query():  # type: ignore[no-untyped-call]

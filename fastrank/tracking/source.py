@@ -8,8 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastrank import ring
-from fastrank.mirror import UNPREPARED
+from ..device import UNPREPARED, capturing
 
 
 class Source(NamedTuple):
@@ -61,15 +60,15 @@ class Copies:
         for i, (matrix, parameter) in enumerate(sources):
             if sources[i].offset is not None:
                 continue
-            capturing = ring.capturing(matrix.device)
+            in_capture = capturing(matrix.device)
             copy = before.get(i)
             if copy is None or (copy.shape, copy.dtype, copy.device) != (matrix.shape, matrix.dtype, matrix.device):
-                if capturing:
+                if in_capture:
                     raise RuntimeError(UNPREPARED)
                 copy = torch.empty_like(matrix, memory_format=torch.contiguous_format).copy_(matrix)
             elif write:
                 copy.copy_(matrix)
-            if capturing:
+            if in_capture:
                 self._captured.append(copy)  # the graph writes and reads it as long as it lives
             self._of[i], settled[i] = copy, Source(copy, parameter)
         return settled

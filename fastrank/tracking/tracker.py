@@ -11,18 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from fastrank import ring
-from fastrank.ahead import check_training, compile_ahead
-from fastrank.arrays import check_count
-from fastrank.following import Following
-from fastrank.history import History
-from fastrank.matricize import CoverageTable, Select, find_parameters
-from fastrank.measure import check_spectrum, check_tolerances, columns
-from fastrank.measurer import Measurer
-from fastrank.metrics import Tolerance
-from fastrank.parquet import write_history
-from fastrank.source import Source
-from fastrank.table import Layout
+from ..arguments import check_count
+from ..device import capturing
+from ..history import SKIPPED, History, Layout, write_history
+from ..metrics import Tolerance
+from .ahead import check_training, compile_ahead
+from .hooks import Following
+from .matricize import CoverageTable, Select, find_parameters
+from .measure import check_spectrum, check_tolerances, columns
+from .measurer import Measurer
+from .source import Source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +113,7 @@ class RankTracker:
         """Bytes on the device: `"history"`, rows that wait there, and `"workspace"`, Grams and factors of the kernels.
 
         The workspace is there from the first measurement on, 0 before that and on a CPU. It is at most
-        `fastrank.ragged.BUDGET`, unless one matrix alone takes more.
+        `fastrank.counting.ragged.BUDGET`, unless one matrix alone takes more.
         """
         return {"history": self._history.nbytes, "workspace": self._measurer.nbytes}
 
@@ -137,7 +135,7 @@ class RankTracker:
             HistoryError: `directory` holds another run's parts, or replays were miscounted.
         """
         self._until_compiled()
-        captured = ring.capturing(self._device)
+        captured = capturing(self._device)
         if captured and self._spectrum:
             raise RuntimeError(
                 f"spectrum: {', '.join(self._spectrum)} cannot be captured in a CUDA graph; make this tracker without, "
@@ -153,7 +151,7 @@ class RankTracker:
             # The host does not know whether the step was taken, and does not wait to hear.
             skipped = found_inf.to(self._device, non_blocking=True).reshape(()) != 0
             self._steps += ~skipped
-            number = torch.where(skipped, ring.SKIPPED, self._steps)
+            number = torch.where(skipped, SKIPPED, self._steps)
         measured, due = self._cadence(self._calls, captured)
         if measured:
             self._history.append(number, *self._measurer.measure(self._sources(), due, found_inf))
@@ -184,7 +182,7 @@ class RankTracker:
 
     def _announce(self) -> None:
         self._until_compiled()
-        measured, _ = self._cadence(self._calls + 1, ring.capturing(self._device))
+        measured, _ = self._cadence(self._calls + 1, capturing(self._device))
         self._measurer.prepare(self._sources() if measured else None)
 
     def latest(self) -> dict[str, dict[str, Any]]:

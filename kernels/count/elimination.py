@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from fastrank.kernels.table import FIELDS, OFFSET, ORDER
+
+from .table import FIELDS, OFFSET, ORDER
 
 UNIT = tl.constexpr(2.0**-53)
 """Unit roundoff of FP64."""

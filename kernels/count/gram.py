@@ -3,7 +3,7 @@
     G = W W^T / scale^2        W (r, n), r <= n, any strides; G of order r rounded up to PAD, FP64; trace = ||W||_F^2
 
 Only tiles on and below the diagonal are computed; with `mirror` they are written above it as well. Products are
-accumulated in FP64 (see `fastrank.reference.gram`, the twin, for why). A matrix with many columns and few tiles is cut
+accumulated in FP64 (see `fastrank.reference.grams`, the twin, for why). A matrix with many columns and few tiles is cut
 into chunks of columns, each summed by a program of its own and added up in a fixed order by `finish_`: two runs give
 the same bits. NaN and Inf arrive in the trace by themselves.
 
@@ -29,23 +29,13 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from fastrank.kernels.device import capability, chosen, wide_tiles
-from fastrank.kernels.product import DTYPES, sum_products
-from fastrank.kernels.table import (
-    CHUNK,
-    COLUMNS,
-    FIELDS,
-    OFFSET,
-    ORDER,
-    PARTIAL,
-    POINTER,
-    ROWS,
-    STRIDE_COLUMN,
-    STRIDE_ROW,
-    Shape,
-)
-from fastrank.kernels.variant import Variant
 from torch import Tensor
+
+from ..device import capability, chosen, wide_tiles
+from ..limits import DTYPES
+from ..variant import Variant
+from .product import TRITON_TYPES, sum_products
+from .table import CHUNK, COLUMNS, FIELDS, OFFSET, ORDER, PARTIAL, POINTER, ROWS, STRIDE_COLUMN, STRIDE_ROW, Shape
 
 
 class Config(NamedTuple):
@@ -211,7 +201,7 @@ def gram_variant(dtype: torch.dtype, scaled: bool, c: Config, architectures: tup
     return Variant(
         kernel=gram_kernel,
         signature=_POINTERS | {"p_scale": "*fp64:16"},
-        constexprs={"DTYPE": DTYPES[dtype], "SCALED": scaled, "BLOCK": c.block, "BLOCK_K": c.block_k},
+        constexprs={"DTYPE": TRITON_TYPES[dtype], "SCALED": scaled, "BLOCK": c.block, "BLOCK_K": c.block_k},
         num_warps=c.num_warps,
         num_stages=c.num_stages,
         label=str(dtype).removeprefix("torch."),

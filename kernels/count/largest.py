@@ -11,9 +11,10 @@ from collections.abc import Iterator
 import torch
 import triton
 import triton.language as tl
-from fastrank.kernels.table import COLUMNS, FIELDS, POINTER, ROWS, STRIDE_COLUMN, STRIDE_ROW
-from fastrank.kernels.variant import Variant
 from torch import Tensor
+
+from ..variant import Variant
+from .table import COLUMNS, FIELDS, POINTER, ROWS, STRIDE_COLUMN, STRIDE_ROW
 
 _PARTS = 32
 """Programs a matrix."""

@@ -14,15 +14,16 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import TypeVar
 
 import torch
-from fastrank.kernels import gram, largest, ldl, ldl_windows, power, tiny
-from fastrank.kernels.device import capability, current, there
-from fastrank.kernels.largest import largest_
-from fastrank.kernels.ldl import Problems
-from fastrank.kernels.ldl_windows import factor_windows_
-from fastrank.kernels.power import power_
-from fastrank.kernels.table import Shape, rows_of
-from fastrank.kernels.variant import Variant
 from torch import Tensor
+
+from ..device import capability, current, to_device
+from ..variant import Variant
+from . import gram, largest, ldl, ldl_windows, power, tiny
+from .largest import largest_
+from .ldl import Problems
+from .ldl_windows import factor_windows_
+from .power import power_
+from .table import Shape, rows_of
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -35,7 +36,7 @@ training with layers of 100 x 100, k = 16 and noisy steps, sigma_1 is known to 1
 layer, and in 2 to 18 % without any."""
 
 
-def variants_of(orders: Collection[int], dtypes: Collection[torch.dtype], device: torch.device) -> list[Variant]:
+def variants_of_counts(orders: Collection[int], dtypes: Collection[torch.dtype], device: torch.device) -> list[Variant]:
     """What launches that keep all Grams specialise their kernels on, of matrices of these orders and dtypes."""
     at = capability(device)
     found = [gram.gram_variant(dtype, dtype == torch.float64, gram.config(at)) for dtype in dtypes]
@@ -49,11 +50,20 @@ def variants_of(orders: Collection[int], dtypes: Collection[torch.dtype], device
     return found
 
 
+def workspace_bytes(matrix: Tensor, shifts: int, keep: bool) -> int:
+    """What `Launches` takes for a 2-D `matrix`: its Gram, partial sums of it, and a factor for each of the shifts."""
+    shape, at = Shape.of(matrix), capability(matrix.device)
+    if not keep and tiny.config(shape.rows, at) is not None:
+        return 0
+    chunks = -(-shape.columns // gram.chunk_of(shape, gram.config(at).block))
+    return 8 * shape.order**2 * (1 + shifts + chunks - 1)
+
+
 class Launches:
     """What is launched for one batch.
 
     Args:
-        matrices: 2-D on one device, no side 0, of the dtypes in `gram.DTYPES`; whoever launches keeps them alive.
+        matrices: 2-D on one device, no side 0, of the dtypes in `limits.DTYPES`; whoever launches keeps them alive.
         shifts: how many eigenvalue counts of each matrix.
         keep: store every Gram, whole, so that others can work on it: none is counted without.
 
@@ -79,7 +89,7 @@ class Launches:
         chunks = [gram.chunk_of(shape, block) for shape in self.shapes]
         pointers = [matrix.data_ptr() for matrix in matrices]
         table, self._gram, self._partial = rows_of(pointers, self.shapes, chunks, stored)
-        self.table, self.offsets = there(table, self.device), table[:, 6].tolist()
+        self.table, self.offsets = to_device(table, self.device), table[:, 6].tolist()
         self.size = self._gram * (1 + shifts) + self._partial
         self.parts = max(ldl.parts(shape.order, at) for shape in self.shapes)
 
@@ -87,10 +97,10 @@ class Launches:
         self._fp64 = self._ids([i for i, dtype in enumerate(dtypes) if dtype == torch.float64])
         by_dtype = _sorted_out(stored, lambda i: dtypes[i])
         listed = {d: gram.tiles_of(self.shapes, ids, chunks, block) for d, ids in by_dtype.items()}
-        self._tiles = {d: there(tiles, self.device) for d, tiles in listed.items()}
+        self._tiles = {d: to_device(tiles, self.device) for d, tiles in listed.items()}
         cut = [i for i in stored if keep or self.shapes[i].columns > chunks[i]]
         whole = [shape.columns for shape in self.shapes]
-        self._finish = there(gram.tiles_of(self.shapes, cut, whole, block), self.device)
+        self._finish = to_device(gram.tiles_of(self.shapes, cut, whole, block), self.device)
         self._stored = self._ids(stored)
         tiny_ones = _sorted_out(list(loose), lambda i: (dtypes[i], loose[i]))
         self._tiny = {key: self._ids(ids) for key, ids in tiny_ones.items()}
@@ -164,7 +174,7 @@ class Launches:
     def _ids(self, ids: list[int]) -> Tensor:
         """On the device, the largest first: what takes longest starts first."""
         ordered = sorted(ids, key=lambda i: (self.shapes[i].order, self.shapes[i].columns), reverse=True)
-        return there(torch.tensor(ordered, dtype=torch.int32), self.device)
+        return to_device(torch.tensor(ordered, dtype=torch.int32), self.device)
 
 
 def _sorted_out(ids: Sequence[int], key: Callable[[int], Key]) -> dict[Key, list[int]]:

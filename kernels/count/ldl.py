@@ -3,11 +3,11 @@
     counts[i, s] = number of positive pivots,   growth[i, s] = sum_j |d_j| ||L_j||^2 (1 + 128 u kappa_j^2)
 
 One program a problem (a matrix and a shift) goes through the block columns, left-looking, so that a factor is written
-once and only read after that; `fastrank.kernels.ldl_windows` puts many programs to one problem. Both are made of the
-same block steps, `fastrank.kernels.elimination`. A diagonal block of a factor keeps L below, D on and X^T above it.
+once and only read after that; `count.ldl_windows` puts many programs to one problem. Both are made of the same block
+steps, `count.elimination`. A diagonal block of a factor keeps L below, D on and X^T above it.
 
-The twin is `fastrank.reference.inertia`; what the counts prove, `fastrank.bounds` says. The computed factors are exact
-for a matrix within (r + 64) u (||G - shift I||_F + growth): at most r + 3 for the sums of products, 2 B + 7 for
+The twin is `fastrank.reference.ldl`; `fastrank.counting.bounds` says what the counts prove. The computed factors are
+exact for a matrix within (r + 64) u (||G - shift I||_F + growth): at most r + 3 for the sums of products, 2 B + 7 for
 `divide` and D, where B columns are not summed, and 2 for a moved pivot.
 
 Bytes: r^2 / 2 of G read and of L written, r^3 / (6 BLOCK_ROW) of L read again, from L2 (8 each). Flops: r^3 / 3, FP64.
@@ -30,11 +30,12 @@ from typing import Any, NamedTuple
 
 import triton
 import triton.language as tl
-from fastrank.kernels.device import capability, chosen, wide_tiles
-from fastrank.kernels.elimination import UNIT, block_row, factor_block, minus_products, problem, weights_of
-from fastrank.kernels.table import OFFSET, ROWS
-from fastrank.kernels.variant import Variant
 from torch import Tensor
+
+from ..device import capability, chosen, wide_tiles
+from ..variant import Variant
+from .elimination import UNIT, block_row, factor_block, minus_products, problem, weights_of
+from .table import OFFSET, ROWS
 
 
 class Config(NamedTuple):

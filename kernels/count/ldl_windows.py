@@ -1,4 +1,4 @@
-"""LDL by windows: the same as `fastrank.kernels.ldl` with many programs a problem, for large orders.
+"""LDL by windows: the same as `count.ldl` with many programs a problem, for large orders.
 
 Right-looking, by windows of `WINDOW` columns, in three launches each: the window's own block by one program a problem,
 the rows below it by one program for every `block_row` of them, and everything to its right by one program a tile.
@@ -9,7 +9,7 @@ Bytes: r^3 / (3 WINDOW) elements of the factor read and written. Flops: r^3 / 3.
 4096 pivots takes an estimated 1.2 ms in the window launches, which the tiles to the right do not overlap yet: 97
 launches of which a third are one program a problem. Times are not measured.
 
-Tried for `update_kernel`, by what the compiler makes of it; for the others see `fastrank.kernels.ldl`:
+Tried for `update_kernel`, by what the compiler makes of it; for the others see `count.ldl`:
     sm_86, sm_89     BLOCK_ROW 64 spills up to 804 bytes; BLOCK_ROW 32, 8 warps: 60 registers, no spill
 """
 
@@ -19,12 +19,13 @@ from collections.abc import Iterator
 
 import triton
 import triton.language as tl
-from fastrank.kernels.device import capability, chosen, wide_tiles
-from fastrank.kernels.elimination import block_row, minus_products, problem, weights_of
-from fastrank.kernels.ldl import Config, Problems, config, factor_kernel, variant_of
-from fastrank.kernels.table import OFFSET, ROWS
-from fastrank.kernels.variant import Variant
 from torch import Tensor
+
+from ..device import capability, chosen, wide_tiles
+from ..variant import Variant
+from .elimination import block_row, minus_products, problem, weights_of
+from .ldl import Config, Problems, config, factor_kernel, variant_of
+from .table import OFFSET, ROWS
 
 WINDOW = 128
 

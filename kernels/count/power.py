@@ -1,7 +1,6 @@
 """Power: a few products of each Gram with one vector, from the first singular vector that a sketch has found.
 
-    x = V top  (n,)  or  V' top'  (r,), whichever is the Gram's side        `lift_`, after the sketch's step
-    y = G x / trace                                                         `power_`, each time
+    y = G x / trace        x (r,) from a sketch (`sketch.lift`), then y again and again
 
 A sketch knows sigma_1 as well as last step's basis fits this step's matrix: what the step has turned out of the basis
 lies in directions of smaller singular values, and is gone after a few products. Where a Gram is there at all it is read
@@ -12,39 +11,17 @@ Bytes: 8 r^2 a product, from L2 where it fits. Flops: 2 r^2. Times are not measu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import triton
 import triton.language as tl
-from fastrank.kernels.sketch import KS
-from fastrank.kernels.sketch_table import BASIS, COLUMNS, COMPLETE, NEXT, ROWS
-from fastrank.kernels.sketch_table import FIELDS as SKETCH_FIELDS
-from fastrank.kernels.table import FIELDS, OFFSET, ORDER
-from fastrank.kernels.variant import Variant, arguments
 from torch import Tensor
+
+from ..variant import Variant
+from .table import FIELDS, OFFSET, ORDER
 
 BLOCK = 64
 """Rows a program."""
-
-
-@triton.jit(do_not_specialize=["MATRICES", "WIDTH"])
-def lift_kernel(p_table, p_step, p_bases, p_x, p_top, p_places, p_vectors, MATRICES, WIDTH, BLOCK: tl.constexpr,
-                K: tl.constexpr):  # fmt: skip
-    i_matrix = tl.program_id(0)
-    side = tl.load(p_step) & 1
-    p_row = p_table + (side * MATRICES + i_matrix) * SKETCH_FIELDS
-    rows, columns = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS)
-    # A Gram is that of the smaller side, and of the rows of a square matrix, which are side 1's columns.
-    of_rows = (rows < columns + 1 - side) & (tl.load(p_row + COMPLETE) == 0)
-    size = tl.where(of_rows, rows, columns)
-    p_basis = p_bases + tl.load(p_row + tl.where(of_rows, NEXT, BASIS))
-    o_row = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    o = tl.arange(0, K)
-    m_row = o_row < size
-    v = tl.load(p_basis + (o_row[:, None] * K + o[None, :]), mask=m_row[:, None], other=0.0).to(tl.float64)
-    ours, theirs = tl.load(p_top + i_matrix * K + o), tl.load(p_x + i_matrix * K + o)
-    vector = tl.sum(v * tl.where(of_rows, ours, theirs)[None, :], 1)
-    tl.store(p_vectors + tl.load(p_places + i_matrix).to(tl.int64) * WIDTH + o_row, vector, mask=m_row)
 
 
 @triton.jit(do_not_specialize=["WIDTH"])
@@ -68,25 +45,15 @@ def power_kernel(p_table, p_places, p_decided, p_trace, p_gram, p_from, p_to, WI
     tl.store(p_to + at + o_row, total / tl.where(trace > 0, trace, 1.0), mask=m_row)
 
 
-def lift_(vectors: Tensor, places: Tensor, scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
-    """Writes the first singular vectors that sketches have found, on the Grams' sides, into `vectors`.
-
-    Args:
-        vectors: `(all matrices, width)` FP64, width at least every order of a Gram.
-        places: `(b,)` int32, rows of `vectors` for the sketches' own matrices. scratch: as of `sketch.sketch_`.
-    """
-    given = arguments(lift_kernel, {**scratch, "vectors": vectors, "places": places})
-    variant = lift_variant(k)
-    grid = (matrices, -(-vectors.shape[1] // BLOCK))
-    lift_kernel[grid](**given, MATRICES=matrices, WIDTH=vectors.shape[1], **variant.constexprs, **variant.options)
-
-
 def power_(
     to: Tensor, source: Tensor, places: Tensor, table: Tensor, decided: Tensor, trace: Tensor, gram: Tensor
 ) -> None:
-    """Writes G x / trace of each matrix of a table into its row of `to`, x being that of `source`; see `lift_`.
+    """Writes G x / trace of each matrix of a table into its row of `to`, x being that of `source`.
 
-    gram: the workspace, whole Grams.
+    Args:
+        to, source: `(all matrices, width)` FP64, width at least every order of a Gram.
+        places: `(b,)` int32, rows of both for the table's own matrices.
+        gram: the workspace, whole Grams.
     """
     width = to.shape[1]
     power_kernel[len(table), -(-width // BLOCK)](
@@ -97,19 +64,6 @@ def power_(
 def power_cost(orders: list[int]) -> tuple[int, int]:
     """Bytes and flops of one product: the Gram read once."""
     return sum(8 * r * r for r in orders), sum(2 * r * r for r in orders)
-
-
-def lift_variant(k: int) -> Variant:
-    return Variant(
-        kernel=lift_kernel,
-        signature={
-            "p_table": "*i64:16", "p_step": "*i64:16", "p_bases": "*fp32:16", "p_x": "*fp64:16", "p_top": "*fp64:16",
-            "p_places": "*i32:16", "p_vectors": "*fp64:16", "MATRICES": "i32", "WIDTH": "i32",
-        },
-        constexprs={"BLOCK": BLOCK, "K": k},
-        num_warps=min(8, k // 8),
-        num_stages=1,
-    )  # fmt: skip
 
 
 POWER = Variant(
@@ -125,5 +79,4 @@ POWER = Variant(
 
 
 def variants() -> Iterator[Variant]:
-    yield from map(lift_variant, KS)
     yield POWER

@@ -3,7 +3,7 @@
     counts[i, s] = number of eigenvalues of W_i W_i^T above shift[i, s],  growth[i, s], trace[i] = ||W_i||_F^2
 
 One program a matrix: the Gram is summed and eliminated in registers and never written. Everything else is as in
-`fastrank.kernels.gram` and `fastrank.kernels.ldl`; the twin is `fastrank.reference.inertia`.
+`count.gram` and `count.ldl`; the twin is `fastrank.reference.ldl`.
 
 Bytes: r n of W, once. Flops: 2 r^2 n for the Gram (both triangles) and, for each shift, BLOCK steps that each touch
 3 BLOCK^2 elements: at most 64 x 3 x 4096 = 0.8 MFLOP, but one after the other: the steps' latency bounds a small
@@ -12,7 +12,7 @@ batch, about 64 x 0.3 us a shift (an estimate; not measured).
 Tried, by what the compiler makes of it:
     sm_86, sm_89     BLOCK 16, 2 warps and BLOCK 32, 8 warps, as on sm_120: 4 bytes spilled; 1 and 4 warps, two stages:
                      none. BLOCK 64: none either, at up to 255 registers, but left out: its 0.8 MFLOP a shift are
-                     several times what blocks of 16 take (`fastrank.kernels.ldl`), and FP64 is slow there
+                     several times what blocks of 16 take (`count.ldl`), and FP64 is slow there
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from fastrank.kernels.device import chosen, wide_tiles
-from fastrank.kernels.elimination import UNIT, factor_block, shift_of
-from fastrank.kernels.ldl import Problems
-from fastrank.kernels.product import DTYPES, sum_products
-from fastrank.kernels.table import COLUMNS, FIELDS, POINTER, ROWS, STRIDE_COLUMN, STRIDE_ROW
-from fastrank.kernels.variant import Variant
 from torch import Tensor
+
+from ..device import chosen, wide_tiles
+from ..limits import DTYPES
+from ..variant import Variant
+from .elimination import UNIT, factor_block, shift_of
+from .ldl import Problems
+from .product import TRITON_TYPES, sum_products
+from .table import COLUMNS, FIELDS, POINTER, ROWS, STRIDE_COLUMN, STRIDE_ROW
 
 
 class Config(NamedTuple):
@@ -105,7 +107,7 @@ def _variant(dtype: torch.dtype, scaled: bool, c: Config, architectures: tuple[s
             "p_coefficients": "*fp64:16", "p_trace": "*fp64:16", "p_counts": "*i64:16", "p_growth": "*fp64:16",
             "SHIFTS": "i32", "PARTS": "i32",
         },
-        constexprs={"DTYPE": DTYPES[dtype], "SCALED": scaled, "BLOCK": c.block, "BLOCK_K": 32},
+        constexprs={"DTYPE": TRITON_TYPES[dtype], "SCALED": scaled, "BLOCK": c.block, "BLOCK_K": 32},
         num_warps=c.num_warps,
         num_stages=c.num_stages,
         label=str(dtype).removeprefix("torch."),

@@ -18,15 +18,13 @@ Bytes and flops of a product, of orth: see the kernels'. Times are not measured.
 from __future__ import annotations
 
 import torch
-from fastrank.kernels import ldl
-from fastrank.kernels.device import current
-from fastrank.kernels.proof import order_of
-from fastrank.kernels.range_table import Layout, Run
-from fastrank.kernels.rotate import rotate_
-from fastrank.kernels.sketch import sketch_
-from fastrank.kernels.sketch_gram import product_grams_
-from fastrank.kernels.unit_gram import keep_, unit_gram_
 from torch import Tensor
+
+from ..count import ldl
+from ..device import current
+from ..sketch import order_of, product_grams_, rotate_, sketch_
+from .range_table import Layout, Run
+from .unit_gram import keep_, unit_gram_
 
 PASSES = 2
 """Of orth between two products;"""

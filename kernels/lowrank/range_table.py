@@ -1,6 +1,6 @@
 """Range table: matrices of one dtype and k, as the launches of a range finder see them, on the device.
 
-The rows are those of `fastrank.kernels.sketch_table`, whose sides alternate whatever a matrix' shape: a basis that is
+The rows are those of `sketch.table`, whose sides alternate whatever a matrix' shape: a basis that is
 complete is found like any other. Products and bases stand in the order of the matrices, those of one shape together, so
 that they can be viewed as stacks.
 """
@@ -12,9 +12,12 @@ from itertools import groupby
 from typing import NamedTuple
 
 import torch
-from fastrank.kernels.device import capability, there
-from fastrank.kernels.sketch import config
-from fastrank.kernels.sketch_table import (
+from torch import Tensor
+
+from ..count import Shape, rows_of
+from ..device import capability, to_device
+from ..sketch import sketch
+from ..sketch.table import (
     BASIS,
     CHUNK,
     CHUNKS,
@@ -34,8 +37,6 @@ from fastrank.kernels.sketch_table import (
     View,
     chunk_of,
 )
-from fastrank.kernels.table import Shape, rows_of
-from torch import Tensor
 
 Work = list[tuple[int, int, int]]
 """Matrix, strip and chunk of each program."""
@@ -58,7 +59,7 @@ class Layout:
 
     Args:
         views: where each matrix stands, those of one shape together; see `sketch_table.View`.
-        dtype, k: of `sketch.NARROW` and `sketch.KS`.
+        dtype, k: of `limits.NARROW` and `limits.KS`.
 
     Attributes:
         tables, whole: `(2, b, FIELDS)` int64; of the second, products are their own only chunk.
@@ -67,7 +68,7 @@ class Layout:
     """
 
     def __init__(self, views: Sequence[View], dtype: torch.dtype, k: int, device: torch.device) -> None:
-        b, block = len(views), config(k, capability(device)).block
+        b, block = len(views), sketch.config(k, capability(device)).block
         records: tuple[list[list[int]], list[list[int]]] = ([], [])
         work: tuple[Work, Work] = ([], [])
         strips: tuple[Work, Work] = ([], [])
@@ -96,7 +97,7 @@ class Layout:
         whole[:, :, CHUNKS.value] = 1
         whole[:, :, PARTIAL.value] = whole[:, :, PRODUCT.value]
         small, self.small, _ = rows_of([0] * b, [Shape(k, k, k, 1)] * b, [k] * b, range(b))
-        on_device = [there(x, device) for x in (rows, whole, _both(work), _both(strips), small)]
+        on_device = [to_device(x, device) for x in (rows, whole, _both(work), _both(strips), small)]
         self.tables, self.whole, self.tiles, self.strips, self.problems = on_device
         self.count, self.dtype, self.k, self.device = b, dtype, k, device
         self.sizes, self.partial = product, max(partial)

@@ -22,12 +22,12 @@ from typing import Any
 
 import triton
 import triton.language as tl
-from fastrank.kernels.conclude import DEAD
-from fastrank.kernels.proof import order_of
-from fastrank.kernels.sketch import KS
-from fastrank.kernels.sketch_table import FIELDS, FIRST_STRIP, STRIP, STRIPS
-from fastrank.kernels.variant import Variant, arguments
 from torch import Tensor
+
+from ..limits import KS
+from ..sketch import DEAD, order_of
+from ..sketch.table import FIELDS, FIRST_STRIP, STRIP, STRIPS
+from ..variant import Variant, arguments
 
 BLOCK = 16
 """Rows a step."""

@@ -1,6 +1,6 @@
 """Compare: the thresholds that a sketch is held against, theta_1 among them, and C - s B for each; a program a matrix.
 
-See `fastrank.kernels.proof` for what becomes of them.
+See `sketch.proof` for what becomes of them.
 
 Bytes: 8 k^2 for each strip's Gram read, 8 k^2 (2 tolerances + 3) written and read again, from L2. Flops: 24 k^3 and
 12 k^2 for theta_1. What bounds it is the chain of squarings and of products with a vector that goes through L1: about
@@ -13,25 +13,13 @@ from collections.abc import Iterator, Mapping
 
 import triton
 import triton.language as tl
-from fastrank.kernels.elimination import UNIT
-from fastrank.kernels.proof import (
-    FIRST,
-    FROBENIUS,
-    HIGH,
-    LEFT,
-    LOW,
-    NORM,
-    NUMBERS,
-    ORTHONORMAL,
-    SPARE,
-    SPECTRAL,
-    launch,
-    variant_of,
-)
-from fastrank.kernels.sketch import KS
-from fastrank.kernels.sketch_table import COLUMNS, FIELDS, FIRST_NORM, FIRST_STRIP, NORMS, ROWS, STRIPS
-from fastrank.kernels.variant import Variant
 from torch import Tensor
+
+from ..count import UNIT
+from ..limits import KS
+from ..variant import Variant
+from .proof import FIRST, FROBENIUS, HIGH, LEFT, LOW, NORM, NUMBERS, ORTHONORMAL, SPARE, SPECTRAL, launch, variant_of
+from .table import COLUMNS, FIELDS, FIRST_NORM, FIRST_STRIP, NORMS, ROWS, STRIPS
 
 SLACK = tl.constexpr(1e-5)
 """As `fastrank.reference.sketch` has it, and these:"""

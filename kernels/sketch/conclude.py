@@ -1,6 +1,6 @@
 """Conclude: from counts to bounds of ranks and of sigma_1, and the columns of the next basis; one program a matrix.
 
-See `fastrank.kernels.proof` for what the counts are of, and `fastrank.reference.sketch` for the bounds. What column is
+See `sketch.proof` for what the counts are of, and `fastrank.reference.sketch` for the bounds. What column is
 kept is told by its pivot in C = L D L^T: the `k / 8` smallest are replaced, and those that hold rounding only.
 
 Bytes: 8 k^2 of factors read, from L2. Flops: 3 k^2. Bound by latency, a few us. Times are not measured.
@@ -12,7 +12,11 @@ from collections.abc import Iterator, Mapping
 
 import triton
 import triton.language as tl
-from fastrank.kernels.proof import (
+from torch import Tensor
+
+from ..limits import KS
+from ..variant import Variant
+from .proof import (
     FIRST,
     FROBENIUS,
     GROWTH_LIMIT,
@@ -27,10 +31,7 @@ from fastrank.kernels.proof import (
     launch,
     variant_of,
 )
-from fastrank.kernels.sketch import KS
-from fastrank.kernels.sketch_table import COLUMNS, COMPLETE, FIELDS, ROWS
-from fastrank.kernels.variant import Variant
-from torch import Tensor
+from .table import COLUMNS, COMPLETE, FIELDS, ROWS
 
 DEAD = tl.constexpr(2.0**-36)
 """As `fastrank.reference.sketch` has it."""

@@ -1,8 +1,8 @@
 """Proof: what the two kernels share that lead from the Grams of a sketch to bounds of ranks and of sigma_1.
 
-`fastrank.kernels.compare` forms C - s B for each threshold s that something is to be proven about; `ldl` counts their
-positive pivots; `fastrank.kernels.conclude` reads the counts. Problem 0 is C itself, whose factors make the next basis
-orthonormal (`fastrank.kernels.rotate`); problem 1 certifies theta_1; 2 + 2 t and 3 + 2 t bound the rank for tolerance t
+`sketch.compare` forms C - s B for each threshold s that something is to be proven about; `ldl` counts their
+positive pivots; `sketch.conclude` reads the counts. Problem 0 is C itself, whose factors make the next basis
+orthonormal (`sketch.rotate`); problem 1 certifies theta_1; 2 + 2 t and 3 + 2 t bound the rank for tolerance t
 from below and from above. `fastrank.reference.sketch`, the twin, has the mathematics.
 """
 
@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import triton.language as tl
-from fastrank.kernels.variant import Variant, arguments
 from torch import Tensor
+
+from ..variant import Variant, arguments
 
 GROWTH_LIMIT = tl.constexpr(8.0)
 FROBENIUS, SPECTRAL, ABSOLUTE = map(tl.constexpr, range(3))

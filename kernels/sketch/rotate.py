@@ -3,7 +3,7 @@
     C = L D L^T,   Q L^T = Y,   V' = Q D^-1/2   in FP64, stored in FP32;   noise / sqrt(r) in columns that are not kept
 
 Cholesky-QR with its Gram in FP64, sound to a condition number of 1e5 of Y; below that share columns are noise anyway.
-The triangle is solved block column by block column in place of Y, as `fastrank.kernels.ldl` does. The twin is
+The triangle is solved block column by block column in place of Y, as `count.ldl` does. The twin is
 `fastrank.reference.sketch.next_basis`.
 
 Bytes: 16 r k read and written, 4 r k written. Flops: r k^2. Times are not measured.
@@ -17,14 +17,16 @@ from typing import NamedTuple
 
 import triton
 import triton.language as tl
-from fastrank.kernels.device import capability, chosen
-from fastrank.kernels.elimination import divide
-from fastrank.kernels.noise import normal
-from fastrank.kernels.proof import order_of
-from fastrank.kernels.sketch import KS, place
-from fastrank.kernels.sketch_table import COMPLETE, KEY, NEXT, PRODUCT, ROWS, STRIP
-from fastrank.kernels.variant import Variant, arguments
 from torch import Tensor
+
+from ..count import divide
+from ..device import capability, chosen
+from ..limits import KS
+from ..variant import Variant, arguments
+from .noise import normal
+from .proof import order_of
+from .sketch import place
+from .table import COMPLETE, KEY, NEXT, PRODUCT, ROWS, STRIP
 
 B = 16
 """Order of a diagonal block: that of the factors' blocks, or half of it, which is as good: the inverse of a triangle

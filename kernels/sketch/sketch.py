@@ -6,7 +6,7 @@
 Which side of a matrix V belongs to changes with every step, and the step is counted on the device, so that a CUDA graph
 can be replayed: there are two tables, one for each side, and a program takes its row from the one whose turn it is. A
 program multiplies a strip of rows with a chunk of columns; the chunks of a strip are added up in a fixed order by
-`fastrank.kernels.sketch_gram`: two runs give the same bits.
+`sketch.sketch_gram`: two runs give the same bits.
 
 FP64, because the proof (`fastrank.reference.sketch`, the twin) is one of differences: W V in TF32x3 would be off by
 1e-7 ||W||_F at best and by n times that at worst, where t^2 has to be known to 1e-6 ||W||_F^2; products of FP32 numbers
@@ -36,21 +36,13 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from fastrank.kernels.device import capability, chosen, wide_tiles
-from fastrank.kernels.product import DTYPES
-from fastrank.kernels.sketch_table import (
-    BASIS,
-    CHUNK,
-    COLUMNS,
-    FIELDS,
-    PARTIAL,
-    ROWS,
-    STRIDE_COLUMN,
-    STRIDE_ROW,
-    TILE_FIELDS,
-)
-from fastrank.kernels.variant import Variant
 from torch import Tensor
+
+from ..count import TRITON_TYPES
+from ..device import capability, chosen, wide_tiles
+from ..limits import KS
+from ..variant import Variant, arguments
+from .table import BASIS, CHUNK, COLUMNS, FIELDS, PARTIAL, ROWS, STRIDE_COLUMN, STRIDE_ROW, TILE_FIELDS
 
 
 class Config(NamedTuple):
@@ -160,26 +152,13 @@ def sketch_(scratch: Mapping[str, Tensor], pointers: Tensor, matrices: int, k: i
     """
     tiles = scratch["tiles"]
     variant = sketch_variant(dtype, k, config(k, capability(tiles.device)))
-    tensors = {
-        n: scratch[n.removeprefix("p_")] for n in sketch_kernel.arg_names if n.startswith("p_") and n != POINTERS
-    }
-    sketch_kernel[tiles.shape[1],](
-        **tensors, p_pointers=pointers, MATRICES=matrices, **variant.constexprs, **variant.options
-    )
-
-
-POINTERS = "p_pointers"
+    given = arguments(sketch_kernel, {**scratch, "pointers": pointers})
+    sketch_kernel[tiles.shape[1],](**given, MATRICES=matrices, **variant.constexprs, **variant.options)
 
 
 def sketch_cost(shapes: Sequence[tuple[int, int]], k: int, itemsize: int) -> tuple[int, int]:
     """Bytes and flops: W and V read, Y written, once."""
     return sum(m * n * itemsize + k * (4 * n + 8 * m) for m, n in shapes), sum(2 * m * n * k for m, n in shapes)
-
-
-KS = (16, 32, 64, 128)
-"""Numbers of columns there are kernels for; 16 is the least that an FP64 product of tiles takes."""
-NARROW = tuple(dtype for dtype in DTYPES if dtype != torch.float64)
-"""Dtypes whose products are exact in FP64."""
 
 
 def sketch_variant(dtype: torch.dtype, k: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
@@ -189,7 +168,7 @@ def sketch_variant(dtype: torch.dtype, k: int, c: Config, architectures: tuple[s
             "p_pointers": "*i64:16", "p_table": "*i64:16", "p_tiles": "*i32:16", "p_step": "*i64:16",
             "p_bases": "*fp32:16", "p_partial": "*fp64:16", "p_norms": "*fp64:16", "MATRICES": "i32",
         },
-        constexprs={"DTYPE": DTYPES[dtype], "BLOCK": c.block, "BLOCK_K": c.block_k, "K": k},
+        constexprs={"DTYPE": TRITON_TYPES[dtype], "BLOCK": c.block, "BLOCK_K": c.block_k, "K": k},
         num_warps=c.num_warps,
         num_stages=c.num_stages,
         label=str(dtype).removeprefix("torch."),

@@ -3,7 +3,7 @@
     Y = sum of chunks (r, k)        C = sum over strips of Y[strip]^T Y[strip]    (k, k)
                                     B = sum over strips of V[strip]^T V[strip]    of the basis V (r, k) FP32 made from Y
 
-One program a strip of `STRIP` rows and a tile of the Gram; `fastrank.kernels.proof` adds the strips up. B is that of
+One program a strip of `STRIP` rows and a tile of the Gram; `sketch.proof` adds the strips up. B is that of
 the numbers as they were stored.
 
 Bytes: 8 r k a chunk read, 8 r k written, 8 k^2 a strip. Flops: 2 r k^2, a k-th of which at most is needed twice.
@@ -20,11 +20,13 @@ from typing import NamedTuple
 
 import triton
 import triton.language as tl
-from fastrank.kernels.device import capability, chosen
-from fastrank.kernels.sketch import KS, place
-from fastrank.kernels.sketch_table import CHUNKS, COLUMNS, COMPLETE, FIRST_STRIP, NEXT, PARTIAL, PRODUCT, ROWS, STRIP
-from fastrank.kernels.variant import Variant
 from torch import Tensor
+
+from ..device import capability, chosen
+from ..limits import KS
+from ..variant import Variant
+from .sketch import place
+from .table import CHUNKS, COLUMNS, COMPLETE, FIRST_STRIP, NEXT, PARTIAL, PRODUCT, ROWS, STRIP
 
 
 class Config(NamedTuple):

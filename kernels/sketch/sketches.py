@@ -11,21 +11,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from fastrank.kernels import compare, conclude, ldl, power, rotate, sketch, sketch_gram
-from fastrank.kernels.compare import compare_
-from fastrank.kernels.conclude import conclude_
-from fastrank.kernels.device import capability, current, there
-from fastrank.kernels.proof import FIRST, NUMBERS
-from fastrank.kernels.rotate import rotate_
-from fastrank.kernels.sketch import config, sketch_
-from fastrank.kernels.sketch_gram import basis_grams_, product_grams_
-from fastrank.kernels.sketch_table import View, is_complete, tables
-from fastrank.kernels.table import Shape, rows_of
-from fastrank.kernels.variant import Variant
 from torch import Tensor
 
+from ..count import Shape, ldl, rows_of
+from ..device import capability, current, to_device
+from ..variant import Variant
+from . import compare, conclude, rotate, sketch, sketch_gram
+from .compare import compare_
+from .conclude import conclude_
+from .lift import lift_variant
+from .proof import FIRST, NUMBERS
+from .rotate import rotate_
+from .sketch import config, sketch_
+from .sketch_gram import basis_grams_, product_grams_
+from .table import View, is_complete, tables
 
-def variants_of(dtype: torch.dtype, k: int, device: torch.device) -> list[Variant]:
+
+def variants_of_sketches(dtype: torch.dtype, k: int, device: torch.device) -> list[Variant]:
     """What all launches of sketches of one dtype and k specialise their kernels on."""
     at = capability(device)
     return [
@@ -35,7 +37,7 @@ def variants_of(dtype: torch.dtype, k: int, device: torch.device) -> list[Varian
         ldl.variant_of(ldl.factor_kernel, ldl.config(at), IN_PLACE=False),
         conclude.conclude_variant(k),
         rotate.rotate_variant(k, rotate.config(k, at)),
-        power.lift_variant(k),
+        lift_variant(k),
     ]
 
 
@@ -44,7 +46,7 @@ class Sketches:
 
     Args:
         views: where each matrix stands; see `sketch_table.View`.
-        dtype, k: of `sketch.NARROW` and `sketch.KS`.
+        dtype, k: of `limits.NARROW` and `limits.KS`.
         tolerances: `(t, 2)` FP64, kind (see `proof`) and square of the value of each.
         step: 0-d int64, the number of steps since the start, shared by all groups and advanced by their owner.
         skip: 1-element FP32, not 0 where a step is not to change anything that is carried; likewise shared.
@@ -80,12 +82,12 @@ class Sketches:
 
         small = zeros(size)
         self.tensors = {
-            "table": there(made.rows, device),
-            "tiles": there(made.tiles, device),
-            "strips": there(made.strips, device),
+            "table": to_device(made.rows, device),
+            "tiles": to_device(made.tiles, device),
+            "strips": to_device(made.strips, device),
             "step": step,
             "skip": skip,
-            "tolerances": there(tolerances, device),
+            "tolerances": to_device(tolerances, device),
             "bases": zeros(made.bases, dtype=torch.float32),
             "kept": zeros(b, k, dtype=torch.int32),
             "top": zeros(b, k),
@@ -107,7 +109,7 @@ class Sketches:
         t = self.tensors
         coefficients = zeros(count, 1, 2)  # shifts of 0: each problem has its own in it
         problems = (
-            there(places, device),
+            to_device(places, device),
             zeros(count, dtype=torch.int32),
             coefficients,
             t["trace"],

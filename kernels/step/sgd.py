@@ -1,6 +1,6 @@
 """SGD: one step of all parameters of a dtype that share momentum, dampening and options, in one launch.
 
-    w, b <- descend(w, g, b)      see `fastrank.kernels.descent`, also for the tables
+    w, b <- descend(w, g, b)      see `step.descent`, also for the tables
 
 FP32 arithmetic for FP32, BF16 and FP16; w and b are rounded once each, and written in place. A gradient that is divided
 by `grad_scale` is written back, as PyTorch's fused SGD does. Where `found_inf` is not 0 nothing is touched.
@@ -28,24 +28,12 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from fastrank.kernels.descent import (
-    BUFFER,
-    DECAY,
-    FRESH,
-    GRADIENT,
-    HYPER,
-    LR,
-    META,
-    NUMEL,
-    PARAMETER,
-    POINTERS,
-    SLOT,
-    descend,
-)
-from fastrank.kernels.variant import Variant
 from torch import Tensor
 
-DTYPES = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
+from ..count import TRITON_TYPES
+from ..limits import NARROW
+from ..variant import Variant
+from .descent import BUFFER, DECAY, FRESH, GRADIENT, HYPER, LR, META, NUMEL, PARAMETER, POINTERS, SLOT, descend
 
 
 class Config(NamedTuple):
@@ -185,7 +173,7 @@ def sgd_variant(kind: Kind, scaled: bool = False, guarded: bool = False) -> Vari
         | {name: "*fp32:16" for name, there in scalars.items() if there},
         constexprs={name: None for name, there in scalars.items() if not there}
         | {
-            "DTYPE": DTYPES[kind.dtype],
+            "DTYPE": TRITON_TYPES[kind.dtype],
             "HAS_MOMENTUM": kind.momentum != 0,
             "NESTEROV": kind.nesterov,
             "MAXIMIZE": kind.maximize,
@@ -200,7 +188,7 @@ def sgd_variant(kind: Kind, scaled: bool = False, guarded: bool = False) -> Vari
 
 def variants() -> Iterator[Variant]:
     """Without momentum, with it, and what does most: with any other options less is done in between."""
-    for dtype in DTYPES:
+    for dtype in NARROW:
         yield sgd_variant(Kind(dtype, 0.0, 0.0, False, False))
         yield sgd_variant(Kind(dtype, 0.9, 0.0, False, False))
         yield sgd_variant(Kind(dtype, 0.9, 0.0, True, True), True, True)

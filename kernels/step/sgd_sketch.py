@@ -1,10 +1,10 @@
 """SGD sketch: SGD's step of tracked matrices, and the sketch of what it writes, in one pass over the weights.
 
-    w, b <- descend(w, g, b)      see `fastrank.kernels.descent`
-    Y = W_new V,  ||W_new||_F^2   see `fastrank.kernels.sketch`, whose tables, strips and chunks these are
+    w, b <- descend(w, g, b)      see `step.descent`
+    Y = W_new V,  ||W_new||_F^2   see `sketch.sketch`, whose tables, strips and chunks these are
 
 The tile that the step has just made is rounded to the weights' dtype, stored, and multiplied from the registers: the
-sketch costs no bytes of W. Bits of w and b are those of `fastrank.kernels.sgd`, those of Y and the norm those of
+sketch costs no bytes of W. Bits of w and b are those of `step.sgd`, those of Y and the norm those of
 `sketch` with the same configuration. Where `found_inf` is not 0, or a parameter has no gradient, nothing is written but
 Y and the norm.
 
@@ -34,35 +34,16 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from fastrank.kernels import sgd, sketch
-from fastrank.kernels.descent import (
-    BUFFER,
-    DECAY,
-    FRESH,
-    GRADIENT,
-    HYPER,
-    LR,
-    META,
-    NUMEL,
-    PARAMETER,
-    POINTERS,
-    SLOT,
-    descend,
-)
-from fastrank.kernels.device import capability, chosen, wide_tiles
-from fastrank.kernels.sketch import KS, as_rows, place, tile_of
-from fastrank.kernels.sketch_table import (
-    BASIS,
-    CHUNK,
-    COLUMNS,
-    OFFSET,
-    PARTIAL,
-    ROWS,
-    STRIDE_COLUMN,
-    STRIDE_ROW,
-)
-from fastrank.kernels.variant import Variant, arguments
 from torch import Tensor
+
+from ..count import TRITON_TYPES
+from ..device import capability, chosen, wide_tiles
+from ..limits import KS
+from ..sketch import as_rows, place, sketch, tile_of
+from ..sketch.table import BASIS, CHUNK, COLUMNS, OFFSET, PARTIAL, ROWS, STRIDE_COLUMN, STRIDE_ROW
+from ..variant import Variant, arguments
+from . import sgd
+from .descent import BUFFER, DECAY, FRESH, GRADIENT, HYPER, LR, META, NUMEL, PARAMETER, POINTERS, SLOT, descend
 
 
 class Config(NamedTuple):
@@ -177,7 +158,7 @@ def sgd_sketch_(
 
     Args:
         scratch: as of `sketch.sketch_`, with `rows` `(b,)` int64: of each matrix' parameter in the descent's tables.
-        descent: `pointers`, `meta` and `hyper`, see `fastrank.kernels.descent`.
+        descent: `pointers`, `meta` and `hyper`, see `step.descent`.
         grad_scale, found_inf: one FP32 element each, on the device.
     """
     tiles = scratch["tiles"]
@@ -219,7 +200,7 @@ def _variant(
              "p_norms": "*fp64:16", "p_scale": "*fp32:16", "p_found_inf": "*fp32:16", "momentum": "fp32",
              "undamped": "fp32", "MATRICES": "i32"}  # fmt: skip
     constexprs = {name: None for name, there in scalars.items() if not there} | {
-        "DTYPE": sgd.DTYPES[kind.dtype],
+        "DTYPE": TRITON_TYPES[kind.dtype],
         "HAS_MOMENTUM": kind.momentum != 0,
         "NESTEROV": kind.nesterov,
         "MAXIMIZE": kind.maximize,

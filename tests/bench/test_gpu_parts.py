@@ -129,12 +129,12 @@ def test_kernels_are_found_without_being_imported():
 def test_a_tree_that_pip_cannot_install_is_linked(drill, tmp_path, monkeypatch):
     """With nothing but the links on the path: the package, its kernels, its version, and tests of them.
 
-    Tests run in the tree itself, whose folder `fastrank` is the package without its kernels.
+    The tree itself, where tests run, is not on the path: its folder `kernels` would be taken for another package.
     """
     monkeypatch.setattr(gpu_install, "LINKS", tmp_path / "links")
     gpu_install.link()
     script = (
-        "import fastrank, fastrank.experiments.layout, importlib.metadata as m\n"
+        "import fastrank, fastrank.experiments.records.layout, importlib.metadata as m\n"
         "print(fastrank.__file__, m.version('fastrank'), fastrank.__version__)"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "links")}
@@ -145,7 +145,7 @@ def test_a_tree_that_pip_cannot_install_is_linked(drill, tmp_path, monkeypatch):
     where, listed, own = done.stdout.split()
     assert Path(where) == tmp_path / "links" / "fastrank" / "__init__.py"
     assert listed == own
-    program, *words = drill.pytest("tests/kernels/test_gram.py", "--collect-only", limit=60, workers=1)
+    program, *words = drill.pytest("tests/kernels/count/test_gram.py", "--collect-only", limit=60, workers=1)
     # Without `site` nothing is editable: of this environment's packages only the folders are seen.
     environment["PYTHONPATH"] += os.pathsep + sysconfig.get_path("purelib")
     done = subprocess.run([program, "-S", *words], capture_output=True, text=True, env=environment, cwd=ROOT)

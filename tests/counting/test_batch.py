@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastrank import batch
+from fastrank.counting import batch
 
 
 def norms(stack, *weights):

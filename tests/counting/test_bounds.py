@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from fastrank import RankBounds, Status, Tolerance, linalg, testing
-from fastrank.bounds import eigenvalue_bounds, inertia_bounds, resolve_bounds, singular_value_bounds
-from fastrank.reference.gram import gram
-from fastrank.reference.inertia import inertia
+from fastrank.counting.bounds import eigenvalue_bounds, inertia_bounds, resolve_bounds, singular_value_bounds
+from fastrank.reference.grams import gram
+from fastrank.reference.ldl import inertia
 
 TOLERANCES = [
     Tolerance(),

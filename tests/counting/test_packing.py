@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from fastrank.packing import packed, workspace_bytes
-from fastrank.ragged import BUDGET, RaggedBatch
+from fastrank.counting.packing import packed
+from fastrank.counting.ragged import BUDGET, RaggedBatch
 
 pytest.importorskip("triton")
-from fastrank.kernels.launches import Launches
+from fastrank.kernels.count.launches import Launches, workspace_bytes
 
 
 def like(rows, columns, dtype=torch.float32):

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from fastrank import Tolerance, ring
-from fastrank.bounds import UNIT
-from fastrank.ragged import RaggedBatch
-from fastrank.reference.gram import Moments
+from fastrank import Tolerance
+from fastrank.counting.bounds import UNIT
+from fastrank.counting.ragged import RaggedBatch
+from fastrank.reference.grams import Moments
 
 pytest.importorskip("triton")
-from fastrank.kernels.launches import Launches
+from fastrank.kernels.count.launches import Launches
 
 
 def moments(chunk, trace=1.0):
@@ -17,22 +17,15 @@ def moments(chunk, trace=1.0):
     return Moments(ones * trace, ones, ones.bool(), chunk.order, chunk.inner)
 
 
-@pytest.fixture
-def capturing(monkeypatch):
-    """Call it: from then on a CUDA graph is being captured, for all that the library can tell."""
-    return lambda yes=True: monkeypatch.setattr(ring, "capturing", lambda device: yes)
-
-
-def test_lines_made_in_a_capture_are_not_remembered(capturing):
+def test_lines_made_in_a_capture_are_not_remembered(captured):
     """They hold nothing before the graph is replayed; a count outside it would read whatever memory held."""
     batch = RaggedBatch([torch.empty(5, 7)], 2)
     (chunk,) = batch.chunks
     known = batch.lines(chunk, moments(chunk), Tolerance())
-    capturing()
-    assert batch.lines(chunk, moments(chunk), Tolerance()) is known
-    captured = batch.lines(chunk, moments(chunk), Tolerance(0.04))
-    captured.coefficients.fill_(torch.nan)
-    capturing(False)
+    with captured():
+        assert batch.lines(chunk, moments(chunk), Tolerance()) is known
+        of_the_graph = batch.lines(chunk, moments(chunk), Tolerance(0.04))
+        of_the_graph.coefficients.fill_(torch.nan)
     fresh = batch.lines(chunk, moments(chunk), Tolerance(0.04))
     assert fresh.coefficients.isfinite().all()
     assert batch.lines(chunk, moments(chunk), Tolerance(0.04)) is fresh

@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import MAX_ATTEMPTS, Ledger, Status
+
+from fastrank.experiments.records.layout import Layout
+from fastrank.experiments.records.ledger import MAX_ATTEMPTS, Ledger, Status
 
 EVERY = 30  # steps from one recorded step to the next
 LAYERS = {"layers.0.weight": (100, 64), "layers.1.weight": (100, 100), "layers.2.weight": (100, 100)}

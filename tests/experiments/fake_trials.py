@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from fastrank.experiments.data import DataError
-from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
-from fastrank.experiments.job import Job, run
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Status
-from fastrank.experiments.trial import Trial
-
 from fastrank import HistoryWarning
+from fastrank.experiments.data import DataError
+from fastrank.experiments.records.layout import Layout
+from fastrank.experiments.records.ledger import Status
+from fastrank.experiments.training.events import EpochEnd, Event, Finished, Warned
+from fastrank.experiments.training.job import Job, run
+from fastrank.experiments.trial import Trial
 
 
 def result(name: str, trial: Trial, status: Status = Status.DONE) -> Finished:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from fastrank.experiments.analyze import AnalyzeError, analyze, print_analysis
-from fastrank.experiments.checkpoint import save_checkpoint
 from safetensors.torch import save_file
 
 import fastrank
-from fastrank.testing import planted
+from fastrank.experiments.analyze import AnalyzeError, analyze, print_analysis
+from fastrank.experiments.training.checkpoint import save_checkpoint
+from fastrank.testing.matrices import planted
 
 TOLERANCE = fastrank.Tolerance()
 

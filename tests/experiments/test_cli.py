@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastrank import backend
-from fastrank.cli import main
+from fastrank.experiments.cli import main
 
 CONFIG = """
 name = "tiny"
@@ -109,7 +109,7 @@ def test_doctor_says_what_serves_what_and_why(run, capsys) -> None:  # type: ign
 @pytest.mark.parametrize("missing", ["typer", "pydantic", "rich"])
 def test_a_missing_extra_is_said_in_one_line(config: Path, missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = ['status', '/nowhere']; "
-    code += "from fastrank.cli import main; main()"
+    code += "from fastrank.experiments.cli import main; main()"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
@@ -119,8 +119,8 @@ def test_a_missing_extra_is_said_in_one_line(config: Path, missing: str) -> None
 
 def test_python_m_is_the_same_program(monkeypatch: pytest.MonkeyPatch, capsys) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(sys, "argv", ["fastrank", "--help"])
-    monkeypatch.delitem(sys.modules, "fastrank.cli")
+    monkeypatch.delitem(sys.modules, "fastrank.experiments.cli")
     with pytest.raises(SystemExit) as caught:
-        runpy.run_module("fastrank.cli", run_name="__main__")
+        runpy.run_module("fastrank.experiments.cli", run_name="__main__")
     assert caught.value.code == 0
     assert "doctor" in capsys.readouterr().out

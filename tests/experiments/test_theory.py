@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.theory import TheoryError, memory, rank_bound
 
 import fastrank
+from fastrank.experiments.errors import UserError
+from fastrank.experiments.theory import TheoryError, memory, rank_bound
 
 GOOD: dict[str, Any] = {"batch_size": 1, "patches": 1, "lr": 0.1, "weight_decay": 0.5, "eps": 1e-3}
 

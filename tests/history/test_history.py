@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import fastrank
-from fastrank import HistoryError, HistoryWarning, RankTracker, ring
+from fastrank import HistoryError, HistoryWarning, RankTracker
+from fastrank.history import ring
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 import fastrank
-from fastrank import HistoryError, RankTracker, Tolerance, parquet, ring, row_groups
+from fastrank import HistoryError, RankTracker, Tolerance
+from fastrank.history import parquet, ring, row_groups
 
 NAMES = ["second.weight", "first.weight", "10.weight", "9.weight"]
 """In the order they are measured, which is not that of the alphabet."""

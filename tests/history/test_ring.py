@@ -8,26 +8,25 @@ import pytest
 import torch
 
 import fastrank
-from fastrank import HistoryError, RankTracker, ring
-from fastrank.ring import SKIPPED, Ring
+from fastrank import HistoryError, RankTracker
+from fastrank.history import ring
+from fastrank.history.ring import SKIPPED, Ring
 
 
 class Graph:
     """A CUDA graph's stand-in on a CPU: capturing does the host's part of `append` only, replaying the device's."""
 
-    def __init__(self, target, monkeypatch):
-        self.target, self.monkeypatch = target, monkeypatch
+    def __init__(self, target, monkeypatch, captured):
+        self.target, self.monkeypatch, self.captured = target, monkeypatch, captured
 
     def capture(self, run):
-        with self.monkeypatch.context() as patch:
-            patch.setattr(ring, "capturing", lambda device: True)
+        with self.captured(), self.monkeypatch.context() as patch:
             patch.setattr(self.target, "_write", lambda step, values: None)
             patch.setattr(self.target, "_send", lambda: pytest.fail("sent during capture"))
             run()
 
     def replay(self, run):
-        with self.monkeypatch.context() as patch:
-            patch.setattr(ring, "capturing", lambda device: True)
+        with self.captured(), self.monkeypatch.context() as patch:
             patch.setattr(self.target, "append", lambda step, values, spectra: self.target._write(step, values))
             run()
 
@@ -43,8 +42,8 @@ def append(target, step):
 
 
 @pytest.fixture
-def graph(monkeypatch):
-    return Graph(Ring(2, 1, torch.device("cpu"), capacity=10), monkeypatch)
+def graph(monkeypatch, captured):
+    return Graph(Ring(2, 1, torch.device("cpu"), capacity=10), monkeypatch, captured)
 
 
 def steps_in(blocks):
@@ -159,22 +158,21 @@ def test_more_than_was_captured_cannot_have_been_replayed(graph):
         graph.target.replayed(3)
 
 
-def test_nothing_is_read_or_counted_during_capture(graph, monkeypatch):
-    monkeypatch.setattr(ring, "capturing", lambda device: True)
+def test_nothing_is_read_or_counted_during_capture(graph, captured):
     for call in (graph.target.drain, lambda: graph.target.replayed(1)):
-        with pytest.raises(RuntimeError, match="is being captured"):
+        with captured(), pytest.raises(RuntimeError, match="is being captured"):
             call()
 
 
 @pytest.fixture
-def tracked(mlp, train, monkeypatch, tmp_path):
+def tracked(mlp, train, monkeypatch, captured, tmp_path):
     """`make()`: a tracker and three functions: train a step as usual, capture one, and replay one without counting."""
     monkeypatch.setattr(ring, "CAPACITY", 20)
     optimizer = torch.optim.SGD(mlp.parameters(), lr=0.1)
 
     def make():
         tracker = RankTracker(mlp, optimizer, directory=tmp_path, rows_per_part=60)
-        graph = Graph(tracker._history._ring, monkeypatch)
+        graph = Graph(tracker._history._ring, monkeypatch, captured)
 
         def run():
             train(mlp, optimizer, 1, start=int(tracker._steps))

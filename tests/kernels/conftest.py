@@ -7,7 +7,8 @@ import os
 import pytest
 import torch
 
-from fastrank import backend, compilation
+from fastrank import backend
+from fastrank.tracking import compilation
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
@@ -41,7 +42,7 @@ def served(monkeypatch):
 @pytest.fixture
 def short_strips(monkeypatch):
     """32 rows whose Gram one program sums, not 256: several strips of small matrices, and less to interpret."""
-    from fastrank.kernels import rotate, sketch_gram, sketch_table
+    from fastrank.kernels.sketch import rotate, sketch_gram, table
 
-    for module in (sketch_table, sketch_gram, rotate):
+    for module in (table, sketch_gram, rotate):
         monkeypatch.setattr(module, "STRIP", 32)

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from fastrank import linalg
-from fastrank.arrays import check_count, take_matrices, to_kind
+from fastrank.arguments import check_count
+from fastrank.linalg.arrays import take_matrices, to_kind
 
 VALUES = np.arange(1.0, 13.0).reshape(3, 4) ** 2
 EVERY_FUNCTION = [

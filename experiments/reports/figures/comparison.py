@@ -3,14 +3,15 @@
 from collections.abc import Mapping
 
 import pandas as pd
-from fastrank.experiments.figures.drawing import Drawing, NothingToDraw
-from fastrank.experiments.figures.scale import Scale
-from fastrank.experiments.figures.style import WIDTH, accuracy_axis
-from fastrank.experiments.trends import SETTINGS
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, PercentFormatter
+
+from ..trends import SETTINGS
+from .drawing import Drawing, NothingToDraw
+from .scale import Scale
+from .style import WIDTH, accuracy_axis
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1f2430")  # Okabe and Ito's
 MARKERS = "os^DvPX"
@@ -21,7 +22,7 @@ def draw(means: Mapping[str, pd.DataFrame]) -> Drawing:
     """The figure.
 
     Args:
-        means: by the name of the sweep, what `fastrank.experiments.trends.means` gives.
+        means: by the name of the sweep, what `fastrank.experiments.reports.trends.means` gives.
 
     Raises:
         NothingToDraw: no sweep has two values of a setting.

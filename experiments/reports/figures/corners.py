@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fastrank.experiments.axes import said
-from fastrank.experiments.figures.style import ALERT, MUTED, panel_grid
-from fastrank.experiments.results import Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from ..axes import said
+from ..results import Results
+from .style import ALERT, MUTED, panel_grid
 
 MOST = 12  # trials
 FIRST = {1: (MOST,), 2: (4, MOST), 3: (3, 2, MOST), 4: (2, 2, 2, MOST)}  # most values of each axis that varies

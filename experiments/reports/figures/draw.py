@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from fastrank.experiments.axes import WORDS
-from fastrank.experiments.figures import accuracy, heat_maps, lines, maps, spectrum, steps, training
-from fastrank.experiments.figures.drawing import Drawing, NothingToDraw, remove, save
-from fastrank.experiments.figures.style import styled
-from fastrank.experiments.results import Results
+from ..axes import WORDS
+from ..results import Results
+from . import accuracy, heat_maps, lines, maps, spectrum, steps, training
+from .drawing import Drawing, NothingToDraw, remove, save
+from .style import styled
 
 
 @dataclass(frozen=True)

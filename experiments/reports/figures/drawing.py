@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from fastrank.experiments.layout import write_atomically
 from matplotlib.figure import Figure
+
+from ...files import write_atomically
 
 
 class NothingToDraw(Exception):

@@ -4,17 +4,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fastrank.experiments.digest import Digest
-from fastrank.experiments.figures.corners import choice, corner_panels, corners, settings_columns
-from fastrank.experiments.figures.drawing import Drawing, NothingToDraw
-from fastrank.experiments.figures.style import MUTED, SMALL, WIDTH
-from fastrank.experiments.results import Results
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
+
+from ..digest import Digest
+from ..results import Results
+from .corners import choice, corner_panels, corners, settings_columns
+from .drawing import Drawing, NothingToDraw
+from .style import MUTED, SMALL, WIDTH
 
 NOT_FINITE = "#d5d8de"
 COLOURS = colormaps["viridis"].with_extremes(bad=NOT_FINITE)

@@ -3,14 +3,15 @@
 from math import ceil
 
 import pandas as pd
-from fastrank.experiments.axes import SHORT, WORDS, number
-from fastrank.experiments.cells import cells
-from fastrank.experiments.figures.drawing import Drawing, NothingToDraw
-from fastrank.experiments.figures.scale import Scale
-from fastrank.experiments.figures.style import WIDTH, accuracy_axis, colours, columns_of, label_ends, reference_line
-from fastrank.experiments.results import Results
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from ..axes import SHORT, WORDS, number
+from ..results import Results
+from ..seed_means import cells
+from .drawing import Drawing, NothingToDraw
+from .scale import Scale
+from .style import WIDTH, accuracy_axis, colours, columns_of, label_ends, reference_line
 
 Ramp = dict[float, str]  # the colour of every value of the second setting, the same in all panels
 

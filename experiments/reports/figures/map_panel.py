@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fastrank.experiments.figures.scale import Scale
-from fastrank.experiments.figures.style import ALERT, INK, MUTED, NEUTRAL, SMALL, lightness
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
+
+from .scale import Scale
+from .style import ALERT, INK, MUTED, NEUTRAL, SMALL, lightness
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
 """Average rank and test accuracy over two settings: filled contours, or a small grid's cells with their numbers."""
 
 import pandas as pd
-from fastrank.experiments.axes import AXES, said
-from fastrank.experiments.cells import cells
-from fastrank.experiments.figures.drawing import Drawing, NothingToDraw
-from fastrank.experiments.figures.map_panel import QUANTITIES, Quantity, draw_panel
-from fastrank.experiments.figures.scale import Scale
-from fastrank.experiments.figures.style import WIDTH, columns_of
-from fastrank.experiments.results import Results
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
+
+from ..axes import AXES, said
+from ..results import Results
+from ..seed_means import cells
+from .drawing import Drawing, NothingToDraw
+from .map_panel import QUANTITIES, Quantity, draw_panel
+from .scale import Scale
+from .style import WIDTH, columns_of
 
 MAPPED = AXES[:3]
 CONTOURS = 4  # values of both settings from which on contours are drawn: fewer say nothing of a shape

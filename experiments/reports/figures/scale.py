@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from fastrank.experiments.axes import WORDS, number
-from fastrank.experiments.figures.style import NEUTRAL
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from ..axes import WORDS, number
+from .style import NEUTRAL
 
 GAP = 0.5  # of the mean distance between two values, more, from zero to the smallest of them
 LETTER = 0.075  # inches, of a tick label

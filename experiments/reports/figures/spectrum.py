@@ -3,15 +3,16 @@
 from itertools import cycle
 
 import pandas as pd
-from fastrank.experiments.figures.corners import evenly
-from fastrank.experiments.figures.drawing import Drawing, NothingToDraw
-from fastrank.experiments.figures.style import INK, NEUTRAL, SMALL, columns_of, panel_grid
-from fastrank.experiments.histories import spectra
-from fastrank.experiments.results import Results
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 import fastrank
+
+from ..histories import spectra
+from ..results import Results
+from .corners import evenly
+from .drawing import Drawing, NothingToDraw
+from .style import INK, NEUTRAL, SMALL, columns_of, panel_grid
 
 HEIGHT = 2.0  # inches
 MOST = 24  # panels

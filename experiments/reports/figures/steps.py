@@ -2,13 +2,14 @@
 
 import numpy as np
 import pandas as pd
-from fastrank.experiments.axes import AXES, SHORT, number, said
-from fastrank.experiments.figures.bound import average, bounds, sentence
-from fastrank.experiments.figures.drawing import Drawing, NothingToDraw
-from fastrank.experiments.figures.style import colours, columns_of, label_ends, panel_grid, reference_line
-from fastrank.experiments.results import Results
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
+
+from ..axes import AXES, SHORT, number, said
+from ..results import Results
+from .bound import average, bounds, sentence
+from .drawing import Drawing, NothingToDraw
+from .style import colours, columns_of, label_ends, panel_grid, reference_line
 
 HEIGHT, LOW = 2.5, 2.1  # inches of a panel; where there are many, of each
 MANY = 9  # panels

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pandas as pd
-from fastrank.experiments.figures.corners import Corner, choice, corner_panels, corners, settings_columns
-from fastrank.experiments.figures.drawing import Drawing, NothingToDraw
-from fastrank.experiments.results import Results
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, PercentFormatter
+
+from ..results import Results
+from .corners import Corner, choice, corner_panels, corners, settings_columns
+from .drawing import Drawing, NothingToDraw
 
 HEIGHT = 1.8  # inches
 RANK, TEST = "#1b5e8c", "#d1590c"

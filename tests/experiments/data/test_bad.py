@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+
 from fastrank.experiments.data import DataError
 from fastrank.experiments.data.decode import Look
 from fastrank.experiments.data.prepare import prepare
 from fastrank.experiments.data.source import Choice
-from PIL import Image
 
 
 @pytest.fixture(autouse=True)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fastrank.experiments.data import describe
 from PIL import Image
 
-from fastrank.cli import main
+from fastrank.experiments.cli import main
+from fastrank.experiments.data import describe
 
 
 @pytest.fixture(autouse=True)
@@ -108,7 +108,7 @@ def test_what_can_be_mended_is_one_line(
 
 def fastrank(code: str, *arguments: object, **environment: str) -> tuple[int, str]:
     """Exit status and standard error of a process of its own."""
-    code = f"import sys; {code}; from fastrank.cli import main; main()"
+    code = f"import sys; {code}; from fastrank.experiments.cli import main; main()"
     command = [sys.executable, "-P", "-c", code, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr

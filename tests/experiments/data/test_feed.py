@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fastrank.experiments.data import DataError, DataInfo, Images, digits
+
+from fastrank.experiments.data import DataError, DataInfo, digits
 from fastrank.experiments.data.feed import PADDING, Feed
+from fastrank.experiments.data.info import Images
 
 INFO = replace(digits.INFO, channels=3, height=6, width=5, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
 

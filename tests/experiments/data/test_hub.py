@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
+
 from fastrank.experiments.data import DataError
 from fastrank.experiments.data.catalogue import CATALOGUE
 from fastrank.experiments.data.prepare import prepare
 from fastrank.experiments.data.source import Choice
-from PIL import Image
 
 
 @pytest.fixture(autouse=True)

@@ -11,15 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
+
 from fastrank.experiments.data import DataError, describe, load_split
 from fastrank.experiments.data.catalogue import CATALOGUE
 from fastrank.experiments.data.decode import Look
 from fastrank.experiments.data.folder import cache_folder, prepared
 from fastrank.experiments.data.prepare import prepare, statistics
 from fastrank.experiments.data.source import Choice, resolve
-from PIL import Image
 
-SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+SHARED = Path(__file__).parents[3].parent / "shared" / "data"
 
 
 @pytest.fixture(autouse=True)
@@ -206,7 +207,7 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_folder_needs_no_network_and_leaves_nothing_at_home(tmp_path: Path) -> None:
-    code = "import socket, sys; from fastrank.cli import main\n"
+    code = "import socket, sys; from fastrank.experiments.cli import main\n"
     code += "def refuse(*a): raise AssertionError(f'asks the network: {a}')\n"
     code += "socket.socket.connect = socket.getaddrinfo = refuse\n"
     code += "sys.argv[1:] = ['data', 'prepare', sys.argv[1]]; main()"

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fastrank.experiments.config import SweepConfig
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
 from fastrank.experiments.data import DataError, DataInfo, describe, digits, load_split, split_sizes
 from fastrank.experiments.data.folder import command
 from fastrank.experiments.data.splits import thin_out
 from fastrank.experiments.data.store import Part, digest_of, write_set
-from fastrank.experiments.sweep import check_config
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
+from fastrank.experiments.sweeps.config import SweepConfig
+from fastrank.experiments.sweeps.sweep import check_config
 
 
 @pytest.fixture(autouse=True)

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.events import Crashed
-from fastrank.experiments.job import Job
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Ledger, Status
-from fastrank.experiments.sweep import Options, run_sweep
 
 import fastrank
+from fastrank.experiments.errors import UserError
+from fastrank.experiments.records.layout import Layout
+from fastrank.experiments.records.ledger import Ledger, Status
+from fastrank.experiments.sweeps.sweep import Options, run_sweep
+from fastrank.experiments.training.events import Crashed
+from fastrank.experiments.training.job import Job
 
 pytest.importorskip("ray", reason="Ray is an extra")
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 CONFIG: dict[str, Any] = {
     "name": "clustered",
     "epochs": 12,

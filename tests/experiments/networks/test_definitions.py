@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
-from fastrank.experiments.networks import build
 from torch import nn
 from torch.nn.functional import max_pool2d
+
+from fastrank.experiments.networks.recipes import build
 
 CIFAR, DIGITS = (3, 32, 32), (1, 8, 8)
 

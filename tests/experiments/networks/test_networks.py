@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.networks import NETWORKS, NetworkError, build
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 import fastrank
+from fastrank.experiments.errors import UserError
+from fastrank.experiments.networks.recipes import NETWORKS, NetworkError, build
 
 CIFAR, FASHION, DIGITS = (3, 32, 32), (1, 28, 28), (1, 8, 8)
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from fastrank.experiments.networks import NETWORKS, NetworkError, build
-from fastrank.experiments.networks.patches import patches
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 import fastrank
+from fastrank.experiments.networks.patches import count_patches
+from fastrank.experiments.networks.recipes import NETWORKS, NetworkError, build
 
 CIFAR, FASHION, DIGITS = (3, 32, 32), (1, 28, 28), (1, 8, 8)
 
@@ -49,7 +49,7 @@ BY_HAND: list[tuple[str, tuple[int, int, int], list[int]]] = [
 @pytest.mark.parametrize(("name", "shape", "expected"), BY_HAND)
 def test_numbers_by_hand(name: str, shape: tuple[int, int, int], expected: list[int], device: str) -> None:
     model = network(name, shape, device=device)
-    counts = patches(model, shape)
+    counts = count_patches(model, shape)
     assert list(counts) == fastrank.RankTracker(model, None).names
     assert list(counts.values()) == expected
 
@@ -66,7 +66,7 @@ def test_ranks_of_gradients_are_at_most_batch_size_times_patches(name: str, batc
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(batch_size, *DIGITS, dtype=torch.float64, generator=generator)
     cross_entropy(model(x), torch.arange(batch_size)).backward()
-    counts, slack = patches(model, DIGITS), {}
+    counts, slack = count_patches(model, DIGITS), {}
     for matrix, n in counts.items():
         gradient = model.get_parameter(matrix).grad
         assert gradient is not None
@@ -81,7 +81,7 @@ def test_the_model_is_left_as_it_was() -> None:
     model.norms[0].eval()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     modes, rng = [module.training for module in model.modules()], torch.get_rng_state()
-    patches(model, DIGITS)
+    count_patches(model, DIGITS)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert torch.equal(torch.get_rng_state(), rng)
@@ -107,16 +107,16 @@ class Odd(nn.Module):
 def test_a_matrix_used_several_times_has_the_sum() -> None:
     """Samples of 4 vectors: three times 4; and 4 output positions of 2 groups each."""
     model = Odd(idle=False)
-    assert patches(model, (4, 6)) == {"first.weight": 12, "grouped.weight": 8}
-    assert list(patches(model, (4, 6))) == fastrank.RankTracker(model, None).names
-    assert patches(nn.Linear(3, 2), (5, 3)) == {"weight": 5}
+    assert count_patches(model, (4, 6)) == {"first.weight": 12, "grouped.weight": 8}
+    assert list(count_patches(model, (4, 6))) == fastrank.RankTracker(model, None).names
+    assert count_patches(nn.Linear(3, 2), (5, 3)) == {"weight": 5}
 
 
 def test_what_cannot_be_counted_is_named() -> None:
     model = Odd(idle=True)
     with pytest.raises(NetworkError, match=r"^idle\.weight: its layer did not run"):
-        patches(model, (4, 6))
+        count_patches(model, (4, 6))
     with pytest.raises(NetworkError, match=r"^sample_shape: Odd does not accept a sample of \(4, 5\)"):
-        patches(model, (4, 5))
+        count_patches(model, (4, 5))
     assert not any(module._forward_hooks for module in model.modules())
     assert set(OPTIONS) == set(NETWORKS)

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fastrank.experiments.layout import Layout, write_atomically, write_csv
+
+from fastrank.experiments.files import write_atomically, write_csv
+from fastrank.experiments.records.layout import Layout
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from fastrank.experiments.ledger import Ledger, LedgerError, Status
+
+from fastrank.experiments.records.ledger import Ledger, LedgerError, Status
 
 RESULT = {"host": "here", "steps": 10, "average_rank": 5.5, "full_rank": 8.0, "train_accuracy": 1.0}
 

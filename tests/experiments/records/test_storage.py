@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments.events import EpochEnd
-from fastrank.experiments.job import Job, run
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Ledger, Status
-from fastrank.experiments.results import read_results
-from fastrank.experiments.storage import Place, Storage, StorageError, execute
-from fastrank.experiments.sweep import Options, run_sweep
-from fastrank.experiments.trial import Trial
 
 import fastrank
+from fastrank.experiments.engines.execute import execute
+from fastrank.experiments.records.layout import Layout
+from fastrank.experiments.records.ledger import Ledger, Status
+from fastrank.experiments.records.storage import Place, Storage, StorageError
+from fastrank.experiments.reports.results import read_results
+from fastrank.experiments.sweeps.sweep import Options, run_sweep
+from fastrank.experiments.training.events import EpochEnd
+from fastrank.experiments.training.job import Job, run
+from fastrank.experiments.trial import Trial
 
 CONFIG: dict[str, Any] = {
     "name": "stored",

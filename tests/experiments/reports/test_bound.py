@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from fastrank.experiments.figures import steps
-from fastrank.experiments.figures.bound import average, bounds, sentence
-from fastrank.experiments.results import Results, read_results
+
+from fastrank.experiments.reports.figures import steps
+from fastrank.experiments.reports.figures.bound import average, bounds, sentence
+from fastrank.experiments.reports.results import Results, read_results
 
 PATCHES = {"layers.0.weight": 1, "layers.1.weight": 4, "layers.2.weight": 1}
 

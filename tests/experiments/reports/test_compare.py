@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from fastrank.experiments.compare import write_comparison
-from fastrank.experiments.figures import comparison
-from fastrank.experiments.figures.drawing import NothingToDraw
-from fastrank.experiments.ledger import LedgerError
-from fastrank.experiments.results import ReportError, Results, read_results
-from fastrank.experiments.trends import means, spearman, trends
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
+
+from fastrank.experiments.records.ledger import LedgerError
+from fastrank.experiments.reports.compare import write_comparison
+from fastrank.experiments.reports.figures import comparison
+from fastrank.experiments.reports.figures.drawing import NothingToDraw
+from fastrank.experiments.reports.results import ReportError, Results, read_results
+from fastrank.experiments.reports.trends import means, spearman, trends
 
 ROWS = ["axis", "decayed", "rho", "slices", "values"]
 

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fastrank.experiments.figures.corners import choice, corners, evenly
-from fastrank.experiments.results import read_results
+
+from fastrank.experiments.reports.figures.corners import choice, corners, evenly
+from fastrank.experiments.reports.results import read_results
 
 MANY = [4, 8, 16, 32, 64, 128]
 DECAYS = [0.0, 1e-4, 2e-4, 4e-4, 8e-4, 6e-3]

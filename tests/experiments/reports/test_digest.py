@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fastrank.experiments import histories
-from fastrank.experiments.digest import MATRIX_BINS, binned, digest, ranks
 
 import fastrank
+from fastrank.experiments.records import history_parts
+from fastrank.experiments.reports import histories
+from fastrank.experiments.reports.digest import MATRIX_BINS, binned, digest, ranks
 
 Column = list[int | None] | list[int]
 
@@ -199,10 +200,10 @@ def test_without_a_spectrum_there_is_no_row(tmp_path: Path) -> None:
 def test_parts_are_in_order_also_beyond_five_digits(tmp_path: Path) -> None:
     for number in (100_000, 99_999, 0):
         (tmp_path / f"part-{number:05d}.parquet").touch()
-    assert [file.name for file in histories.parts(tmp_path)] == [
+    assert [file.name for file in history_parts(tmp_path)] == [
         "part-00000.parquet",
         "part-99999.parquet",
         "part-100000.parquet",
     ]
     with pytest.raises(fastrank.HistoryError, match="holds no part"):
-        histories.parts(tmp_path / "nothing")
+        history_parts(tmp_path / "nothing")

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-from fastrank.experiments import figures
-from fastrank.experiments.figures import accuracy, draw_figures, heat_maps, lines, spectrum, steps, training
-from fastrank.experiments.results import Results, read_results
+
+from fastrank.experiments.reports.figures import accuracy, draw, heat_maps, lines, spectrum, steps, training
+from fastrank.experiments.reports.figures.draw import draw_figures
+from fastrank.experiments.reports.results import Results, read_results
 
 FULL = {"layers.0.weight": 64, "layers.1.weight": 100, "layers.2.weight": 100}
 ACCURACIES = [0.5 + epoch / 30 for epoch in range(12)]
@@ -31,7 +32,7 @@ NAMES = [
 @pytest.fixture
 def _unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn and no files made of them, which takes most of the time."""
-    monkeypatch.setattr(figures, "save", lambda name, drawing, folder: b"<svg>")
+    monkeypatch.setattr(draw, "save", lambda name, drawing, folder: b"<svg>")
 
 
 def average(sweep: Any, trial: Any, step: int, suffix: str = "") -> float:

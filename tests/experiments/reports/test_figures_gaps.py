@@ -8,17 +8,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from fastrank.experiments import figures
-from fastrank.experiments.figures import accuracy, draw_figures, heat_maps, lines, spectrum, steps, training
-from fastrank.experiments.figures.drawing import NothingToDraw
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.results import read_results
+
+from fastrank.experiments.records.layout import Layout
+from fastrank.experiments.reports.figures import accuracy, draw, heat_maps, lines, spectrum, steps, training
+from fastrank.experiments.reports.figures.draw import draw_figures
+from fastrank.experiments.reports.figures.drawing import NothingToDraw
+from fastrank.experiments.reports.results import read_results
 
 
 @pytest.fixture
 def _unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn and no files made of them, which takes most of the time."""
-    monkeypatch.setattr(figures, "save", lambda name, drawing, folder: b"<svg>")
+    monkeypatch.setattr(draw, "save", lambda name, drawing, folder: b"<svg>")
 
 
 def test_unfinished_trials_are_left_out_and_counted(make_sweep: Callable[..., Any]) -> None:

@@ -6,15 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastrank.experiments.axes import AXES
-from fastrank.experiments.figures import maps
-from fastrank.experiments.figures.drawing import NothingToDraw
-from fastrank.experiments.figures.scale import Scale, thinned, tick_labels
-from fastrank.experiments.results import read_results
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.collections import PathCollection
 from matplotlib.contour import ContourSet
+
+from fastrank.experiments.reports.axes import AXES
+from fastrank.experiments.reports.figures import maps
+from fastrank.experiments.reports.figures.drawing import NothingToDraw
+from fastrank.experiments.reports.figures.scale import Scale, thinned, tick_labels
+from fastrank.experiments.reports.results import read_results
 
 POSITIVE = st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=8, unique_by=lambda value: round(np.log10(value), 3))
 

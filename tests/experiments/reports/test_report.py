@@ -8,11 +8,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from fastrank.experiments import report
-from fastrank.experiments.figures import Picture, style
-from fastrank.experiments.ledger import LedgerError
-from fastrank.experiments.report import write_report
-from fastrank.experiments.results import ReportError, collapse
+
+from fastrank.experiments.records.ledger import LedgerError
+from fastrank.experiments.reports import report
+from fastrank.experiments.reports.figures import style
+from fastrank.experiments.reports.figures.draw import Picture
+from fastrank.experiments.reports.report import write_report
+from fastrank.experiments.reports.results import ReportError, collapse
 
 VOID = {"meta", "img", "br"}
 

@@ -4,10 +4,11 @@ import itertools
 
 import matplotlib
 import pytest
-from fastrank.experiments.figures.style import colours, lightness, panel_grid, spread, styled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
+
+from fastrank.experiments.reports.figures.style import colours, lightness, panel_grid, spread, styled
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=12), st.floats(0.5, 20))

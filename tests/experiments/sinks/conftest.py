@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments.events import Event, Finished
-from fastrank.experiments.job import Job, run
-from fastrank.experiments.ledger import Ledger
-from fastrank.experiments.sinks import open_sinks
-from fastrank.experiments.trial import Data, Perceptron, Tracking, Trial
 from rich.console import Console
+
+from fastrank.experiments.records.ledger import Ledger
+from fastrank.experiments.sinks.sink import open_sinks
+from fastrank.experiments.training.events import Event, Finished
+from fastrank.experiments.training.job import Job, run
+from fastrank.experiments.trial import Data, Perceptron, Tracking, Trial
 
 SHARED: dict[str, Any] = {
     **{"epochs": 3, "model": Perceptron(name="mlp_bn", depth=2, width=16), "tracking": Tracking()},

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments.figures import heat_maps
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.results import read_results
+
+from fastrank.experiments.records.layout import Layout
+from fastrank.experiments.reports.figures import heat_maps
+from fastrank.experiments.reports.live_heat_map import draw_heat_map
+from fastrank.experiments.reports.results import read_results
 from fastrank.experiments.sinks import relay
-from fastrank.experiments.sinks.heat_map import draw_heat_map
 
 PNG = b"\x89PNG"
 WITH_TENSORBOARD = pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
@@ -55,7 +56,7 @@ def test_one_that_cannot_be_drawn_is_said_once_and_the_numbers_are_kept(
     def cannot(folder: Path, trial: str) -> bytes:
         raise ValueError("no ink")
 
-    monkeypatch.setattr("fastrank.experiments.sinks.heat_map.draw_heat_map", cannot)
+    monkeypatch.setattr("fastrank.experiments.reports.draw_heat_map", cannot)
     session("tensorboard", trained.told)
     assert printed().count("no ink") == 1
     assert "TensorBoard: no heat map of trial" in printed()
@@ -69,7 +70,7 @@ def test_a_long_history_is_waited_for(
     def slow(folder: Path, trial: str) -> None:
         time.sleep(0.8)
 
-    monkeypatch.setattr("fastrank.experiments.sinks.heat_map.draw_heat_map", slow)
+    monkeypatch.setattr("fastrank.experiments.reports.draw_heat_map", slow)
     monkeypatch.setattr(relay, "PATIENCE", 0.3)
     trial = trained.trials[0].id
     session("tensorboard", {trial: trained.told[trial][-1:]})

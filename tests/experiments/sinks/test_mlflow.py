@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments.sinks import SinkError, open_sinks
-from fastrank.experiments.sinks.tracker import read_sweep, settings
 from rich.console import Console
+
+from fastrank.experiments.sinks.sink import SinkError, open_sinks
+from fastrank.experiments.sinks.tracker import read_sweep, settings
 
 MISSING = [package for package in ("mlflow", "sqlalchemy", "alembic") if find_spec(package) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
@@ -28,8 +29,9 @@ def test_two_trials_one_of_them_in_two_sessions(trained: Any, session: Callable[
     ids = [trial.id for trial in trained.trials]
     session("mlflow", {ids[0]: first[:2], ids[1]: second})
 
-    from fastrank.experiments.sinks.mlflow import MLflow
     from mlflow.tracking import MlflowClient
+
+    from fastrank.experiments.sinks.mlflow import MLflow
 
     client = MlflowClient()
     experiment = client.get_experiment_by_name("small").experiment_id

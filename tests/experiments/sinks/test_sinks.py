@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments import sinks
-from fastrank.experiments.events import Crashed, EpochEnd
-from fastrank.experiments.ledger import MAX_ATTEMPTS, Ledger
-from fastrank.experiments.sinks import TITLES, SinkError, open_sinks, relay
-from fastrank.experiments.sinks.tracker import Outcome, Tracker, epoch_values, full_rank, read_sweep, settings
-from fastrank.experiments.sweep import Options, run_sweep
-from fastrank.experiments.trial import Fixed, Tracking, Trial
 from rich.console import Console
+
+from fastrank.experiments.records.ledger import MAX_ATTEMPTS, Ledger
+from fastrank.experiments.sinks import relay, sink
+from fastrank.experiments.sinks.sink import TITLES, SinkError, open_sinks
+from fastrank.experiments.sinks.tracker import Outcome, Tracker, epoch_values, full_rank, read_sweep, settings
+from fastrank.experiments.sweeps.sweep import Options, run_sweep
+from fastrank.experiments.training.events import Crashed, EpochEnd
+from fastrank.experiments.trial import Fixed, Tracking, Trial
 
 FLAT = {"model": "mlp_bn", "depth": 2, "width": 16, "data": "digits", "batch_size": 128, "lr": 0.5}
 FLAT |= {"weight_decay": 0.01, "momentum": 0.0, "seed": 0, "epochs": 3}
@@ -48,7 +49,7 @@ def opened(monkeypatch: pytest.MonkeyPatch, console: Console) -> Callable[..., A
 
     def make(folder: Path, *trackers: Tracker) -> Any:
         by_name = dict(zip(TITLES, trackers, strict=False))
-        monkeypatch.setattr(sinks, "_maker", lambda name: lambda sweep, say: by_name[name])
+        monkeypatch.setattr(sink, "_maker", lambda name: lambda sweep, say: by_name[name])
         return open_sinks(list(by_name), folder, console)
 
     return make
@@ -146,7 +147,7 @@ def test_a_tracker_that_cannot_be_opened_is_left_out(
     def maker(name: str) -> Callable[..., Tracker]:
         raise RuntimeError("its licence has run out")
 
-    monkeypatch.setattr(sinks, "_maker", maker)
+    monkeypatch.setattr(sink, "_maker", maker)
     with open_sinks(["mlflow"], trained.folder, console) as found:
         assert found == []
     assert printed() == "MLflow is left out: RuntimeError: its licence has run out\n"

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments.events import Crashed, EpochEnd
+
 from fastrank.experiments.sinks.tracker import settings
+from fastrank.experiments.training.events import Crashed, EpochEnd
 
 pytestmark = pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments.sinks import SinkError, open_sinks
-from fastrank.experiments.sinks.tracker import read_sweep, settings
 from rich.console import Console
+
+from fastrank.experiments.sinks.sink import SinkError, open_sinks
+from fastrank.experiments.sinks.tracker import read_sweep, settings
 
 pytestmark = pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
 BLOCK, HEADER = 32768, 7  # bytes; of a block of its log, and of the head of file and record

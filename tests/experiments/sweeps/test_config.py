@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments.config import ConfigError, SweepConfig, differences, load_config
+
+from fastrank.experiments.sweeps.config import ConfigError, SweepConfig, differences, load_config
 from fastrank.experiments.trial import Trial
 
 ConfigFile = Callable[..., Path]
@@ -19,7 +20,7 @@ GOOD: dict[str, Any] = {
     "grid": {"batch_size": [8, 16], "lr": [0.5], "weight_decay": [0.0, 0.01]},
 }
 
-MAIN = Path(__file__).parents[2] / "experiments" / "configs" / "digits.toml"
+MAIN = Path(__file__).parents[3] / "experiments" / "configs" / "digits.toml"
 
 BAD = {
     "unknown key": ("epoch = 5", "epoch: unknown key; did you mean 'epochs'?"),

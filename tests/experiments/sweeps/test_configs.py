@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+
 from fastrank.experiments import trial
-from fastrank.experiments.config import load_config
 from fastrank.experiments.data import DataInfo
+from fastrank.experiments.sweeps.config import load_config
 from fastrank.experiments.theory import rank_bound
 
-CONFIGS = sorted((Path(__file__).parents[2] / "experiments" / "configs").glob("*.toml"))
+CONFIGS = sorted((Path(__file__).parents[3] / "experiments" / "configs").glob("*.toml"))
 SHAPES = {
     **dict.fromkeys(("cifar10", "cifar100", "svhn"), (3, 32, 32)),
     **dict.fromkeys(("mnist", "fashion_mnist"), (1, 28, 28)),

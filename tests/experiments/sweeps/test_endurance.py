@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments.job import Job, run
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Ledger, Status
-from fastrank.experiments.trial import Trial
 
 import fastrank
+from fastrank.experiments.records.layout import Layout
+from fastrank.experiments.records.ledger import Ledger, Status
+from fastrank.experiments.training.job import Job, run
+from fastrank.experiments.trial import Trial
 
 TRIALS = int(os.environ.get("FASTRANK_TRIALS", "24"))
 LEAST_KILLS = 4
@@ -35,7 +35,7 @@ class Sweep:
     """A driver in a process of its own, which is started again whenever it was killed."""
 
     def __init__(self, config: Path, out: Path, stack: int) -> None:
-        self.command = [sys.executable, "-P", "-m", "fastrank.cli", "sweep", str(config), "--out", str(out)]
+        self.command = [sys.executable, "-P", "-m", "fastrank.experiments.cli", "sweep", str(config), "--out", str(out)]
         self.command += ["--workers", "2", "--stack", str(stack)]
         self.start()
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments.events import EpochEnd, Finished
-from fastrank.experiments.job import Job
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.trial import Trial
 
 import fastrank
+from fastrank.experiments.records.layout import Layout
+from fastrank.experiments.training.events import EpochEnd, Finished
+from fastrank.experiments.training.job import Job
+from fastrank.experiments.trial import Trial
 
 KILLS = 10
 TRIAL = Trial.model_validate(
@@ -38,7 +38,8 @@ class Runner:
         self.context = multiprocessing.get_context("forkserver")
         self.context.set_forkserver_preload(
             [
-                *("fastrank.experiments.stack", "pyarrow.parquet", "sklearn.datasets", "sklearn.model_selection"),
+                *("fastrank.experiments.training.stack", "pyarrow.parquet"),
+                *("sklearn.datasets", "sklearn.model_selection"),
                 "torch._dynamo",  # torch.optim imports it when an optimizer is first used
             ]
         )
@@ -67,7 +68,7 @@ def history(folder: Path) -> dict[str, list[Any]]:
 
 
 def test_ten_kills_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parent)
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])
     chance, runner = random.Random(0), Runner()
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     started = time.monotonic()

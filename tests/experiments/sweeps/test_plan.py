@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from fastrank.experiments import devices, plan
-from fastrank.experiments.config import ConfigError, load_config
-from fastrank.experiments.devices import MeasureError, kind, measure, slots
+
 from fastrank.experiments.errors import UserError
-from fastrank.experiments.events import Event, Measured
-from fastrank.experiments.job import Job
-from fastrank.experiments.plan import _pending, print_plan
-from fastrank.experiments.sweep import Options, run_sweep, widest
+from fastrank.experiments.sweeps import devices, plan
+from fastrank.experiments.sweeps.config import ConfigError, load_config
+from fastrank.experiments.sweeps.devices import MeasureError, kind, measure, slots
+from fastrank.experiments.sweeps.plan import _pending, print_plan
+from fastrank.experiments.sweeps.sweep import Options, run_sweep, widest
+from fastrank.experiments.training.events import Event, Measured
+from fastrank.experiments.training.job import Job
 from fastrank.experiments.trial import Trial
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 CONFIG: dict[str, Any] = {
     "name": "planned",
     "epochs": 2,
@@ -104,7 +105,7 @@ def test_data_that_are_not_prepared_fail_the_plan_with_the_command(
     ],
 )
 def test_a_short_run_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, function: str, message: str) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(HERE))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     with pytest.raises(MeasureError, match=message):
         measure(job(), "cpu", f"test_plan:{function}")
 

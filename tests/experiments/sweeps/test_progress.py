@@ -4,12 +4,13 @@ import io
 import time
 
 import pytest
-from fastrank.experiments import progress
-from fastrank.experiments.config import SweepConfig
-from fastrank.experiments.ledger import Status, TrialRecord
-from fastrank.experiments.progress import Board, LineDisplay, LiveDisplay, Row, display_for, visible
-from fastrank.experiments.summary import rank_tables, trials_table
 from rich.console import Console
+
+from fastrank.experiments.records.ledger import Status, TrialRecord
+from fastrank.experiments.sweeps import progress
+from fastrank.experiments.sweeps.config import SweepConfig
+from fastrank.experiments.sweeps.progress import Board, LineDisplay, LiveDisplay, Row, display_for, visible
+from fastrank.experiments.sweeps.summary import rank_tables, trials_table
 
 RESULT = {"steps": 88, "average_rank": 53.2, "full_rank": 92.8, "train_accuracy": 1.0, "test_accuracy": 0.975}
 

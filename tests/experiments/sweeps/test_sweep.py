@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments import driver, sweep
-from fastrank.experiments.config import ConfigError
-from fastrank.experiments.errors import UserError
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Ledger, Status, TrialRecord
-from fastrank.experiments.summary import COLUMNS
-from fastrank.experiments.sweep import Options, driver_of
 
-HERE = Path(__file__).parent
+from fastrank.experiments.errors import UserError
+from fastrank.experiments.records.layout import Layout
+from fastrank.experiments.records.ledger import Ledger, Status, TrialRecord
+from fastrank.experiments.sweeps import driver, sweep
+from fastrank.experiments.sweeps.config import ConfigError
+from fastrank.experiments.sweeps.summary import COLUMNS
+from fastrank.experiments.sweeps.sweep import Options, driver_of
+
+HERE = Path(__file__).parents[1]
 CONFIG = {
     "name": "fake",
     "epochs": 2,
@@ -28,7 +29,7 @@ CONFIG = {
     "data": {"name": "digits"},
     "grid": {"batch_size": [64, 16, 8, 32], "lr": [0.5], "weight_decay": [0.01]},
 }
-DRIVER = "import sys; from pathlib import Path; from fastrank.experiments.sweep import Options, run_sweep; "
+DRIVER = "import sys; from pathlib import Path; from fastrank.experiments.sweeps.sweep import Options, run_sweep; "
 DRIVER += "options = Options(workers=2, function='fake_trials:' + sys.argv[3]); "
 DRIVER += "sys.exit(run_sweep(Path(sys.argv[1]), Path(sys.argv[2]), options))"
 

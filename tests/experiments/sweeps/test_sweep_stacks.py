@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastrank.experiments import sweep
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Ledger, Status
-from fastrank.experiments.sweep import Options
+
+from fastrank.experiments.records.layout import Layout
+from fastrank.experiments.records.ledger import Ledger, Status
+from fastrank.experiments.sweeps import sweep
+from fastrank.experiments.sweeps.sweep import Options
 
 CONFIG: dict[str, Any] = {
     "name": "fake",
@@ -21,7 +22,7 @@ CONFIG: dict[str, Any] = {
 
 @pytest.fixture(autouse=True)
 def _workers_find_the_stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
 
 
 @pytest.fixture

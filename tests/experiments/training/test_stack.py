@@ -8,18 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
-from fastrank.experiments.job import Job, run, trainee
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Status, TrialRecord
-from fastrank.experiments.parts import build_network
-from fastrank.experiments.stack import StackTraining
-from fastrank.experiments.stack_history import split_history
-from fastrank.experiments.stacked_mlp import StackedMLP
-from fastrank.experiments.stacks import halves, jobs, jobs_over
-from fastrank.experiments.trial import Trial
 
 import fastrank
+from fastrank.experiments.records.layout import Layout
+from fastrank.experiments.records.ledger import Status, TrialRecord
+from fastrank.experiments.sweeps.stacks import halves, jobs, jobs_over
+from fastrank.experiments.training.build import build_network
+from fastrank.experiments.training.events import EpochEnd, Event, Finished, Warned
+from fastrank.experiments.training.job import Job, run, trainee
+from fastrank.experiments.training.stack import StackTraining
+from fastrank.experiments.training.stack_history import split_history
+from fastrank.experiments.training.stacked_mlp import StackedMLP
+from fastrank.experiments.trial import Trial
 
 SPEC: dict[str, Any] = {
     "model": {"name": "mlp_bn", "depth": 2, "width": 16},

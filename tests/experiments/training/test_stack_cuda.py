@@ -7,15 +7,14 @@ import pytest
 import torch
 
 pytest.importorskip("pydantic", reason="sweeps need pydantic")
-from fastrank.experiments.events import EpochEnd, Finished
-from fastrank.experiments.job import Job, run, trainee
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Status
-from fastrank.experiments.stack import StackTraining
-from fastrank.experiments.trial import Trial
-
 import fastrank
-from fastrank import compilation
+from fastrank.experiments.records.layout import Layout
+from fastrank.experiments.records.ledger import Status
+from fastrank.experiments.training.events import EpochEnd, Finished
+from fastrank.experiments.training.job import Job, run, trainee
+from fastrank.experiments.training.stack import StackTraining
+from fastrank.experiments.trial import Trial
+from fastrank.tracking import compilation
 
 pytestmark = pytest.mark.gpu
 SPEC: dict[str, Any] = {

@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from fastrank.experiments import checkpoint
-from fastrank.experiments.data import DataError
-from fastrank.experiments.events import EpochEnd, Event, Finished, Warned
-from fastrank.experiments.job import Job, run
-from fastrank.experiments.layout import Layout
-from fastrank.experiments.ledger import Status
-from fastrank.experiments.parts import derive_seeds
-from fastrank.experiments.trial import Trial
 
 import fastrank
+from fastrank.experiments.data import DataError
+from fastrank.experiments.records.layout import Layout
+from fastrank.experiments.records.ledger import Status
+from fastrank.experiments.training import checkpoint
+from fastrank.experiments.training.build import derive_seeds
+from fastrank.experiments.training.events import EpochEnd, Event, Finished, Warned
+from fastrank.experiments.training.job import Job, run
+from fastrank.experiments.trial import Trial
 
 SPEC: dict[str, Any] = {
     "model": {"name": "mlp_bn", "depth": 2, "width": 16},

@@ -8,13 +8,13 @@ import grams
 import pytest
 import torch
 
-from fastrank.reference.gram import gram as twin
+from fastrank.reference.grams import gram as twin
 
 pytest.importorskip("triton")
-from fastrank.kernels import gram, largest
+from fastrank.kernels.count import gram, largest
+from fastrank.kernels.count.launches import Launches
+from fastrank.kernels.count.table import Shape
 from fastrank.kernels.device import capability
-from fastrank.kernels.launches import Launches
-from fastrank.kernels.table import Shape
 
 # One element, one row, primes, an exact tile, one more than a tile, tall, and a row that takes several chunks.
 SIZES = [(1, 1), (1, 9), (7, 7), (64, 64), (65, 70), (100, 37), (130, 131), (33, 1100)]
@@ -161,7 +161,7 @@ def test_offsets_beyond_2_to_the_31(device):
 def test_offsets_of_grams_beyond_2_to_the_31(device):
     """Tables count in 64 bits: the Gram of the 33rd matrix of 8192 rows starts beyond 2^31 elements."""
     shapes = [Shape(8192, 8192, 8192, 1)] * 34
-    from fastrank.kernels.table import rows_of
+    from fastrank.kernels.count.table import rows_of
 
     table, size, _ = rows_of([0] * 34, shapes, [8192] * 34, range(34))
     assert table[33, 6].item() == 33 * 8192**2 > 2**31

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from fastrank import testing
-from fastrank.bounds import UNIT
+from fastrank.counting.bounds import UNIT
 
 pytest.importorskip("triton")
-from fastrank.kernels import launches as module
-from fastrank.kernels import ldl, ldl_windows, tiny
+from fastrank.kernels.count import launches as module
+from fastrank.kernels.count import ldl, ldl_windows, tiny
+from fastrank.kernels.count.launches import Launches
 from fastrank.kernels.device import capability
-from fastrank.kernels.launches import Launches
 
 WAYS = ["tiny", "one", "many"]
 # One element, less than a block, exactly one, one more, a window, and a bit of the next.

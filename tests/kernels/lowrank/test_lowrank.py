@@ -5,15 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastrank import backend, linalg, lowrank, testing
+from fastrank import backend, linalg, testing
+from fastrank.linalg import lowrank
 from fastrank.reference.noise import normal
 from fastrank.reference.orthonormal import orthonormal, unit_gram
 from fastrank.reference.sketch import DEAD, UNIT, factor
 
 pytest.importorskip("triton")
-from fastrank.kernels.range_finder import RangeFinder
-from fastrank.kernels.range_table import Layout
-from fastrank.kernels.sketch_table import View
+from fastrank.kernels.lowrank.range_finder import RangeFinder
+from fastrank.kernels.lowrank.range_table import Layout
+from fastrank.kernels.sketch.table import View
 
 pytestmark = pytest.mark.usefixtures("served")
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastrank import Tolerance, columns, sketched, testing
-from fastrank.sketched import Sketched
-from fastrank.source import Source
+from fastrank import Tolerance, testing
+from fastrank.tracking import bases, basis_size
+from fastrank.tracking.bases import Sketched
+from fastrank.tracking.source import Source
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.usefixtures("served", "short_strips")
@@ -16,8 +17,8 @@ pytestmark = pytest.mark.usefixtures("served", "short_strips")
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """A basis that is not complete for r = 64, and nothing known beforehand."""
-    monkeypatch.setattr(columns, "COMPLETE", 15)
-    monkeypatch.setattr(sketched, "WARM_UP", 0)
+    monkeypatch.setattr(basis_size, "COMPLETE", 15)
+    monkeypatch.setattr(bases, "WARM_UP", 0)
 
 
 def test_columns_follow_the_rank_and_keep_what_they_know(device):

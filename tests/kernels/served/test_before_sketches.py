@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 import fastrank
-from fastrank import RankTracker, Status, Tolerance, columns, descent, mirror, ring, sketched, testing
-from fastrank.compilation import Compilation
-from fastrank.sketch_measurer import SketchMeasurer
-from fastrank.source import Source
+from fastrank import RankTracker, Status, Tolerance, testing
+from fastrank.tracking import bases, basis_size
+from fastrank.tracking.compilation import Compilation
+from fastrank.tracking.sketch_measurer import SketchMeasurer
+from fastrank.tracking.source import Source
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.usefixtures("served", "short_strips")
@@ -23,8 +24,8 @@ TOLERANCES = [Tolerance(), Tolerance(0.1, "spectral")]
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """A basis that is not complete for r = 20, and nothing known beforehand."""
-    monkeypatch.setattr(columns, "COMPLETE", 15)
-    monkeypatch.setattr(sketched, "WARM_UP", 0)
+    monkeypatch.setattr(basis_size, "COMPLETE", 15)
+    monkeypatch.setattr(bases, "WARM_UP", 0)
 
 
 @pytest.fixture
@@ -130,7 +131,9 @@ def test_a_state_from_before_the_sketches_is_taken_up(model, compiled):
 
 
 @pytest.mark.parametrize("late", ["sketches", "fused"])
-def test_what_becomes_ready_between_a_warm_up_and_a_capture_is_not_begun_in_it(device, model, monkeypatch, late):
+def test_what_becomes_ready_between_a_warm_up_and_a_capture_is_not_begun_in_it(
+    device, model, monkeypatch, captured, late
+):
     """A capture can make no tables: it records what the steps before it did, and says so where that is slower."""
     said = [False]
 
@@ -142,20 +145,16 @@ def test_what_becomes_ready_between_a_warm_up_and_a_capture_is_not_begun_in_it(d
     tracker = RankTracker(model, optimizer)
     train(model, optimizer, range(3))
     said.append(True)
-    with monkeypatch.context() as capture:
-        for module in (ring, sketched, mirror, descent):
-            capture.setattr(module, "capturing", lambda device: True)
-        with pytest.warns(RuntimeWarning, match=r"fastrank\.prepare"):
-            train(model, optimizer, [3])
+    with captured(), pytest.warns(RuntimeWarning, match=r"fastrank\.prepare"):
+        train(model, optimizer, [3])
     sketches = tracker._measurer._sketch._sketched
     assert bool(sketches.columns) is (late == "fused")
     assert not any(group.compiled for group in sketches._groups)
 
 
-def test_a_capture_that_comes_too_early_is_warned_of(device, compiled, monkeypatch):
+def test_a_capture_that_comes_too_early_is_warned_of(device, compiled, captured):
     """It would count at every replay, for ever: the warning names what to call before."""
     matrix = torch.eye(20, device=device)
     measurer = SketchMeasurer([Tolerance()], [], device)
-    monkeypatch.setattr(ring, "capturing", lambda device: True)
-    with pytest.warns(RuntimeWarning, match=r"fastrank\.prepare"):
+    with captured(), pytest.warns(RuntimeWarning, match=r"fastrank\.prepare"):
         measurer.prepare([Source(matrix, matrix)])

@@ -11,13 +11,13 @@ from torch import nn
 from torch.nn import Parameter
 
 import fastrank
-from fastrank import RankTracker, columns, descent, measurer, mirror, ring, sketched, testing
+from fastrank import RankTracker, testing
+from fastrank.tracking import bases, basis_size, measurer
 
 pytest.importorskip("triton")
-from fastrank.kernels.sketches import Sketches
-
-from fastrank.ragged import RaggedBatch
-from fastrank.sketch_measurer import SketchMeasurer
+from fastrank.counting.ragged import RaggedBatch
+from fastrank.kernels.sketch.sketches import Sketches
+from fastrank.tracking.sketch_measurer import SketchMeasurer
 
 pytestmark = pytest.mark.usefixtures("served", "short_strips")
 
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.usefixtures("served", "short_strips")
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """Little to interpret: a basis that is not complete for r = 18, one product to warm up."""
-    monkeypatch.setattr(columns, "COMPLETE", 15)
-    monkeypatch.setattr(sketched, "WARM_UP", 1)
+    monkeypatch.setattr(basis_size, "COMPLETE", 15)
+    monkeypatch.setattr(bases, "WARM_UP", 1)
 
 
 class Net(nn.Module):
@@ -151,13 +151,11 @@ def test_what_a_hook_does_after_the_step_is_measured(device, counted):
     assert [again for _, again in counted][:2] == [1, 2]
 
 
-def test_a_captured_step_copies_to_memory_that_lasts(device, monkeypatch):
+def test_a_captured_step_copies_to_memory_that_lasts(device, captured):
     """A replay fills the copies that the tables point at, whatever has taken their places since."""
 
     def capture(step):
-        with monkeypatch.context() as within:
-            for module in (ring, sketched, mirror, descent):
-                within.setattr(module, "capturing", lambda device: True)
+        with captured():
             step()
 
     net = Net(device)

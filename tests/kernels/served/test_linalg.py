@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastrank import Status, Tolerance, linalg, matrix_rank, ragged, testing
-from fastrank.arrays import take_matrices
-from fastrank.ragged import RaggedBatch
+from fastrank import Status, Tolerance, linalg, testing
+from fastrank.counting.ragged import RaggedBatch
+from fastrank.linalg import plans, torch_rank
+from fastrank.linalg.arrays import take_matrices
+from fastrank.linalg.plans import PLANS, planned
 
 pytest.importorskip("triton")
-from fastrank.kernels.launches import Launches
+from fastrank.kernels.count.launches import Launches
 
 pytestmark = pytest.mark.usefixtures("served")
 
@@ -95,19 +97,19 @@ def test_open_brackets_and_growth_are_resolved_when_asked(device):
 
 
 def test_plans_are_remembered_for_the_same_tensors_only(device, monkeypatch):
-    monkeypatch.setattr(ragged, "_plans", ragged.OrderedDict())
+    monkeypatch.setattr(plans, "_plans", plans.OrderedDict())
     matrices = mixed(device)[:3]
-    first = ragged.planned(take_matrices(matrices))
-    assert ragged.planned(take_matrices(list(matrices))) is first
-    assert ragged.planned(take_matrices(matrices), keep=True) is not first
+    first = planned(take_matrices(matrices))
+    assert planned(take_matrices(list(matrices))) is first
+    assert planned(take_matrices(matrices), keep=True) is not first
     assert first.fits(matrices)
     moved = [matrices[0].clone(), *matrices[1:]]
     assert not first.fits(moved)
-    assert ragged.planned(take_matrices(moved)) is not first
-    kept = [torch.zeros(1, i + 1, 2, device=device) for i in range(ragged.PLANS + 3)]
+    assert planned(take_matrices(moved)) is not first
+    kept = [torch.zeros(1, i + 1, 2, device=device) for i in range(PLANS + 3)]
     for stack in kept:
-        ragged.planned(take_matrices(stack))
-    assert len(ragged._plans) == ragged.PLANS
+        planned(take_matrices(stack))
+    assert len(plans._plans) == PLANS
 
 
 def test_growth_that_is_usual_without_pivots_is_believed(device, monkeypatch):
@@ -124,7 +126,7 @@ def test_growth_that_is_usual_without_pivots_is_believed(device, monkeypatch):
     assert bounds.lower.tolist() == [704, 0]
     assert bounds.status.tolist() == [Status.OK, Status.FALLBACK]
     asked = []
-    monkeypatch.setattr(matrix_rank, "_stock_rank", lambda matrix, *_: asked.append(len(matrix)) or 0)
+    monkeypatch.setattr(torch_rank, "_stock_rank", lambda matrix, *_: asked.append(len(matrix)) or 0)
     linalg.matrix_rank([large, small])
     assert asked == [100]
 

@@ -11,12 +11,12 @@ from torch import nn
 from torch.nn import Parameter
 
 import fastrank
-from fastrank import RankTracker, Tolerance, backend, columns, linalg, sketched, testing
+from fastrank import RankTracker, Tolerance, backend, linalg, testing
+from fastrank.tracking import bases, basis_size
 
 pytest.importorskip("triton")
-from fastrank.kernels.launches import Launches
-
-from fastrank.sketch_measurer import SketchMeasurer
+from fastrank.kernels.count.launches import Launches
+from fastrank.tracking.sketch_measurer import SketchMeasurer
 
 pytestmark = pytest.mark.usefixtures("served", "short_strips")
 
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.usefixtures("served", "short_strips")
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     """Little to interpret: bases that are not complete for r = 20, one product to warm up."""
-    monkeypatch.setattr(columns, "COMPLETE", 15)
-    monkeypatch.setattr(sketched, "WARM_UP", 1)
+    monkeypatch.setattr(basis_size, "COMPLETE", 15)
+    monkeypatch.setattr(bases, "WARM_UP", 1)
 
 
 @pytest.fixture

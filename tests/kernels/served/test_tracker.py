@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import fastrank
-from fastrank import RankTracker, Tolerance, backend, ring, sketched, testing
+from fastrank import RankTracker, Tolerance, backend, testing
+from fastrank.tracking import bases
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.usefixtures("served")
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("served")
 @pytest.fixture
 def quick(short_strips, monkeypatch):
     """Little to interpret: one product to warm up."""
-    monkeypatch.setattr(sketched, "WARM_UP", 1)
+    monkeypatch.setattr(bases, "WARM_UP", 1)
 
 
 @pytest.mark.usefixtures("quick")
@@ -111,7 +112,7 @@ def fp64(device):
     return model, RankTracker(model)
 
 
-def test_a_basis_stays_where_a_captured_step_looks_for_it(fp64, monkeypatch):
+def test_a_basis_stays_where_a_captured_step_looks_for_it(fp64, captured):
     """A step reads the last one's basis and leaves the next in its place, and so does a loaded state."""
     model, tracker = fp64
     tracker.step()
@@ -119,8 +120,7 @@ def test_a_basis_stays_where_a_captured_step_looks_for_it(fp64, monkeypatch):
     before = dict(measurer._bases)
     factors = torch.linspace(1, 2, 20, dtype=torch.float64, device=model.weight.device)[:, None]
     model.weight.data.mul_(factors)
-    with monkeypatch.context() as capture:
-        capture.setattr(ring, "capturing", lambda device: True)
+    with captured():
         tracker.step()
     tracker.replayed()
     state, saved = copy.deepcopy(tracker.state_dict()), measurer.bases()[0].clone()
@@ -133,11 +133,10 @@ def test_a_basis_stays_where_a_captured_step_looks_for_it(fp64, monkeypatch):
     assert all(measurer._bases[g] is basis is not None for g, basis in before.items())
 
 
-def test_what_a_captured_step_reads_outlives_what_replaces_it(fp64, monkeypatch):
+def test_what_a_captured_step_reads_outlives_what_replaces_it(fp64, captured):
     model, tracker = fp64
     tracker.step()
-    with monkeypatch.context() as capture:
-        capture.setattr(ring, "capturing", lambda device: True)
+    with captured():
         tracker.step()
     tracker.replayed()
     kept = [weakref.ref(x) for x in (tracker._measurer._ragged, *tracker._measurer._bases.values())]
@@ -147,7 +146,6 @@ def test_what_a_captured_step_reads_outlives_what_replaces_it(fp64, monkeypatch)
     assert all(x() is not None for x in kept)
 
 
-def test_a_first_step_cannot_be_captured(fp64, monkeypatch):
-    monkeypatch.setattr(ring, "capturing", lambda device: True)
-    with pytest.raises(RuntimeError, match="take one step with the same parameters before capturing"):
+def test_a_first_step_cannot_be_captured(fp64, captured):
+    with captured(), pytest.raises(RuntimeError, match="take one step with the same parameters before capturing"):
         fp64[1].step()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import truth
 
-from fastrank import linalg, ragged, testing
+from fastrank import linalg, testing
+from fastrank.linalg import plans
 
 pytest.importorskip("triton")
-from fastrank.kernels import launches
+from fastrank.kernels.count import launches
 
 pytestmark = pytest.mark.usefixtures("served")
 
@@ -27,7 +28,7 @@ def test_no_false_bound_in_five_hundred_matrices(device):
 @pytest.mark.parametrize("many", [False, True])
 def test_no_false_bound_at_512(many, device, monkeypatch):
     """Both ways of factoring: by one program, and by many."""
-    monkeypatch.setattr(ragged, "_plans", ragged.OrderedDict())
+    monkeypatch.setattr(plans, "_plans", plans.OrderedDict())
     monkeypatch.setattr(launches, "ONE_PROGRAM_UP_TO", 0 if many else 512)
     case = testing.make("clustered", 512, 512)
     bounds = linalg.rank_bounds(case.matrix[None].to(device), case.tolerance, resolve=False)

@@ -12,10 +12,10 @@ from fastrank.reference import sketch as twin
 from fastrank.reference.noise import normal
 
 pytest.importorskip("triton")
-from fastrank.kernels import rotate, sketch_gram, sketch_table
-from fastrank.kernels.sketch_gram import product_grams_
-from fastrank.kernels.sketch_table import View
-from fastrank.kernels.sketches import Sketches
+from fastrank.kernels.sketch import rotate, sketch_gram, table
+from fastrank.kernels.sketch.sketch_gram import product_grams_
+from fastrank.kernels.sketch.sketches import Sketches
+from fastrank.kernels.sketch.table import View
 
 pytestmark = pytest.mark.usefixtures("short_strips")
 
@@ -77,7 +77,7 @@ def fields(steps, place):
     side = int(steps.tensors["step"]) % 2
     row = steps.tensors["table"][side, place].tolist()
     names = ("PRODUCT", "FIRST_NORM", "NORMS", "CHUNKS", "FIRST_STRIP", "STRIPS")
-    return {name: row[getattr(sketch_table, name).value] for name in names}
+    return {name: row[getattr(table, name).value] for name in names}
 
 
 def check_products(steps, matrices):
@@ -101,7 +101,7 @@ def check_products(steps, matrices):
 def test_products_and_grams_of_any_stride_and_size(dtype, device, monkeypatch):
     """Transposed, every other row and column, a row again and again, a convolution's kernel; one element, a prime, more
     than a strip, and rows that several programs share, the last of which has little to do."""
-    monkeypatch.setattr(sketch_table, "chunk_of", lambda view, block: 64)
+    monkeypatch.setattr(table, "chunk_of", lambda view, block: 64)
     base, kernel = noise(70, 150, dtype=dtype).to(device), noise(20, 8, 3, 3, dtype=dtype).to(device)
     matrices = [base.mT, base[::2], base[::3, ::2].mT, base[:1].expand(18, 150), kernel.flatten(1)]
     matrices += [noise(*size, dtype=dtype).to(device) for size in ((1, 1), (7, 7), (130, 17), (1, 40), (30, 3))]
@@ -114,7 +114,7 @@ def test_products_and_grams_of_any_stride_and_size(dtype, device, monkeypatch):
 
 def test_whole_strips(device, monkeypatch):
     """More rows than one program's share of a Gram, as it is outside of tests."""
-    for module in (sketch_table, sketch_gram, rotate):
+    for module in (table, sketch_gram, rotate):
         monkeypatch.setattr(module, "STRIP", 256)
     matrices = [noise(300, 20).to(device)]
     steps = Steps(matrices)

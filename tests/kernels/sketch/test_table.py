@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 
 pytest.importorskip("triton")
-from fastrank.kernels import sketch_table
-from fastrank.kernels.sketch_table import View, chunk_of, is_complete, tables
+from fastrank.kernels.sketch import table
+from fastrank.kernels.sketch.table import View, chunk_of, is_complete, tables
 
 # Many columns, a basis that is complete for each orientation, one element, as many rows as a strip has.
 VIEWS = [View(0, 100, 1100, 1100, 1, 0), View(0, 9, 25, 25, 1, 1), View(3, 25, 9, 1, 25, 2), View(0, 1, 1, 1, 1, 3),
@@ -30,7 +30,7 @@ def test_work_is_each_strip_of_each_chunk_once():
 
 def test_nothing_overlaps():
     made = tables(VIEWS, 16, 64)
-    fields = {name: getattr(sketch_table, name).value for name in ("ROWS", "COLUMNS", "BASIS", "NEXT", "PRODUCT")}
+    fields = {name: getattr(table, name).value for name in ("ROWS", "COLUMNS", "BASIS", "NEXT", "PRODUCT")}
     for side in (0, 1):
         bases, products = [], []
         for view, row in zip(VIEWS, made.rows[side].tolist(), strict=True):
@@ -52,7 +52,7 @@ def test_nothing_overlaps():
 
 def test_a_basis_of_one_side_is_the_other_sides_next():
     made = tables(VIEWS, 16, 64)
-    basis, after = sketch_table.BASIS.value, sketch_table.NEXT.value
+    basis, after = table.BASIS.value, table.NEXT.value
     for side in (0, 1):
         assert made.rows[side, :, basis].tolist() == made.rows[1 - side, :, after].tolist()
 

@@ -10,8 +10,7 @@ import torch
 from torch.nn import Parameter
 
 import fastrank
-from fastrank import descent as module
-from fastrank import mirror
+from fastrank.optim import descent as module
 
 pytest.importorskip("triton")
 from fastrank.kernels import pointers
@@ -125,20 +124,15 @@ def test_gradients_do_not_outlive_zero_grad(device):
     assert not any(grad() is not None for grad in grads)
 
 
-def test_a_captured_step_writes_everything_and_so_does_every_step_after_it(device, pokes, monkeypatch):
+def test_a_captured_step_writes_everything_and_so_does_every_step_after_it(device, pokes, captured):
     params = parameters(device)
     optimizer = fastrank.SGD(params, **MOMENTUM)
-    with monkeypatch.context() as capture:
-        capture.setattr(module, "capturing", lambda device: True)
-        capture.setattr(mirror, "capturing", lambda device: True)
-        with pytest.raises(RuntimeError, match="take one with the same parameters"):
-            step(optimizer, params, 0)
+    with captured(), pytest.raises(RuntimeError, match="take one with the same parameters"):
+        step(optimizer, params, 0)
     optimizer.step()
     optimizer.step()
     written = len(pokes)
-    with monkeypatch.context() as capture:
-        capture.setattr(module, "capturing", lambda device: True)
-        capture.setattr(mirror, "capturing", lambda device: True)
+    with captured():
         optimizer.step()
         assert len(pokes) == written + 3
     optimizer.step()

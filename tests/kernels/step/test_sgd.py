@@ -14,8 +14,8 @@ import fastrank
 from fastrank.reference.sgd import stacked_sgd_
 
 pytest.importorskip("triton")
-from fastrank.kernels import sgd
-from fastrank.kernels.sgd import Kind
+from fastrank.kernels.step import sgd
+from fastrank.kernels.step.sgd import Kind
 
 pytestmark = pytest.mark.usefixtures("served")
 

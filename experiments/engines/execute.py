@@ -1,0 +1,43 @@
+"""Running a job on a worker's machine, while what it writes is copied to where the sweep is stored.
+
+A worker always writes files of its own machine. Where the sweep is stored elsewhere they are its scratch folder,
+and what it has written is copied at each epoch: first the parts of histories, then the checkpoint that counts on
+them. A worker that is killed leaves nothing that the next one, on whatever machine, cannot go on from.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ..records import Layout, Place
+from ..training import EpochEnd, Event, Finished, Job, RunJob, Warned, narrated
+
+
+def execute(run: RunJob, job: Job, folder: Path, device: str, url: str | None) -> Iterator[Event]:
+    """Run a job where it is to be run, in the sweep's folder or in a scratch folder that is copied to ``url``."""
+    yield from narrated(run(job, folder, device) if url is None else _copied(run, job, device, url))
+
+
+def _copied(run: RunJob, job: Job, device: str, url: str) -> Iterator[Event]:
+    place = Place(url)
+    with TemporaryDirectory(prefix="fastrank-") as scratch:
+        layout = Layout(Path(scratch))
+        place.pull(place.checkpoint(job.name), layout.checkpoint(job.name))
+        if layout.checkpoint(job.name).exists():
+            place.pull(place.history(job.name), layout.history(job.name))
+        epoch = 0
+        for event in run(job, layout.folder, device):
+            match event:
+                case EpochEnd() if event.epoch != epoch:
+                    epoch = event.epoch
+                    try:
+                        place.push(layout.history(job.name), place.history(job.name))
+                        if layout.checkpoint(job.name).exists():
+                            place.push_file(layout.checkpoint(job.name), place.checkpoint(job.name))
+                    except OSError as error:  # the training is worth more; the next epoch tries again
+                        yield Warned(
+                            f"{url}: the checkpoint of {job.name} cannot be written: {error}. Training goes on"
+                        )
+                case Finished():
+                    place.push(layout.history(event.trial), place.history(event.trial))
+            yield event

@@ -1,0 +1,46 @@
+"""How a rank is counted and proven: what `fastrank.linalg` and `fastrank.tracking` both stand on.
+
+Stacks of equal matrices are measured by PyTorch (`group`, `over_matrices`), ragged batches by the kernels of a CUDA
+device (`RaggedBatch`); either way a count becomes proven bounds in one place (`bounds`).
+"""
+
+from .batch import WORKSPACE, Group, chunk_size, group, over_matrices
+from .bounds import (
+    TRACE,
+    UNIT,
+    Affine,
+    Shifts,
+    eigenvalue_bounds,
+    eigenvalue_error,
+    inertia_bounds,
+    resolve_bounds,
+    shifts_around,
+    unpivoted_growth,
+)
+from .ragged import Chunk, Grams, Lines, RaggedBatch, signature
+from .spectrum import singular_values, top_singular_value
+
+__all__ = [
+    "TRACE",
+    "UNIT",
+    "WORKSPACE",
+    "Affine",
+    "Chunk",
+    "Grams",
+    "Group",
+    "Lines",
+    "RaggedBatch",
+    "Shifts",
+    "chunk_size",
+    "eigenvalue_bounds",
+    "eigenvalue_error",
+    "group",
+    "inertia_bounds",
+    "over_matrices",
+    "resolve_bounds",
+    "shifts_around",
+    "signature",
+    "singular_values",
+    "top_singular_value",
+    "unpivoted_growth",
+]

@@ -1,0 +1,16 @@
+"""A row for each (step, matrix): on its way from the device, in memory, and as Parquet files."""
+
+from .history import History, HistoryWarning
+from .parquet import HistoryError, read_history, write_history
+from .ring import SKIPPED
+from .table import Layout
+
+__all__ = [
+    "SKIPPED",
+    "History",
+    "HistoryError",
+    "HistoryWarning",
+    "Layout",
+    "read_history",
+    "write_history",
+]

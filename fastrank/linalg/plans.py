@@ -1,0 +1,47 @@
+"""Plans: ragged batches of the matrices that a function is called with, remembered from one call to the next."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import Tensor
+
+from .. import backend
+from ..counting import RaggedBatch, signature
+from ..device import capturing
+from .arrays import Matrices
+
+
+def by_kernels(matrices: Matrices) -> bool:
+    """Whether the kernels serve a call's input: all of it on one device of theirs, and not nothing."""
+    data = matrices.data
+    devices = {data.device} if isinstance(data, Tensor) else {matrix.device for matrix in data}
+    return len(devices) == 1 and len(data) > 0 and backend.kernels_serve(devices.pop())
+
+
+PLANS = 64
+"""How many ragged batches are remembered between calls."""
+
+_plans: OrderedDict[object, RaggedBatch] = OrderedDict()
+_captured: list[RaggedBatch] = []
+
+
+def planned(matrices: Matrices, *, keep: bool = False) -> RaggedBatch:
+    """The ragged batch of these very matrices: made at the first call, remembered for the next ones.
+
+    Raises:
+        RuntimeError: a CUDA graph is being captured, and there was no first call before that.
+    """
+    data = matrices.data
+    key = (isinstance(data, Tensor), tuple(signature([data] if isinstance(data, Tensor) else data)), keep)
+    captured = capturing(data[0].device)
+    if key not in _plans:
+        if captured:
+            raise RuntimeError("A: call this once with the same tensors before capturing it in a CUDA graph")
+        _plans[key] = RaggedBatch(list(data), keep=keep)
+        if len(_plans) > PLANS:
+            _plans.popitem(last=False)
+    _plans.move_to_end(key)
+    if captured:
+        _captured.append(_plans[key])  # the graph reads its tables as long as it lives
+    return _plans[key]

@@ -1,0 +1,79 @@
+"""The true rank of a matrix as it is stored, and what a computed rank or factorisation got wrong."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..metrics import RankBounds, Tolerance
+from ..reference import normalized
+
+
+class TrueRank(NamedTuple):
+    """Numerical ranks `(...)`, int64, from FP64 singular values; -1 where a matrix is not finite."""
+
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def ambiguous(self) -> Tensor:
+        """bool `(...)`: a singular value lies within FP64 rounding of tau, so either count may be the true one."""
+        return self.lower != self.upper
+
+
+def true_singular_values(A: Tensor) -> Tensor:
+    """Singular values `(..., r)`, descending, of `A` `(..., m, n)` as stored, by an FP64 SVD; NaN where not finite."""
+    sigma, scale, finite = _decompose(A)
+    return torch.where(finite[:, None], sigma * scale[:, None], torch.nan).view(*A.shape[:-2], sigma.shape[-1])
+
+
+def true_rank(A: Tensor, tolerance: Tolerance | None = None) -> TrueRank:
+    """Numerical rank of each matrix of `A` `(..., m, n)` as stored, on any scale (default tolerance `Tolerance()`)."""
+    tolerance = tolerance or Tolerance()
+    sigma, scale, finite = _decompose(A)
+    top = sigma[:, 0] if sigma.shape[-1] else torch.zeros_like(scale)
+    unit = {"absolute": 1 / scale, "spectral": top, "frobenius": _frobenius(A, scale)}[tolerance.relative_to]
+    tau = tolerance.value * unit
+    margin = 2.0**-52 * (max(A.shape[-2:]) + 10) * top
+    counts = ((sigma > t[:, None]).sum(-1) for t in (tau + margin, tau - margin))
+    return TrueRank(*(torch.where(finite, count, -1).view(A.shape[:-2]) for count in counts))
+
+
+class CountErrors(NamedTuple):
+    """How many of `matrices` have bounds that exclude the true rank, and how many have open ones."""
+
+    matrices: int
+    wrong: int
+    uncertified: int
+
+
+def count_errors(bounds: RankBounds, truth: TrueRank) -> CountErrors:
+    """Judge `bounds` by the truth, of the same shape. An ambiguous one contradicts only bounds beyond both counts."""
+    wrong = (bounds.lower > truth.upper) | (bounds.upper < truth.lower)
+    return CountErrors(wrong.numel(), int(wrong.sum()), int((bounds.lower < bounds.upper).sum()))
+
+
+def factor_error(A: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
+    """Spectral and Frobenius norm `(...)` of `A - U diag(S) Vh`, FP64, on any scale."""
+    wide, scale = normalized(A.double().reshape(A.shape[:-2].numel(), *A.shape[-2:]))
+    scale = scale.view(A.shape[:-2])
+    residual = wide.view(A.shape) - U.double() * (S.double() / scale[..., None])[..., None, :] @ Vh.double()
+    spectral, frobenius = (torch.linalg.matrix_norm(residual, ord) for ord in (2, "fro"))
+    return spectral * scale, frobenius * scale
+
+
+def _decompose(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Singular values `(b, r)` of `A / scale`, the scale, and whether A is finite `(b,)`; zeros where it is not."""
+    flat = A.detach().cpu().double().reshape(A.shape[:-2].numel(), *A.shape[-2:])
+    finite = flat.isfinite().all(-1).all(-1)
+    wide, scale = normalized(torch.where(finite[:, None, None], flat, 0.0))
+    return torch.linalg.svdvals(wide), scale, finite
+
+
+def _frobenius(A: Tensor, scale: Tensor) -> Tensor:
+    """Frobenius norms `(b,)` of `A / scale`, summed in NumPy's longest floating type."""
+    wide = A.detach().cpu().double().reshape(len(scale), A.shape[-2:].numel()) / scale[:, None]
+    return torch.from_numpy(np.sqrt(np.square(wide.numpy().astype(np.longdouble)).sum(-1)).astype(np.float64))
