@@ -75,7 +75,7 @@ spectrum_every_epochs = 0
 
 def train(options: argparse.Namespace) -> int:
     from fastrank.experiments.sweeps import Options, load_config, run_sweep
-    from fastrank.experiments.training import Job, Measured, cost
+    from fastrank.experiments.training import Job, JobCost, cost
 
     started = time.perf_counter()
     shutil.rmtree(options.folder, ignore_errors=True)  # of an earlier call, whose sweep had other epochs
@@ -85,7 +85,7 @@ def train(options: argparse.Namespace) -> int:
     (trial,) = load_config(path).trials()
     job = Job(trial.id, {trial.id: trial.spec})
     (timed,) = cost.run(job, options.folder / "measured", options.device)
-    assert isinstance(timed, Measured)
+    assert isinstance(timed, JobCost)
     epoch = trial.steps_per_epoch * timed.step_seconds + timed.evaluation_seconds
     saving = checkpoint_seconds(options)
     epochs = epochs_within(options.seconds - (time.perf_counter() - started), epoch, saving)

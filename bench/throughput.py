@@ -30,7 +30,7 @@ import torch
 
 from fastrank.experiments.engines import LocalEngine, available_cores
 from fastrank.experiments.sweeps import kind
-from fastrank.experiments.training import Crashed, Event, Job, Measured, trainee
+from fastrank.experiments.training import Crashed, Event, Job, JobCost, trainee
 from fastrank.experiments.trial import Trial
 
 WARM_UP = 6
@@ -66,7 +66,7 @@ def timed(job: Job, folder: Path, device: str) -> Iterator[Event]:
         steps += 5
         if device != "cpu":
             torch.cuda.synchronize()
-    yield Measured(step_seconds=spent / steps, evaluation_seconds=0.0, spectrum_seconds=0.0, memory=0)
+    yield JobCost(step_seconds=spent / steps, evaluation_seconds=0.0, spectrum_seconds=0.0, memory=0)
     subject.close()
 
 
@@ -83,7 +83,7 @@ def seconds(jobs: list[Job], device: str, budget: float) -> float:
                 for job, event in engine.listen(1.0):
                     if isinstance(event, Crashed):
                         sys.exit(event.error)
-                    assert isinstance(event, Measured)
+                    assert isinstance(event, JobCost)
                     rate += len(job.specs) / event.step_seconds
                     left -= 1
         finally:

@@ -8,7 +8,7 @@ import torch
 from fastrank import backend
 
 from .provenance import commit, versions
-from .terminal import aligned
+from .terminal import align_columns
 
 
 def describe() -> list[str]:
@@ -18,7 +18,7 @@ def describe() -> list[str]:
     gpus = [f"{f'cuda:{i}':14}{torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     lines += gpus or [f"{'cuda':14}none: {_why_no_cuda()}"]
     rows = [("operation", "device", "implementation", "reason"), *backend.report()]
-    return [*lines, "", *aligned(rows)]
+    return [*lines, "", *align_columns(rows)]
 
 
 def _why_no_cuda() -> str:

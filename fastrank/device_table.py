@@ -1,4 +1,4 @@
-"""Mirror: a table of integers on the device, and what the host last wrote into it.
+"""DeviceTable: a table of integers on the device, and what the host last wrote into it.
 
 Written by launches that carry the integers as arguments: no pinned memory, no copy from the host, and a CUDA graph that
 has captured a write makes it again at each replay.
@@ -13,7 +13,7 @@ import torch
 from .device import UNPREPARED, capturing
 
 
-class Mirror:
+class DeviceTable:
     """An int64 table on `device`, at least as long as what is written into it."""
 
     def __init__(self, device: torch.device) -> None:

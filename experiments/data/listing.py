@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..terminal import aligned
+from ..terminal import align_columns
 from . import digits
 from .catalogue import CATALOGUE
 from .folder import cache_folder, file_of, prepared
@@ -27,7 +27,7 @@ def list_prepared(folder: Path | None = None) -> list[str]:
             problems.append(str(error))
     absent = [name for name in CATALOGUE if name not in prepared(folder)]
     hint = [f"fastrank data prepare NAME adds {', '.join(absent)}, a folder or a data set of the hub"] if absent else []
-    return [*aligned(rows), *problems, "", f"folder: {cache_folder(folder)}", *hint]
+    return [*align_columns(rows), *problems, "", f"folder: {cache_folder(folder)}", *hint]
 
 
 def outcome(done: Prepared) -> list[str]:

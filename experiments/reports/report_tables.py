@@ -9,7 +9,7 @@ import pandas as pd
 from ..records import Status
 from .axes import WORDS, number
 from .results import Results
-from .seed_means import cells
+from .seed_means import seed_means
 
 NONE = "&ndash;"
 
@@ -65,7 +65,7 @@ def _pivot_cell(trials: pd.DataFrame) -> str:
 
 def generalisation(results: Results) -> str:
     """One row a cell: accuracy in training and test, the gap between them, and average rank; means over the seeds."""
-    table = cells(results)
+    table = seed_means(results)
     if table.empty:
         return ""
     axes = results.varying or list(results.shown)

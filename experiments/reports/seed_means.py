@@ -1,4 +1,4 @@
-"""Cells of a sweep's grid: what differs in its seed alone, averaged; and how far they generalise."""
+"""Averages over seeds of the trials that differ in nothing else, and how far the trained networks generalise."""
 
 import pandas as pd
 
@@ -9,8 +9,8 @@ MEASURES = {"rank": "average_rank", "train_accuracy": "train_accuracy", "test_ac
 SPREAD = ("mean", "std", "min", "max")
 
 
-def cells(results: Results, rank: str = "average_rank") -> pd.DataFrame:
-    """A row for every cell with a done trial, sorted by its settings.
+def seed_means(results: Results, rank: str = "average_rank") -> pd.DataFrame:
+    """A row for every cell of the grid (its settings but for the seed) with a done trial, sorted by its settings.
 
     Args:
         results: the sweep.
@@ -36,7 +36,7 @@ def cells(results: Results, rank: str = "average_rank") -> pd.DataFrame:
 
 
 def generalisation(results: Results) -> pd.DataFrame:
-    """The table of `cells` as it is written to `generalisation.csv`: without `facet`, with the share of full rank."""
-    table = cells(results).drop(columns="facet")
+    """The table that is written to `generalisation.csv`: `seed_means` without `facet`, with the share of full rank."""
+    table = seed_means(results).drop(columns="facet")
     table.insert(list(table.columns).index("full_rank"), "rank_share", table["rank_mean"] / table["full_rank"])
     return table

@@ -8,7 +8,7 @@ import pandas as pd
 
 from .axes import AXES
 from .results import Results
-from .seed_means import cells
+from .seed_means import seed_means
 
 SETTINGS = AXES[:3]
 DIGITS = 9  # of an average rank, that count as different
@@ -77,7 +77,7 @@ def spearman(x: "pd.Series[float]", y: "pd.Series[float]") -> float:
 
 
 def _sound(results: Results) -> pd.DataFrame:
-    table = cells(results)
+    table = seed_means(results)
     return table[table["collapsed"] == 0]
 
 

@@ -8,15 +8,15 @@ import torch
 
 from ..engines import LocalEngine, available_cores
 from ..errors import UserError
-from ..training import Crashed, Job, Measured
+from ..training import Crashed, Job, JobCost
 
-MEASURE = "fastrank.experiments.training.cost:run"
+COST = "fastrank.experiments.training.cost:run"
 MOST_A_GPU = 8  # processes; beyond that they wait for each other more than they overlap
 SHARE = 0.9  # of a GPU's free memory that slots may take together
 CONTEXT = 600 << 20  # bytes that a process takes on a GPU besides its tensors
 
 
-class MeasureError(UserError):
+class CostError(UserError):
     """A short run, which was to tell time and memory, has failed. The message says how."""
 
 
@@ -32,10 +32,10 @@ def kind(device: str) -> str:
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def measure(job: Job, device: str, function: str = MEASURE) -> Measured:
+def cost_of(job: Job, device: str, function: str = COST) -> JobCost:
     """Seconds and bytes of a job, from a short run of it in a process of its own.
 
-    Raises MeasureError where that fails; the message says so when it was for want of memory.
+    Raises CostError where that fails; the message says so when it was for want of memory.
     """
     with TemporaryDirectory() as folder:
         engine = LocalEngine(Path(folder), [device], function)
@@ -44,10 +44,10 @@ def measure(job: Job, device: str, function: str = MEASURE) -> Measured:
             while True:
                 for _, event in engine.listen(1.0):
                     match event:
-                        case Measured():
+                        case JobCost():
                             return event
                         case Crashed():
-                            raise MeasureError(_why(job, device, event))
+                            raise CostError(_why(job, device, event))
         finally:
             engine.stop()
 
@@ -74,7 +74,7 @@ def slots(device: str, workers: int | None, largest: Sequence[Job]) -> list[str]
     names = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     if workers is not None:
         return [names[i % len(names)] for i in range(workers)]
-    need = CONTEXT + max((measure(job, names[0]).memory for job in largest), default=0)
+    need = CONTEXT + max((cost_of(job, names[0]).memory for job in largest), default=0)
     most = min(MOST_A_GPU, max(1, available_cores() // len(names)))
     fit = [max(1, min(most, int(SHARE * torch.cuda.mem_get_info(name)[0] / need))) for name in names]
     return [name for i in range(max(fit)) for name, count in zip(names, fit, strict=True) if i < count]

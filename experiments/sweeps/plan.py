@@ -8,10 +8,10 @@ from rich.console import Console
 
 from ..errors import UserError
 from ..records import Layout, Ledger, Status, TrialRecord
-from ..training import Job, Measured
+from ..training import Job, JobCost
 from ..trial import Trial
 from .config import load_config
-from .devices import kind, measure, slots
+from .devices import cost_of, kind, slots
 from .stacks import jobs, kind_of
 from .summary import print_tables
 from .sweep import STACK_LIMIT, Options, check_config, driver_of, widest
@@ -24,7 +24,7 @@ def print_plan(config_file: Path, folder: Path, options: Options) -> None:
 
     Every kind of job is run for a second or so, to measure its steps and its memory.
 
-    Raises ConfigError, DataError or LedgerError where a run would, MeasureError where a trial does not fit the device,
+    Raises ConfigError, DataError or LedgerError where a run would, CostError where a trial does not fit the device,
     and UserError for an engine that is elsewhere.
     """
     if options.engine != "local":
@@ -63,13 +63,13 @@ def _estimate(left: Sequence[TrialRecord], trials: dict[str, Trial], options: Op
     pending = [replace(record, status=Status.PENDING) for record in left]  # as a driver finds them
     places = slots(device, options.workers, widest(pending, options))
     work = jobs(pending, limit, len(places))
-    measured: dict[tuple[tuple[int, bool], int], Measured] = {}
+    measured: dict[tuple[tuple[int, bool], int], JobCost] = {}
     seconds = []
     for job in work:
         first = trials[next(iter(job.specs))]
         key = kind_of(job), len(job.specs)
         if key not in measured:
-            measured[key] = m = measure(job, places[0])
+            measured[key] = m = cost_of(job, places[0])
             what = f"{key[1]} trials at a time" if job.is_stack else "one trial at a time"
             console.print(
                 f"batch size {first.batch_size:3}, {what}: {1e3 * m.step_seconds:.3g} ms a step, "
@@ -86,7 +86,7 @@ def _estimate(left: Sequence[TrialRecord], trials: dict[str, Trial], options: Op
     )
 
 
-def _seconds(job: Job, trial: Trial, measured: Measured) -> float:
+def _seconds(job: Job, trial: Trial, measured: JobCost) -> float:
     """Of the whole job: steps, evaluations of the test part each epoch and of the training part at the end, spectra.
 
     What a checkpoint has of it already is not known here.

@@ -2,7 +2,7 @@
 
 from .build import build_network
 from .checkpoint import save_checkpoint
-from .events import Crashed, EpochEnd, Event, Finished, Measured, Warned
+from .events import Crashed, EpochEnd, Event, Finished, JobCost, Warned
 from .job import RUN, Job, RunJob, narrated, trainee
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "Event",
     "Finished",
     "Job",
-    "Measured",
+    "JobCost",
     "RunJob",
     "Warned",
     "build_network",

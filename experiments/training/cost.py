@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .events import Event, Measured
+from .events import Event, JobCost
 from .job import Job, reproducible, trainee
 
 WARM_UP = 5  # steps: kernels are compiled, a graph is captured, bases are found
@@ -18,7 +18,7 @@ MOST = 200  # steps
 
 
 def run(job: Job, folder: Path, device: str) -> Iterator[Event]:
-    """Train a job's trials for a second, or from one measurement to the next; yields `Measured`.
+    """Train a job's trials for a second, or from one measurement to the next; yields `JobCost`.
 
     What it leaves in ``folder`` is of no use.
     """
@@ -26,7 +26,7 @@ def run(job: Job, folder: Path, device: str) -> Iterator[Event]:
         yield _measure(job, folder, torch.device(device))
 
 
-def _measure(job: Job, folder: Path, device: torch.device) -> Measured:
+def _measure(job: Job, folder: Path, device: torch.device) -> JobCost:
     subject = trainee(job, folder, device)
 
     def seconds(call: Callable[[], None]) -> float:
@@ -46,7 +46,7 @@ def _measure(job: Job, folder: Path, device: torch.device) -> Measured:
         steps += together
     evaluation, spectrum = (min(seconds(call) for _ in range(2)) for call in (subject.evaluate, subject.take_spectrum))
     subject.close()
-    return Measured(spent / steps, evaluation, spectrum, _memory(device))
+    return JobCost(spent / steps, evaluation, spectrum, _memory(device))
 
 
 def _memory(device: torch.device) -> int:

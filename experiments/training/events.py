@@ -38,7 +38,7 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Measured:
+class JobCost:
     """What a short run of a job's trials took: seconds a step, an evaluation and a spectrum of all, bytes at most."""
 
     step_seconds: float
@@ -61,4 +61,4 @@ class Crashed:
     indivisible: bool = False
 
 
-Event = EpochEnd | Warned | Finished | Measured | Crashed
+Event = EpochEnd | Warned | Finished | JobCost | Crashed

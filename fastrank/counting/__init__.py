@@ -17,7 +17,7 @@ from .bounds import (
     shifts_around,
     unpivoted_growth,
 )
-from .ragged import Chunk, Grams, Lines, RaggedBatch, signature
+from .ragged import Chunk, GroupGrams, RaggedBatch, ShiftPair, signature
 from .spectrum import singular_values, top_singular_value
 
 __all__ = [
@@ -26,10 +26,10 @@ __all__ = [
     "WORKSPACE",
     "Affine",
     "Chunk",
-    "Grams",
     "Group",
-    "Lines",
+    "GroupGrams",
     "RaggedBatch",
+    "ShiftPair",
     "Shifts",
     "chunk_size",
     "eigenvalue_bounds",

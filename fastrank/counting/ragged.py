@@ -42,7 +42,7 @@ class Chunk(NamedTuple):
         return [i for g in self.groups for i in g.indices]
 
 
-class Grams(NamedTuple):
+class GroupGrams(NamedTuple):
     """Of one group of a chunk."""
 
     group: Group
@@ -54,15 +54,15 @@ class Grams(NamedTuple):
 Top = tuple[Tensor, Tensor]
 
 
-class Lines(NamedTuple):
-    """The two shifts of one tolerance, as the kernels are given them."""
+class ShiftPair(NamedTuple):
+    """Where the kernels count for one tolerance: a shift for the upper and one for the lower bound of the rank."""
 
     shifts: Shifts
     coefficients: Tensor
     """(b, 2, 2) FP64: slope and intercept of the upper bound's, then of the lower's."""
 
     @classmethod
-    def of(cls, shifts: Shifts, trace: Tensor) -> Lines:
+    def of(cls, shifts: Shifts, trace: Tensor) -> ShiftPair:
         """`trace` `(b,)` tells how many, and where."""
         numbers = (x for line in (shifts.upper, shifts.lower) for x in (line.slope, line.intercept))
         columns = [x.expand_as(trace) if isinstance(x, Tensor) else torch.full_like(trace, x) for x in numbers]
@@ -100,7 +100,7 @@ class RaggedBatch:
         self.tolerances = tolerances
         self._signature = signature(matrices)
         self._workspace: Tensor | None = None
-        self._lines: dict[tuple[int, Tolerance], Lines] = {}
+        self._shift_pairs: dict[tuple[int, Tolerance], ShiftPair] = {}
         self.chunks = []
         for groups in packed(matrices, budget, lambda m: workspace_bytes(m, 2 * tolerances, keep)):
             members = [matrices[i] for g in groups for i in g.indices]
@@ -135,13 +135,15 @@ class RaggedBatch:
 
         Raises `ValueError` for more tolerances than the batch was made for.
         """
-        chunks = list(self.count(lambda chunk, moments, grams: [self.lines(chunk, moments, t) for t in tolerances]))
+        chunks = list(
+            self.count(lambda chunk, moments, grams: [self.shift_pair(chunk, moments, t) for t in tolerances])
+        )
         return [self.in_order([c.bounds[i] for c in chunks]) for i in range(len(tolerances))]
 
-    def count(self, wanted: Callable[[Chunk, Moments, Iterator[Grams]], list[Lines]]) -> Iterator[Counted]:
+    def count(self, wanted: Callable[[Chunk, Moments, Iterator[GroupGrams]], list[ShiftPair]]) -> Iterator[Counted]:
         """Counts chunk by chunk, in the chunk's own order.
 
-        wanted: what to count, `Lines` for each tolerance, given a chunk, its moments and, if kept, its Grams. The
+        wanted: what to count, a `ShiftPair` for each tolerance, given a chunk, its moments and, if kept, its Grams. The
             traces of tiny matrices are known only after the count, unless all Grams are kept. More tolerances than
             the batch was made for raise `ValueError`: the workspace has no place for their factors.
         """
@@ -154,26 +156,26 @@ class RaggedBatch:
             launches.sum_grams(workspace, trace, scale)
             ones = torch.ones_like(trace) if scale is None else scale
             before = Moments(trace, ones, trace.isfinite(), chunk.order, chunk.inner)
-            lines = wanted(chunk, before, self._grams(chunk, workspace, before))
-            if len(lines) > self.tolerances:
-                raise ValueError(f"tolerances: {len(lines)}, but this batch was made for {self.tolerances} at a time")
-            counts, growth = launches.count(workspace, trace, scale, torch.cat([x.coefficients for x in lines], 1))
+            pairs = wanted(chunk, before, self._grams(chunk, workspace, before))
+            if len(pairs) > self.tolerances:
+                raise ValueError(f"tolerances: {len(pairs)}, but this batch was made for {self.tolerances} at a time")
+            counts, growth = launches.count(workspace, trace, scale, torch.cat([x.coefficients for x in pairs], 1))
             finite = trace.isfinite()
             moments = before._replace(trace=trace.masked_fill(~finite, 0.0), finite=finite)
             each = [(counts[:, i], growth[:, i]) for i in range(counts.shape[1])]
-            answers = zip(lines, each[::2], each[1::2], strict=True)
+            answers = zip(pairs, each[::2], each[1::2], strict=True)
             yield Counted(chunk, moments, [judge(moments, x.shifts, upper, lower) for x, upper, lower in answers])
 
-    def lines(self, chunk: Chunk, moments: Moments, tolerance: Tolerance, top: Top | None = None) -> Lines:
+    def shift_pair(self, chunk: Chunk, moments: Moments, tolerance: Tolerance, top: Top | None = None) -> ShiftPair:
         """What to count for one tolerance; remembered where it is the same every time."""
         key = (id(chunk), tolerance)
-        if key in self._lines:
-            return self._lines[key]
-        lines = Lines.of(shifts(moments, tolerance, unpivoted_growth(chunk.order), top), moments.trace)
+        if key in self._shift_pairs:
+            return self._shift_pairs[key]
+        pair = ShiftPair.of(shifts(moments, tolerance, unpivoted_growth(chunk.order), top), moments.trace)
         constant = tolerance.relative_to != "spectral" and not chunk.launches.scaled
         if constant and not capturing(self.device):  # what a capture makes holds nothing before a replay
-            self._lines[key] = lines
-        return lines
+            self._shift_pairs[key] = pair
+        return pair
 
     def top(self, chunk: Chunk, moments: Moments, vectors: Tensor, rows: Tensor) -> Tensor:
         """Lower bound of lambda_1 `(b,)` of a chunk that is in the workspace, whole, from about where it is.
@@ -200,7 +202,7 @@ class RaggedBatch:
     def _new_workspace(self) -> Tensor:
         return torch.empty(self.nbytes // 8, dtype=torch.float64, device=self.device)
 
-    def _grams(self, chunk: Chunk, workspace: Tensor, moments: Moments) -> Iterator[Grams]:
+    def _grams(self, chunk: Chunk, workspace: Tensor, moments: Moments) -> Iterator[GroupGrams]:
         """Views of a group's Grams, `(b, r, r)`."""
         start = 0
         for g in chunk.groups:
@@ -210,7 +212,7 @@ class RaggedBatch:
             finite = moments.finite[rows]
             whole = stack[:, : g.rows, : g.rows].masked_fill(~finite[:, None, None], 0.0)
             trace = moments.trace[rows].masked_fill(~finite, 0.0)
-            yield Grams(g, rows, Gram(whole, trace, moments.scale[rows], finite, g.columns))
+            yield GroupGrams(g, rows, Gram(whole, trace, moments.scale[rows], finite, g.columns))
 
 
 def signature(matrices: Sequence[Tensor]) -> list[tuple[object, ...]]:

@@ -25,7 +25,7 @@ class Layout:
     shapes: tuple[tuple[int, int], ...]
     """(rows, cols) of each matrix."""
     columns: tuple[str, ...]
-    """Measured columns, see `fastrank.tracking.measure.columns`."""
+    """Measured columns, see `fastrank.tracking.row.columns`."""
     singular_values: bool
     """Whether there is a column of singular values."""
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .. import backend
 from ..counting import WORKSPACE
-from ..device_table import Mirror
+from ..device_table import DeviceTable
 from ..kernels.limits import KS
 from ..reference import gaussian, normalized, randomized_svd, residual_norm
 
@@ -171,7 +171,7 @@ def _find(matrices: Sequence[Tensor], keys: Sequence[int], width: int, search: S
     device = matrices[0].device
     shapes = tuple((*m.shape, *m.stride(), key) for m, key in zip(matrices, keys, strict=True))
     layout = _layout(shapes, matrices[0].dtype, width, device)
-    addresses = Mirror(device)
+    addresses = DeviceTable(device)
     addresses.write([m.data_ptr() for m in matrices], True)
 
     finder = RangeFinder(layout, addresses.table, search.word)

@@ -16,8 +16,8 @@ from ..counting import (
     TRACE,
     Affine,
     Chunk,
-    Grams,
-    Lines,
+    GroupGrams,
+    ShiftPair,
     eigenvalue_error,
     over_matrices,
     shifts_around,
@@ -77,7 +77,7 @@ def _count_by_kernels(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[T
     """The same by the law of inertia."""
     batch = planned(matrices, keep=True)
 
-    def wanted(chunk: Chunk, moments: Moments, grams: Iterator[Grams]) -> list[Lines]:
+    def wanted(chunk: Chunk, moments: Moments, grams: Iterator[GroupGrams]) -> list[ShiftPair]:
         between = []
         for group, _, g in grams:
             chosen = list(group.indices)
@@ -88,7 +88,7 @@ def _count_by_kernels(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[T
         low, high = (torch.cat(x).clamp(0.0, 1e150).square() for x in zip(*between, strict=True))
         growth = unpivoted_growth(chunk.order)
         shifts = shifts_around(moments, Affine(0.0, low), Affine(0.0, high), TRACE * 0.0, growth)
-        return [Lines.of(shifts, moments.trace)]
+        return [ShiftPair.of(shifts, moments.trace)]
 
     counted = list(batch.count(wanted))
     bounds = batch.in_order([c.bounds[0] for c in counted])

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from .. import backend
 from ..device import UNPREPARED, capturing
-from ..device_table import Mirror
+from ..device_table import DeviceTable
 from ..kernels.limits import NARROW
-from .kernel_groups import Part, State, laid_out, part_of, same_layout
+from .kernel_groups import KernelGroup, State, kernel_group, laid_out, same_layout
 
 if TYPE_CHECKING:
     from ..kernels.step import Kind
@@ -40,7 +40,7 @@ class Descent:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.rows: dict[int, int] = {}
-        self._pointers, self._meta, self._hyper = Mirror(device), Mirror(device), Mirror(device)
+        self._pointers, self._meta, self._hyper = DeviceTable(device), DeviceTable(device), DeviceTable(device)
         self._shapes: list[tuple[int, int]] = []
         self._kinds: dict[Kind, list[int]] = {}
         self._written: list[Tensor] = []
@@ -61,7 +61,7 @@ class Descent:
     def hyper(self) -> Tensor:
         return self._hyper.table[: self._hyper.size].view(torch.float32).view(-1, 2)
 
-    def refresh(self, parts: Sequence[Part], state: State) -> None:
+    def refresh(self, groups: Sequence[KernelGroup], state: State) -> None:
         """Bring the tables up to date with the optimizer's `state`, which receives first momentum buffers.
 
         Raises:
@@ -75,12 +75,12 @@ class Descent:
         meta: list[int] = []
         slot = 0
         self._shapes, self._kinds, self._written, self._gradients = [], {}, [], []
-        for group, slices, members in parts:
+        for group, slices, stepped in groups:
             momentum = group["momentum"]
             # an int would be compiled in as one, and anew for 1
             options = (float(momentum), float(group["dampening"]), group["nesterov"], group["maximize"])
             of_dtype = {dtype: self._kinds.setdefault(Kind(dtype, *options), []) for dtype in NARROW}
-            for param, grad, buffer in members:
+            for param, grad, buffer in stepped:
                 if grad is None and (id(param) not in self.rows or param.dtype not in NARROW):
                     continue
                 gradient = momenta = fresh = 0
@@ -106,7 +106,7 @@ class Descent:
             self._captured |= capturing(self.device)
             self._pointers.write(pointers, self._captured)
             self._meta.write(meta, self._captured)
-            self._write_hyper(parts)
+            self._write_hyper(groups)
 
     def launch(
         self, *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None, besides: Set[int] = frozenset()
@@ -141,7 +141,7 @@ class Descent:
         torch.autograd.graph.increment_version(self._written)
         self._written, self._gradients = [], []  # or gradients would outlive `zero_grad`
         if capturing(self.device):
-            tables = [mirror.table for mirror in (self._pointers, self._meta, self._hyper)]
+            tables = [table.table for table in (self._pointers, self._meta, self._hyper)]
             _kept.append([*tables, *self._tiles])
 
     def kind_of(self, rows: Sequence[int]) -> Kind | None:
@@ -158,11 +158,11 @@ class Descent:
         state[param]["momentum_buffer"] = own
         return own
 
-    def _write_hyper(self, parts: Sequence[Part]) -> None:
+    def _write_hyper(self, groups: Sequence[KernelGroup]) -> None:
         """Numbers by launches, where they have changed; tensors of the device by copies on it."""
         numbers: list[list[float]] = [[], []]
         copies = []
-        for group, slices, _ in parts:
+        for group, slices, _ in groups:
             for column, name in enumerate(("lr", "weight_decay")):
                 value = group[name]
                 if isinstance(value, Tensor) and value.device.type == self.device.type:
@@ -186,7 +186,7 @@ class Descents:
     def __init__(self) -> None:
         self._of: dict[torch.device, Descent | None] = {}
 
-    def serving(self, group: dict[str, Any], slices: int, state: State) -> tuple[Descent, Part] | None:
+    def serving(self, group: dict[str, Any], slices: int, state: State) -> tuple[Descent, KernelGroup] | None:
         """Whose step a group's is; None where PyTorch's own forms have to do it."""
         params = group["params"]
         if torch.compiler.is_compiling() or not params:
@@ -196,8 +196,8 @@ class Descents:
         if device not in self._of:
             self._of[device] = Descent(device) if backend.kernels_serve(device) else None
         descent = self._of[device]
-        part = None if descent is None else part_of(group, slices, state, device)
-        return None if descent is None or part is None else (descent, part)
+        served = None if descent is None else kernel_group(group, slices, state, device)
+        return None if descent is None or served is None else (descent, served)
 
 
 _kept: list[list[Tensor]] = []

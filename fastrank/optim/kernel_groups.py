@@ -1,4 +1,4 @@
-"""Members: parameters with their gradients and momentum buffers, and whether the kernels can take them as they are."""
+"""Which parameter groups the kernels can step as they are: by the layouts, dtypes and kinds of their tensors."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ State = MutableMapping[Any, Any]
 """An optimizer's `state`."""
 
 
-class Part(NamedTuple):
+class KernelGroup(NamedTuple):
     """A parameter group whose step the kernels can take."""
 
     group: dict[str, Any]
     slices: int
     """Of how many independent models: E of a stack, else 1."""
-    members: list[tuple[Tensor, Tensor | None, Tensor | None]]
-    """Parameters, with gradient and momentum buffer where there is one."""
+    parameters: list[tuple[Tensor, Tensor | None, Tensor | None]]
+    """Each with gradient and momentum buffer where there is one."""
 
 
-def part_of(group: dict[str, Any], slices: int, state: State, device: torch.device) -> Part | None:
+def kernel_group(group: dict[str, Any], slices: int, state: State, device: torch.device) -> KernelGroup | None:
     """A group of `torch.optim.SGD` as the kernels of a device take it; None if they cannot.
 
     Tensors of other layouts, dtypes and kinds are left to PyTorch, and so is what asks for it: `foreach=True`,
@@ -37,13 +37,13 @@ def part_of(group: dict[str, Any], slices: int, state: State, device: torch.devi
         return None
     if any(isinstance(value, Tensor) and value.requires_grad for value in (group["lr"], group["weight_decay"])):
         return None
-    members = [
+    parameters = [
         (param, param.grad, state[param].get("momentum_buffer") if param in state else None)
         for param in group["params"]
     ]
-    if not all(grad is None or _fits(param, grad, buffer, slices, device) for param, grad, buffer in members):
+    if not all(grad is None or _fits(param, grad, buffer, slices, device) for param, grad, buffer in parameters):
         return None
-    return Part(group, slices, members)
+    return KernelGroup(group, slices, parameters)
 
 
 def same_layout(tensor: Tensor, param: Tensor) -> bool:

@@ -10,7 +10,7 @@ from torch.optim.sgd import sgd
 
 from ..reference import stacked_sgd_
 from .descent import Descent, Descents
-from .kernel_groups import Part
+from .kernel_groups import KernelGroup
 
 
 class Companion(Protocol):
@@ -141,15 +141,15 @@ class SGD(torch.optim.SGD):
             if self._starts_momentum() and found_inf.item():
                 return loss
             found_inf = found_inf.clamp(max=1)  # a sum over devices, which PyTorch's kernels compare with 1
-        parts: dict[Descent, list[Part]] = {}
+        groups: dict[Descent, list[KernelGroup]] = {}
         for group in self.param_groups:
             stacked = _stacked_values(group)
             served = self._descents.serving(group, len(group[stacked[0]]) if stacked else 1, self.state)
             if served is None:
                 self._step_group(group, stacked, grad_scale, found_inf)
             else:
-                parts.setdefault(served[0], []).append(served[1])
-        for descent, own in parts.items():
+                groups.setdefault(served[0], []).append(served[1])
+        for descent, own in groups.items():
             descent.refresh(own, self.state)
             fused = self.companion.fuse(descent, grad_scale, found_inf) if self.companion is not None else set()
             descent.launch(grad_scale=grad_scale, found_inf=found_inf, besides=fused)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from .. import backend
 from ..kernels.limits import NARROW
 from ..optim import SGD
-from .basis_size import all_columns
+from .basis_size import basis_sizes
 from .compilation import compilation_of
 from .matricize import find_parameters
 
@@ -98,7 +98,7 @@ def needs_of(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: to
     urgent += variants_of_counts([Shape.of(matrix).order for matrix in present], dtypes, device)
     urgent.append(POKE)
     choices = [
-        (m.dtype, all_columns(min(m.shape))) for m in present if m.dtype != torch.float64
+        (m.dtype, basis_sizes(min(m.shape))) for m in present if m.dtype != torch.float64
     ]  # which is not sketched
     first = dict.fromkeys((dtype, ks[0]) for dtype, ks in choices)
     more = dict.fromkeys((dtype, k) for dtype, ks in choices for k in ks if (dtype, k) not in first)

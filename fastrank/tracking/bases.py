@@ -1,4 +1,4 @@
-"""Sketched: bases of all tracked matrices on a CUDA device, and what their sketches prove at each step.
+"""Bases: bases of all tracked matrices on a CUDA device, and what their sketches prove at each step.
 
 `fastrank.kernels.sketch` has the launches; here is which matrix has how many columns, whose pass over the weights makes
 the product, and when all that is changed. The host waits for nothing.
@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..device import UNPREPARED, capturing
 from ..metrics import Tolerance
-from .basis_groups import Basis, Group, indices_of, views_of, whole
-from .basis_size import columns_of
+from .basis_groups import Basis, BasisGroup, are_whole, indices_of, views_of
+from .basis_size import basis_size
 from .compilation import compilation_of
 from .source import Source
 
@@ -33,7 +33,7 @@ UNFUSED = (
 KINDS = ("frobenius", "spectral", "absolute")
 
 
-class Sketched:
+class Bases:
     """Bases and proofs of the same matrices, step after step.
 
     Args:
@@ -53,10 +53,10 @@ class Sketched:
         self._skip = torch.zeros(1, device=device)
         self._layouts: list[tuple[object, ...]] = []
         self._ks: list[int] = []
-        self._groups: list[Group] = []
+        self._groups: list[BasisGroup] = []
         self._places = torch.zeros(0, dtype=torch.int64, device=device)
         self._captured = False
-        self._kept: list[list[Group]] = []
+        self._kept: list[list[BasisGroup]] = []
         self._sources: list[Source] = []
 
     @property
@@ -121,7 +121,7 @@ class Sketched:
             own = [self._sources[i] for i in group.indices]
             rows = [descent.rows.get(id(s.parameter), -1) for s in own]
             kind = descent.kind_of(rows)
-            if kind is None or not whole(own):
+            if kind is None or not are_whole(own):
                 continue
             scaled, guarded = (flag is not None for flag in flags)
             form = (kind, scaled, guarded)
@@ -170,7 +170,7 @@ class Sketched:
         Nothing changes before all kernels are compiled that it takes.
         """
         wanted = [
-            columns_of(rank, min(source.matrix.shape), k)
+            basis_size(rank, min(source.matrix.shape), k)
             for rank, source, k in zip(ranks, self._sources, self._ks, strict=True)
         ]
         most: dict[int, int] = {}
@@ -178,9 +178,9 @@ class Sketched:
             most[id(source.parameter)] = max(k, most.get(id(source.parameter), 0))
         ks = [most[id(source.parameter)] for source in self._sources]
         if ks != self._ks and not self._captured and self._compilation.ready(self._variants(self._sources, ks)):
-            self._plan(self._layouts, ks, self.bases())
+            self._plan(self._layouts, ks, self.by_matrix())
 
-    def bases(self) -> dict[int, Basis]:
+    def by_matrix(self) -> dict[int, Basis]:
         """What is carried of each matrix, by index; views of the state."""
         return {
             i: Basis(*group.sketches.basis(place)) for group in self._groups for place, i in enumerate(group.indices)
@@ -188,7 +188,7 @@ class Sketched:
 
     def state(self) -> dict[str, Any]:
         """All it takes to go on elsewhere. Waits for the device."""
-        bases = {i: Basis(*(x.cpu() for x in basis)) for i, basis in self.bases().items()}
+        bases = {i: Basis(*(x.cpu() for x in basis)) for i, basis in self.by_matrix().items()}
         return {"step": int(self._step), "bases": {i: basis._asdict() for i, basis in bases.items()}}
 
     def load(self, sources: Sequence[Source], state: Mapping[str, Any]) -> None:
@@ -220,14 +220,14 @@ class Sketched:
             views = views_of(self._sources, indices)
             sketches = Sketches(views, dtype, k, self._tolerances, self._step, self._skip, self._seed)
             sketches.adopt({place: bases[i] for place, i in enumerate(indices) if i in bases})
-            groups.append(Group(indices, sketches, self._device))
+            groups.append(BasisGroup(indices, sketches, self._device))
         order = [i for group in groups for i in group.indices]
         self._places = to_device(torch.tensor(order, dtype=torch.int64).argsort(), self._device)
         self._groups, self._layouts, self._ks = groups, layouts, ks
         for group in groups:  # now that a table may be made, also if it is in a capture that it is first read
             self._write_addresses(group)
 
-    def _write_addresses(self, group: Group) -> None:
+    def _write_addresses(self, group: BasisGroup) -> None:
         from ..kernels.device import current
 
         with current(self._device):
@@ -255,4 +255,4 @@ class Sketched:
 
 def _first_columns(sources: Sequence[Source]) -> list[int]:
     """k of each matrix while nothing is known of its rank."""
-    return [columns_of(0, min(source.matrix.shape)) for source in sources]
+    return [basis_size(0, min(source.matrix.shape)) for source in sources]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..device_table import Mirror
+from ..device_table import DeviceTable
 from .source import Source
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Basis(NamedTuple):
     top: Tensor
 
 
-class Group:
+class BasisGroup:
     """Matrices of one dtype and k."""
 
     def __init__(self, indices: list[int], sketches: Sketches, device: torch.device) -> None:
@@ -35,7 +35,7 @@ class Group:
 
         self.indices, self.sketches = indices, sketches
         self.places = to_device(torch.tensor(indices, dtype=torch.int32), device)
-        self.addresses, self.rows = Mirror(device), Mirror(device)
+        self.addresses, self.rows = DeviceTable(device), DeviceTable(device)
         self.compiled: set[object] = set()
         """Forms of a step for which the kernel that makes the product as well is there."""
         self.stepped: list[tuple[int, int]] | None = None
@@ -62,7 +62,7 @@ def views_of(sources: Sequence[Source], indices: Sequence[int]) -> list[View]:
     return views
 
 
-def whole(sources: Sequence[Source]) -> bool:
+def are_whole(sources: Sequence[Source]) -> bool:
     """Whether the matrices are all there is of their parameters, so that stepping them steps those."""
     elements: dict[int, int] = {}
     for source in sources:

@@ -10,7 +10,7 @@ ROOM = 2
 """Columns beyond the rank: one that shows that there is no more, and one for a rank that grows."""
 
 
-def columns_of(rank: int, r: int, now: int = 0) -> int:
+def basis_size(rank: int, r: int, now: int = 0) -> int:
     """k of a matrix of that rank, whose smaller side is r; the least that there is if none pays.
 
     A sketch takes 2 r n k flops in place of the r^2 n of a Gram: it pays while 2 k <= r. An eighth of the columns is
@@ -33,8 +33,8 @@ def columns_of(rank: int, r: int, now: int = 0) -> int:
     return KS[0]
 
 
-def all_columns(r: int) -> list[int]:
-    """Every k that `columns_of` may give a matrix whose smaller side is r, the first one first."""
+def basis_sizes(r: int) -> list[int]:
+    """Every k that `basis_size` may give a matrix whose smaller side is r, the first one first."""
     if r <= COMPLETE:
-        return [columns_of(0, r)]
+        return [basis_size(0, r)]
     return [k for k in KS if k == KS[0] or 2 * k <= r]

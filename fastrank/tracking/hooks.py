@@ -1,4 +1,4 @@
-"""Following: hooks on an optimizer, by which a tracker announces a measurement before a step and takes it after."""
+"""StepHooks: hooks on an optimizer, by which a tracker announces a measurement before a step and takes it after."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from ..optim import SGD, Companion
 
 
-class Following:
+class StepHooks:
     """Hooks on `optimizer`, or none.
 
     Args:

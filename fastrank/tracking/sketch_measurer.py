@@ -22,9 +22,9 @@ from ..counting import (
     UNIT,
     Affine,
     Chunk,
-    Grams,
-    Lines,
+    GroupGrams,
     RaggedBatch,
+    ShiftPair,
     Shifts,
     group,
     shifts_around,
@@ -34,8 +34,8 @@ from ..counting import (
 from ..device import UNPREPARED, capturing, mark, to_host
 from ..metrics import RankBounds, Status, Tolerance
 from ..reference import SLACK, Moments
-from .bases import Sketched
-from .measure import metrics_of, row_of
+from .bases import Bases
+from .row import metrics_of, row_of
 from .source import Copies, Source
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ UNCOMPILED = (
 )
 
 
-class Start(NamedTuple):
+class StartVectors(NamedTuple):
     """Where the search for sigma_1 starts where no sketch knows better: noise, then what the last search ended with."""
 
     vectors: Tensor
@@ -62,7 +62,7 @@ class Start(NamedTuple):
     """(matrices, width)"""
 
     @classmethod
-    def of(cls, orders: Sequence[int], width: int, device: torch.device) -> Start:
+    def of(cls, orders: Sequence[int], width: int, device: torch.device) -> StartVectors:
         """width: at least every order; both vectors are to be aligned to 16 bytes."""
         noise = torch.empty(len(orders), width, dtype=torch.float64, pin_memory=device.type == "cuda")
         noise.normal_(generator=torch.Generator().manual_seed(0))
@@ -81,27 +81,27 @@ class SketchMeasurer:
     """Measures the same matrices, or what has taken their places, time after time.
 
     Args:
-        tolerances, spectrum: see `fastrank.tracking.measure.measure`.
+        tolerances, spectrum: what a row has columns for, see `row.columns`.
         device: where all matrices are; the kernels serve it.
     """
 
     def __init__(self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device) -> None:
         self._tolerances, self._spectrum, self._device = tolerances, spectrum, device
-        self._sketched = Sketched(tolerances, device)
+        self._bases = Bases(tolerances, device)
         self._begun = False
         self._copies = Copies()
         self._batch: RaggedBatch | None = None
         self._at: list[Tensor] = []
-        self._start = Start.of([], 0, device)
+        self._start = StartVectors.of([], 0, device)
         self._ready = False
         self._measured = 0
         self._ranks: tuple[Tensor, torch.cuda.Event | None] | None = None
-        self._captured: list[tuple[RaggedBatch, Start]] = []
+        self._captured: list[tuple[RaggedBatch, StartVectors]] = []
 
     @property
     def nbytes(self) -> int:
         """Bytes of bases, Grams, factors, and copies of matrices."""
-        return self._sketched.nbytes + self._copies.nbytes + (0 if self._batch is None else self._batch.nbytes)
+        return self._bases.nbytes + self._copies.nbytes + (0 if self._batch is None else self._batch.nbytes)
 
     def prepare(self, sources: Sequence[Source] | None) -> None:
         """Announces a measurement after the step that is to come, which may `fuse` with it, or that none is."""
@@ -109,14 +109,14 @@ class SketchMeasurer:
         if sources is not None:
             if self._begun:
                 self._adapt()
-            self._begun = self._sketched.prepare(self._copies.settle(sources, write=False))
+            self._begun = self._bases.prepare(self._copies.settle(sources, write=False))
             if not self._begun and capturing(self._device):
                 warnings.warn(UNCOMPILED, RuntimeWarning, stacklevel=2)
             self._ready = True
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
         """Steps parameters of a refreshed `descent` and sketches them; `id`s of those that are stepped."""
-        return self._sketched.fuse(descent, grad_scale, found_inf) if self._ready and self._begun else set()
+        return self._bases.fuse(descent, grad_scale, found_inf) if self._ready and self._begun else set()
 
     def measure(
         self, sources: Sequence[Source], due: bool, found_inf: Tensor | None
@@ -130,10 +130,10 @@ class SketchMeasurer:
         self._ready = False
         sources = self._copies.settle(sources, write=True)  # what was announced is from before the step
         matrices = [source.matrix for source in sources]
-        self._begun = self._begun and self._sketched.renew(sources)
+        self._begun = self._begun and self._bases.renew(sources)
         if self._begun:
-            bounds, top, norm = self._count(matrices, *self._sketched.prove(found_inf))
-            self._sketched.count_step()
+            bounds, top, norm = self._count(matrices, *self._bases.prove(found_inf))
+            self._bases.count_step()
         else:
             bounds, top, norm = self._count(matrices, *self._nothing_proven(len(matrices)))
         finite = norm.isfinite()
@@ -147,20 +147,20 @@ class SketchMeasurer:
             spectra = list(torch.stack(each).unbind(-1)) if each and each[0].numel() else []
         values = row_of(moments, bounds, top, self._spectrum, spectra)
         if self._begun:
-            self._look(values)
+            self._send_ranks(values)
         return values, sigma
 
     def state(self) -> dict[str, Any] | None:
-        """Of `Sketched`; None where it has not begun."""
-        return self._sketched.state() if self._begun else None
+        """Of `Bases`; None where it has not begun."""
+        return self._bases.state() if self._begun else None
 
     def load(self, sources: Sequence[Source], state: Mapping[str, Any]) -> None:
         """Go on from `state`. Waits until the kernels are compiled that it takes."""
         self._begun = True
-        self._sketched.load(self._copies.settle(sources, write=True), state)
+        self._bases.load(self._copies.settle(sources, write=True), state)
 
     def _nothing_proven(self, count: int) -> tuple[Tensor, Tensor]:
-        """What `Sketched.prove` would say if it knew nothing, not even the norms."""
+        """What `Bases.prove` would say if it knew nothing, not even the norms."""
         row = [torch.nan, 0.0, torch.inf, *[-1.0, 2.0**53] * len(self._tolerances)]
         columns = [torch.full((count,), value, dtype=torch.float64, device=self._device) for value in row]
         return torch.stack(columns, -1), torch.zeros(count, dtype=torch.int32, device=self._device)
@@ -173,20 +173,20 @@ class SketchMeasurer:
             chunk.launches.decided.copy_(decided[at])
         vectors = self._start.vectors
         if self._begun:
-            self._sketched.lift(vectors[0])
+            self._bases.lift(vectors[0])
         else:
             self._start.renew()
         places = dict(zip(map(id, batch.chunks), self._at, strict=True))
 
-        def wanted(chunk: Chunk, moments: Moments, grams: Iterator[Grams]) -> list[Lines]:
+        def wanted(chunk: Chunk, moments: Moments, grams: Iterator[GroupGrams]) -> list[ShiftPair]:
             at = places[id(chunk)]
             if not self._begun:
                 norm[at] = moments.trace
                 high[at] = moments.trace * (1 + UNIT * (moments.inner + moments.order + 64))
             found = batch.top(chunk, moments, vectors, at)
             low[at] = torch.where(decided[at] == 0, torch.maximum(low[at], found), low[at])
-            lines = [batch.lines(chunk, moments, t, (low[at], high[at])) for t in self._tolerances]
-            return [*lines, Lines.of(_certificates(moments, low[at]), moments.trace)]
+            pairs = [batch.shift_pair(chunk, moments, t, (low[at], high[at])) for t in self._tolerances]
+            return [*pairs, ShiftPair.of(_certificates(moments, low[at]), moments.trace)]
 
         counted = list(batch.count(wanted))
         *ranks, above = (batch.in_order([c.bounds[i] for c in counted]) for i in range(len(self._tolerances) + 1))
@@ -213,12 +213,12 @@ class SketchMeasurer:
             self._batch.allocate()
             self._at = [to_device(torch.tensor(chunk.indices), self._device) for chunk in self._batch.chunks]
             orders = [min(m.shape) for m in matrices]
-            self._start = Start.of(orders, -(-max(orders) // 32) * 32, self._device)
+            self._start = StartVectors.of(orders, -(-max(orders) // 32) * 32, self._device)
         if capturing(self._device):
             self._captured.append((self._batch, self._start))  # the graph reads and writes them as long as it lives
         return self._batch
 
-    def _look(self, values: Tensor) -> None:
+    def _send_ranks(self, values: Tensor) -> None:
         """Now and then, sends upper bounds of the ranks to the host; nobody waits for them."""
         if capturing(self._device):
             return
@@ -232,7 +232,7 @@ class SketchMeasurer:
             return
         ranks, event = self._ranks
         if event is None or event.query():  # type: ignore[no-untyped-call]
-            self._sketched.adapt([max(0, int(rank)) for rank in ranks.tolist()])
+            self._bases.adapt([max(0, int(rank)) for rank in ranks.tolist()])
             self._ranks = None
 
 

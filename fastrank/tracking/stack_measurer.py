@@ -1,35 +1,63 @@
-"""One step's measurement of one stack: every column of the history, from one Gram."""
+"""Measuring by PyTorch, a stack of equal matrices at a time: every column of the history, from one Gram."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import backend, metrics
-from ..counting import (
-    Chunk,
-    Grams,
-    Group,
-    Lines,
-    RaggedBatch,
-    eigenvalue_bounds,
-    inertia_bounds,
-    resolve_bounds,
-    singular_values,
-)
-from ..metrics import RankBounds, Tolerance
-from ..reference import SLACK, Gram, Moments, TopEigenvalue, exact_start, gram, inertia, power_iteration
+from .. import backend
+from ..counting import Group, eigenvalue_bounds, group, inertia_bounds, resolve_bounds, singular_values
+from ..metrics import Tolerance
+from ..reference import SLACK, Gram, TopEigenvalue, exact_start, gram, inertia, power_iteration
+from .row import columns, metrics_of, row_of
 
-SPECTRUM_METRICS = {
-    "effective_rank": metrics.effective_rank,
-    "nuclear_norm": metrics.nuclear_norm,
-    "participation_ratio": metrics.participation_ratio,
-}
-SPECTRUM = (*SPECTRUM_METRICS, "singular_values")
-"""What a tracker can be asked to record of the whole spectrum."""
+WarmStarts = dict[Group, Tensor | None]
+"""By group, `(b, r, k)` FP64 orthonormal: where the next power iteration starts; None where none is used."""
+
+
+class StackMeasurer:
+    """Measures the same matrices time after time, on whatever devices they are.
+
+    Args:
+        tolerances, spectrum: what a row has columns for, see `columns`.
+        device: where the values go.
+    """
+
+    def __init__(self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device) -> None:
+        self._tolerances, self._spectrum, self._device = tolerances, spectrum, device
+        self._columns = len(columns(tolerances, spectrum))
+        self._groups: list[tuple[Group, Tensor]] = []
+        self._grouped_for: list[tuple[torch.Size, torch.dtype, torch.device]] = []
+        self._starts: WarmStarts = {}
+
+    def measure(self, matrices: list[Tensor], due: bool) -> tuple[Tensor, dict[int, Tensor]]:
+        """Values `(matrices, columns)` FP64 and, where the spectrum is `due`, singular values `(r,)` by matrix."""
+        now = [(m.shape, m.dtype, m.device) for m in matrices]
+        if now != self._grouped_for:
+            self._groups = [(g, torch.tensor(g.indices, device=self._device)) for g in group(matrices)]
+            self._grouped_for = now
+        values = torch.empty(len(matrices), self._columns, dtype=torch.float64, device=self._device)
+        sigma: dict[int, Tensor] = {}
+        starts: WarmStarts = {}
+        for g, places in self._groups:
+            m = measure_stack(g.stack(matrices), self._tolerances, self._spectrum, due, self._starts.get(g))
+            values[places] = m.values.to(self._device, non_blocking=True)
+            starts[g] = m.basis
+            if m.sigma is not None:
+                sigma.update(zip(g.indices, m.sigma.to(self._device), strict=True))
+        self._starts = starts  # of groups that still exist: a matrix of a new shape starts afresh
+        return values, sigma
+
+    def warm_starts(self) -> dict[int, Tensor]:
+        """The warm start of each matrix that has one, by index."""
+        return by_matrix(self._starts)
+
+    def load(self, matrices: list[Tensor], starts: Mapping[int, Tensor]) -> None:
+        """Go on from `starts`, by index, of what are now these matrices."""
+        self._starts = by_group(group(matrices), matrices, starts)
 
 
 class Measurement(NamedTuple):
@@ -41,21 +69,7 @@ class Measurement(NamedTuple):
     """(b, r, k) FP64 orthonormal: the warm start of the next step, where the power iteration was used."""
 
 
-def columns(tolerances: Sequence[Tolerance], spectrum: Sequence[str]) -> list[str]:
-    """Names of the columns of `Measurement.values`. The first tolerance's bounds bear no suffix."""
-    suffixes = ["", *(f"@{t.suffix}" for t in tolerances[1:])]
-    ranks = [f"{bound}{suffix}" for suffix in suffixes for bound in ("rank_lower", "rank_upper")]
-    return [
-        *ranks,
-        "stable_rank",
-        "spectral_norm",
-        "frobenius_norm",
-        "status",
-        *(m for m in SPECTRUM_METRICS if m in spectrum),
-    ]
-
-
-def measure(
+def measure_stack(
     stack: Tensor, tolerances: Sequence[Tolerance], spectrum: Sequence[str], due: bool, basis: Tensor | None
 ) -> Measurement:
     """Measure a stack `(b, r, n)`, r <= n.
@@ -75,8 +89,8 @@ def measure(
         bounds = [eigenvalue_bounds(g, eigenvalues, t) for t in tolerances]
         top = eigenvalues[:, -1].clamp(min=0).sqrt() if r else g.trace
     else:
-        found = _top(g, basis)
-        bounds = inertia_bounds(g, tolerances, inertia, _interval(found, g.trace))
+        found = top_of(g, basis)
+        bounds = inertia_bounds(g, tolerances, inertia, interval_of(found, g.trace))
         top, basis = torch.where(found.certified, found.value.sqrt(), torch.nan), found.basis
     if stack.device.type == "cpu":
         bounds = [resolve_bounds(x, stack, t) for x, t in zip(bounds, tolerances, strict=True)]
@@ -84,56 +98,7 @@ def measure(
     return Measurement(row_of(g.moments, bounds, top, spectrum, metrics_of(sigma, spectrum)), sigma, basis)
 
 
-class RaggedMeasurement(NamedTuple):
-    values: Tensor
-    """As of `Measurement`, of all matrices."""
-    sigma: dict[int, Tensor]
-    """Singular values `(r,)` by matrix, where they were asked for."""
-    bases: dict[Group, Tensor | None]
-    """The warm start of the next step, by group."""
-
-
-def measure_ragged(
-    batch: RaggedBatch,
-    matrices: Sequence[Tensor],
-    tolerances: Sequence[Tolerance],
-    spectrum: Sequence[str],
-    due: bool,
-    bases: Mapping[Group, Tensor | None],
-) -> RaggedMeasurement:
-    """Measure all `matrices` of a ragged batch that keeps its Grams; otherwise as `measure`."""
-    sigma: dict[int, Tensor] = {}
-    new: dict[Group, Tensor | None] = {}
-    tops: list[Tensor] = []
-    spectra: list[list[Tensor]] = []
-    values = []
-
-    def wanted(chunk: Chunk, moments: Moments, grams: Iterator[Grams]) -> list[Lines]:
-        found = []
-        for group, _, g in grams:
-            found.append(_top(g, bases.get(group)))
-            new[group] = found[-1].basis
-            if due:
-                of_group = singular_values(group.stack(matrices), g)
-                sigma.update(zip(group.indices, of_group, strict=True))
-                spectra.append(metrics_of(of_group, spectrum))
-        value, certified = (torch.cat(x) for x in list(zip(*found, strict=True))[:2])
-        tops.append(torch.where(certified, value.sqrt(), torch.nan))
-        top = _interval(TopEigenvalue(value, certified, value), moments.trace)
-        return [batch.lines(chunk, moments, t, top) for t in tolerances]
-
-    for counted in batch.count(wanted):
-        metrics_ = [torch.cat(x) for x in zip(*spectra, strict=True)]
-        values.append(row_of(counted.moments, counted.bounds, tops.pop(), spectrum, metrics_))
-        spectra.clear()
-    if batch.empty:
-        nothing = measure(matrices[0].new_empty(len(batch.empty), 0, 1), tolerances, spectrum, due, None)
-        values.append(nothing.values)
-        sigma.update({i: nothing.values.new_empty(0) for i in batch.empty if due})
-    return RaggedMeasurement(torch.cat(values)[batch.places], sigma, new)
-
-
-def _top(g: Gram, basis: Tensor | None) -> TopEigenvalue:
+def top_of(g: Gram, basis: Tensor | None) -> TopEigenvalue:
     """lambda_1, warm-started where there is a `basis`."""
     top = exact_start(g.matrix) if basis is None else power_iteration(g.matrix, basis)
     if g.matrix.device.type == "cpu" and not top.certified.all():
@@ -145,48 +110,21 @@ def _top(g: Gram, basis: Tensor | None) -> TopEigenvalue:
     return top
 
 
-def _interval(top: TopEigenvalue, trace: Tensor) -> tuple[Tensor, Tensor]:
+def interval_of(top: TopEigenvalue, trace: Tensor) -> tuple[Tensor, Tensor]:
+    """Proven lower and upper bound of lambda_1 `(b,)`."""
     return top.value, torch.where(top.certified, top.value * (1 + SLACK), trace)
 
 
-def metrics_of(sigma: Tensor | None, spectrum: Sequence[str]) -> list[Tensor]:
-    return [] if sigma is None else [f(sigma) for name, f in SPECTRUM_METRICS.items() if name in spectrum]
+def by_matrix(starts: WarmStarts) -> dict[int, Tensor]:
+    """Warm starts by the index of the matrix."""
+    known = ((g, basis) for g, basis in starts.items() if basis is not None)
+    return {i: b for g, basis in known for i, b in zip(g.indices, basis, strict=True)}
 
 
-def row_of(
-    moments: Moments, bounds: Sequence[RankBounds], top: Tensor, spectrum: Sequence[str], metrics_: Sequence[Tensor]
-) -> Tensor:
-    """Values `(b, columns)`; `top` is sigma_1 in the Gram's scale, `metrics_` is empty where they are not due."""
-    frobenius = moments.trace.sqrt()
-    bad, not_due = ~moments.finite, torch.full_like(frobenius, torch.nan)
-    values = [
-        *(x.double() for bound in bounds for x in (bound.lower, bound.upper)),
-        metrics.stable_rank(frobenius, top).masked_fill(bad, torch.nan),
-        (top * moments.scale).masked_fill(bad, torch.nan),
-        (frobenius * moments.scale).masked_fill(bad, torch.nan),
-        torch.stack([x.status for x in bounds]).amax(0).double(),
-        *(metrics_ or (not_due for name in SPECTRUM_METRICS if name in spectrum)),
-    ]
-    return torch.stack(values, dim=-1)
-
-
-def check_tolerances(tolerance: Tolerance | Sequence[Tolerance] | None) -> tuple[Tolerance, ...]:
-    """One tolerance or several, as a tuple; raises `TypeError` or `ValueError` naming the argument."""
-    if tolerance is None or isinstance(tolerance, Tolerance):
-        return (tolerance or Tolerance(),)
-    tolerances = tuple(tolerance) if isinstance(tolerance, Sequence) else ()
-    if not tolerances or not all(isinstance(t, Tolerance) for t in tolerances):
-        raise TypeError(f"tolerance: expected a fastrank.Tolerance or a sequence of them, not {tolerance!r}")
-    if len({t.suffix for t in tolerances}) < len(tolerances):
-        raise ValueError(f"tolerance: the same one twice in {tolerance!r}")
-    return tolerances
-
-
-def check_spectrum(spectrum: Sequence[str]) -> tuple[str, ...]:
-    """Names of whole-spectrum metrics, as a tuple; raises `TypeError` or `ValueError` naming the argument."""
-    if isinstance(spectrum, str):
-        raise TypeError(f"spectrum: expected a sequence of names, not the string {spectrum!r}")
-    unknown = [name for name in spectrum if name not in SPECTRUM]
-    if unknown:
-        raise ValueError(f"spectrum: unknown {', '.join(map(repr, unknown))}; choose from {', '.join(SPECTRUM)}")
-    return tuple(spectrum)
+def by_group(groups: Iterable[Group], matrices: Sequence[Tensor], starts: Mapping[int, Tensor]) -> WarmStarts:
+    """The same by group, on the matrices' device, of the groups whose matrices all have one."""
+    return {
+        g: torch.stack([starts[i] for i in g.indices]).to(matrices[g.indices[0]].device)
+        for g in groups
+        if all(i in starts for i in g.indices)
+    }

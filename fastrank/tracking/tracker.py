@@ -16,10 +16,10 @@ from ..device import capturing
 from ..history import SKIPPED, History, Layout, write_history
 from ..metrics import Tolerance
 from .ahead import check_training, compile_ahead
-from .hooks import Following
+from .hooks import StepHooks
 from .matricize import CoverageTable, Select, find_parameters
-from .measure import check_spectrum, check_tolerances, columns
 from .measurer import Measurer
+from .row import check_spectrum, check_tolerances, columns
 from .source import Source
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class RankTracker:
         self._calls = 0
         self._steps = torch.zeros((), dtype=torch.int64, device=self._device)
         self._measurer = Measurer(self.tolerances, self._spectrum, self._device)
-        self._following = Following(optimizer, self._measurer, self._announce, self.step)
+        self._hooks = StepHooks(optimizer, self._measurer, self._announce, self.step)
 
     @property
     def names(self) -> list[str]:
@@ -216,7 +216,7 @@ class RankTracker:
             "columns": list(layout.columns),
             "calls": self._calls,
             "steps": int(self._steps),
-            "bases": {layout.names[i]: basis.cpu() for i, basis in self._measurer.bases().items()},
+            "bases": {layout.names[i]: basis.cpu() for i, basis in self._measurer.warm_starts().items()},
             "sketches": self._measurer.state(),
             "history": self._history.state_dict(),
         }
@@ -247,5 +247,5 @@ class RankTracker:
 
     def close(self) -> None:
         """Stop following the optimizer, and flush."""
-        self._following.stop()
+        self._hooks.stop()
         self.flush()

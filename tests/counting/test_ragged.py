@@ -21,14 +21,14 @@ def test_lines_made_in_a_capture_are_not_remembered(captured):
     """They hold nothing before the graph is replayed; a count outside it would read whatever memory held."""
     batch = RaggedBatch([torch.empty(5, 7)], 2)
     (chunk,) = batch.chunks
-    known = batch.lines(chunk, moments(chunk), Tolerance())
+    known = batch.shift_pair(chunk, moments(chunk), Tolerance())
     with captured():
-        assert batch.lines(chunk, moments(chunk), Tolerance()) is known
-        of_the_graph = batch.lines(chunk, moments(chunk), Tolerance(0.04))
+        assert batch.shift_pair(chunk, moments(chunk), Tolerance()) is known
+        of_the_graph = batch.shift_pair(chunk, moments(chunk), Tolerance(0.04))
         of_the_graph.coefficients.fill_(torch.nan)
-    fresh = batch.lines(chunk, moments(chunk), Tolerance(0.04))
+    fresh = batch.shift_pair(chunk, moments(chunk), Tolerance(0.04))
     assert fresh.coefficients.isfinite().all()
-    assert batch.lines(chunk, moments(chunk), Tolerance(0.04)) is fresh
+    assert batch.shift_pair(chunk, moments(chunk), Tolerance(0.04)) is fresh
 
 
 @pytest.mark.parametrize("tolerance", [Tolerance(1e-3, r) for r in ("frobenius", "spectral", "absolute")], ids=str)
@@ -37,13 +37,13 @@ def test_each_matrix_may_grow_by_what_its_own_order_makes_likely(tolerance):
     (chunk,) = batch.chunks
     trace = 3.0
     of = moments(chunk, trace)
-    lines = batch.lines(chunk, of, tolerance, (of.trace, of.trace))
+    pair = batch.shift_pair(chunk, of, tolerance, (of.trace, of.trace))
     expected = torch.tensor([32.0, 32.0, 32.0, 2048.0], dtype=torch.float64)
-    limit = lines.shifts.limit.at(of.trace) / trace
+    limit = pair.shifts.limit.at(of.trace) / trace
     assert (limit >= expected).all()
     assert (limit <= 2 * expected).all()
     # Both shifts are further from each other than what factors within the limit may be off by, twice.
-    upper, lower = (line.slope * of.trace + line.intercept for line in (lines.shifts.upper, lines.shifts.lower))
+    upper, lower = (line.slope * of.trace + line.intercept for line in (pair.shifts.upper, pair.shifts.lower))
     assert (lower - upper >= 2 * UNIT * (chunk.order + 64) * trace * (1 + expected)).all()
 
 

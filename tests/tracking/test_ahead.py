@@ -70,9 +70,9 @@ def test_fp64_matrices_are_counted_and_never_sketched():
 
 @pytest.mark.parametrize("r", [1, 16, 17, 64, 65, 100, 128, 255, 256, 4096])
 def test_all_columns_are_those_that_a_matrix_may_be_given(r):
-    given = {basis_size.columns_of(rank, r, now) for rank in range(r + 1) for now in (0, *KS)}
-    assert set(basis_size.all_columns(r)) >= given
-    assert basis_size.all_columns(r)[0] == basis_size.columns_of(0, r)
+    given = {basis_size.basis_size(rank, r, now) for rank in range(r + 1) for now in (0, *KS)}
+    assert set(basis_size.basis_sizes(r)) >= given
+    assert basis_size.basis_sizes(r)[0] == basis_size.basis_size(0, r)
 
 
 def test_prepare_waits_and_names_what_it_cannot_take(monkeypatch):

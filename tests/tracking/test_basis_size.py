@@ -4,7 +4,7 @@ import pytest
 
 from fastrank.kernels.limits import KS
 from fastrank.reference.sketch import noise_columns
-from fastrank.tracking.basis_size import COMPLETE, ROOM, columns_of
+from fastrank.tracking.basis_size import COMPLETE, ROOM, basis_size
 
 CASES = [
     # (rank, r, now) -> k. Small sides have a complete basis, whatever the rank.
@@ -43,14 +43,14 @@ CASES = [
 
 @pytest.mark.parametrize(("arguments", "k"), CASES, ids=lambda x: "-".join(map(str, x)) if isinstance(x, tuple) else "")
 def test_columns_by_rank_size_and_what_is_there(arguments, k):
-    assert columns_of(*arguments) == k
+    assert basis_size(*arguments) == k
 
 
 def test_what_is_chosen_has_room_for_the_rank_or_is_the_least():
     for r in range(1, 300, 7):
         for rank in range(r + 1):
             for now in (0, *KS):
-                k = columns_of(rank, r, now)
+                k = basis_size(rank, r, now)
                 assert k in KS
                 if r <= COMPLETE:
                     assert r <= k
@@ -61,8 +61,8 @@ def test_what_is_chosen_has_room_for_the_rank_or_is_the_least():
 
 def test_a_rank_that_wavers_does_not_change_the_columns_to_and_fro():
     for rank in range(2, 110):
-        k = columns_of(rank, 512)
-        assert columns_of(rank - 1, 512, k) == k
+        k = basis_size(rank, 512)
+        assert basis_size(rank - 1, 512, k) == k
 
 
 def test_they_are_the_kernels():

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ..axes import SHORT, WORDS, number
 from ..results import Results
-from ..seed_means import cells
+from ..seed_means import seed_means
 from .drawing import Drawing, NothingToDraw
 from .scale import Scale
 from .style import WIDTH, accuracy_axis, colours, columns_of, label_ends, reference_line
@@ -24,7 +24,7 @@ def draw(results: Results, suffix: str = "") -> Drawing:
     Raises:
         NothingToDraw: no trial is done.
     """
-    data = cells(results, f"average_rank@{suffix}" if suffix else "average_rank")
+    data = seed_means(results, f"average_rank@{suffix}" if suffix else "average_rank")
     if data.empty:
         raise NothingToDraw("no trial with an average rank is done")
     scale = Scale(results.shown[0], tuple(sorted(data[results.shown[0]].unique())))

@@ -17,7 +17,7 @@ from .style import ALERT, INK, MUTED, NEUTRAL, SMALL, lightness
 
 @dataclass(frozen=True)
 class Quantity:
-    """What a panel shows: a column of `cells`, its name, colours, and how its numbers are written."""
+    """What a panel shows: a column of `seed_means`, its name, colours, and how its numbers are written."""
 
     column: str
     name: str

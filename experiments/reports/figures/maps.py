@@ -9,7 +9,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from ..axes import AXES, said
 from ..results import Results
-from ..seed_means import cells
+from ..seed_means import seed_means
 from .drawing import Drawing, NothingToDraw
 from .map_panel import QUANTITIES, Quantity, draw_panel
 from .scale import Scale
@@ -62,7 +62,7 @@ def _grid(results: Results, x: str, y: str) -> pd.DataFrame:
     )
     measured = [f"{name}_{how}" for name in ("rank", "test_accuracy") for how in ("mean", "min", "max")]
     columns = ["trials", "full_rank", "collapsed", *measured]
-    data = grid.join(cells(results).set_index(list(AXES))[columns]).reset_index().sort_values([*rest, x, y])
+    data = grid.join(seed_means(results).set_index(list(AXES))[columns]).reset_index().sort_values([*rest, x, y])
     data.insert(0, "facet", [said(row, *rest) for row in data.to_dict("records")])
     return data.reset_index(drop=True)
 

@@ -13,10 +13,10 @@ import torch
 from fastrank.experiments.errors import UserError
 from fastrank.experiments.sweeps import devices, plan
 from fastrank.experiments.sweeps.config import ConfigError, load_config
-from fastrank.experiments.sweeps.devices import MeasureError, kind, measure, slots
+from fastrank.experiments.sweeps.devices import CostError, cost_of, kind, slots
 from fastrank.experiments.sweeps.plan import _pending, print_plan
 from fastrank.experiments.sweeps.sweep import Options, run_sweep, widest
-from fastrank.experiments.training.events import Event, Measured
+from fastrank.experiments.training.events import Event, JobCost
 from fastrank.experiments.training.job import Job
 from fastrank.experiments.trial import Trial
 
@@ -106,15 +106,15 @@ def test_data_that_are_not_prepared_fail_the_plan_with_the_command(
 )
 def test_a_short_run_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, function: str, message: str) -> None:
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-    with pytest.raises(MeasureError, match=message):
-        measure(job(), "cpu", f"test_plan:{function}")
+    with pytest.raises(CostError, match=message):
+        cost_of(job(), "cpu", f"test_plan:{function}")
 
 
 def test_slots_of_gpus_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda name: ((20 if name == "cuda:0" else 8) << 30, 80 << 30))
     monkeypatch.setattr(devices, "available_cores", lambda: 16)
-    monkeypatch.setattr(devices, "measure", lambda job, device: Measured(0.1, 0.1, 0.1, 5 << 30))
+    monkeypatch.setattr(devices, "cost_of", lambda job, device: JobCost(0.1, 0.1, 0.1, 5 << 30))
     assert slots("cuda", None, [job()]) == ["cuda:0", "cuda:1", "cuda:0", "cuda:0"]  # 5.6 GiB each, of 90 %
     assert slots("cuda", 3, [job()]) == ["cuda:0", "cuda:1", "cuda:0"]
     assert slots("cpu", 3, [job()]) == ["cpu"] * 3

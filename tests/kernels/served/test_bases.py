@@ -1,4 +1,4 @@
-"""Sketched: numbers of columns that change with the ranks, and bases that come along."""
+"""Bases: numbers of columns that change with the ranks, and bases that come along."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from fastrank import Tolerance, testing
 from fastrank.tracking import bases, basis_size
-from fastrank.tracking.bases import Sketched
+from fastrank.tracking.bases import Bases
 from fastrank.tracking.source import Source
 
 pytest.importorskip("triton")
@@ -25,7 +25,7 @@ def test_columns_follow_the_rank_and_keep_what_they_know(device):
     """The first step knows nothing; with more columns, the same or fewer, the next one knows all that the last did."""
     sigma = torch.cat([torch.ones(6), torch.zeros(58)]).double()
     matrix = testing.planted(sigma, 64, 66, seed=0).to(device)
-    sketches = Sketched([Tolerance()], device)
+    sketches = Bases([Tolerance()], device)
 
     def step():
         sketches.prepare([Source(matrix, matrix)])
@@ -50,7 +50,7 @@ def test_matrices_of_one_parameter_stay_together(device):
     """A step of the optimizer is fused for all of a parameter or none of it: they have the most columns of any."""
     stack = torch.zeros(2, 64, 64, device=device)
     other = torch.zeros(64, 70, device=device)
-    sketches = Sketched([Tolerance()], device)
+    sketches = Bases([Tolerance()], device)
     sketches.prepare([*(Source(matrix, stack) for matrix in stack), Source(other, other)])
     assert sketches.columns == [16, 16, 16]
     sketches.adapt([0, 20, 3])
@@ -58,7 +58,7 @@ def test_matrices_of_one_parameter_stay_together(device):
 
 
 def test_a_change_of_shape_starts_afresh(device):
-    sketches = Sketched([Tolerance()], device)
+    sketches = Bases([Tolerance()], device)
     for size, known in (((20, 30), 0), ((20, 30), 1), ((24, 30), 0)):
         matrix = testing.make("low_rank", *size, seed=0).matrix.to(device)
         sketches.prepare([Source(matrix, matrix)])

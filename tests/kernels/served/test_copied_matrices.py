@@ -12,7 +12,7 @@ from torch.nn import Parameter
 
 import fastrank
 from fastrank import RankTracker, testing
-from fastrank.tracking import bases, basis_size, measurer
+from fastrank.tracking import bases, basis_size, count_measurer
 
 pytest.importorskip("triton")
 from fastrank.counting.ragged import RaggedBatch
@@ -109,7 +109,7 @@ def test_every_row_is_of_the_weights_after_its_step(kind, device, counted):
         net.set_gradients()
         optimizer.step()
         assert_latest(tracker, net)
-        batches.append(tracker._measurer._sketch._batch)
+        batches.append(tracker._measurer._sketches._batch)
     assert counted == ([[1, 1]] * 3 if kind is fastrank.SGD else [])
     assert all(batch is batches[0] for batch in batches)
 
@@ -163,13 +163,13 @@ def test_a_captured_step_copies_to_memory_that_lasts(device, captured):
     with pytest.raises(RuntimeError, match="take one with the same parameters"):
         capture(tracker.step)
     tracker.step()
-    copies = [source.matrix for source in tracker._measurer._sketch._sketched._sources]
+    copies = [source.matrix for source in tracker._measurer._sketches._bases._sources]
     capture(tracker.step)
     tracker.replayed()
     assert_latest(tracker, net)
     kept = [weakref.ref(copy) for copy in copies]
     addresses = [copy.data_ptr() for copy in copies]
-    now = [source.matrix.data_ptr() for source in tracker._measurer._sketch._sketched._sources]
+    now = [source.matrix.data_ptr() for source in tracker._measurer._sketches._bases._sources]
     assert now == addresses
     del copies
     net.dense, net.sliced = Parameter(net.dense[:17].detach()), Parameter(net.sliced[:5].detach())
@@ -207,7 +207,7 @@ def test_tables_of_fp64_copies_are_made_once(device, monkeypatch):
         made.append(RaggedBatch(*args, **options))
         return made[-1]
 
-    monkeypatch.setattr(measurer, "RaggedBatch", noted)
+    monkeypatch.setattr(count_measurer, "RaggedBatch", noted)
     layer = torch.nn.Module()
     layer.weight = Parameter(torch.randn(9, 4, 3, 3, dtype=torch.float64, device=device)[:, ::2, :, ::2])
     tracker = RankTracker(layer)

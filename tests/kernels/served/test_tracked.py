@@ -182,7 +182,7 @@ def bits(tracker):
     """Everything a step may change of a tracker's sketches."""
     state = tracker.state_dict()["sketches"]
     kept = [x.clone() for basis in state["bases"].values() for x in basis.values()]
-    grams = [g.sketches.tensors["basis_grams"].cpu().clone() for g in tracker._measurer._sketch._sketched._groups]
+    grams = [g.sketches.tensors["basis_grams"].cpu().clone() for g in tracker._measurer._sketches._bases._groups]
     return [torch.tensor(state["step"]), *kept, *grams]
 
 

@@ -50,10 +50,10 @@ def test_a_tracked_run_is_that_of_the_cpu(mlp, train, device, monkeypatch):
         assert ((a[column] - b[column]).abs()[there] <= 1.01 * known * a[column].abs()[there]).all()
     assert ((a.effective_rank - b.effective_rank).abs().dropna() <= 2e-5 * a.effective_rank.dropna()).all()
     assert a.effective_rank.isna().tolist() == b.effective_rank.isna().tolist()
-    sketch = by_kernels._measurer._sketch
+    sketch = by_kernels._measurer._sketches
     assert by_kernels.memory() == {"history": by_kernels._history.nbytes, "workspace": sketch.nbytes}
     assert sketch._batch.nbytes == 8 * 3 * 32 * 32 * (1 + 2 * (len(tolerances) + 1))
-    assert sketch.nbytes == sketch._sketched.nbytes + sketch._batch.nbytes
+    assert sketch.nbytes == sketch._bases.nbytes + sketch._batch.nbytes
 
 
 @pytest.mark.usefixtures("quick")
@@ -61,18 +61,18 @@ def test_a_replaced_or_reshaped_parameter_is_planned_anew(mlp, device):
     model = mlp.to(device)
     tracker = RankTracker(model)
     tracker.step()
-    sketch = tracker._measurer._sketch
-    first, groups = sketch._batch, sketch._sketched._groups
+    sketch = tracker._measurer._sketches
+    first, groups = sketch._batch, sketch._bases._groups
     tracker.step()
     assert sketch._batch is first
     model[0].weight = torch.nn.Parameter(torch.zeros(12, 8, device=device))
     tracker.step()
     assert sketch._batch is not first
-    assert sketch._sketched._groups is groups  # tables of sketches depend on shapes alone
+    assert sketch._bases._groups is groups  # tables of sketches depend on shapes alone
     assert tracker.latest()["0.weight"]["rank_upper"] == 0
     model[3].weight = torch.nn.Parameter(torch.eye(9, device=device))
     tracker.step()
-    assert sketch._sketched._groups is not groups
+    assert sketch._bases._groups is not groups
     assert tracker.latest()["3.weight"]["rank_lower"] == 9
 
 
@@ -117,20 +117,20 @@ def test_a_basis_stays_where_a_captured_step_looks_for_it(fp64, captured):
     model, tracker = fp64
     tracker.step()
     measurer = tracker._measurer
-    before = dict(measurer._bases)
+    before = dict(measurer._counts._starts)
     factors = torch.linspace(1, 2, 20, dtype=torch.float64, device=model.weight.device)[:, None]
     model.weight.data.mul_(factors)
     with captured():
         tracker.step()
     tracker.replayed()
-    state, saved = copy.deepcopy(tracker.state_dict()), measurer.bases()[0].clone()
+    state, saved = copy.deepcopy(tracker.state_dict()), measurer.warm_starts()[0].clone()
     model.weight.data.div_(factors)
     tracker.step()
-    assert not torch.equal(measurer.bases()[0], saved)
+    assert not torch.equal(measurer.warm_starts()[0], saved)
     tracker.load_state_dict(state)
-    assert torch.equal(measurer.bases()[0], saved)
-    assert before.keys() == measurer._bases.keys()
-    assert all(measurer._bases[g] is basis is not None for g, basis in before.items())
+    assert torch.equal(measurer.warm_starts()[0], saved)
+    assert before.keys() == measurer._counts._starts.keys()
+    assert all(measurer._counts._starts[g] is basis is not None for g, basis in before.items())
 
 
 def test_what_a_captured_step_reads_outlives_what_replaces_it(fp64, captured):
@@ -139,7 +139,7 @@ def test_what_a_captured_step_reads_outlives_what_replaces_it(fp64, captured):
     with captured():
         tracker.step()
     tracker.replayed()
-    kept = [weakref.ref(x) for x in (tracker._measurer._ragged, *tracker._measurer._bases.values())]
+    kept = [weakref.ref(x) for x in (tracker._measurer._counts._batch, *tracker._measurer._counts._starts.values())]
     model.weight = torch.nn.Parameter(model.weight[:10].clone())
     tracker.step()
     gc.collect()

@@ -1,0 +1,105 @@
+"""Measuring on a CUDA device by counts alone, for FP64 matrices, of whose sketches nothing could be proven.
+
+Every column of the history comes from the Gram of each matrix: the ranks by the law of inertia, sigma_1 by a power
+iteration that goes on from where the last step's ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ..counting import Chunk, GroupGrams, RaggedBatch, ShiftPair, singular_values
+from ..device import capturing
+from ..metrics import Tolerance
+from ..reference import Moments, TopEigenvalue
+from .row import metrics_of, row_of
+from .source import Copies, Source
+from .stack_measurer import WarmStarts, by_group, by_matrix, interval_of, measure_stack, top_of
+
+
+class CountMeasurer:
+    """Measures the same matrices, or others in their places, time after time.
+
+    Args:
+        tolerances, spectrum: what a row has columns for, see `row.columns`.
+        device: where all matrices are; the kernels serve it.
+    """
+
+    def __init__(self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device) -> None:
+        self._tolerances, self._spectrum, self._device = tolerances, spectrum, device
+        self._copies = Copies()
+        self._batch: RaggedBatch | None = None
+        self._starts: WarmStarts = {}
+        self._captured: list[tuple[RaggedBatch, WarmStarts]] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the kernels' workspace, and of copies of matrices."""
+        return self._copies.nbytes + (0 if self._batch is None else self._batch.nbytes)
+
+    def measure(self, sources: Sequence[Source], due: bool) -> tuple[Tensor, dict[int, Tensor]]:
+        """Values `(matrices, columns)` FP64 and, where the spectrum is `due`, singular values `(r,)` by matrix."""
+        matrices = [source.matrix for source in self._copies.settle(sources, write=True)]
+        batch = self._batch_of(matrices)
+        sigma: dict[int, Tensor] = {}
+        starts: WarmStarts = {}
+        tops: list[Tensor] = []
+        spectra: list[list[Tensor]] = []
+        values = []
+
+        def wanted(chunk: Chunk, moments: Moments, grams: Iterator[GroupGrams]) -> list[ShiftPair]:
+            found = []
+            for group, _, g in grams:
+                found.append(top_of(g, self._starts.get(group)))
+                starts[group] = found[-1].basis
+                if due:
+                    of_group = singular_values(group.stack(matrices), g)
+                    sigma.update(zip(group.indices, of_group, strict=True))
+                    spectra.append(metrics_of(of_group, self._spectrum))
+            value, certified = (torch.cat(x) for x in list(zip(*found, strict=True))[:2])
+            tops.append(torch.where(certified, value.sqrt(), torch.nan))
+            top = interval_of(TopEigenvalue(value, certified, value), moments.trace)
+            return [batch.shift_pair(chunk, moments, t, top) for t in self._tolerances]
+
+        for counted in batch.count(wanted):
+            metrics_ = [torch.cat(x) for x in zip(*spectra, strict=True)]
+            values.append(row_of(counted.moments, counted.bounds, tops.pop(), self._spectrum, metrics_))
+            spectra.clear()
+        if batch.empty:
+            nothing = matrices[0].new_empty(len(batch.empty), 0, 1)
+            values.append(measure_stack(nothing, self._tolerances, self._spectrum, due, None).values)
+            sigma.update({i: values[-1].new_empty(0) for i in batch.empty if due})
+        self._starts = self._in_place(starts)
+        if capturing(self._device):
+            self._captured.append((batch, self._starts))  # the graph reads and writes them as long as it lives
+        return torch.cat(values)[batch.places], sigma
+
+    def warm_starts(self) -> dict[int, Tensor]:
+        """The warm start of each matrix that has one, by index."""
+        return by_matrix(self._starts)
+
+    def load(self, sources: Sequence[Source], starts: Mapping[int, Tensor]) -> None:
+        """Go on from `starts`, by index, of what are now these matrices."""
+        matrices = [source.matrix for source in sources]
+        self._starts = self._in_place(by_group(self._batch_of(matrices).groups, matrices, starts))
+
+    def _in_place(self, starts: WarmStarts) -> WarmStarts:
+        """`starts` in the memory of the last ones: there a CUDA graph that has captured a step finds its warm start,
+        and leaves the next."""
+        for g, new in starts.items():
+            old = self._starts.get(g)
+            if old is not None and new is not None and (old.shape, old.device) == (new.shape, new.device):
+                starts[g] = old.copy_(new)
+        return starts
+
+    def _batch_of(self, matrices: list[Tensor]) -> RaggedBatch:
+        """Tables and workspace, made again only when a matrix is another or elsewhere; `RuntimeError` in a capture."""
+        if self._batch is None or not self._batch.fits(matrices):
+            if capturing(self._device):
+                raise RuntimeError("take one step with the same parameters before capturing it in a CUDA graph")
+            self._batch = RaggedBatch(matrices, len(self._tolerances), keep=True)
+            self._batch.allocate()
+        return self._batch

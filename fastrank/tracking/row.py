@@ -1,0 +1,88 @@
+"""A row of the history: which columns are measured, and how they are made of what is known of a matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import metrics
+from ..metrics import RankBounds, Tolerance
+from ..reference import Moments
+
+SPECTRUM_METRICS = {
+    "effective_rank": metrics.effective_rank,
+    "nuclear_norm": metrics.nuclear_norm,
+    "participation_ratio": metrics.participation_ratio,
+}
+SPECTRUM = (*SPECTRUM_METRICS, "singular_values")
+"""What a tracker can be asked to record of the whole spectrum."""
+
+
+def columns(tolerances: Sequence[Tolerance], spectrum: Sequence[str]) -> list[str]:
+    """Names of the measured columns, in order. The bounds of the first tolerance bear no suffix."""
+    suffixes = ["", *(f"@{t.suffix}" for t in tolerances[1:])]
+    ranks = [f"{bound}{suffix}" for suffix in suffixes for bound in ("rank_lower", "rank_upper")]
+    return [
+        *ranks,
+        "stable_rank",
+        "spectral_norm",
+        "frobenius_norm",
+        "status",
+        *(m for m in SPECTRUM_METRICS if m in spectrum),
+    ]
+
+
+def metrics_of(sigma: Tensor | None, spectrum: Sequence[str]) -> list[Tensor]:
+    """Those metrics of `SPECTRUM_METRICS` that are in `spectrum`, of singular values `(..., r)`; none of None."""
+    return [] if sigma is None else [f(sigma) for name, f in SPECTRUM_METRICS.items() if name in spectrum]
+
+
+def row_of(
+    moments: Moments, bounds: Sequence[RankBounds], top: Tensor, spectrum: Sequence[str], metrics_: Sequence[Tensor]
+) -> Tensor:
+    """Measured columns of the rows of b matrices, `(b, columns)` FP64, in the order of `columns`.
+
+    Args:
+        moments: of their GroupGrams: trace, scale, and which are finite.
+        bounds: of the ranks, for each tolerance.
+        top: sigma_1 `(b,)` in the Gram's scale; NaN where it is not known.
+        spectrum: the metrics of the whole spectrum that have columns.
+        metrics_: their values `(b,)` each; empty where they are not due, and then their columns are NaN.
+
+    A number that a matrix does not have, because it is not finite, is NaN, and -1 for a bound.
+    """
+    frobenius = moments.trace.sqrt()
+    bad, not_due = ~moments.finite, torch.full_like(frobenius, torch.nan)
+    values = [
+        *(x.double() for bound in bounds for x in (bound.lower, bound.upper)),
+        metrics.stable_rank(frobenius, top).masked_fill(bad, torch.nan),
+        (top * moments.scale).masked_fill(bad, torch.nan),
+        (frobenius * moments.scale).masked_fill(bad, torch.nan),
+        torch.stack([x.status for x in bounds]).amax(0).double(),
+        *(metrics_ or (not_due for name in SPECTRUM_METRICS if name in spectrum)),
+    ]
+    return torch.stack(values, dim=-1)
+
+
+def check_tolerances(tolerance: Tolerance | Sequence[Tolerance] | None) -> tuple[Tolerance, ...]:
+    """One tolerance or several, as a tuple; raises `TypeError` or `ValueError` naming the argument."""
+    if tolerance is None or isinstance(tolerance, Tolerance):
+        return (tolerance or Tolerance(),)
+    tolerances = tuple(tolerance) if isinstance(tolerance, Sequence) else ()
+    if not tolerances or not all(isinstance(t, Tolerance) for t in tolerances):
+        raise TypeError(f"tolerance: expected a fastrank.Tolerance or a sequence of them, not {tolerance!r}")
+    if len({t.suffix for t in tolerances}) < len(tolerances):
+        raise ValueError(f"tolerance: the same one twice in {tolerance!r}")
+    return tolerances
+
+
+def check_spectrum(spectrum: Sequence[str]) -> tuple[str, ...]:
+    """Names of whole-spectrum metrics, as a tuple; raises `TypeError` or `ValueError` naming the argument."""
+    if isinstance(spectrum, str):
+        raise TypeError(f"spectrum: expected a sequence of names, not the string {spectrum!r}")
+    unknown = [name for name in spectrum if name not in SPECTRUM]
+    if unknown:
+        raise ValueError(f"spectrum: unknown {', '.join(map(repr, unknown))}; choose from {', '.join(SPECTRUM)}")
+    return tuple(spectrum)
