@@ -80,7 +80,7 @@ def test_a_plan_of_what_is_done_measures_nothing(
     monkeypatch.setenv("PYTHONPATH", str(HERE))
     run_sweep(config_file(CONFIG), tmp_path / "out", Options(workers=1, function="fake_trials:quick"))
     capsys.readouterr()
-    monkeypatch.delattr(plan, "measure")
+    monkeypatch.delattr(plan, "cost_of")
     print_plan(config_file(CONFIG), tmp_path / "out", Options())
     shown = capsys.readouterr().out
     assert shown.count("has a result") == 4
