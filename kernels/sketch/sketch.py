@@ -42,7 +42,8 @@ from ..count import TRITON_TYPES
 from ..device import capability, chosen, wide_tiles
 from ..limits import KS
 from ..variant import Variant, arguments
-from .table import BASIS, CHUNK, COLUMNS, FIELDS, PARTIAL, ROWS, STRIDE_COLUMN, STRIDE_ROW, TILE_FIELDS
+from .strip import extent, multiply, place, store_product, tile_of
+from .table import STRIDE_COLUMN, STRIDE_ROW
 
 
 class Config(NamedTuple):
@@ -63,53 +64,16 @@ def config(k: int, capability: tuple[int, int]) -> Config:
 
 
 @triton.jit
-def place(p_table, p_tiles, p_step, i_program, MATRICES):
-    """Matrix, strip, chunk, table row and side of a program; matrix -1: nothing to do."""
-    side = tl.load(p_step) & 1
-    p_tile = p_tiles + (side * tl.num_programs(0) + i_program) * TILE_FIELDS
-    i_matrix, i_strip, i_chunk = tl.load(p_tile + 0), tl.load(p_tile + 1), tl.load(p_tile + 2)
-    p_row = p_table + (side * MATRICES + tl.maximum(i_matrix, 0)) * FIELDS
-    return i_matrix, i_strip.to(tl.int64), i_chunk.to(tl.int64), p_row, side
-
-
-@triton.jit
-def tile_of(o_row, o_column, stride_row, stride_column, m_row, end, UNIT: tl.constexpr):
-    """Offsets and mask of a tile of W, the other way round where UNIT is "row": a warp's accesses are neighbours."""
-    m_column = o_column < end
-    if UNIT == "row":
-        offsets = o_column[:, None] * stride_column + o_row[None, :]
-        mask = m_column[:, None] & m_row[None, :]
-    else:
-        step = 1 if UNIT == "column" else stride_column
-        offsets = o_row[:, None] * stride_row + o_column[None, :] * step
-        mask = m_row[:, None] & m_column[None, :]
-    return offsets, mask
-
-
-@triton.jit
-def as_rows(tile, UNIT: tl.constexpr, HALF: tl.constexpr):
-    """An FP32 tile as FP64 rows by columns."""
-    if HALF:
-        # A sum of one: Triton 3.6 fails to feed an FP64 product from 16 bits, and does not look through this.
-        tile = tl.sum(tile[:, :, None], 2)
-    wide = tile.to(tl.float64)
-    return tl.trans(wide) if UNIT == "row" else wide
-
-
-@triton.jit
 def _sum_with(p, p_basis, o_row, m_row, stride_row, stride_column, begin, end, UNIT: tl.constexpr,
               BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
-    o_basis = tl.arange(0, K)
     total = tl.zeros((BLOCK, K), tl.float64)
     squares = tl.zeros((BLOCK,), tl.float64)
     for i_k in range(begin, end, BLOCK_K):
         o_k = i_k + tl.arange(0, BLOCK_K).to(tl.int64)
         offsets, mask = tile_of(o_row, o_k, stride_row, stride_column, m_row, end, UNIT)
         b_w = tl.load(p + offsets, mask=mask, other=0.0)
-        b_wide = as_rows(b_w.to(tl.float32), UNIT, b_w.dtype.primitive_bitwidth == 16)
-        squares += tl.sum(b_wide * b_wide, 1)
-        b_v = tl.load(p_basis + o_k[:, None] * K + o_basis[None, :], mask=(o_k < end)[:, None], other=0.0)
-        total = tl.dot(b_wide, b_v.to(tl.float64), total, out_dtype=tl.float64)
+        total, squares = multiply(b_w.to(tl.float32), p_basis, o_k, end, total, squares, UNIT,
+                                  b_w.dtype.primitive_bitwidth == 16, K)  # fmt: skip
     return total, tl.sum(squares)
 
 
@@ -120,14 +84,10 @@ def sketch_kernel(p_pointers, p_table, p_tiles, p_step, p_bases, p_partial, p_no
     i_matrix, i_strip, i_chunk, p_row, _side = place(p_table, p_tiles, p_step, i_program, MATRICES)
     if i_matrix < 0:
         return
-    rows, columns, chunk = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS), tl.load(p_row + CHUNK)
+    rows, o_row, begin, end, p_basis = extent(p_row, p_bases, i_strip, i_chunk, BLOCK)
+    m_row = o_row < rows
     stride_row, stride_column = tl.load(p_row + STRIDE_ROW), tl.load(p_row + STRIDE_COLUMN)
     p = tl.load(p_pointers + i_matrix).to(tl.pointer_type(DTYPE))
-    p_basis = p_bases + tl.load(p_row + BASIS)
-    o_row = i_strip * BLOCK + tl.arange(0, BLOCK)
-    m_row = o_row < rows
-    begin = i_chunk * chunk
-    end = tl.minimum(begin + chunk, columns)
     if stride_column == 1:
         total, norm = _sum_with(p, p_basis, o_row, m_row, stride_row, 1, begin, end, "column", BLOCK,
                                 BLOCK_K, K)  # fmt: skip
@@ -137,9 +97,7 @@ def sketch_kernel(p_pointers, p_table, p_tiles, p_step, p_bases, p_partial, p_no
     else:
         total, norm = _sum_with(p, p_basis, o_row, m_row, stride_row, stride_column, begin, end, "none",
                                 BLOCK, BLOCK_K, K)  # fmt: skip
-    p_out = p_partial + tl.load(p_row + PARTIAL) + i_chunk * rows * K
-    tl.store(p_out + o_row[:, None] * K + tl.arange(0, K)[None, :], total, mask=m_row[:, None])
-    tl.store(p_norms + i_program, norm)
+    store_product(p_row, p_partial, p_norms, i_program, i_chunk, rows, o_row, total, norm, K)
 
 
 def sketch_(scratch: Mapping[str, Tensor], pointers: Tensor, matrices: int, k: int, dtype: torch.dtype) -> None:

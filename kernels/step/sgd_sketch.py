@@ -39,8 +39,9 @@ from torch import Tensor
 from ..count import TRITON_TYPES
 from ..device import capability, chosen, wide_tiles
 from ..limits import KS
-from ..sketch import as_rows, place, sketch, tile_of
-from ..sketch.table import BASIS, CHUNK, COLUMNS, OFFSET, PARTIAL, ROWS, STRIDE_COLUMN, STRIDE_ROW
+from ..sketch import sketch
+from ..sketch.strip import extent, multiply, place, store_product, tile_of
+from ..sketch.table import OFFSET, STRIDE_COLUMN, STRIDE_ROW
 from ..variant import Variant, arguments
 from . import sgd
 from .descent import BUFFER, DECAY, FRESH, GRADIENT, HYPER, LR, META, NUMEL, PARAMETER, POINTERS, SLOT, descend
@@ -72,7 +73,6 @@ def _step_with(p_w, p_g, p_b, p_basis, o_row, m_row, stride_row, stride_column, 
                undamped, scale, fresh, UNIT: tl.constexpr, DTYPE: tl.constexpr, HAS_MOMENTUM: tl.constexpr,
                NESTEROV: tl.constexpr, MAXIMIZE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
                K: tl.constexpr):  # fmt: skip
-    o_basis = tl.arange(0, K)
     total = tl.zeros((BLOCK, K), tl.float64)
     squares = tl.zeros((BLOCK,), tl.float64)
     for i_k in range(begin, end, BLOCK_K):
@@ -90,10 +90,8 @@ def _step_with(p_w, p_g, p_b, p_basis, o_row, m_row, stride_row, stride_column, 
             tl.store(p_b + offsets, b_b.to(DTYPE), mask=m_step)
         if scale is not None:
             tl.store(p_g + offsets, tl.div_rn(b_g, scale).to(DTYPE), mask=m_step)
-        b_wide = as_rows(b_new.to(tl.float32), UNIT, DTYPE.primitive_bitwidth == 16)
-        squares += tl.sum(b_wide * b_wide, 1)
-        b_v = tl.load(p_basis + o_k[:, None] * K + o_basis[None, :], mask=(o_k < end)[:, None], other=0.0)
-        total = tl.dot(b_wide, b_v.to(tl.float64), total, out_dtype=tl.float64)
+        total, squares = multiply(b_new.to(tl.float32), p_basis, o_k, end, total, squares, UNIT,
+                                  DTYPE.primitive_bitwidth == 16, K)  # fmt: skip
     return total, tl.sum(squares)
 
 
@@ -106,7 +104,7 @@ def sgd_sketch_kernel(p_pointers, p_meta, p_hyper, p_rows, p_scale, p_found_inf,
     i_matrix, i_strip, i_chunk, p_row, _side = place(p_table, p_tiles, p_step, i_program, MATRICES)
     if i_matrix < 0:
         return
-    rows, columns, chunk = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS), tl.load(p_row + CHUNK)
+    rows, o_row, begin, end, p_basis = extent(p_row, p_bases, i_strip, i_chunk, BLOCK)
     stride_row, stride_column = tl.load(p_row + STRIDE_ROW), tl.load(p_row + STRIDE_COLUMN)
     offset = tl.load(p_row + OFFSET)
     i_parameter = tl.load(p_rows + i_matrix)
@@ -123,11 +121,7 @@ def sgd_sketch_kernel(p_pointers, p_meta, p_hyper, p_rows, p_scale, p_found_inf,
     p_w = tl.load(p_address + PARAMETER).to(tl.pointer_type(DTYPE)) + offset
     p_g = gradient.to(tl.pointer_type(DTYPE)) + offset
     p_b = tl.load(p_address + BUFFER).to(tl.pointer_type(DTYPE)) + offset
-    p_basis = p_bases + tl.load(p_row + BASIS)
-    o_row = i_strip * BLOCK + tl.arange(0, BLOCK)
     m_row, m_go = o_row < rows, o_row < tl.where(go, rows, 0)
-    begin = i_chunk * chunk
-    end = tl.minimum(begin + chunk, columns)
     if stride_column == 1:
         total, norm = _step_with(p_w, p_g, p_b, p_basis, o_row, m_row, stride_row, 1, begin, end, m_go, lr, decay,
                                  momentum, undamped, scale, fresh, "column", DTYPE, HAS_MOMENTUM, NESTEROV, MAXIMIZE,
@@ -140,9 +134,7 @@ def sgd_sketch_kernel(p_pointers, p_meta, p_hyper, p_rows, p_scale, p_found_inf,
         total, norm = _step_with(p_w, p_g, p_b, p_basis, o_row, m_row, stride_row, stride_column, begin, end, m_go, lr,
                                  decay, momentum, undamped, scale, fresh, "none", DTYPE, HAS_MOMENTUM, NESTEROV,
                                  MAXIMIZE, BLOCK, BLOCK_K, K)  # fmt: skip
-    p_out = p_partial + tl.load(p_row + PARTIAL) + i_chunk * rows * K
-    tl.store(p_out + o_row[:, None] * K + tl.arange(0, K)[None, :], total, mask=m_row[:, None])
-    tl.store(p_norms + i_program, norm)
+    store_product(p_row, p_partial, p_norms, i_program, i_chunk, rows, o_row, total, norm, K)
 
 
 def sgd_sketch_(

@@ -1,0 +1,72 @@
+"""Strips: what every program does that multiplies a strip of rows of W with a basis, whether it reads W or steps it.
+
+A program has a strip of `BLOCK` rows and a chunk of columns of one matrix. `place` says which, `extent` where they are,
+`tile_of` where a tile of them stands in memory, and `multiply` adds the tile's product with the basis to what the
+program has; `store_product` writes that. The loop over the tiles is the kernel's own: `sketch.sketch` reads each tile,
+`step.sgd_sketch` makes it by a step of SGD.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .table import BASIS, CHUNK, COLUMNS, FIELDS, PARTIAL, ROWS, TILE_FIELDS
+
+
+@triton.jit
+def place(p_table, p_tiles, p_step, i_program, MATRICES):
+    """Matrix, strip, chunk, table row and side of a program; matrix -1: nothing to do."""
+    side = tl.load(p_step) & 1
+    p_tile = p_tiles + (side * tl.num_programs(0) + i_program) * TILE_FIELDS
+    i_matrix, i_strip, i_chunk = tl.load(p_tile + 0), tl.load(p_tile + 1), tl.load(p_tile + 2)
+    p_row = p_table + (side * MATRICES + tl.maximum(i_matrix, 0)) * FIELDS
+    return i_matrix, i_strip.to(tl.int64), i_chunk.to(tl.int64), p_row, side
+
+
+@triton.jit
+def extent(p_row, p_bases, i_strip, i_chunk, BLOCK: tl.constexpr):
+    """Number of rows of the matrix, the strip's own rows, first and last column of the chunk, and the basis."""
+    rows, columns, chunk = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS), tl.load(p_row + CHUNK)
+    o_row = i_strip * BLOCK + tl.arange(0, BLOCK)
+    begin = i_chunk * chunk
+    return rows, o_row, begin, tl.minimum(begin + chunk, columns), p_bases + tl.load(p_row + BASIS)
+
+
+@triton.jit
+def tile_of(o_row, o_column, stride_row, stride_column, m_row, end, UNIT: tl.constexpr):
+    """Offsets and mask of a tile of W, the other way round where UNIT is "row": a warp's accesses are neighbours."""
+    m_column = o_column < end
+    if UNIT == "row":
+        offsets = o_column[:, None] * stride_column + o_row[None, :]
+        mask = m_column[:, None] & m_row[None, :]
+    else:
+        step = 1 if UNIT == "column" else stride_column
+        offsets = o_row[:, None] * stride_row + o_column[None, :] * step
+        mask = m_row[:, None] & m_column[None, :]
+    return offsets, mask
+
+
+@triton.jit
+def multiply(tile, p_basis, o_column, end, total, squares, UNIT: tl.constexpr, HALF: tl.constexpr, K: tl.constexpr):
+    """`total` (BLOCK, K) and `squares` (BLOCK,), FP64, with those of one more tile of W.
+
+    tile: FP32, as `tile_of` has it. HALF: it has been 16 bits wide.
+    """
+    if HALF:
+        # A sum of one: Triton 3.6 fails to feed an FP64 product from 16 bits, and does not look through this.
+        tile = tl.sum(tile[:, :, None], 2)
+    b_wide = tile.to(tl.float64)
+    b_wide = tl.trans(b_wide) if UNIT == "row" else b_wide
+    squares += tl.sum(b_wide * b_wide, 1)
+    o_basis = o_column[:, None] * K + tl.arange(0, K)[None, :]
+    b_basis = tl.load(p_basis + o_basis, mask=(o_column < end)[:, None], other=0.0)
+    return tl.dot(b_wide, b_basis.to(tl.float64), total, out_dtype=tl.float64), squares
+
+
+@triton.jit
+def store_product(p_row, p_partial, p_norms, i_program, i_chunk, rows, o_row, total, norm, K: tl.constexpr):
+    """Writes what a program has: its part of Y, of its chunk alone, and of ||W||_F^2."""
+    p_out = p_partial + tl.load(p_row + PARTIAL) + i_chunk * rows * K
+    tl.store(p_out + o_row[:, None] * K + tl.arange(0, K)[None, :], total, mask=(o_row < rows)[:, None])
+    tl.store(p_norms + i_program, norm)
