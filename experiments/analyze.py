@@ -1,4 +1,4 @@
-"""The matrices of a checkpoint that somebody else wrote: their ranks and spectra, without the model's code."""
+"""``fastrank analyze``: ranks and spectra of the matrices in anybody's checkpoint, without the code of its model."""
 
 import pickle
 import warnings
@@ -34,17 +34,17 @@ class Analysis(NamedTuple):
     """What is known of a checkpoint's matrices."""
 
     rows: list[dict[str, Any]]
-    """One a matrix: name, rows, cols, rank bounds, norms and the metrics of the spectrum, as in a history."""
+    """A row for each matrix: name, rows, cols, rank bounds, norms and the metrics of the spectrum, as in a history."""
     left_out: list[str]
-    """Tensors whose numbers no rank is counted of, such as integers, each with its reason."""
+    """Tensors of which no rank is counted, such as those of integers, each with the reason."""
 
 
 class Parameters(nn.Module):
-    """A module that is nothing but named tensors, so that what tracks models reads a checkpoint."""
+    """A module that holds named tensors and nothing else, so that `fastrank.RankTracker` can measure a checkpoint."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        # Past `register_parameter`, which refuses the dots of their names.
+        # Not by `register_parameter`, which refuses names with dots.
         self._parameters.update({name: nn.Parameter(x, requires_grad=False) for name, x in tensors.items()})
 
 
@@ -57,7 +57,7 @@ def print_analysis(
     device: str,
     out: Path | None,
 ) -> None:
-    """Print the table of a checkpoint's matrices; write its rows to ``out``, a CSV, where that is given."""
+    """Print the table of a checkpoint's matrices, and write its rows to the CSV file ``out`` where one is given."""
     try:
         tolerance = fastrank.Tolerance(*threshold)  # type: ignore[arg-type]  # what it cannot be is refused here
     except ValueError as error:
@@ -90,8 +90,8 @@ def analyze(
         include, exclude: globs of names, as of `fastrank.RankTracker`.
         device: where ranks are counted.
 
-    A tensor of three dimensions is a stack of matrices, one of more a convolution's kernel: a checkpoint does not say
-    what a kernel of one-dimensional convolution is.
+    A tensor of three dimensions is taken for a stack of matrices, and one of more dimensions for the kernel of a
+    convolution. The kernel of a one-dimensional convolution is taken for a stack, since a checkpoint does not tell.
 
     Raises AnalyzeError for a file that cannot be read, a key that is not there, and where nothing is a matrix.
     """
@@ -116,7 +116,7 @@ def analyze(
 
 
 def table(rows: Sequence[Mapping[str, Any]], tolerance: fastrank.Tolerance) -> Table:
-    """For the terminal. A rank that is not certified is shown as its bounds."""
+    """The matrices as a table for the terminal. A rank that is not certified is shown as its bounds."""
     units = {"frobenius": " of the Frobenius norm", "spectral": " of the spectral norm", "absolute": ""}
     title = f"{len(rows)} matrices; rank: singular values above {tolerance.value:g}{units[tolerance.relative_to]}"
     table = titled(title, min_width=len(title), padding=(0, 1, 0, 0))  # a title is wrapped to its table
@@ -158,7 +158,7 @@ def _read(path: Path) -> Any:
             raise AnalyzeError(f"{path}: is not a whole {SAFETENSORS} file: {error}") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of pickles that are then refused
+            warnings.simplefilter("ignore", UserWarning)  # torch warns of pickles that it then refuses
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (pickle.UnpicklingError, LookupError, AttributeError, TypeError, AssertionError) as error:
         raise AnalyzeError(
@@ -166,7 +166,7 @@ def _read(path: Path) -> Any:
             f"could run any code. Save model.state_dict() instead"
         ) from error
     except (RuntimeError, EOFError, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.filename:  # the system's; torch's own say nothing of the file
+        if isinstance(error, OSError) and error.filename:  # an error of the system; those of torch do not name the file
             raise
         raise AnalyzeError(f"{path}: is not a whole checkpoint of torch.save: {error}") from error
 

@@ -1,4 +1,4 @@
-"""What ``fastrank doctor`` prints: versions, devices, and what serves each operation, and why."""
+"""What ``fastrank doctor`` prints: versions, devices, and which implementation serves each operation, and why."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from .terminal import align_columns
 
 
 def describe() -> list[str]:
-    """Lines for the terminal."""
+    """The whole report, as lines for the terminal."""
     lines = [f"{name:14}{value}" for name, value in {**versions(), "commit": commit()}.items()]
     lines.append(f"{'cpu':14}{os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.machine()}")
     gpus = [f"{f'cuda:{i}':14}{torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]

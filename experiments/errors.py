@@ -1,4 +1,4 @@
-"""The one base of every error that is the user's to mend: the command line prints it without a traceback."""
+"""The base class of every error that the user can put right; the command line prints it without a traceback."""
 
 
 class UserError(Exception):

@@ -10,7 +10,10 @@ from fastrank.files import replacing
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path``, as `fastrank.files.replacing` does it. Makes the folder. Raises OSError."""
+    """Write ``content`` to ``path``, so that a reader finds the old file or the new one, never half of it.
+
+    `fastrank.files.replacing` does the writing. The folder is made if it is missing. Raises OSError.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(content)

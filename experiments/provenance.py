@@ -1,4 +1,4 @@
-"""Where numbers come from: the commit of the code and the versions of what it stands on."""
+"""Where a sweep's numbers come from: the commit of this code and the versions of the packages that it uses."""
 
 import platform
 import subprocess
@@ -9,7 +9,10 @@ PACKAGES = ("fastrank", "torch", "numpy", "scikit-learn", "triton")
 
 
 def commit() -> str:
-    """The commit this code is checked out at, ``+dirty`` where files differ; ``unknown`` outside a checkout."""
+    """The commit that this code is checked out at; ``unknown`` where it is not in a checkout of its own.
+
+    ``+dirty`` follows the commit where files differ from it.
+    """
     here = Path(__file__)
     if _git("ls-files", "--error-unmatch", here.name) is None:  # installed inside somebody else's repository
         return "unknown"

@@ -1,9 +1,9 @@
-"""Rows of words as lines for the terminal, their columns aligned."""
+"""Plain tables for the terminal."""
 
 from collections.abc import Sequence
 
 
 def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A line a row, two spaces between columns."""
+    """Make one line of every row of texts. Columns are aligned, with two spaces between them."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{text:{width}}" for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -1,7 +1,8 @@
-"""A trial: one point of a sweep, everything that decides its numbers, and the id that follows from it.
+"""A trial: one training of a sweep, described by everything that decides its numbers.
 
-A trial's identity is the hash of its canonical specification, so that the same work has the same id whatever
-the file looks like: key order, ``1`` or ``1.0`` for a float, or the defaults below spelled out make no difference.
+A trial's id is the hash of its canonical specification, so that the same work has the same id however the
+configuration file is written: the order of keys, ``1`` or ``1.0`` for a float, and whether the defaults below are
+spelled out make no difference.
 """
 
 import hashlib
@@ -44,7 +45,7 @@ Axis = Annotated[list[T], Field(min_length=1), AfterValidator(_without_duplicate
 
 
 class Strict(BaseModel):
-    """No unknown key, no silent conversion (a float may still be written ``1``)."""
+    """Base of the models here. It refuses unknown keys and converts no types (a float may still be written ``1``)."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -87,9 +88,9 @@ Model = Annotated[Perceptron | ConvNet | Fixed | ViT, Field(discriminator="name"
 class Data(Strict):
     """A prepared data set, and which part of it is used.
 
-    ``test_fraction``: of a set without a test part of its own (default 0.2). ``train_examples``,
-    ``test_examples``: use only so many (default: all). ``seed`` decides both choices. ``augment``: random crops
-    and flips.
+    ``test_fraction``: share of the examples that become the test part, of a set that has none of its own (default
+    0.2). ``train_examples``, ``test_examples``: use only so many of each part (default: all). ``seed`` decides which
+    examples these are. ``augment``: random crops and flips of the training images.
     """
 
     name: Annotated[str, Field(min_length=1)]
@@ -106,21 +107,28 @@ class Data(Strict):
 
     @property
     def part(self) -> dict[str, Any]:
-        """Which part of the data set is used: keywords of `fastrank.experiments.data.load_split`."""
+        """Which part of the data set is used, as keyword arguments of `fastrank.experiments.data.load_split`."""
         return {key: getattr(self, key) for key in ("test_fraction", "train_examples", "test_examples", "seed")}
 
     def sizes(self) -> tuple[int, int]:
-        """Training and test examples. Raises DataError where the set cannot give as many."""
+        """Numbers of training and of test examples. Raises DataError where the set does not have as many."""
         return split_sizes(self.info, self.test_fraction, self.train_examples, self.test_examples)
 
 
 class ToleranceSpec(Strict):
+    """A threshold of the numerical rank, as a configuration writes it: the arguments of `fastrank.Tolerance`."""
+
     value: Positive = 1e-3
     relative_to: Literal["frobenius", "spectral", "absolute"] = "frobenius"
 
 
 class Tracking(Strict):
-    """``every``: steps between two ranks. ``spectrum_every_epochs``: epochs between two spectra, 0 for none."""
+    """What is recorded of the matrices during training.
+
+    ``tolerances``: thresholds of the numerical rank. ``every``: steps from one measurement of the rank to the next.
+    ``select``: which matrices, as of `fastrank.RankTracker`. ``spectrum_every_epochs``: epochs from one recording of
+    whole spectra to the next, 0 for none.
+    """
 
     tolerances: Axis[ToleranceSpec] = [ToleranceSpec()]
     every: Count = 1
@@ -129,14 +137,17 @@ class Tracking(Strict):
 
 
 class Schedule(Strict):
-    """``epochs`` in all; the learning rate is multiplied by ``gamma`` after each epoch in ``milestones``."""
+    """How long a trial trains, and how its learning rate falls.
+
+    There are ``epochs`` in all, and the learning rate is multiplied by ``gamma`` after each epoch in ``milestones``.
+    """
 
     epochs: Count
     milestones: Annotated[list[Count], AfterValidator(_increasing)] = []
     gamma: Positive = 0.2
 
     def factor(self, epoch: int) -> float:
-        """Of the learning rate, after so many epochs."""
+        """By what the initial learning rate is multiplied after ``epoch`` whole epochs."""
         return self.gamma ** sum(milestone <= epoch for milestone in self.milestones)
 
 
@@ -164,12 +175,12 @@ class Trial(Schedule):
 
     @cached_property
     def steps_per_epoch(self) -> int:
-        """Full batches in the training part, as it is when first asked for; the incomplete last one is dropped."""
+        """How many full batches the training part holds, as found at the first call; an incomplete one is dropped."""
         return self.data.sizes()[0] // self.batch_size
 
     @property
     def steps(self) -> int:
-        """Optimizer steps in all."""
+        """Optimizer steps of the whole training."""
         return self.epochs * self.steps_per_epoch
 
 

@@ -1,12 +1,12 @@
 """fastrank: the exact numerical rank of every weight matrix, at every training step.
 
-SGD             drop-in for torch.optim.SGD
-RankTracker     records ranks and norms as any optimizer steps
-prepare         compiles what a tracker will launch, and waits for it
+SGD             drop-in replacement for torch.optim.SGD
+RankTracker     records ranks and norms at every step of any optimizer
+prepare         compiles the kernels that a tracker will launch, and waits until they are compiled
 linalg          rank, norms and randomised SVD of batches of matrices
 Tolerance       threshold of the numerical rank
-read_history    a history that a tracker wrote, or some matrices and columns of it
-write_history   a history as one file
+read_history    reads a history that a tracker wrote, or only some of its matrices and columns
+write_history   writes a history to one file
 """
 
 from . import linalg

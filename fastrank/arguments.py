@@ -1,4 +1,4 @@
-"""Checks of arguments that more than one room makes: an error names the argument."""
+"""Checks of arguments that several packages share. The error message names the argument."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def check_count(value: Any, name: str, smallest: int) -> int:
-    """`value` as an int of at least `smallest`.
+    """Return `value` as an int if it is an integer of at least `smallest`; errors call it `name`.
 
     Raises:
         TypeError: not an integer. ValueError: too small.

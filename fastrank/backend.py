@@ -1,4 +1,4 @@
-"""Which implementation serves a device: decided here, in one place, and shown by `fastrank doctor`."""
+"""Choose which implementation does the work on a device. `fastrank doctor` prints the choices made here."""
 
 from __future__ import annotations
 
@@ -16,24 +16,34 @@ import torch
 Counting = Literal["eigenvalues", "inertia"]
 
 EIGENVALUES_UP_TO = {"rank": 96, "tracking": 512}
-"""Largest r = min(m, n) for which all eigenvalues of the Gram cost about as little on a CPU as what replaces them: for
-a rank alone two LDL^T factorisations, for tracking those and a certified power iteration.
+"""Largest r = min(m, n) for which ranks on a CPU are counted from all eigenvalues of the Gram matrix.
 
-`rank_bounds` of eight r x r matrices, partly collapsed, on two threads: eigenvalues 0.94, 1.33, 4.2 and 5.6 ms at
-r = 64, 80, 100 and 128, factorisations 1.05, 1.28, 2.0 and 3.2 ms; of one, whose calls cost more than their arithmetic:
-0.32, 0.38, 0.52 and 0.77 ms against 0.62, 0.67, 0.86 and 0.92 ms, or 0.57 and 0.75 ms at r = 100 and 128 where the rank
-is full. Tracking four, on one thread: eigenvalues 0.36, 0.93, 4.7 ms at r = 64, 100, 200, factorisations with power
-iteration 0.58, 1.2, 4.7 ms."""
+Up to this r the eigenvalues cost about as little as what replaces them above it: two LDL^T factorisations for a rank
+alone, and those plus a certified power iteration for tracking. Measured, in ms:
+
+    `rank_bounds` of eight r x r matrices, partly collapsed, on two threads
+        r                                        64      80      100     128
+        eigenvalues                              0.94    1.33    4.2     5.6
+        factorisations                           1.05    1.28    2.0     3.2
+    The same of one matrix, where the calls cost more than the arithmetic
+        eigenvalues                              0.32    0.38    0.52    0.77
+        factorisations                           0.62    0.67    0.86    0.92
+        factorisations, full rank                                0.57    0.75
+    Tracking four matrices, on one thread
+        r                                        64      100     200
+        eigenvalues                              0.36    0.93    4.7
+        factorisations and power iteration       0.58    1.2     4.7
+"""
 
 
 def counting(device: torch.device, r: int, purpose: Literal["rank", "tracking"]) -> Counting:
-    """How ranks of matrices with smaller side `r` are counted without kernels: from all eigenvalues, or by inertia."""
+    """How PyTorch counts ranks of matrices with smaller side `r`, where no kernels do: by eigenvalues or by inertia."""
     # cuSOLVER has no LDL^T for batches, and an LU without pivots proves nothing.
     return "eigenvalues" if device.type != "cpu" or r <= EIGENVALUES_UP_TO[purpose] else "inertia"
 
 
 def kernels_serve(device: torch.device) -> bool:
-    """Whether ranks on `device` are counted by the kernels. Warns, once, where Triton is there but cannot launch."""
+    """Whether the kernels do the work on `device`. Warns once if Triton is installed but cannot launch a kernel."""
     if device.type != "cuda" or not installed("triton"):
         return False
     reason = why_triton_fails()
@@ -44,13 +54,14 @@ def kernels_serve(device: torch.device) -> bool:
 
 @cache
 def why_triton_fails() -> str:
-    """What keeps an installed Triton from launching a kernel on a CUDA device; empty where nothing does.
+    """The reason why an installed Triton cannot launch a kernel on a CUDA device; the empty string if it can.
 
-    Triton compiles its C launchers with the machine's own compiler, and looks for CUDA's library in its own way.
+    Triton compiles its launchers with the machine's own C compiler and Python's headers, and looks for CUDA's library
+    in its own way. Each of these is checked.
     """
     import triton
 
-    if triton.knobs.build.impl is None:  # or somebody has taken the building upon himself
+    if triton.knobs.build.impl is None:  # otherwise the user has replaced Triton's way of building launchers
         compiler = os.environ.get("CC")
         if compiler is not None and shutil.which(compiler.split()[0] if compiler.split() else "") is None:
             return f"the C compiler that the environment's CC names, {compiler!r}, is not there"
@@ -63,7 +74,7 @@ def why_triton_fails() -> str:
     if torch.cuda.is_available():
         try:
             triton.runtime.driver.active.get_current_target()
-        except Exception as error:  # whatever it is, a launch would end in it
+        except Exception as error:  # a launch would raise the same, whatever it is
             return f"Triton's driver does not start: {' '.join(str(error).split())[:300] or type(error).__name__}"
     return ""
 
@@ -78,6 +89,8 @@ def _warn_once(reason: str) -> None:
 
 
 class Choice(NamedTuple):
+    """Which implementation does an operation on a device, and why: a row of what `fastrank doctor` prints."""
+
     operation: str
     device: str
     implementation: str
@@ -85,7 +98,7 @@ class Choice(NamedTuple):
 
 
 def report() -> list[Choice]:
-    """Every operation on every kind of device this machine has, with what serves it and why."""
+    """The choice for every operation on every kind of device that this machine has."""
     limit = EIGENVALUES_UP_TO
     choices = [
         Choice(
@@ -112,7 +125,7 @@ def report() -> list[Choice]:
         by_kernels = not failing
         serving = "Triton kernels" if by_kernels else "eigvalsh of the FP64 Gram"
         reason = failing or "a whole network in a few launches"
-        tracking = "sketches, and counts of what they leave open" if by_kernels else f"{serving} + power iteration"
+        tracking = "sketches, and counts of what they leave open" if by_kernels else serving
         choices += [
             Choice("rank", name, serving, reason),
             Choice("tracking", name, tracking, reason),
@@ -123,5 +136,5 @@ def report() -> list[Choice]:
 
 
 def installed(package: str) -> bool:
-    """Whether `package` could be imported; it is not."""
+    """Whether `package` can be imported. It is looked for, but not imported."""
     return importlib.util.find_spec(package) is not None

@@ -1,7 +1,7 @@
-"""DeviceTable: a table of integers on the device, and what the host last wrote into it.
+"""DeviceTable: a table of integers on the device, and the host's record of what was last written into it.
 
-Written by launches that carry the integers as arguments: no pinned memory, no copy from the host, and a CUDA graph that
-has captured a write makes it again at each replay.
+The host writes by launches that carry the integers as arguments. This needs no pinned memory and no copy from the host,
+and a CUDA graph that has captured a write repeats it at each replay.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .device import UNPREPARED, capturing
 
 
 class DeviceTable:
-    """An int64 table on `device`, at least as long as what is written into it."""
+    """An int64 table on `device`, at least as long as the values written into it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -23,10 +23,15 @@ class DeviceTable:
 
     @property
     def size(self) -> int:
+        """How many values were last written."""
         return len(self._values or ())
 
     def write(self, values: Sequence[int], everything: bool) -> None:
-        """Write what has changed, or everything. `RuntimeError` where a capture would need a longer table."""
+        """Write the `values` that differ from the last ones, or `everything`; a new number of them makes a new table.
+
+        Raises:
+            RuntimeError: a new table is needed while a CUDA graph is being captured.
+        """
         from .kernels.pointers import empty_table, poke_
 
         if len(values) != self.size:

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever happens while they are written."""
+"""Write files so that each is either complete or not there, whatever happens while it is written."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from uuid import uuid4
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of `path` at the end: a reader, or a power cut, sees the old or the new.
+    """Open a file that replaces `path` when the `with` block ends. A reader sees either the old file or the complete
+    new one, even after a power cut.
 
-    Temporary file in the same folder, fsync, rename, fsync of the folder.
+    How: temporary file in the same folder, fsync, rename, fsync of the folder.
 
     Raises:
-        OSError: disk full, folder missing or read-only. What was there is still there, and no temporary file is left,
-            after any other error as well.
+        OSError: disk full, folder missing or read-only. After this or any other error in the block, what was there
+            before is still there, and no temporary file is left. Where the folder itself cannot be synced, the new
+            file is in its place, but may be lost in a power cut.
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
     try:
@@ -34,7 +36,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` durable."""
+    """Make renames in `folder` durable, by fsync of the folder itself."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

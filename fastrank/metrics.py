@@ -1,8 +1,8 @@
-"""What is measured, defined once: tolerances, status, bounds, and the metrics of a spectrum.
+"""Definitions of what is measured: tolerances, status, bounds, and the metrics of a spectrum.
 
-Everything here takes singular values `sigma` in descending order in the last dimension, `(..., r)`, or norms of
-matrices, and answers one value a matrix, `(...)`. A zero (or empty) matrix has every kind of rank 0: each of them
-is at most the number of non-zero singular values.
+Every function here takes singular values `sigma` in descending order in the last dimension, `(..., r)`, or norms of
+matrices, and returns one value per matrix, `(...)`. Every kind of rank is 0 for a zero (or empty) matrix, because
+each is at most the number of non-zero singular values.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ RelativeTo = Literal["frobenius", "spectral", "absolute"]
 
 
 class Status(IntEnum):
-    """How a matrix's answer was come by."""
+    """How the answer for a matrix was obtained."""
 
     OK = 0
     """The fast path answered."""
     NONFINITE = 1
     """The matrix holds NaN or Inf: it has no rank and no norm. Bounds are -1, metrics NaN (null in histories)."""
     FALLBACK = 2
-    """The fast path could not answer for certain. Singular values were computed instead, which is only slower; nothing
-    is to be done. Where nobody waits for those (a tracker on CUDA, `resolve=False`) none were, and the bounds are
+    """The fast path could not answer for certain. Singular values were computed instead, which is slower, but nothing
+    needs to be done. A tracker on CUDA and `resolve=False` do not wait for singular values: there the bounds are
     [0, r], or narrower as far as more is proven."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Threshold `tau` of the numerical rank: the number of singular values strictly above it.
+    """Threshold `tau` of the numerical rank, which is the number of singular values strictly above `tau`.
 
     Args:
         value: a finite number, at least 0 (default 1e-3, the paper's).
@@ -59,14 +59,14 @@ class Tolerance:
 
     @property
     def suffix(self) -> str:
-        """What tells this tolerance's history columns apart: `"0.04"`, `"1e-05-absolute"`."""
+        """Name of this tolerance in the history's column names, for example `"0.04"` or `"1e-05-absolute"`."""
         return repr(self.value).removesuffix(".0") + ("" if self.relative_to == "frobenius" else f"-{self.relative_to}")
 
 
 class RankBounds(NamedTuple):
-    """Proven bounds of the numerical rank, one of each a matrix, shape `(...)` of the batch.
+    """Proven bounds of the numerical rank: tensors of the batch's shape `(...)`, one value per matrix.
 
-    `lower == upper` is a certificate: the numerical rank is exactly that.
+    Where `lower == upper`, the rank is certified: it is exactly that number.
     """
 
     lower: Tensor
@@ -74,11 +74,11 @@ class RankBounds(NamedTuple):
     upper: Tensor
     """int64; -1 where the matrix is not finite."""
     status: Tensor
-    """int8, a `Status` each."""
+    """int8, the `Status` of each matrix."""
 
     @property
     def certified(self) -> Tensor:
-        """bool: the bounds meet and the matrix is finite."""
+        """bool: the bounds are equal and the matrix is finite."""
         return (self.lower == self.upper) & (self.lower >= 0)
 
 

@@ -1,11 +1,11 @@
-"""Compile: kernels made ready without being launched, in this process or, into Triton's cache, in any other.
+"""Compile: compiles kernels before they are launched, into Triton's cache on disk or into this process.
 
-    store   variant, architecture -> Triton's cache on disk: kernel and C launcher. Needs no GPU and no driver
-    warm    variant, device -> what a launch looks for in this process; from the cache on disk if it is there
+    store   writes the kernel of a variant, and its C launcher, into Triton's cache on disk; needs no GPU and no driver
+    warm    puts a variant where a launch in this process looks for it; takes it from the cache on disk if it is there
 
-As a command, `python -m fastrank.kernels.compile`, it stores the variants that it is given on its standard input (see
-`packed`), by several threads, and ends when that input is closed, so that it does not outlive whoever asked for it. A
-process of its own, because a compiler holds the lock of Python's interpreter for up to 0.1 s at a time.
+As a command, `python -m fastrank.kernels.compile` stores the variants that it reads from its standard input (see
+`packed`), in several threads. It ends when that input is closed, so that it does not outlive the process that started
+it. It is a process of its own because compiling holds the lock of Python's interpreter for up to 0.1 s at a time.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .device import current
 from .variant import Variant
 
 NICENESS = 10
-"""How much the process gives way to others, as `nice` counts it."""
+"""Niceness of the command's process (see `nice`): higher gives way to others more."""
 _POINTERS = {
     "*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float32, "*fp64": torch.float64,
     "*i32": torch.int32, "*i64": torch.int64,
@@ -42,16 +42,16 @@ _POINTERS = {
 
 
 def target_of(device: torch.device) -> GPUTarget:
-    """What kernels for `device` are compiled for."""
+    """Triton's name for the architecture of `device`."""
     with current(device):
         return triton.runtime.driver.active.get_current_target()
 
 
 def source_of(variant: Variant) -> ASTSource:
-    """A variant as Triton's compiler takes it.
+    """A variant in the form that Triton's compiler takes.
 
     Raises:
-        ValueError: signature and compile-time arguments are not together the kernel's arguments.
+        ValueError: `signature` and `constexprs` together do not name exactly the kernel's arguments.
     """
     kernel = variant.kernel
     if sorted([*variant.signature, *variant.constexprs]) != sorted(kernel.arg_names):
@@ -71,7 +71,7 @@ def source_of(variant: Variant) -> ASTSource:
 
 
 def is_stored(variant: Variant, target: GPUTarget) -> bool:
-    """Whether Triton's cache on disk has it. Where Triton cannot be asked in this way, nothing is."""
+    """Whether Triton's cache on disk has the variant; False where this version of Triton cannot be asked like this."""
     try:
         from triton._C.libtriton import get_cache_invalidating_env_vars
         from triton.compiler import get_cache_key, make_backend
@@ -87,9 +87,9 @@ def is_stored(variant: Variant, target: GPUTarget) -> bool:
 
 
 def store(variant: Variant, target: GPUTarget) -> None:
-    """Compiles a variant into Triton's cache, and its C launcher where Triton makes one for each."""
+    """Compiles a variant into Triton's cache on disk, and its C launcher where Triton makes one for each kernel."""
     compiled = triton.compile(source_of(variant), target=target, options=variant.options)
-    # The launcher needs CUDA's library to be loaded. Where that cannot be, the first launch makes it.
+    # Making the launcher needs CUDA's library. Where that cannot be loaded, the first launch makes the launcher.
     with contextlib.suppress(Exception):
         from triton.backends.nvidia.driver import CudaLauncher
 
@@ -100,7 +100,7 @@ _binding = threading.Lock()
 
 
 def warm(variant: Variant, device: torch.device) -> None:
-    """Has a launch of `variant` on `device` find its kernel compiled. Nothing is loaded onto the device."""
+    """Compiles `variant` so that its launches on `device` need not. Nothing is loaded onto the device."""
     kernel = variant.kernel
     values = [
         variant.constexprs[name] if name in variant.constexprs else _stand_in(variant.signature[name])
@@ -108,14 +108,14 @@ def warm(variant: Variant, device: torch.device) -> None:
     ]
     with current(device):
         driver = triton.runtime.driver.active
-        with _binding:  # or a second thread would begin a cache of its own, and what is in the first be lost
+        with _binding:  # two threads would each begin a cache here, and the entries of one be lost
             _ = kernel.device_caches[driver.get_current_device()]
         compiled = kernel.warmup(*values, grid=(1,), **variant.options)
         driver.launcher_cls(compiled.src, compiled.metadata)
 
 
 def _stand_in(kind: str) -> Any:
-    """An argument that Triton takes for one of that type: see `Variant.signature`."""
+    """An argument that Triton takes to be of type `kind`, which is written as in `Variant.signature`."""
     name, _, divisor = kind.partition(":")
     if name in _POINTERS:
         return MockTensor(_POINTERS[name])  # its address is a multiple of 16
@@ -123,7 +123,7 @@ def _stand_in(kind: str) -> Any:
 
 
 def packed(variants: Iterable[Variant], target: GPUTarget, threads: int) -> bytes:
-    """What the command is given."""
+    """Standard input of the command: a length in 8 bytes, then the pickled variants, target and number of threads."""
     named = [replace(v, kernel=(v.kernel.__module__, v.kernel.__name__)) for v in variants]
     body = pickle.dumps((named, (target.backend, target.arch, target.warp_size), threads))
     return len(body).to_bytes(8, "little") + body
@@ -137,12 +137,12 @@ def _unpacked() -> tuple[list[Variant], GPUTarget, int]:
 
 
 def _end_with_the_input() -> None:
-    os.read(0, 1)  # no lock of Python's is held meanwhile, so that the process can end by itself as well
+    os.read(0, 1)  # waits without the interpreter's lock, so that the process can also end by itself
     os._exit(1)
 
 
 def main() -> int:
-    """Prints the number of each variant that Triton's cache has by now."""
+    """Stores each variant of the standard input, and prints its index when it is stored, or cannot be."""
     import fcntl
 
     variants, target, threads = _unpacked()
@@ -150,7 +150,7 @@ def main() -> int:
     os.nice(NICENESS)
     folder = Path(triton.knobs.cache.dir)
     folder.mkdir(parents=True, exist_ok=True)
-    # The processes of one training all ask for the same: one compiles, and the others find it done.
+    # All processes of one training ask for the same variants: the first compiles them, and the others find them.
     with (folder / "fastrank.lock").open("w") as lock, ThreadPoolExecutor(threads) as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for number, _ in enumerate(pool.map(partial(_store_once, target=target), variants)):
@@ -159,7 +159,7 @@ def main() -> int:
 
 
 def _store_once(variant: Variant, target: GPUTarget) -> None:
-    with contextlib.suppress(Exception):  # the launch that needs it will say what is wrong
+    with contextlib.suppress(Exception):  # the launch that needs this variant will raise the error
         if not is_stored(variant, target):
             store(variant, target)
 
@@ -167,4 +167,4 @@ def _store_once(variant: Variant, target: GPUTarget) -> None:
 if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
-    os._exit(status)  # a thread still waits for the input
+    os._exit(status)  # without waiting for the thread that still reads the input

@@ -1,4 +1,4 @@
-"""What a launch heuristic asks of a device."""
+"""Devices: what launch heuristics and launchers need to know of one."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ Config = TypeVar("Config", bound=Hashable)
 
 @cache
 def capability(device: torch.device) -> tuple[int, int]:
-    """Compute capability; that of an H100 for the CPU, where the interpreter runs."""
+    """Compute capability (major, minor); for the CPU, on which Triton's interpreter runs kernels, that of an H100."""
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (9, 0)
 
 
 def wide_tiles(capability: tuple[int, int]) -> bool:
-    """Whether tiles of FP64 products may have 64 rows there.
+    """Whether tiles of FP64 products may have 64 rows on devices of this compute capability.
 
-    Where FP64 products have no tensor-core instructions (8.6, 8.9, 12.0) a thread holds whole rows and columns of its
-    tiles, and registers run out; on an sm_100 Triton 3.6 puts such products into tensor memory, and fails.
+    Without FP64 instructions of the tensor cores (8.6, 8.9, 12.0) a thread holds whole rows and columns of its tiles,
+    and runs out of registers. On 10.0, Triton 3.6 puts FP64 products of 64 rows into tensor memory, and fails.
     """
     return capability in ((8, 0), (9, 0))
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on `device`, without waiting for it."""
+    """Copies a CPU tensor to `device`, by way of pinned memory, so that the host does not wait for the copy."""
     pinned = tensor.pin_memory() if device.type == "cuda" else tensor
     return pinned.to(device, non_blocking=True)
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:
-    """Triton launches on the current device, whatever device its arguments are on: this makes it theirs."""
+    """Makes `device` the current one: Triton launches there, whatever device the arguments of a launch are on."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 ARCHITECTURES = {
     "sm_80": (8, 0), "sm_86": (8, 6), "sm_89": (8, 9), "sm_90": (9, 0), "sm_100": (10, 0), "sm_120": (12, 0),
 }  # fmt: skip
-"""What kernels are compiled for ahead of time, by compute capability."""
+"""Architectures that kernels are compiled for ahead of time, and their compute capabilities."""
 
 
 def chosen(config: Callable[[tuple[int, int]], Config]) -> dict[Config, tuple[str, ...]]:
-    """Each configuration that the heuristic `config` chooses, with the architectures it chooses it for."""
+    """Each configuration that the heuristic `config` chooses, with the architectures that it is chosen for."""
     found: dict[Config, tuple[str, ...]] = {}
     for name, capability in ARCHITECTURES.items():
         found[config(capability)] = (*found.get(config(capability), ()), name)

@@ -1,12 +1,13 @@
-"""What the kernels can take, for those who choose what to give them. Without Triton."""
+"""Limits of the kernels: which dtypes and numbers of columns they serve. Can be imported without Triton."""
 
 from __future__ import annotations
 
 import torch
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""Of the matrices whose ranks are counted."""
+"""Dtypes of the matrices whose ranks `count` counts."""
 NARROW = (torch.float16, torch.bfloat16, torch.float32)
-"""Of matrices that are sketched and parameters that are stepped: products of two such numbers are exact in FP64."""
+"""Dtypes of the matrices that are sketched and of the parameters that are stepped: the product of two such numbers is
+exact in FP64."""
 KS = (16, 32, 64, 128)
-"""Numbers of columns of a basis; 16 is the least that an FP64 product of tiles takes."""
+"""Numbers of columns k that a basis may have; 16 is the least that an FP64 product of tiles takes."""

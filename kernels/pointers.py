@@ -1,8 +1,11 @@
-"""Pointers: 64-bit integers, such as the addresses of this step's gradients, from the host into a table on the device.
+"""Pointers: writes 64-bit integers of the host, such as the addresses of this step's gradients, into a device table.
 
-They travel as arguments of a launch, 32 at a time: there is no copy from host memory to wait for, or that would have to
-be pinned and kept, and a CUDA graph that has captured the launch writes the same values whenever it is replayed.
-Bytes: 256 a launch. What a launch costs is the launch, a few microseconds of the host (not measured).
+    table[i] = values[i]        int64, in place
+
+The values travel as arguments of a launch, 32 at a time. So there is no host buffer that would have to be pinned, kept
+alive and waited for, and a CUDA graph that has captured the launch writes the same values at every replay.
+
+Bytes: 256 a launch. The cost is that of launching, a few microseconds of the host (not measured).
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ from torch import Tensor
 from .variant import Variant
 
 GROUP = 32
-"""Values of a launch."""
+"""Values that one launch writes."""
 
 _VALUES = [f"v{i}" for i in range(GROUP)]
 
 
-# The type is given, or Triton would compile anew for each pattern of values that fit 32 bits.
+# With no type given, Triton would compile once for every pattern of which values fit into 32 bits.
 @triton.jit(do_not_specialize=_VALUES)
 def poke_kernel(p_table,
                 v0: tl.int64, v1: tl.int64, v2: tl.int64, v3: tl.int64, v4: tl.int64, v5: tl.int64, v6: tl.int64,
@@ -37,14 +40,17 @@ def poke_kernel(p_table,
 
 
 def empty_table(size: int, device: torch.device) -> Tensor:
-    """Zeros `(n,)` int64, at least one and at least `size` of them: groups are written whole."""
+    """Zeros `(n,)` int64, n being `size` rounded up to a multiple of `GROUP`, and not 0: groups are written whole."""
     return torch.zeros(max(-(-size // GROUP), 1) * GROUP, dtype=torch.int64, device=device)
 
 
 def poke_(table: Tensor, values: list[int], before: list[int] | None = None) -> None:
-    """Writes `values` into the first places of a table from `empty_table`.
+    """Writes `values` into the first places of `table`, in place; one launch for each group of `GROUP` values.
 
-    before: what these places hold, so that groups that have not changed are left out; None: nobody knows.
+    Args:
+        table: `(n,)` int64, from `empty_table`.
+        before: the values that these places hold, so that groups that have not changed need no launch; None where
+            they are not known, and every group is written.
     """
     for i in range(0, len(values), GROUP):
         group = values[i : i + GROUP]
@@ -53,7 +59,7 @@ def poke_(table: Tensor, values: list[int], before: list[int] | None = None) -> 
 
 
 def poke_cost(values: list[int]) -> tuple[int, int]:
-    """Bytes and flops: all groups written."""
+    """Bytes and flops, where every group is written."""
     return -(-len(values) // GROUP) * GROUP * 8, 0
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """What one launch specialises a kernel on.
+    """Everything that one launch specialises a kernel on.
 
     Args:
         kernel: the `@triton.jit` function.
@@ -25,8 +25,8 @@ class Variant:
             Triton makes compile-time by itself.
         num_warps, num_stages, maxnreg, enable_fp_fusion: the launch's options of these names. `enable_fp_fusion`
             is always given, because Triton 3.9 warns of a default that is going to change.
-        label: what tells this configuration from others with the same `constexprs` and options, such as `"bf16"`.
-        architectures: those the heuristic chooses it on, such as `("sm_90", "sm_100")`; all of them when empty.
+        label: tells this configuration from others with the same `constexprs` and options, such as `"bf16"`.
+        architectures: those that the heuristic chooses it for, such as `("sm_90", "sm_100")`; empty means all.
     """
 
     kernel: Any
@@ -47,7 +47,7 @@ class Variant:
 
     @cached_property
     def key(self) -> Hashable:
-        """What tells it from every other variant."""
+        """Tells this variant from every other: kernel, types of arguments, constants and launch options."""
         sorted_ = (tuple(sorted((n, str(x)) for n, x in given.items())) for given in (self.signature, self.constexprs))
         return (self.kernel.__module__, self.kernel.__name__, *sorted_, *self.options.items())
 
@@ -61,5 +61,5 @@ class Variant:
 
 
 def arguments(kernel: Any, tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors that a kernel takes, out of many, by its own names: `p_step` is `tensors["step"]`."""
+    """The pointer arguments of a kernel, picked from `tensors` by name: `p_step` is `tensors["step"]`."""
     return {name: tensors[name.removeprefix("p_")] for name in kernel.arg_names if name.startswith("p_")}

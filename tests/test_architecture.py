@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: who imports whom, what an import costs, how long a file is."""
+"""The house rules that a machine can check: who imports whom, from the source tree, and what an import costs."""
 
 from __future__ import annotations
 
@@ -6,93 +6,219 @@ import ast
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PYTHON = [
-    p for folder in ("fastrank", "kernels", "experiments", "bench", "tests") for p in (ROOT / folder).rglob("*.py")
-]
+PACKAGES = {"fastrank": "fastrank", "kernels": "fastrank.kernels", "experiments": "fastrank.experiments"}
+"""Folders at the top of the tree, and the names under which they are installed."""
+
+ROOMS = {
+    "fastrank": {
+        "arguments": [],
+        "backend": [],
+        "device": [],
+        "files": [],
+        "metrics": [],
+        "device_table": ["device"],
+        "reference": ["metrics"],
+        "testing": ["metrics", "reference"],
+        "counting": ["device", "metrics", "reference"],
+        "linalg": ["arguments", "backend", "counting", "device", "device_table", "metrics", "reference"],
+        "optim": ["backend", "device", "device_table", "reference"],
+        "history": ["device", "files", "metrics"],
+        "tracking": [
+            *("arguments", "backend", "counting", "device", "device_table", "history", "metrics", "optim", "reference")
+        ],
+        "__init__": ["history", "linalg", "metrics", "optim", "tracking"],
+    },
+    "kernels": {
+        "limits": [],
+        "device": [],
+        "variant": [],
+        "compile": ["device", "variant"],
+        "pointers": ["variant"],
+        "count": ["device", "limits", "variant"],
+        "sketch": ["count", "device", "limits", "variant"],
+        "step": ["count", "device", "limits", "sketch", "variant"],
+        "lowrank": ["count", "device", "limits", "sketch", "variant"],
+        "__init__": [],
+    },
+    "experiments": {
+        "errors": [],
+        "files": [],
+        "terminal": [],
+        "provenance": [],
+        "theory": ["errors"],
+        "data": ["errors", "terminal"],
+        "networks": ["errors"],
+        "trial": ["data"],
+        "records": ["errors"],
+        "training": ["data", "errors", "files", "networks", "records", "trial"],
+        "engines": ["errors", "records", "training"],
+        "reports": ["errors", "files", "records", "theory", "trial"],
+        "sinks": ["errors", "records", "reports", "training", "trial"],
+        "sweeps": [
+            *("data", "engines", "errors", "files", "networks", "provenance", "records", "sinks", "training", "trial")
+        ],
+        "analyze": ["errors", "files", "sweeps"],
+        "doctor": ["provenance", "terminal"],
+        "cli": ["analyze", "data", "doctor", "errors", "reports", "sweeps"],
+        "__init__": [],
+    },
+}
+"""The rooms of each package, files and folders, from the ground up, and which others each may use."""
 
 STANDARD = set(sys.stdlib_module_names)
 CORE = STANDARD | {"torch", "numpy"}
 OPTIONAL = {"pyarrow", "pandas", "cupy", "triton"}  # imported inside functions, where a user asks for what they serve
+BENEATH = {"fastrank.backend", "fastrank.files", "fastrank.testing"}  # what is not public, but open to experiments
 
 
-def imports(path: Path, *, inside_functions: bool) -> set[str]:
-    """Modules a file imports; without `inside_functions`, those that importing the file imports."""
-    names: set[str] = set()
+class Import(NamedTuple):
+    """One imported name: `from source import name`, or `import source` with an empty name."""
 
-    def visit(node: ast.AST) -> None:
+    source: str
+    name: str
+    relative: bool
+    at_import: bool
+    """Whether importing the file imports it: it stands neither in a function nor under TYPE_CHECKING."""
+
+
+def files(folder: str) -> list[Path]:
+    """Python files of a folder at the top; links to other folders are not followed."""
+    found = [path for path in (ROOT / folder).rglob("*.py") if "results" not in path.parts]
+    linked = [link for link in (ROOT / folder).iterdir() if link.is_symlink()]
+    return sorted(path for path in found if not any(path.is_relative_to(link) for link in linked))
+
+
+def module(path: Path) -> str:
+    folder, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join([PACKAGES[folder], *rest]).removesuffix(".__init__")
+
+
+@cache
+def imports(path: Path) -> list[Import]:
+    found: list[Import] = []
+    parent = module(path).split(".") if path.relative_to(ROOT).parts[0] in PACKAGES else []
+    parent = parent if path.name == "__init__.py" else parent[:-1]
+
+    def visit(node: ast.AST, at_import: bool) -> None:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Import):
-                names.update(alias.name for alias in child.names)
+                found.extend(Import(alias.name, "", False, at_import) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
-                assert child.level == 0, f"{path}: imports are absolute"
-                names.update({child.module or ""} | {f"{child.module}.{a.name}" for a in child.names})
+                start = parent[: len(parent) - child.level + 1] if child.level else []
+                source = ".".join([*start, *([child.module] if child.module else [])])
+                found.extend(Import(source, alias.name, child.level > 0, at_import) for alias in child.names)
             elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
-                continue
-            elif inside_functions or not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
-                visit(child)
+                visit(child, False)
+            else:
+                visit(child, at_import and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
 
-    visit(ast.parse(path.read_text()))
-    return names
-
-
-def top(names: set[str]) -> set[str]:
-    return {name.partition(".")[0] for name in names}
+    visit(ast.parse(path.read_text()), True)
+    return found
 
 
-def library() -> list[Path]:
-    return [p for p in (ROOT / "fastrank").rglob("*.py") if p.name != "cli.py"]
+def package_of(name: str) -> str | None:
+    """Which of the packages a dotted name is in, by its folder."""
+    for folder in ("kernels", "experiments", "fastrank"):
+        if f"{name}.".startswith(f"{PACKAGES[folder]}."):
+            return folder
+    return None
 
 
-@pytest.mark.parametrize("path", library(), ids=lambda p: p.name)
+def crossing(path: Path) -> list[tuple[str, str, Import]]:
+    """Imports from one room into another of the same package, or into the kernels: (folder, room) of what is used."""
+    own = path.relative_to(ROOT).parts
+    here = own[1].removesuffix(".py")
+    found = []
+    for used in imports(path):
+        folder = package_of(used.source)
+        if folder is None or (folder != own[0] and folder != "kernels"):
+            continue
+        inside = used.source.removeprefix(PACKAGES[folder]).removeprefix(".").split(".")[0] or used.name
+        if (folder, inside) != (own[0], here):
+            found.append((folder, inside, used))
+    return found
+
+
+HOUSE = [path for folder in PACKAGES for path in files(folder)]
+in_house = pytest.mark.parametrize("path", HOUSE, ids=lambda p: str(p.relative_to(ROOT)))
+
+
+@in_house
+def test_a_room_uses_only_what_stands_below_it(path):
+    folder, *rest = path.relative_to(ROOT).parts
+    own = rest[0].removesuffix(".py")
+    for other, room, _ in crossing(path):
+        if other == folder:
+            assert room in ROOMS[folder][own], f"{own} may not use {room}"
+
+
+@pytest.mark.parametrize("folder", PACKAGES)
+def test_the_plan_of_the_house_has_no_way_back_up(folder):
+    rooms = list(ROOMS[folder])
+    there = {p.relative_to(ROOT / folder).parts[0].removesuffix(".py") for p in files(folder)}
+    assert set(rooms) == there
+    assert all(rooms.index(used) < rooms.index(room) for room, below in ROOMS[folder].items() for used in below)
+
+
+@in_house
+def test_what_crosses_is_named_by_the_room_it_is_taken_from(path):
+    """A name of its `__init__`, or whatever a module has that is named there."""
+    for folder, room, used in crossing(path):
+        init = ROOT / folder / room / "__init__.py"
+        if init.exists() and used.source != PACKAGES[folder]:
+            offered = next(
+                ast.literal_eval(node.value)
+                for node in ast.parse(init.read_text()).body
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+            )
+            deeper = used.source.removeprefix(f"{PACKAGES[folder]}.{room}").removeprefix(".")
+            assert (deeper or used.name) in offered, f"{room} does not offer {deeper or used.name}"
+
+
+@in_house
+def test_imports_inside_a_package_are_relative(path):
+    own = path.relative_to(ROOT).parts[0]
+    for used in imports(path):
+        inside = package_of(used.source) == own or (own == "fastrank" and package_of(used.source) == "kernels")
+        assert used.relative == inside, f"{used.source} is imported {'relatively' if used.relative else 'by its name'}"
+
+
+@pytest.mark.parametrize("path", files("fastrank"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_library_imports_torch_and_numpy_only(path):
-    assert top(imports(path, inside_functions=False)) <= CORE | {"fastrank"}
-    assert top(imports(path, inside_functions=True)) <= CORE | OPTIONAL | {"fastrank"}
-    assert not any(name.startswith("fastrank.experiments") for name in imports(path, inside_functions=True))
+    foreign = [used for used in imports(path) if package_of(used.source) is None]
+    assert {used.source.partition(".")[0] for used in foreign if used.at_import} <= CORE
+    assert {used.source.partition(".")[0] for used in foreign} <= CORE | OPTIONAL
+    kernels = [used for used in imports(path) if package_of(used.source) == "kernels"]
+    assert {used.source for used in kernels if used.at_import} <= {"fastrank.kernels.limits"}, "that imports Triton"
+    assert not [used for used in imports(path) if package_of(used.source) == "experiments"]
 
 
-@pytest.mark.parametrize("name", ["metrics.py", "batch.py", "testing.py", "reference/*.py"])
-def test_the_ground_floor_knows_nothing_of_what_stands_on_it(name):
-    upper = {f"fastrank.{m}" for m in ("linalg", "optim", "tracker", "history", "measure", "backend", "cli")}
-    paths = list((ROOT / "fastrank").glob(name))
-    assert paths
-    for path in paths:
-        assert not imports(path, inside_functions=True) & upper, path
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "kernels").rglob("*.py")), ids=lambda p: p.name)
+@pytest.mark.parametrize("path", files("kernels"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_kernels_know_nothing_of_the_library_they_serve(path):
-    used = imports(path, inside_functions=True)
-    assert top(used) <= STANDARD | {"torch", "triton", "cupy", "fastrank"}
-    assert all(f"{name}.".startswith("fastrank.kernels.") for name in used if top({name}) == {"fastrank"})
+    tops = {used.source.partition(".")[0] for used in imports(path) if package_of(used.source) != "kernels"}
+    assert tops <= STANDARD | {"torch", "triton", "cupy"}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").rglob("*.py")), ids=lambda p: p.name)
-def test_experiments_use_the_public_interface(path):
+@pytest.mark.parametrize("path", [*files("experiments"), *files("bench")], ids=lambda p: str(p.relative_to(ROOT)))
+def test_experiments_and_benchmarks_use_the_public_interface(path):
+    """Benchmarks also reach kernels and twins, and what rooms of the experiments offer."""
     import fastrank
 
-    public = {"fastrank", "fastrank.backend", "fastrank.testing"} | {f"fastrank.{name}" for name in fastrank.__all__}
-    used = {name for name in imports(path, inside_functions=True) if top({name}) == {"fastrank"}}
-    assert {name for name in used if not name.startswith("fastrank.experiments")} <= public
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.py")), ids=lambda p: p.name)
-def test_benchmarks_use_the_public_interface_the_kernels_and_the_experiments(path):
-    import fastrank
-
-    public = {"fastrank", "fastrank.backend", "fastrank.testing"} | {f"fastrank.{name}" for name in fastrank.__all__}
-    used = {name for name in imports(path, inside_functions=True) if top({name}) == {"fastrank"}}
-    open_to_them = ("fastrank.kernels", "fastrank.reference", "fastrank.experiments")
-    assert {name for name in used if not name.startswith(open_to_them)} <= public
-
-
-@pytest.mark.parametrize("path", PYTHON, ids=lambda p: str(p.relative_to(ROOT)))
-def test_a_file_can_be_read_in_a_sitting(path):
-    assert len(path.read_text().splitlines()) <= 260
+    public = BENEATH | {"fastrank"} | {f"fastrank.{name}" for name in fastrank.__all__}
+    open_to_bench = ("fastrank.kernels", "fastrank.reference", "fastrank.experiments")
+    for used in imports(path):
+        if path.is_relative_to(ROOT / "bench") and used.source.startswith(open_to_bench):
+            continue
+        if package_of(used.source) in ("fastrank", "kernels"):
+            named = f"{used.source}.{used.name}" if used.source == "fastrank" and used.name else used.source
+            assert named in public, f"{named} is not public"
 
 
 def test_importing_fastrank_is_fast_and_pulls_in_nothing():
@@ -111,12 +237,3 @@ print(json.dumps([time.perf_counter() - start, sorted(sys.modules)]))
         assert "torch._dynamo" not in modules
         seconds.append(elapsed)
     assert min(seconds) < 0.2
-
-
-def test_every_public_name_is_documented():
-    import fastrank
-
-    for name in set(fastrank.__all__) - {"__version__"}:
-        assert getattr(fastrank, name).__doc__, name
-    for name in fastrank.linalg.__all__:
-        assert getattr(fastrank.linalg, name).__doc__, name

@@ -1,6 +1,7 @@
-"""Data sets: prepared once, then read by every trial without a network, and fed to it in batches.
+"""Data sets: prepared once into a cache, then read from there by every trial, without any network.
 
-The modules named here bring packages that only preparing takes.
+A configuration takes `describe` and `split_sizes`, a trial `load_split` and `Feed`. The modules in ``__all__`` are for
+the command line alone, which imports them when it prepares or lists: they need packages that nothing else does.
 """
 
 from .feed import Feed

@@ -1,4 +1,4 @@
-"""Which columns of a table are meant: the images and their labels, and what the classes are called."""
+"""Finds the columns of a source that hold images and labels, and reads the labels and the names of the classes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _LABEL = "label"  # what nearly everybody calls it
 
 
 def find_columns(source: Source, features: Mapping[str, Any]) -> tuple[str, str]:
-    """The image and the label column: the ones that were asked for, else the only ones that can be.
+    """The names of the image and of the label column: those that were asked for, or else the only possible ones.
 
     Raises DataError naming the columns that there are.
     """
@@ -43,7 +43,7 @@ def _choose(source: Source, features: Mapping[str, Any], what: str, asked: str |
 
 
 def _holds_images(feature: Any) -> bool:
-    """Encoded images: as ``datasets`` marks them, or the bytes, or the bytes and a path, without that mark."""
+    """Whether a column has encoded images: marked so by ``datasets``, or as bytes, or as bytes and a path."""
     if type(feature).__name__ == "Image":
         return True
     if isinstance(feature, dict):
@@ -107,7 +107,10 @@ def _classes(source: Source, column: str, feature: Any, lists: Mapping[str, list
 
 
 def _check_examples(source: Source, classes: tuple[str, ...], labels: Mapping[str, NDArray[np.int64]]) -> None:
-    """Every class must be learnt and tested: a set without a test part is to be split, so it needs two of each."""
+    """Raise DataError for a class without an example to train on or one to test on.
+
+    A set without a test part is going to be split, so it needs two examples of each class.
+    """
     if not len(labels["train"]):
         raise DataError(f"{source.place}: the training part is empty")
     need = 1 if "test" in labels else 2

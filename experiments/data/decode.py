@@ -1,4 +1,4 @@
-"""Encoded images to one array of pixels: all of one size and one kind, or an error that names the row."""
+"""Turns encoded images into one array of pixels. All must have one size and one kind; an error names the row."""
 
 import io
 import warnings
@@ -25,8 +25,8 @@ class Look:
     """What every image is made to look like.
 
     Attributes:
-        size: sides in pixels of a square: the shorter side is scaled to it, the middle kept; None: as it is.
-        mode: ``RGB`` or ``L`` (grey), what is transparent laid on black; None: as it is.
+        size: side in pixels of a square. The shorter side is scaled to it, and the middle kept. None: as the image is.
+        mode: ``RGB`` or ``L`` (grey); transparent pixels are laid on black. None: as the image is.
     """
 
     size: int | None = None
@@ -46,8 +46,8 @@ class Decoder:
         Args:
             split: its name, for errors.
             rows: the split, as a data set of Hugging Face ``datasets``.
-            column: of the images.
-            advance: is told how many images more are done.
+            column: name of the column that has the images.
+            advance: is called with the number of images done since its last call.
 
         Returns (n, c, h, w) uint8. Raises DataError naming the rows that do not fit.
         """

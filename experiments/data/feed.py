@@ -1,4 +1,4 @@
-"""Images on their device, in batches: kept as bytes, normalised and augmented as they are asked for."""
+"""Batches of images for training, made on the device: images stay bytes there until they are asked for."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,14 +8,16 @@ from torch import Tensor
 
 from .info import DataError, DataInfo, Images
 
-PADDING = 4  # pixels on each side, in black, of which a random window is cut
+PADDING = 4  # black pixels added on each side, before a random window is cut out
 
 
 class Feed:
-    """A part of a data set on a device. All randomness comes from one generator there, which can be saved.
+    """Gives batches of a part of a data set, normalised and, if wanted, augmented, on a device.
+
+    All randomness comes from one generator on that device, whose state can be saved.
 
     Args:
-        images: the part; it stays uint8.
+        images: the part of the data set; it stays uint8.
         info: the data set, for the mean and the standard deviation of its training part.
         device: where images, batches and the generator are.
         seed: of the generator, 0 <= seed < 2**63.
@@ -37,10 +39,10 @@ class Feed:
         return len(self.y)
 
     def order(self, batch_size: int, generator: torch.Generator | None = None) -> Tensor:
-        """One epoch's order, drawn from the generator; from another one of the device's, where it is given.
+        """A random order of the examples for one epoch, drawn from ``generator`` (default: the feed's own).
 
         Returns (steps, batch_size) int64, each example at most once; the last, incomplete batch is dropped.
-        Raises DataError where there is not one batch.
+        Raises DataError where the examples do not make one batch.
         """
         steps = len(self) // batch_size
         if not steps:
@@ -59,7 +61,7 @@ class Feed:
         return self._normalised(x), self.y.index_select(0, indices)
 
     def all(self, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All examples in order, ``chunk`` at a time, the last ones too; never augmented."""
+        """All examples in their own order, ``chunk`` at a time, with a smaller chunk at the end; never augmented."""
         for start in range(0, len(self), chunk):
             part = slice(start, start + chunk)
             yield self._normalised(self.x[part]), self.y[part]
@@ -71,7 +73,7 @@ class Feed:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from where `state_dict` was taken, to the bit.
 
-        Raises KeyError, TypeError or RuntimeError for a state that is none of this device's.
+        Raises KeyError, TypeError or RuntimeError for a state that is none of a generator on this device.
         """
         self.generator.set_state(state["generator"].cpu())
 

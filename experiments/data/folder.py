@@ -1,4 +1,4 @@
-"""Where prepared data sets lie, and what they may be called."""
+"""Where prepared data sets lie, what they may be called, and the command that prepares one."""
 
 import os
 import re
@@ -41,7 +41,7 @@ def prepared(folder: Path | None = None) -> list[str]:
 
 
 def command(name: str, source: str | None = None, options: Sequence[str] = ()) -> str:
-    """The command that prepares a data set: again as it was, or for the first time where nothing is known of it."""
+    """The command that prepares a data set: as before where ``source`` and ``options`` are known, else anew."""
     if name in CATALOGUE and source in (None, CATALOGUE[name].hub_id):
         return shlex.join(["fastrank", "data", "prepare", name, *options])
     start = "FOLDER_OR_HUB_ID" if source is None else source

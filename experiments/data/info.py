@@ -1,4 +1,4 @@
-"""What is known of a data set without loading it, what a part of it is, and the error for one that cannot be used."""
+"""Types of this folder: a data set's description, the images of a part, and the error for an unusable data set."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class DataInfo:
         train, test: examples; ``test`` is 0 where the set has no test part.
         mean, std: of the training part's pixels divided by 255, one value a channel; of all images where the set has
             no test part, before one is set aside.
-        options: those of the command line that it was prepared with.
+        options: of the command line, with which it was prepared.
     """
 
     name: str
@@ -43,7 +43,7 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class Images:
-    """``x``: (n, c, h, w) uint8; ``y``: (n,) int64. Shared between callers: not to be written to."""
+    """Images ``x``, (n, c, h, w) uint8, and labels ``y``, (n,) int64. Callers share them: they must not be changed."""
 
     x: Tensor
     y: Tensor

@@ -1,4 +1,4 @@
-"""What ``fastrank data`` prints: what was prepared, what there is, and where it lies."""
+"""What ``fastrank data`` prints: the set that was just prepared, or all sets that there are and where they lie."""
 
 from pathlib import Path
 

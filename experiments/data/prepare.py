@@ -1,4 +1,4 @@
-"""``fastrank data prepare``: a source is decoded once into the cache, from which trials read it."""
+"""``fastrank data prepare``: decodes a data set once and puts it into the cache, from which trials read it."""
 
 import math
 import shlex
@@ -26,7 +26,7 @@ NO_CHOICE, AS_IT_IS = Choice(), Look()
 
 @dataclass(frozen=True)
 class Prepared:
-    """What came out: the set, its file, and whether it was there already."""
+    """A data set in the cache, its file, whether that was made now (``fresh``), and the seconds that all took."""
 
     info: DataInfo
     path: Path
@@ -49,11 +49,11 @@ def prepare(
         text: a short name of the catalogue, a folder of images or Parquet files, or an id of the hub.
         name: what configurations will call it; the last part of ``text`` if None.
         look: what the images are made to look like.
-        choice: which of the source's splits and columns are meant, where that cannot be found out.
+        choice: which splits and columns of the source to take, where that cannot be found out.
         folder: the cache; see `cache_folder`.
         force: make it again, and replace a set of this name that came from elsewhere.
 
-    A set that is there, intact and made from the same source in the same way is left as it is.
+    A set that is there already, intact and made from the same source with the same options, is left as it is.
     Raises DataError for everything that is wrong with the source or the cache.
     """
     started = time.perf_counter()
@@ -78,7 +78,7 @@ def prepare(
 
 
 def _options(look: Look, choice: Choice) -> tuple[str, ...]:
-    """As on the command line, so that what is kept with the data says how to make it again."""
+    """The options as on the command line. They are kept with the data, and say how to make it again."""
     options = [] if look.size is None else ["--size", str(look.size)]
     options += {None: [], "RGB": ["--rgb"], "L": ["--grey"]}[look.mode]
     for key, value in vars(choice).items():
@@ -153,7 +153,7 @@ def _describe(
 def statistics(images: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of the pixels divided by 255, a value a channel.
 
-    From sums of whole numbers, which are exact: the same on every machine, and nothing cancels.
+    They come from sums of whole numbers, which are exact: the same on every machine, and without cancellation.
 
     Args:
         images: (n, c, h, w) uint8.

@@ -14,13 +14,13 @@ from .catalogue import CATALOGUE
 from .info import DataError
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_TEST_SPLITS = ("test", "validation", "valid", "val")  # the first that is there
+_TEST_SPLITS = ("test", "validation", "valid", "val")  # the first of these that exists is the test part
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user may say of a source; None for what is found out."""
+    """What the user, or the catalogue, says about a source; None: it is to be found out."""
 
     config: str | None = None
     train_split: str | None = None
@@ -40,7 +40,7 @@ class Source:
 
 
 def resolve(text: str, choice: Choice) -> Source:
-    """Tell short names, folders and hub ids apart, in this order. Raises DataError for what is none of them."""
+    """The source that ``text`` means: a short name, else a folder, else a hub id. Raises DataError if it is none."""
     if known := CATALOGUE.get(text):
         filled = Choice(
             config=choice.config or known.config,
@@ -97,7 +97,7 @@ def open_splits(source: Source, scratch: Path) -> dict[str, Any]:
 
 @contextmanager
 def _quiet(datasets: Any) -> Iterator[None]:
-    """No progress bars and no log lines of others on the user's terminal: what matters is in the errors."""
+    """Keep progress bars and log lines of other packages off the terminal: what matters of them is in the errors."""
     loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
     levels = [logger.level for logger in loggers]
     bars = datasets.are_progress_bars_disabled()

@@ -1,4 +1,4 @@
-"""From a data set's name to its training and test part: split and thinned out once and for all, by a seed."""
+"""The training and the test part of a data set, by its name: a seed decides how it is split and thinned out."""
 
 import math
 from functools import lru_cache
@@ -42,8 +42,8 @@ def split_sizes(
 
     Args:
         info: the data set.
-        test_fraction: share of the examples that are kept for testing, rounded up; only for a set without a test
-            part, and 0.2 there if None.
+        test_fraction: share of the examples that are kept for testing, rounded up (None: 0.2). Only for a set without
+            a test part; for one with a test part it must be None.
         train_examples, test_examples: use only that many of them; None for all.
 
     Raises DataError naming the key of the configuration that cannot be.
@@ -94,7 +94,7 @@ def load_split(
     Args:
         name: of a set that was prepared, or ``digits``.
         test_fraction, train_examples, test_examples: as for `split_sizes`; all are stratified by class.
-        seed: decides alone which examples they are; 0 <= seed < 2**32.
+        seed: it alone decides which examples these are; 0 <= seed < 2**32.
 
     The tensors are kept for later calls and shared between callers: they must not be written to.
     Raises DataError for a set that is missing or damaged, and as `split_sizes`.
@@ -122,7 +122,7 @@ def _split(
 
 @lru_cache(maxsize=2)
 def _whole(info: DataInfo) -> dict[str, Images]:
-    """Keyed by everything in the header, the digest included: a set that is prepared anew is read anew."""
+    """All of a data set. The cache goes by its whole header, with the digest: a set prepared anew is read anew."""
     if info.name != BUILT_IN:
         return read_parts(file_of(info.name), info)
     parts = {"train": digits.load()}
@@ -153,10 +153,11 @@ def _take(images: Images, rows: NDArray[np.intp]) -> Images:
 
 
 def thin_out(labels: NDArray[np.int64], examples: int, seed: int) -> NDArray[np.intp]:
-    """Rows of a stratified subset, in ascending order; of one seed, a smaller subset is part of every larger one.
+    """Choose the rows of a stratified subset of so many examples. Returns them in ascending order.
 
-    The next example always goes to the class of which the smallest share is taken (Adams' apportionment), so that
-    each class has one before any has two.
+    With the same seed, a smaller subset is part of every larger one. One by one, the next example is taken from the
+    class of which the smallest share is taken yet (Adams' apportionment), so that each class has one before any has
+    two.
     """
     draw = np.random.default_rng(seed).random(len(labels))
     counts = np.bincount(labels)

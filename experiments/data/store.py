@@ -1,4 +1,4 @@
-"""The file of a prepared data set: one safetensors file, written whole or not at all, sealed with a digest."""
+"""The file of a prepared data set: safetensors, written whole or not at all, with a digest that is checked."""
 
 import hashlib
 import json
@@ -29,7 +29,7 @@ class Part:
 
 
 def digest_of(info: DataInfo, parts: Mapping[str, Part]) -> str:
-    """SHA-256 over everything in the file that decides a number: equal digests, equal trainings."""
+    """SHA-256 of everything in the file that decides a number. Sets of equal digest give equal trainings."""
     sha = hashlib.sha256(json.dumps([info.classes, info.mean, info.std]).encode())
     for name, part in parts.items():
         for array, kind in ((part.images, "|u1"), (part.labels, "<i8")):
@@ -87,7 +87,7 @@ def _sync_file(path: Path) -> None:
 
 
 def read_info(path: Path, name: str) -> DataInfo:
-    """The header of a prepared data set, as set ``name``; pixels and labels are not read.
+    """Read the header of a prepared data set, which is called ``name``; pixels and labels are not read.
 
     Raises FileNotFoundError, and DataError where the file is no data set, or one that is damaged.
     """
@@ -125,9 +125,9 @@ def read_info(path: Path, name: str) -> DataInfo:
 
 
 def read_parts(path: Path, info: DataInfo) -> dict[str, Images]:
-    """All of a data set, ``train`` and perhaps ``test``, mapped into memory and checked against ``info.digest``.
+    """Map a whole data set, ``train`` and perhaps ``test``, into memory, and check it against ``info.digest``.
 
-    Raises DataError where a single bit of what decides a number is not what was written.
+    Raises DataError where even one bit that decides a number is not what was written.
     """
     import safetensors
     from safetensors.torch import load_file

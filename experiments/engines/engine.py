@@ -1,4 +1,4 @@
-"""Engines: where jobs are run. One driver feeds them, hears what happens, and alone writes the ledger."""
+"""What the driver asks of an engine: to start jobs, to tell what happens to them, and to end them."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -12,7 +12,7 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(2**30),
     "MALLOC_MMAP_THRESHOLD_": str(2**25),
 }
-"""Variables that the processes have in which jobs are run."""
+"""Environment variables of the processes in which jobs run."""
 
 
 class Engine(Protocol):
@@ -23,10 +23,10 @@ class Engine(Protocol):
 
     @property
     def slots(self) -> int:
-        """Jobs that can run at a time, as far as is known."""
+        """How many jobs can run at a time, as far as is known."""
 
     def has_room(self) -> bool:
-        """Whether a job would be started now."""
+        """Whether there is a free slot, so that a job would start at once."""
 
     def start(self, job: Job) -> None:
         """Start a job, in a free slot."""
@@ -35,7 +35,7 @@ class Engine(Protocol):
         """Every event that is ready, after at most ``timeout`` seconds of waiting for the first."""
 
     def release(self, job: Job) -> None:
-        """All of a job's trials are over: its slot is free."""
+        """Free the slot of a job, all of whose trials are over."""
 
     def stop(self) -> None:
-        """End all that runs, at once: what it has written is whole."""
+        """End all running jobs at once. The files that they have written are whole all the same."""

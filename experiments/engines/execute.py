@@ -1,8 +1,8 @@
 """Running a job on a worker's machine, while what it writes is copied to where the sweep is stored.
 
-A worker always writes files of its own machine. Where the sweep is stored elsewhere they are its scratch folder,
-and what it has written is copied at each epoch: first the parts of histories, then the checkpoint that counts on
-them. A worker that is killed leaves nothing that the next one, on whatever machine, cannot go on from.
+A worker always writes files of its own machine. Where the sweep is stored elsewhere, it writes into a scratch folder,
+which is copied to the storage after each epoch: first the parts of histories, then the checkpoint that counts on them.
+So whenever a worker is killed, the next one can go on from what is stored, on whatever machine.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from ..training import EpochEnd, Event, Finished, Job, RunJob, Warned, narrated
 
 
 def execute(run: RunJob, job: Job, folder: Path, device: str, url: str | None) -> Iterator[Event]:
-    """Run a job where it is to be run, in the sweep's folder or in a scratch folder that is copied to ``url``."""
+    """Run a job in the sweep's ``folder``; with ``url``, in a scratch folder that is copied there."""
     yield from narrated(run(job, folder, device) if url is None else _copied(run, job, device, url))
 
 

@@ -1,4 +1,4 @@
-"""The local engine: worker processes on this machine, one a core, or several a GPU as far as its memory goes."""
+"""The local engine: worker processes on this machine, each in a slot with a device of its own or a share of one."""
 
 import os
 import signal
@@ -21,11 +21,11 @@ def available_cores() -> int:
 
 
 class LocalEngine:
-    """Processes that live as long as their work.
+    """Runs jobs in worker processes, at most one a slot; a worker takes one job after another.
 
     Args:
         folder: the sweep's folder.
-        devices: of each slot: ``["cpu", "cpu"]``, ``["cuda:0", "cuda:0", "cuda:1"]``.
+        devices: the device of each slot, such as ``["cpu", "cpu"]`` or ``["cuda:0", "cuda:0", "cuda:1"]``.
         function: ``module:name`` of what runs a job, with the signature of `job.run`.
         storage: where histories and checkpoints go; None for the sweep's folder.
     """
@@ -38,7 +38,7 @@ class LocalEngine:
 
     @property
     def slots(self) -> int:
-        """Jobs at a time."""
+        """How many jobs can run at a time."""
         return len(self._devices)
 
     def has_room(self) -> bool:
@@ -46,27 +46,27 @@ class LocalEngine:
         return any(worker is None or worker.job is None for worker in self._workers)
 
     def start(self, job: Job) -> None:
-        """Give it to an idle worker; hire one where there is none."""
+        """Give the job to an idle worker, or to a new one in an empty slot."""
         slot = next(i for i, worker in enumerate(self._workers) if worker is None or worker.job is None)
         worker = self._workers[slot] or Worker(self._function)
         self._workers[slot] = worker
         worker.run(job, self._folder, self._devices[slot], self._storage)
 
     def listen(self, timeout: float) -> Iterator[tuple[Job, Event]]:
-        """Every event that is ready. A worker that has died says so by a `Crashed`, with what is known of the cause."""
+        """Every event that is ready. For a worker that has died it is a `Crashed`, with what is known of the cause."""
         by_connection = {worker.connection: worker for worker in self._workers if worker is not None}
         for ready in wait(list(by_connection), timeout):
             worker = by_connection[ready]  # type: ignore[index]
             job, event = worker.job, worker.receive()
             if isinstance(event, Crashed):
-                # Also one that lives: what a crash leaves of CUDA's state fails what is next.
+                # Also a worker that is alive: a crash leaves CUDA in a state in which its next job would fail.
                 worker.stop()
                 self._workers[self._workers.index(worker)] = None
             if job is not None:  # an idle worker that dies is nobody's loss
                 yield job, event
 
     def release(self, job: Job) -> None:
-        """The worker that had it is idle."""
+        """Mark the worker of this job as idle."""
         for worker in self._workers:
             if worker is not None and worker.job is job:
                 worker.job = None

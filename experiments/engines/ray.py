@@ -1,7 +1,7 @@
-"""The Ray engine: jobs as tasks of a Ray cluster. A node that dies takes its jobs along, and they go on elsewhere.
+"""The Ray engine: jobs as tasks of a Ray cluster. Jobs of a node that dies go on elsewhere.
 
-The driver's folder has the ledger. Histories and checkpoints go there too, if all nodes see it, or to a place that
-they all reach (``--storage``).
+The sweep's folder, on the driver's machine, has the ledger. Histories and checkpoints go there too, if all nodes see
+that folder, or else to a place that they all reach (``--storage``).
 """
 
 import os
@@ -25,7 +25,7 @@ PATIENCE = 10.0  # seconds that a cluster has to answer in
 
 
 class RayEngine:
-    """Tasks on the cluster that ``RAY_ADDRESS`` names; on a private one of this machine where it names none.
+    """Runs jobs as tasks on the cluster that ``RAY_ADDRESS`` names, or on a private one of this machine without it.
 
     Args:
         folder: the sweep's folder.
@@ -54,8 +54,8 @@ class RayEngine:
         if device == "cuda" and not gpus:
             raise UserError("--device cuda: the Ray cluster has no GPU")
         self.device = "cuda" if gpus and device != "cpu" else "cpu"
-        # A process has the GPU that it first saw, and keeps its memory: it serves one job. (Not by options(), where
-        # max_calls is lost.)
+        # A process keeps the GPU that it first saw, and memory on it, so it serves one job. (max_calls must be given
+        # here: options() would lose it.)
         of_a_gpu: dict[str, Any] = {"num_gpus": 1, "max_calls": 1} if self.device == "cuda" else {}
         remote: Any = ray.remote(
             **of_a_gpu,
@@ -69,7 +69,7 @@ class RayEngine:
 
     @property
     def slots(self) -> int:
-        """Jobs that the cluster, as it is now, has room for."""
+        """How many jobs the cluster, as it is now, has room for."""
         there = _resources()
         fit = int(min(there.get("GPU", 0), there.get("CPU", 0)) if self.device == "cuda" else there.get("CPU", 0))
         return max(1, min(fit, self._workers or fit))
@@ -79,12 +79,12 @@ class RayEngine:
         return len(self._tasks) < self.slots
 
     def start(self, job: Job) -> None:
-        """Hand it to the cluster."""
+        """Hand the job to the cluster, as a task."""
         device = "cuda:0" if self.device == "cuda" else "cpu"  # a task sees the GPU that Ray gave it, and no other
         self._tasks[self._run.remote(self._function, job, str(self._folder), device, self._storage)] = job
 
     def listen(self, timeout: float) -> Iterator[tuple[Job, Event]]:
-        """Every event that is ready. A task that has died says so by a `Crashed`, with Ray's account of the cause."""
+        """Every event that is ready. For a task that has died it is a `Crashed`, with Ray's account of the cause."""
         if not self._tasks:
             time.sleep(timeout)
             return
@@ -102,7 +102,7 @@ class RayEngine:
             yield job, event
 
     def release(self, job: Job) -> None:
-        """Its task has nothing more to say."""
+        """Forget the job's task, which has nothing more to tell."""
         self._tasks = {stream: other for stream, other in self._tasks.items() if other is not job}
 
     def stop(self) -> None:

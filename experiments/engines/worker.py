@@ -48,7 +48,7 @@ def _listen(connection: Connection, orders: "queue.SimpleQueue[Order | None]") -
 
 
 def load(function: str) -> RunJob:
-    """What ``module:name`` names."""
+    """Import the function that ``module:name`` names."""
     module, name = function.split(":")
     run: RunJob = getattr(importlib.import_module(module), name)
     return run

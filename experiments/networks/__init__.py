@@ -1,4 +1,9 @@
-"""The networks of the sweeps, by name."""
+"""The networks that sweeps train.
+
+`build` makes a network from its name, with initial parameters that depend on the seed alone; NetworkError says which
+option does not fit. `count_patches` gives the N of the paper's rank bound for every layer. `MLP` is named here because
+`training` stacks many of them.
+"""
 
 from .checks import NetworkError
 from .mlp import MLP

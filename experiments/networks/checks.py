@@ -1,4 +1,4 @@
-"""What every network asks of its sizes, and the error it raises."""
+"""Checks of the options that networks are made with, and the error for one that cannot be."""
 
 from ..errors import UserError
 

@@ -10,10 +10,10 @@ class MLP(nn.Module):
     """``depth`` hidden blocks of Linear, BatchNorm1d and ReLU, and a linear classifier ``head``.
 
     Args:
-        features: inputs a sample, its dimensions multiplied.
+        features: numbers in one sample: the product of its dimensions.
         classes: outputs.
         depth: hidden blocks.
-        width: units of each.
+        width: units of each block.
         batch_norm: False leaves the norms out.
 
     Raises:

@@ -14,17 +14,17 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def count_patches(model: nn.Module, sample_shape: Sequence[int]) -> dict[str, int]:
     """Number of vectors of one sample that each weight matrix multiplies.
 
-    The gradient of a matrix is a sum of one outer product for each of them and each sample of the batch, so with
-    batches of B samples its rank is at most B*N.
+    The gradient of a matrix is a sum of outer products, one for each of these N vectors of each sample in the batch.
+    With batches of B samples its rank is therefore at most B*N.
 
     Args:
-        model: any; its layers are the ``nn.Linear`` and the (not transposed) convolutions. It is left as it was.
-        sample_shape: of one sample, without the batch.
+        model: any model; its ``nn.Linear`` layers and (not transposed) convolutions are counted. It is left as it was.
+        sample_shape: shape of one sample, without the batch.
 
     Returns:
-        N by the matrix's name in a history, ``"blocks.0.conv1.weight"``: the number of output positions of a
-        convolution (times its groups), of tokens for a linear layer, so 1 where a sample is one vector. A matrix
-        used several times has the sum.
+        N of every matrix, by the name that it has in a history, such as ``"blocks.0.conv1.weight"``. For a convolution
+        N is the number of output positions, times its groups; for a linear layer that of tokens, which is 1 where a
+        sample is one vector. For a matrix that is used several times it is the sum.
 
     Raises:
         NetworkError: the model does not accept such a sample, or a layer does not run.

@@ -1,4 +1,4 @@
-"""Networks, by name."""
+"""Making a network from its name and options."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ __all__ = ["NETWORKS", "NetworkError", "Recipe", "Shape", "build"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is made: ``make(shape, classes, **options)``, with all ``options``, each a positive integer."""
+    """How a network is made: by ``make(shape, classes, **options)``, with a positive integer for every option."""
 
     make: Callable[..., nn.Module]
     options: tuple[str, ...] = ()
@@ -46,15 +46,15 @@ NETWORKS: dict[str, Recipe] = {
 def build(
     name: str, *, shape: Shape, classes: int, seed: int, device: torch.device | str = "cpu", **options: int
 ) -> nn.Module:
-    """A network whose initial parameters depend on ``seed`` alone, whatever the device.
+    """Make a network, with initial parameters that depend on ``seed`` alone and not on the device.
 
     Args:
         name: one of `NETWORKS`.
         shape: channels, height and width of an image.
         classes: outputs.
         seed: 0 or more; seeds PyTorch's CPU generator, which is then left as it was.
-        device: where the parameters are put (default: the CPU). ``"meta"`` makes shapes without values, at once.
-        options: the network's own, such as ``depth`` and ``width``; all that its `Recipe` names.
+        device: where the parameters are put (default: the CPU). ``"meta"`` makes shapes without values, in no time.
+        options: the network's own, such as ``depth`` and ``width``: all that its `Recipe` names, and no other.
 
     Returns:
         The network, in training mode.

@@ -39,8 +39,8 @@ class ResNet18(nn.Module):
         NetworkError: fewer than one class, or an image that the three strides shrink to a pixel too soon.
 
     No max-pool, no bias before batch-norm. The paper selects 17 matrices, all but the head and the three 1x1
-    shortcuts. Initialisation is PyTorch's default, as in the paper's code, whose average over 4 x 4 pixels is the
-    global one at 32 x 32 and serves no other size.
+    shortcuts. Initialisation is PyTorch's default, as in the paper's code. The average before the head is over 4 x 4
+    pixels there, which is the global average for images of 32 x 32 and fits no other size.
     """
 
     def __init__(self, shape: Shape, classes: int) -> None:

@@ -66,9 +66,10 @@ class ViT(nn.Module):
     Raises:
         NetworkError: an option out of range, or at odds with another or with the image.
 
-    The paper selects the patch embedding and six matrices a block. Initialisation is the original's: Xavier uniform
-    weights and zero biases in the blocks, positions of standard deviation 0.02, class token and head zero, so that the
-    first gradient is zero but for the head's. The patch embedding has PyTorch's default. No dropout.
+    The paper's selection takes the patch embedding and six matrices a block. Initialisation is the original's: Xavier
+    uniform weights and zero biases in the blocks, positions of standard deviation 0.02, class token and head zero. At
+    the first step the head alone has a gradient that is not zero. The patch embedding has PyTorch's default. There is
+    no dropout.
     """
 
     def __init__(self, shape: Shape, classes: int, depth: int, width: int, heads: int, patch: int) -> None:

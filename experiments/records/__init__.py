@@ -1,4 +1,8 @@
-"""What a sweep's folder keeps: paths, the ledger of its trials, and copies of it elsewhere."""
+"""What a sweep keeps, and where: the paths in its folder, the ledger of its trials, and storage elsewhere.
+
+The driver writes the `Ledger`; everybody reads it. `Layout` names the files of a sweep's folder. `Storage` is how the
+driver and the reports see histories and checkpoints that are kept elsewhere, `Place` how workers write them there.
+"""
 
 from .layout import Layout, history_parts
 from .ledger import MAX_ATTEMPTS, Ledger, Status, TrialRecord

@@ -1,4 +1,4 @@
-"""What lies where in a sweep's folder."""
+"""Where everything lies in a sweep's folder."""
 
 import shutil
 from dataclasses import dataclass
@@ -25,24 +25,24 @@ class Layout:
 
     @property
     def lock(self) -> Path:
-        """Held by the driver as long as it lives; holds its process id."""
+        """File that the driver locks as long as it lives; it contains the driver's process id."""
         return self.folder / "sweep.lock"
 
     @property
     def summary(self) -> Path:
-        """One row a trial, as CSV."""
+        """Results as CSV, one row a trial."""
         return self.folder / "summary.csv"
 
     def history(self, trial: str) -> Path:
-        """Folder of the Parquet parts of one trial; of a stack while it trains."""
+        """Folder of the Parquet parts of one trial's history; also of a stack's, as long as the stack trains."""
         return self.folder / "history" / trial
 
     def checkpoint(self, trial: str) -> Path:
-        """Checkpoint of one trial or stack; it is there only until every trial in it has a result."""
+        """Checkpoint of one trial or stack. It exists only until every trial in it has a result."""
         return self.folder / "checkpoints" / f"{trial}.pt"
 
     def forget(self, name: str) -> None:
-        """Remove the checkpoint and the history of a trial or stack that starts from zero."""
+        """Remove the checkpoint and the history of a trial or stack, so that it starts from zero."""
         self.checkpoint(name).unlink(missing_ok=True)
         self.forget_history(name)
 

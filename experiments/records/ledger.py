@@ -1,7 +1,7 @@
 """The ledger: which trials a sweep has, how far each has come, and what came out. SQLite, one row a trial.
 
-The driver alone writes it; anybody may read it meanwhile. Every change is one transaction, and a connection
-lives only as long as its transaction, so there is nothing to close and nothing half done to find later.
+The driver alone writes the ledger; anybody may read it meanwhile. Every change is one transaction, and a connection
+lives only as long as its transaction. So there is nothing to close, and a killed driver leaves nothing half done.
 """
 
 import json
@@ -56,10 +56,11 @@ class Status(StrEnum):
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """One row. Times are ISO 8601 in UTC; ``seconds`` is training time, over all sessions of the trial.
+    """One row of the ledger: a trial.
 
-    ``stack`` names the stack it is trained in, from when it was first started; None for one alone. ``host`` is the
-    machine that finished it.
+    ``stack`` names the stack that the trial is trained in, from its first start on; None for a trial that trains
+    alone. ``host`` is the machine that finished it. Times are ISO 8601 in UTC; ``seconds`` is training time, over all
+    sessions of the trial.
     """
 
     id: str
@@ -85,7 +86,7 @@ class Ledger:
     def create(cls, folder: Path, meta: dict[str, Any], trials: dict[str, dict[str, Any]]) -> "Ledger":
         """Write a new ledger with all ``trials`` (id -> specification) pending.
 
-        It appears under its name only when complete.
+        The file gets its name only when it is complete.
         """
         path, draft = Layout(folder).ledger, Layout(folder).ledger.with_suffix(".draft")
         for leftover in folder.glob(f"{draft.name}*"):  # of a driver that was killed right here
@@ -138,17 +139,17 @@ class Ledger:
             return [_record(row) for row in connection.execute("SELECT * FROM trials ORDER BY position")]
 
     def start(self, trials: Iterable[str], stack: str | None = None) -> None:
-        """A worker takes these trials, ``stack`` if it trains them as one: one more attempt of each."""
+        """Record that a worker begins these trials, one more attempt of each. ``stack``: its name, if they are one."""
         change = "status = 'running', attempts = attempts + 1, started = ?, finished = NULL, error = NULL, stack = ?"
         self._update(change, (_now(), stack), trials)
 
     def finish(self, trial: str, status: Status, result: dict[str, Any], seconds: float) -> None:
-        """The trial has come to its end: ``done`` or ``diverged``."""
+        """Record that the trial has come to its end, ``done`` or ``diverged``, with this result."""
         values = (status, json.dumps(result), seconds, result.get("host"), _now())
         self._update("status = ?, result = ?, seconds = ?, host = ?, finished = ?", values, [trial])
 
     def crash(self, trials: Iterable[str], error: str) -> None:
-        """Their worker failed or died: they are ``pending``, to be tried again, or ``failed``."""
+        """Record that the trials' worker failed or died: they are ``pending``, or ``failed`` after `MAX_ATTEMPTS`."""
         self._update(
             f"status = CASE WHEN attempts < {MAX_ATTEMPTS} THEN 'pending' ELSE 'failed' END, error = ?, finished = ?",
             (error, _now()),
@@ -156,23 +157,23 @@ class Ledger:
         )
 
     def unstack(self, trials: Iterable[str]) -> None:
-        """A stack of these was one too many: they are pending as if never tried, in whatever stack comes next."""
+        """Give up the stack of these trials: they are pending as if never tried, free for another stack."""
         self._update("status = 'pending', attempts = 0, stack = NULL, started = NULL", (), trials)
 
     def postpone(self, trials: Iterable[str]) -> None:
-        """It was not their fault that they did not finish: they are pending, and this counts as no attempt."""
+        """Make these trials pending: their worker was killed, which is not their fault and counts as no attempt."""
         self._update("status = 'pending', attempts = attempts - 1", (), trials)
 
     def release(self) -> None:
-        """Put running trials back: an interruption is not the trial's fault and counts as no attempt."""
+        """Make running trials pending: an interruption is not the trial's fault and counts as no attempt."""
         self._write("UPDATE trials SET status = 'pending', attempts = attempts - 1 WHERE status = 'running'")
 
     def reopen_failed(self) -> None:
-        """Give failed trials their attempts back: the user has asked for another run."""
+        """Make failed trials pending, with all their attempts: the user has asked for another run."""
         self._write("UPDATE trials SET status = 'pending', attempts = 0 WHERE status = 'failed'")
 
     def _update(self, assignments: str, values: tuple[Any, ...], trials: Iterable[str]) -> None:
-        """In one transaction. A trial that has a result keeps it: nothing finished is done twice, or undone."""
+        """Change the rows of these trials in one transaction, except of those that have a result: a result is final."""
         where = "WHERE id = ? AND status NOT IN ('done', 'diverged')"
         with self._connection() as connection, connection:  # the inner one commits, or rolls back
             rows = [(*values, trial) for trial in trials]
@@ -189,7 +190,11 @@ class Ledger:
 
 
 def _uri(path: Path) -> str:
-    """SQLite makes files beside a WAL database even to read it, unless told, in a read-only folder, not to."""
+    """The database as a URI, which tells SQLite to write nothing where it cannot.
+
+    Even to read a WAL database SQLite makes files beside it. In a folder that is read-only, and has no file of changes
+    yet to be merged (``-wal``), ``immutable=1`` keeps it from that.
+    """
     settled = not os.access(path.parent, os.W_OK) and not path.with_name(path.name + "-wal").exists()
     return f"file:{quote(str(path.absolute()))}" + ("?immutable=1" if settled else "")
 

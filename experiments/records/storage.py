@@ -1,6 +1,6 @@
 """Where histories and checkpoints are kept: in the sweep's folder, or at any place that fsspec can write to.
 
-A worker always writes files of its own machine: see `fastrank.experiments.engines.execute`.
+A worker always writes files of its own machine; `fastrank.experiments.engines.execute` copies them to the place.
 """
 
 import shutil
@@ -18,12 +18,12 @@ class StorageError(UserError):
 
 
 def absolute(url: str | None) -> str | None:
-    """A place as every process finds it, wherever it runs: a path without its folder is one of the user's."""
+    """A place as a URL that means the same in every process; a relative path is one from the user's current folder."""
     return url if url is None or "://" in url else Path(url).absolute().as_uri()
 
 
 class Storage:
-    """What a sweep keeps outside its folder.
+    """The histories and checkpoints of a sweep, as the driver and the reports see them, wherever they are kept.
 
     Args:
         url: of a folder, as fsspec has it (``s3://bucket/run``); None for the sweep's own folder.
@@ -37,7 +37,7 @@ class Storage:
         self._place = None if url is None else Place(url)
 
     def forget(self, name: str, *, history: bool) -> None:
-        """Remove the checkpoint of a trial or stack, and its history where asked."""
+        """Remove the checkpoint of a trial or stack and, with ``history``, its history."""
         self.layout.checkpoint(name).unlink(missing_ok=True)
         if history:
             self.layout.forget_history(name)
@@ -66,7 +66,7 @@ class Storage:
 
 
 class Place:
-    """A folder somewhere, laid out as a sweep's folder is."""
+    """A folder that fsspec can write to, in which checkpoints and histories lie as in a sweep's folder."""
 
     def __init__(self, url: str) -> None:
         import fsspec
@@ -85,12 +85,12 @@ class Place:
         return f"{self._root}/history/{name}"
 
     def remove(self, path: str) -> None:
-        """What is there, a file or a folder, is there no more."""
+        """Remove a file or a folder, if it exists."""
         if self._fs.exists(path):
             self._fs.rm(path, recursive=True)
 
     def pull(self, remote: str, local: Path) -> None:
-        """Copy a file, or all files of a folder, if there are any."""
+        """Copy a file, or all files of a folder, to this machine. Nothing happens where there are none."""
         if self._fs.isfile(remote):
             local.parent.mkdir(parents=True, exist_ok=True)
             self._fs.get_file(remote, str(local))
@@ -101,7 +101,10 @@ class Place:
             self._fs.get_file(f"{remote}/{path}", str(target))
 
     def push(self, local: Path, remote: str) -> None:
-        """Make a remote folder hold what a local one does. A part is never changed: only new ones are copied."""
+        """Make a remote folder hold the same Parquet parts as a local one.
+
+        A part that is written never changes, so only those are copied that are missing there or of another size.
+        """
         own = {str(path.relative_to(local)): path for path in local.rglob("*.parquet")} if local.exists() else {}
         there = self._files(remote)
         for name in there.keys() - own.keys():
@@ -111,14 +114,14 @@ class Place:
                 self.push_file(own[name], f"{remote}/{name}")
 
     def push_file(self, local: Path, remote: str) -> None:
-        """Copy a file so that nobody sees half of it."""
+        """Copy a file to the place, so that nobody sees half of it."""
         self._fs.makedirs(self._fs._parent(remote), exist_ok=True)
         draft = f"{remote}.draft"
         self._fs.put_file(str(local), draft)
         self._fs.mv(draft, remote)
 
     def _files(self, folder: str) -> dict[str, int]:
-        """Sizes of the files below a folder, by their paths in it."""
+        """Sizes in bytes of the files below a remote folder, by their paths in it."""
         self._fs.invalidate_cache()
         if not self._fs.exists(folder):
             return {}

@@ -1,4 +1,8 @@
-"""What came out of a sweep: tables, figures and pages."""
+"""What came out of a sweep, for people to read: figures, tables and pages.
+
+`write_report` makes the report of one sweep, `write_comparison` a page on several, and `draw_heat_map` the picture of
+one trial that sinks show.
+"""
 
 from .compare import write_comparison
 from .live_heat_map import draw_heat_map

@@ -25,5 +25,5 @@ def said(settings: Settings, *axes: str, short: bool = False) -> str:
 
 
 def enumeration(parts: list[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """Join the parts as a sentence does: "a", "a and b", "a, b and c"."""
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -1,4 +1,7 @@
-"""A trial's history, boiled down to what figures and report need of it, part by part."""
+"""From a trial's history to the few numbers that figures and report need, read part by part.
+
+Steps are put into bins, equal parts of all steps of a trial. The recorded steps of one bin are a run of steps.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,15 +25,17 @@ class Digest:
     """What is kept of a history of one trial.
 
     Attributes:
-        curves: for every tolerance (key: its column suffix, "" for the first) the average rank over the matrices,
-            `bin, step_first, step_last, low, mean, high` a bin of steps. Trials of as many steps have the same bins.
-        last: for every tolerance the average rank over the matrices at the last step; NaN where not finite or recorded.
+        curves: for every tolerance (key: its column suffix, "" for the first) the average rank over the matrices: a row
+            `bin, step_first, step_last, low, mean, high` for each run of steps. Trials of as many steps have the same
+            bins.
+        last: for every tolerance the average rank over the matrices at the last step; NaN where that is not recorded,
+            or a matrix is not finite.
         matrices: `name, rows, cols, last`: every matrix, and its rank at the first tolerance at the last step.
-        ended: whether the last step is recorded.
-        matrix_means: (matrices, runs of steps), mean ranks at the first tolerance; NaN where not finite.
+        ended: whether the last step is recorded, of all matrices.
+        matrix_means: (matrices, runs of steps), mean ranks at the first tolerance; NaN where never finite.
         matrix_steps: (runs of steps, 2), first and last step of each.
-        steps: recorded steps, those that lack matrices included; such a step has no average.
-        missing: steps that are due every so often and are not recorded, or not of all matrices.
+        steps: how many steps are recorded. Those of which matrices are missing count too, but have no average.
+        missing: how many of the steps that are due (multiples of `every`) are not recorded, or not of all matrices.
         rows, certified, nonfinite: rows in all, rows whose bounds agree at every tolerance, rows without a rank.
     """
 
@@ -48,7 +53,7 @@ class Digest:
 
 
 def columns(suffixes: Iterable[str]) -> list[str]:
-    """Columns of a history that `digest` reads, for the tolerances with these column suffixes."""
+    """Names of the columns of a history that `digest` reads, for the tolerances with these column suffixes."""
     return ["step", "name", "rows", "cols", *(key for suffix in suffixes for key in rank_columns(suffix))]
 
 
@@ -73,17 +78,17 @@ def ranks(table: pa.Table, suffix: str = "") -> FloatArray:
 def digest(
     parts: Iterable[pa.Table], suffixes: Sequence[str], steps: int, *, every: int = 1, bins: int = BINS
 ) -> Digest:
-    """Boil down a history. What is held in memory grows with the number of steps, not with that of rows.
+    """Digest a history. What is held in memory grows with the number of steps, not with that of rows.
 
     Args:
         parts: tables of the history's rows, in order, with (at least) the columns that `columns` names.
         suffixes: column suffix of every tolerance, "" for the first.
-        steps: of the trial, recorded or not.
+        steps: how many steps the trial has, recorded or not.
         every: steps from one recorded step to the next.
-        bins: runs of steps that a curve has at most.
+        bins: how many bins curves have.
 
     Raises:
-        fastrank.HistoryError: it has no row, or reaches beyond `steps`.
+        fastrank.HistoryError: the history has no row, or reaches beyond `steps`.
     """
     tally = _Tally(suffixes, steps)
     for part in parts:
@@ -155,7 +160,7 @@ class _Tally:
         self.matrix_count += np.bincount(place, finite, minlength=size).reshape(shape)
 
     def _matrices(self, part: pa.Table) -> IntArray:
-        """Number of every row's matrix, in the order of their first rows."""
+        """The number of every row's matrix; matrices are numbered in the order in which they first appear."""
         column = part["name"].combine_chunks()
         encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
         codes, words = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
@@ -174,24 +179,24 @@ class _Tally:
 
 
 def bin_of(step: IntArray, steps: int, bins: int) -> IntArray:
-    """Which of `bins` equal parts of steps 1 to `steps` each step lies in."""
+    """The bin that each step lies in: which of `bins` equal parts of the steps 1 to `steps`."""
     return np.maximum(step - 1, 0) * bins // max(steps, 1)
 
 
 def runs(recorded: IntArray, steps: int, bins: int) -> tuple[IntArray, IntArray]:
-    """Where in `recorded` (increasing) every run of steps in one bin begins, and the numbers of those bins."""
+    """Divide the steps in `recorded` (increasing) into runs: where in it each run begins, and the number of its bin."""
     numbers, starts = np.unique(bin_of(recorded, steps, bins), return_index=True)
     return starts, numbers
 
 
 def binned(recorded: IntArray, values: FloatArray, steps: int, bins: int = BINS) -> pd.DataFrame:
-    """Lowest, mean and highest of `values` over each of at most `bins` equal parts of all steps; NaN where all are.
+    """A row for each run of steps, with lowest, mean and highest of `values`; NaN where all values of a run are.
 
     Args:
         recorded: (n,), increasing steps.
-        values: (n,), a value for each.
-        steps: of the trial in all.
-        bins: equal parts of 1 to `steps`; those in which no step was recorded have no row.
+        values: (n,), a value for each of them.
+        steps: how many steps the trial has in all.
+        bins: how many bins there are; one in which no step was recorded has no row.
     """
     starts, numbers = runs(recorded, steps, bins)
     finite = np.isfinite(values)

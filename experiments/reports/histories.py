@@ -1,4 +1,4 @@
-"""Histories of trials, read from their folders: part by part, and of every row only what is asked for."""
+"""Reading the histories of trials from their folders: part by part, and only the columns that are asked for."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ SHOWN = ("step", "name", "rows", "cols", "frobenius_norm", "singular_values")
 
 
 def tables(files: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
-    """These columns of each file.
+    """Read these columns of each file, a table a file.
 
     Raises:
         fastrank.HistoryError, OSError: a file is missing, damaged, or has no such column.
@@ -28,7 +28,7 @@ def tables(files: Sequence[Path], columns: Sequence[str]) -> Iterator[pa.Table]:
 
 
 def spectra(folder: Path) -> pd.DataFrame:
-    """The first and the last recorded spectrum of every matrix.
+    """Read the first and the last recorded spectrum of every matrix.
 
     Returns:
         `name, rows, cols, step, rank` (at the first tolerance), `frobenius_norm`, `singular_values` and `stage`
@@ -50,7 +50,7 @@ def spectra(folder: Path) -> pd.DataFrame:
 
 
 def norms(folder: Path) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """Recorded steps and Frobenius norms of every matrix, by its name.
+    """Read the recorded steps and the Frobenius norms of every matrix, by its name.
 
     Raises:
         fastrank.HistoryError, OSError: the history is missing or damaged.
@@ -72,7 +72,7 @@ def _columns(file: Path) -> list[str]:
 
 
 def _nearest(files: Sequence[Path], *, last: bool) -> pd.DataFrame:
-    """A row a matrix, its first (or last) with singular values, from no more of the files than it takes."""
+    """A row a matrix: its first (or last) one with singular values. Reads no more of the files than that takes."""
     frames: list[pd.DataFrame] = []
     seen: set[str] = set()
     for table in tables(files, [*SHOWN, *rank_columns()]):

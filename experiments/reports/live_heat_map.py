@@ -1,6 +1,5 @@
-"""The heat map of one trial, as the report draws it, for those who look at trials one by one."""
+"""The heat map of one trial, as the report draws it, but while the sweep still runs: sinks show it."""
 
-import io
 import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,6 +10,7 @@ from ..records import Layout, Storage, history_parts
 from . import histories
 from .digest import BINS, Digest, columns, digest
 from .figures import heat_maps
+from .figures.drawing import png
 from .figures.style import styled
 from .results import Results, read_results
 
@@ -18,14 +18,14 @@ _drawing = threading.Lock()  # matplotlib's settings are the whole process's
 
 
 def draw_heat_map(folder: Path, trial: str) -> bytes | None:
-    """Rank of every tracked matrix over the steps of a trial that has a result.
+    """Draw the rank of every tracked matrix over the steps of a trial that has a result.
 
     Args:
-        folder: the sweep's.
-        trial: its id.
+        folder: the sweep's folder.
+        trial: the trial's id.
 
     Returns:
-        A PNG; None where there is no history, or one that cannot be read.
+        A PNG; None where there is no history, or it cannot be read.
 
     Raises:
         UserError: the ledger cannot be read, or the sweep's storage.
@@ -35,10 +35,8 @@ def draw_heat_map(folder: Path, trial: str) -> bytes | None:
     if known is None:
         return None
     results.digests[trial] = known
-    png = io.BytesIO()
     with _drawing, styled():
-        heat_maps.draw(results, trial).figure.savefig(png, format="png")
-    return png.getvalue()
+        return png(heat_maps.draw(results, trial).figure)
 
 
 def _digest(results: Results, trial: str) -> Digest | None:
@@ -53,7 +51,7 @@ def _digest(results: Results, trial: str) -> Digest | None:
 
 
 def _history(results: Results, trial: str, scratch: Path) -> Path:
-    """Its folder: the sweep's own, or a copy of what is stored elsewhere."""
+    """The folder of a trial's history: in the sweep's folder, or a copy in `scratch` of what is stored elsewhere."""
     url, own = results.meta.get("storage"), results.history(trial)
     if url is None or own.exists():
         return own

@@ -6,6 +6,8 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
+PNG = b"\x89PNG"
+
 
 def page(template: str, **parts: str) -> str:
     """The file `template` of this package with `parts`, which are HTML, and the style of all pages filled in."""
@@ -14,12 +16,13 @@ def page(template: str, **parts: str) -> str:
     return Template(folder.joinpath(template).read_text(encoding="utf-8")).substitute(style=style, **parts)
 
 
-def figure(title: str, caption: str, svg: bytes | None) -> str:
-    """A figure with its title and caption, which are text; the caption alone where there is no picture."""
+def figure(title: str, caption: str, image: bytes | None) -> str:
+    """A figure, PNG or SVG, with its title and caption, which are text; the caption alone where there is no image."""
     title, caption = escape(title), escape(caption)
-    if svg is None:
+    if image is None:
         return f"<figure><h3>{title}</h3><figcaption>{caption}</figcaption></figure>"
-    source = f"data:image/svg+xml;base64,{b64encode(svg).decode()}"
+    kind = "png" if image.startswith(PNG) else "svg+xml"
+    source = f"data:image/{kind};base64,{b64encode(image).decode()}"
     return f'<figure><h3>{title}</h3><img alt="{title}" src="{source}"><figcaption>{caption}</figcaption></figure>'
 
 

@@ -57,7 +57,7 @@ def _page(results: Results, pictures: list[Picture]) -> str:
         problems=problems(results.problems),
         pivot_note=_pivot_note(results),
         pivots=tables.pivots(results),
-        figures="\n".join(figure(picture.title, picture.caption, picture.svg) for picture in pictures),
+        figures="\n".join(figure(picture.title, picture.caption, picture.image) for picture in pictures),
         generalisation=tables.generalisation(results),
         generalisation_note=_generalisation_note(results),
         trials=tables.trials(results),

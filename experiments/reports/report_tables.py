@@ -15,7 +15,7 @@ NONE = "&ndash;"
 
 
 def rank(value: float) -> str:
-    """An average rank."""
+    """An average rank in a table; a dash for NaN, as in the functions below."""
     return NONE if pd.isna(value) else f"{value:.1f}"
 
 
@@ -25,7 +25,7 @@ def share(value: float) -> str:
 
 
 def gap(value: float) -> str:
-    """A difference of two shares of one, in points."""
+    """A difference of two shares of one, in percentage points."""
     return NONE if pd.isna(value) else f"{100 * value:.1f}".replace("-", "&minus;")
 
 
@@ -33,7 +33,7 @@ MEASURES = {"train_accuracy": share, "test_accuracy": share, "gap": gap, "rank":
 
 
 def pivots(results: Results) -> str:
-    """For every facet a table of the two settings of `results.shown`: average rank, and test accuracy beside it."""
+    """A table for every facet: average rank and test accuracy, over the two settings that `results.shown` names."""
     return "\n".join(_pivot(facet, results.table[results.table["facet"] == facet], results) for facet in results.facets)
 
 
@@ -64,7 +64,7 @@ def _pivot_cell(trials: pd.DataFrame) -> str:
 
 
 def generalisation(results: Results) -> str:
-    """One row a cell: accuracy in training and test, the gap between them, and average rank; means over the seeds."""
+    """One row a cell of the grid: train and test accuracy, the gap between them, average rank; means over the seeds."""
     table = seed_means(results)
     if table.empty:
         return ""
@@ -86,7 +86,7 @@ def generalisation(results: Results) -> str:
 
 
 def _spread(cell: "pd.Series[Any]", measure: str, show: Callable[[float], str]) -> str:
-    """Mean, and the standard deviation over the seeds where there are several."""
+    """The mean of a measure, with its standard deviation over the seeds where there are several."""
     spread = cell[f"{measure}_std"]
     more = "" if pd.isna(spread) else f" <small>&plusmn; {show(spread)}</small>"
     return f"<td>{show(cell[f'{measure}_mean'])}{more}</td>"
@@ -126,7 +126,7 @@ def pairs(rows: Iterable[tuple[str, str]]) -> str:
 
 
 def config(settings: Mapping[str, Any]) -> str:
-    """The configuration, a row a section."""
+    """The configuration, with a row for every key at its top."""
     return pairs((key, config_value(value)) for key, value in settings.items())
 
 

@@ -1,4 +1,4 @@
-"""What a sweep's folder holds, read once for all figures and the report."""
+"""What a sweep's folder has, read once for all figures and the report."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from .axes import AXES, said
 from .digest import BINS, Digest, columns, digest
 
 POINTS = 12_000  # that all curves of a figure have together
-READERS = 2  # threads: decoding and summing release the interpreter about half of the time
+READERS = 2  # threads: decoding and summing release the interpreter lock about half of the time
 MEASURED = ("steps", "average_rank", "full_rank", "train_accuracy", "test_accuracy")
 
 
@@ -35,9 +35,9 @@ class Results:
         meta: the ledger's `config`, `data`, `commit`, `versions` and `created`.
         trials: the ledger's records, in the order of the grid.
         table: a row a trial, indexed by its id: the columns of `summary.csv`, then `average_rank@...` for further
-            tolerances, `open` (ranks in its history that are not certified), `facet` (every setting that varies besides
-            the two of `shown`, in words), `pull` (lr * weight_decay / batch_size) and `collapsed` (done, at a test
-            accuracy below twice chance).
+            tolerances, `open` (how many rows of its history have a rank that is not certified), `facet` (the settings
+            that vary besides the two of `shown`, in words), `pull` (lr * weight_decay / batch_size, how hard SGD and
+            weight decay pull towards low rank) and `collapsed` (done, at a test accuracy below `collapse`).
         tolerances: of the numerical rank; the first is the one that figures show where they show one.
         digests: by trial, for every done trial whose history could be read.
         problems: what is wrong with single histories, in words.
@@ -58,7 +58,7 @@ class Results:
 
     @property
     def chance(self) -> str:
-        """What test accuracy a network has to reach, or it counts as collapsed, in words."""
+        """In words: the test accuracy below which a network counts as collapsed."""
         classes = int(self.meta["data"]["classes"])
         return f"{'twice chance, ' if classes > 2 else ''}{100 * collapse(classes):.3g}%"
 
@@ -74,12 +74,12 @@ class Results:
 
     @property
     def shown(self) -> tuple[str, str]:
-        """The two axes that most figures show: the first two that vary; where fewer do, one that does not."""
+        """The two axes that most figures show: the first two that vary, made up with others where fewer do."""
         return _shown(self.varying)
 
     @property
     def facets(self) -> list[str]:
-        """What `facet` may be, in the order of the numbers in it."""
+        """All values of the column `facet`, sorted by the settings in them and not as texts."""
         rest = [axis for axis in self.varying if axis not in self.shown]
         return list(dict.fromkeys(self.table.sort_values(rest)["facet"] if rest else self.table["facet"]))
 
@@ -140,12 +140,15 @@ class Results:
 
 
 def read_results(folder: Path, *, digests: bool = True) -> Results:
-    """Read the ledger and, with `digests`, every done trial's history below `folder`, fetched there if need be.
+    """Read the ledger of a sweep and, with `digests`, the history of every done trial.
+
+    Histories that are stored elsewhere are first copied to `folder`. One that is missing or damaged raises no error:
+    `Results.problems` tells of it.
 
     Raises:
         LedgerError: the ledger is missing, damaged or of another version.
         ReportError: the ledger holds no trial, or does not say how many classes its data have.
-        StorageError: the place where the histories are cannot be reached. A history that is not there is a problem.
+        StorageError: the place where the histories are stored cannot be reached.
     """
     ledger = Ledger.open(folder)
     meta, trials = ledger.meta, ledger.trials()

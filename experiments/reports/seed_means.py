@@ -1,4 +1,4 @@
-"""Averages over seeds of the trials that differ in nothing else, and how far the trained networks generalise."""
+"""Averages over the seeds of trials that differ in nothing else, and how far the trained networks generalise."""
 
 import pandas as pd
 
@@ -17,9 +17,9 @@ def seed_means(results: Results, rank: str = "average_rank") -> pd.DataFrame:
         rank: column of `results.table`; trials without it are left out.
 
     Returns:
-        `batch_size, lr, weight_decay, momentum, facet`, `trials` (seeds that are done), `full_rank`, `collapsed` (how
-        many seeds are), and of `rank`, `train_accuracy`, `test_accuracy` and `gap` (training minus test accuracy)
-        each `_mean, _std, _min, _max` over the seeds; `_std` is NaN for a single one.
+        `batch_size, lr, weight_decay, momentum, facet`, `trials` (how many seeds are done), `full_rank`, `collapsed`
+        (how many of these are), and `_mean, _std, _min, _max` over the seeds for each of `rank`, `train_accuracy`,
+        `test_accuracy` and `gap` (training minus test accuracy); `_std` is NaN for a single seed.
     """
     done = results.done.assign(gap=results.done["train_accuracy"] - results.done["test_accuracy"])
     measures = MEASURES | {"rank": rank}

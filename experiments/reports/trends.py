@@ -1,4 +1,4 @@
-"""How average rank goes with each setting, as a number for every sweep; and the means behind it."""
+"""How average rank depends on each setting of a sweep: one correlation for each, and the means behind it."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,19 +11,20 @@ from .results import Results
 from .seed_means import seed_means
 
 SETTINGS = AXES[:3]
-DIGITS = 9  # of an average rank, that count as different
+DIGITS = 9  # after the point, to which average ranks are rounded: ranks that agree in them are ties
 
 
 def trends(results: Results) -> pd.DataFrame:
-    """Spearman's correlation of average rank with every setting that varies, all others held fixed.
+    """Spearman's correlation of average rank with every one of `SETTINGS` that varies, all others held fixed.
 
-    A slice is the cells (means over seeds) that differ in one setting alone. Each slice of two or more values has a
-    correlation; a slice whose rank does not change has 0. Cells with a collapsed network are left out: their low rank
-    is no success.
+    A slice is a set of cells (means over seeds) that differ in one setting alone. Each slice of two or more values has
+    a correlation, which is 0 where the rank does not change. Cells with a collapsed network are left out: their low
+    rank is no success.
 
     Returns:
-        A row for each setting, and for batch size and learning rate one `decayed` (slices with weight decay) and one
-        not: `axis, decayed, rho` (mean over the slices), `lowest, highest`, `slices`, `values` (in the longest slice).
+        A row for each setting; for batch size and learning rate one of the slices with weight decay (`decayed`) and one
+        of those without: `axis, decayed`, `rho, lowest, highest` (mean and extremes of the correlation over the
+        slices), `slices` (their number) and `values` (in the longest slice).
     """
     rows = []
     for axis, decayed, slices in _slices(_sound(results)):
@@ -34,14 +35,15 @@ def trends(results: Results) -> pd.DataFrame:
 
 
 def means(results: Results) -> pd.DataFrame:
-    """Average rank, as a share of full rank, and test accuracy at every value of every setting that varies.
+    """Average rank, as a share of full rank, and test accuracy at every value of every one of `SETTINGS` that varies.
 
-    Every value is averaged over the same other settings: means over the slices that have all values; where none has,
-    over those that have the values that together occur most, and the other values are left out. Batch size and
-    learning rate: over slices with weight decay, where there are any. Cells with a collapsed network are left out.
+    The means of a setting's values can be compared, because they are over the same other settings: over the slices (see
+    `trends`) that have all values. Where no slice has them all, the slices with one and the same set of values are
+    taken that have most cells together, and the other values are left out. For batch size and learning rate they are
+    slices with weight decay, where there are any. Cells with a collapsed network are left out.
 
     Returns:
-        `axis, value, rank_share, test_accuracy, cells` (that the means are over).
+        `axis, value, rank_share, test_accuracy` and `cells` (how many the means are over).
     """
     parts = []
     for axis, group in pd.DataFrame(list(_slices(_sound(results))), columns=["axis", "decayed", "slices"]).groupby(
@@ -60,7 +62,7 @@ def means(results: Results) -> pd.DataFrame:
 
 
 def _alike(axis: str, slices: list[pd.DataFrame]) -> list[pd.DataFrame]:
-    """The slices that have all values of `axis`; where none has, those of the values that most cells have together."""
+    """The slices that have all values of `axis`; where none has, those of one set of values that have most cells."""
     by_values: dict[tuple[float, ...], list[pd.DataFrame]] = defaultdict(list)
     for part in slices:
         by_values[tuple(part[axis])].append(part)
@@ -69,7 +71,7 @@ def _alike(axis: str, slices: list[pd.DataFrame]) -> list[pd.DataFrame]:
 
 
 def spearman(x: "pd.Series[float]", y: "pd.Series[float]") -> float:
-    """Spearman's rank correlation of distinct `x` with `y`, ties by their mean rank; 0 where `y` is constant."""
+    """Spearman's rank correlation of distinct `x` with `y`, whose ties get their mean rank; 0 for constant `y`."""
     first, second = x.rank(), y.round(DIGITS).rank()
     if second.nunique() < 2:
         return 0.0
@@ -82,7 +84,7 @@ def _sound(results: Results) -> pd.DataFrame:
 
 
 def _slices(sound: pd.DataFrame) -> Iterator[tuple[str, bool, list[pd.DataFrame]]]:
-    """For every setting, with and (but for weight decay itself) without weight decay: the slices along it."""
+    """For every setting the slices along it, those with weight decay and those without apart (but not along itself)."""
     for axis in SETTINGS:
         others = [other for other in AXES if other != axis]
         slices = [part for _, part in sound.groupby(others, sort=True) if len(part) > 1]

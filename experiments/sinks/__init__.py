@@ -1,4 +1,8 @@
-"""Where a sweep's numbers go besides its own folder, for those who watch their runs elsewhere."""
+"""Sinks send a sweep's numbers, while it runs, to where people watch their trainings: TensorBoard, W&B, MLflow.
+
+`open_sinks` opens those that the user named (``--log``), and the driver tells each `Sink` what happens. A sink that
+fails is left out, and the sweep goes on.
+"""
 
 from .sink import Sink, open_sinks
 

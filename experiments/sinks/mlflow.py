@@ -21,9 +21,9 @@ PROBE = "loss/train"  # a metric that every epoch has
 
 
 class MLflow:
-    """A tracker that goes where MLflow would go by itself: ``MLFLOW_TRACKING_URI``, or its default.
+    """A tracker that writes where MLflow would by itself: to ``MLFLOW_TRACKING_URI``, or its default.
 
-    Raises ModuleNotFoundError where that is a database and what MLflow reads one with is not installed.
+    Raises ModuleNotFoundError where that is a database and a package that MLflow needs for one is not installed.
     """
 
     def __init__(self, sweep: Sweep, say: Callable[[str], None]) -> None:
@@ -34,18 +34,18 @@ class MLflow:
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it would tear the live table
         self._sweep, self._say = sweep, say
-        self._runs: dict[str, str] = {}  # ids of open runs, by trial
-        self._epochs: dict[str, set[int]] = {}  # that a run has already, by trial
+        self._runs: dict[str, str] = {}  # by trial, the id of its open run
+        self._epochs: dict[str, set[int]] = {}  # by trial, those that its run has already
 
     def epoch(self, trial: Trial, epoch: int, values: Mapping[str, float]) -> None:
-        """A point in each curve; MLflow would keep a second one beside the first."""
+        """Add a point to each curve, unless the run has this epoch: MLflow would keep both points."""
         run = self._run(trial)
         if epoch not in self._epochs[trial.id]:
             self._log(run, epoch, values)
             self._epochs[trial.id].add(epoch)
 
     def end(self, trial: Trial, outcome: Outcome) -> None:
-        """The last numbers, the status as a tag, the heat map as an artifact."""
+        """Log the last numbers, the status as a tag and the heat map as an artifact, and end the run."""
         run = self._run(trial)
         epoch = max(self._epochs[trial.id], default=0) if outcome.epoch is None else outcome.epoch
         self._log(run, epoch, outcome.values)
@@ -59,7 +59,7 @@ class MLflow:
         del self._runs[trial.id], self._epochs[trial.id]
 
     def close(self) -> None:
-        """Open runs are marked as killed until they go on."""
+        """Mark open runs as killed, until a later session goes on with them."""
         for run in self._runs.values():
             self._client.set_terminated(run, "KILLED")
 

@@ -1,4 +1,7 @@
-"""Between the driver and a tracker: a thread, so that a slow network holds up no training, and a fuse."""
+"""What stands between the driver and a tracker, so that neither a slow network nor an error there disturbs a sweep.
+
+Each tracker is told what happens in a thread of its own, and is left out after its first error.
+"""
 
 import queue
 import threading
@@ -17,12 +20,12 @@ _SAY_AFTER = 3.0  # seconds of waiting after which the user is told what is wait
 
 
 class Relay:
-    """A sink: tells a tracker, in order, what happens. The first error in it is said, and the last thing it does.
+    """A sink that tells a tracker, in order, what happens. After the tracker's first error it tells the user and ends.
 
     Args:
         title: what people call the tracker.
         tracker: told everything in one thread of its own, from the first event on.
-        folder: the sweep's.
+        folder: the sweep's folder.
         say: shows the user a line.
     """
 
@@ -38,12 +41,12 @@ class Relay:
         self._thread.start()
 
     def record(self, trial: Trial, event: Event) -> None:
-        """Returns at once."""
+        """Put the event in the tracker's queue; returns at once."""
         if self._thread.is_alive():
             self._events.put((trial, event))
 
     def close(self) -> None:
-        """Wait until the tracker has heard everything, or makes no progress any more."""
+        """Wait until the tracker has been told everything, or for `PATIENCE` seconds without any progress."""
         self._events.put(None)
         told, since, said = self._told, time.monotonic(), False
         while self._thread.is_alive():

@@ -1,4 +1,4 @@
-"""Sinks: where a sweep's numbers go besides its own folder, for those who watch their runs elsewhere."""
+"""Opening the sinks that the user has named."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,22 +19,22 @@ TITLES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "mlflow": "
 
 
 class Sink(Protocol):
-    """Hears what the driver hears. What goes wrong in it never stops a sweep."""
+    """Is told of every event of a trial, as the driver is. Nothing that goes wrong in a sink stops the sweep."""
 
     def record(self, trial: Trial, event: Event) -> None:
         """Something has happened to a trial."""
 
     def close(self) -> None:
-        """The sweep is over, for now."""
+        """This session of the sweep is over."""
 
 
 @contextmanager
 def open_sinks(names: Sequence[str], folder: Path, console: Console) -> Iterator[list[Sink]]:
-    """The sinks of these names, closed at the end.
+    """Open the sinks of these names; they are closed at the end of the context.
 
     Args:
-        names: of `TITLES`; each is opened once.
-        folder: the sweep's, with its ledger.
+        names: keys of `TITLES`; each is opened once.
+        folder: the sweep's folder, with its ledger.
         console: where it is said that a sink fails; it is then left out, and the sweep goes on.
 
     Raises SinkError for a name that is not known, a package that is not installed, or a key that is not there.
@@ -71,7 +71,10 @@ def _open(name: str, folder: Path, say: Callable[[str], None]) -> Tracker | None
 
 
 def _maker(name: str) -> Callable[[Sweep, Callable[[str], None]], Tracker]:
-    """Importing one takes a second or more, and its package: only what was asked for is imported."""
+    """The class of the tracker with this name.
+
+    It is imported only now, because that takes a second or more, and the tracker's package.
+    """
     match name:
         case "tensorboard":
             from .tensorboard import TensorBoard

@@ -16,7 +16,7 @@ from .tracker import HEAT_MAP, Outcome, Sweep, settings
 
 
 class TensorBoard:
-    """A tracker that writes files, each opened only as long as it is written: a stack may have hundreds of trials."""
+    """A tracker that writes event files. Each is open only while it is written: a stack may have hundreds of trials."""
 
     def __init__(self, sweep: Sweep, say: Callable[[str], None]) -> None:
         self._folder = sweep.folder / "tensorboard"
@@ -25,19 +25,19 @@ class TensorBoard:
         say(f"To watch the sweep: tensorboard --logdir {self._folder}")
 
     def epoch(self, trial: Trial, epoch: int, values: Mapping[str, float]) -> None:
-        """A point in each curve."""
+        """Add a point to each curve. A repeated epoch begins a new file, at which TensorBoard drops older points."""
         if epoch <= self._epochs.get(trial.id, 0):
             del self._files[trial.id]
         self._write(trial, epoch, [_scalars(values)], since=epoch)
         self._epochs[trial.id] = epoch
 
     def end(self, trial: Trial, outcome: Outcome) -> None:
-        """The last points, the status as a text, and the heat map."""
+        """Write the last points, the status as a text, and the heat map."""
         epoch = self._epochs.get(trial.id) if outcome.epoch is None else outcome.epoch
         summaries = [_scalars(outcome.values), text("status", outcome.status)]  # type: ignore[no-untyped-call]
         if outcome.heat_map is not None:
             summaries.append(_image(outcome.heat_map))
-        if outcome.status != "failed":  # which may yet be tried again, and an end can be written once
+        if outcome.status != "failed":  # it may yet be tried again, and an end can be written only once
             summaries.append(_table_row(trial)[1])
         self._write(trial, epoch or 0, summaries, since=None if epoch is None else epoch + 1)
 
@@ -45,9 +45,10 @@ class TensorBoard:
         """Nothing is open."""
 
     def _write(self, trial: Trial, epoch: int, summaries: Iterable[Summary], since: int | None) -> None:
-        """Append to the session's file; a new one is a restart, from which on TensorBoard drops older points.
+        """Append these summaries, as of ``epoch``, to the file that this session has for the trial.
 
-        Where it is not known since which epoch that is, the restart is not marked, and all older points stay.
+        A new file begins with a mark that the trial was restarted at epoch ``since``: TensorBoard then drops the older
+        points from there on. Where ``since`` is None there is no mark, and all older points stay.
         """
         events = []
         if trial.id not in self._files:
@@ -64,7 +65,7 @@ class TensorBoard:
                 writer.write(event.SerializeToString())
 
     def _new_file(self, trial: Trial) -> Path:
-        """Never an old one, whose last record may be torn; TensorBoard reads them in the order of their names."""
+        """A new file, since an old one may end in a torn record. TensorBoard reads files in order of their names."""
         folder = self._folder / trial.id
         folder.mkdir(parents=True, exist_ok=True)
         return folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
@@ -81,9 +82,9 @@ def _image(png: bytes) -> Summary:
 
 
 def _table_row(trial: Trial) -> tuple[Summary, Summary]:
-    """For the table of trials: the trial's settings, and that it is over.
+    """Two records for TensorBoard's table of trials: one of the trial's settings, and one that the trial is over.
 
-    What columns there are is left to TensorBoard: it then knows which settings differ, and between what limits.
+    Which columns the table has is left to TensorBoard, which then finds out which settings differ, and how much.
     """
     _, start, end = hparams(settings(trial), {})  # type: ignore[no-untyped-call]
     return start, end

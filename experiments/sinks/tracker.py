@@ -1,4 +1,4 @@
-"""What a tracker of experiments is told of a sweep, in terms that all of them share."""
+"""What a tracker of experiments, such as TensorBoard, is told of a sweep, in terms that all trackers share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class SinkError(UserError):
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's ``folder`` and ``name``; ``key`` tells it from others of the same name, also on other machines."""
+    """A sweep's ``folder`` and ``name``, and a ``key`` that tells it from others of that name, on any machine."""
 
     folder: Path
     name: str
@@ -37,8 +37,8 @@ class Outcome:
 
     Attributes:
         status: ``done``, ``diverged`` or ``failed``.
-        epoch: the last that was completed; None where that is not known.
-        values: numbers that there is one of: ``accuracy/train``, ``seconds``.
+        epoch: the last one that was completed; None where that is not known.
+        values: numbers that a trial has only one of: ``accuracy/train``, ``seconds``.
         heat_map: PNG of the rank of every matrix over the steps; None where there is no history.
     """
 
@@ -49,10 +49,10 @@ class Outcome:
 
 
 class Tracker(Protocol):
-    """Keeps one run for each trial. A run that was begun earlier goes on, and has no epoch twice."""
+    """Keeps one run for each trial. A run that an earlier session began goes on, and has no epoch twice."""
 
     def epoch(self, trial: Trial, epoch: int, values: Mapping[str, float]) -> None:
-        """An epoch of a trial is over. After a crash a trial may repeat some, with the same values."""
+        """An epoch of a trial is over. After a crash a trial may repeat epochs, with the same values."""
 
     def end(self, trial: Trial, outcome: Outcome) -> None:
         """A trial is over, and with it its run."""
@@ -75,7 +75,7 @@ def settings(trial: Trial) -> dict[str, str | float]:
 
 
 def epoch_values(event: EpochEnd, full_rank: float) -> dict[str, float]:
-    """The scalars of an epoch; none of a trial that has diverged and goes on in its stack only."""
+    """The scalars of an epoch; empty for a trial that has diverged and goes on only because its stack does."""
     if not isfinite(event.train_loss):
         return {}
     values = {"accuracy/test": event.test_accuracy, "loss/train": event.train_loss}
@@ -85,7 +85,7 @@ def epoch_values(event: EpochEnd, full_rank: float) -> dict[str, float]:
 
 
 def outcome(trial: Trial, event: Finished, heat_map: bytes | None) -> Outcome:
-    """What is kept of a result."""
+    """What trackers keep of a trial's result."""
     result = event.result
     values = {"accuracy/train": result.get("train_accuracy"), "seconds": event.seconds}
     known = {name: value for name, value in values.items() if value is not None}
@@ -101,6 +101,6 @@ def full_rank(trial: Trial) -> float:
 
 
 def reason(error: Exception) -> str:
-    """An error in one line, without the stop at its end."""
+    """An error in one line, without a full stop at its end."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""Weights & Biases: a run for each trial, all in one group, as many at a time as there are trials in training."""
+"""Weights & Biases: a run for each trial, all runs of a sweep in one group. A run is open while its trial trains."""
 
 import io
 import os
@@ -18,7 +18,7 @@ SETTINGS: dict[str, Any] = {
     "console": "off",  # it would catch what the sweep prints
     "silent": True,  # its lines, for each run, would tear the live table
     "x_disable_stats": True,  # of this process, which does not train
-    "disable_git": True,  # asked again for each run, and the ledger knows the commit
+    "disable_git": True,  # it would be read again for each run, and the ledger has the commit
     "init_timeout": float(os.environ.get("WANDB_INIT_TIMEOUT", INIT)),
     "finish_timeout": UPLOAD,
 }
@@ -38,13 +38,13 @@ class WeightsAndBiases:
         self._runs: dict[str, Any] = {}
 
     def epoch(self, trial: Trial, epoch: int, values: Mapping[str, float]) -> None:
-        """A point in each curve; one that the run has already would be refused, with a warning."""
+        """Add a point to each curve, unless the run has this epoch: a second point would be refused, with a warning."""
         run = self._run(trial)
         if epoch >= run.step:
             run.log(dict(values), step=epoch)
 
     def end(self, trial: Trial, outcome: Outcome) -> None:
-        """Numbers and status go into the run's summary, the heat map to its last epoch."""
+        """Put numbers and status into the run's summary and the heat map at its last epoch, and end the run."""
         run = self._run(trial)
         if outcome.heat_map is not None:
             run.log({HEAT_MAP: wandb.Image(Image.open(io.BytesIO(outcome.heat_map)))}, step=run.step)
@@ -53,7 +53,7 @@ class WeightsAndBiases:
         del self._runs[trial.id]
 
     def close(self) -> None:
-        """Open runs are marked as failed until they go on."""
+        """Mark open runs as failed, until a later session goes on with them."""
         while self._runs:
             self._runs.popitem()[1].finish(exit_code=1)
 

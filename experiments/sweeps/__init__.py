@@ -1,4 +1,8 @@
-"""Sweeps: from a configuration to trials with results: one driver, its queue of jobs, and what it says meanwhile."""
+"""Sweeps: everything from a configuration file to trials with results.
+
+`run_sweep` is ``fastrank sweep``: one driver keeps a queue of jobs, hands them to an engine, writes the ledger and
+shows the progress. `print_plan` and `print_status` only look. `kind`, `number` and `titled` serve other commands.
+"""
 
 from .config import load_config
 from .devices import kind

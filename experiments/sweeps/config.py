@@ -74,8 +74,9 @@ class SweepConfig(Schedule):
 def load_config(path: Path) -> SweepConfig:
     """Read a configuration file.
 
-    Raises ConfigError naming the file and each key, by its dotted path, that is unknown, missing, of the
-    wrong type, out of range or at odds with another, or a data set that is not prepared and the command for it.
+    Raises ConfigError with a line for each problem, which names the file and the key by its dotted path: a key that is
+    unknown, missing, of the wrong type, out of range or at odds with another. For a data set that is not prepared the
+    line has the command that prepares it.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -95,7 +96,7 @@ def load_config(path: Path) -> SweepConfig:
 
 
 def _contradictions(config: SweepConfig) -> list[str]:
-    """What is wrong between keys that are each fine by themselves, or with the data set they name."""
+    """A line for each conflict between keys that are fine by themselves, or with the data set that they name."""
     lines, every = [], config.tracking.spectrum_every_epochs
     if every and config.epochs % every:
         lines.append(
@@ -124,7 +125,7 @@ def _contradictions(config: SweepConfig) -> list[str]:
 
 
 def _last_steps(config: SweepConfig, train: int) -> list[str]:
-    """Batch sizes for which the last step would not be recorded, where no spectrum is due at the end."""
+    """A line for each batch size at which the last step would not be recorded. With spectra it always is."""
     every, sizes = config.tracking.every, config.grid.batch_size
     if config.tracking.spectrum_every_epochs:
         return []

@@ -1,4 +1,4 @@
-"""Where trials run on this machine: one slot a core, or several a GPU as far as measured memory goes."""
+"""The slots of this machine, in each of which one job runs: one a core, or as many a GPU as fit its memory."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +11,8 @@ from ..errors import UserError
 from ..training import Crashed, Job, JobCost
 
 COST = "fastrank.experiments.training.cost:run"
-MOST_A_GPU = 8  # processes; beyond that they wait for each other more than they overlap
-SHARE = 0.9  # of a GPU's free memory that slots may take together
+MOST_A_GPU = 8  # processes; if there are more they wait for each other rather than overlap
+SHARE = 0.9  # of a GPU's free memory that all its slots may take together
 CONTEXT = 600 << 20  # bytes that a process takes on a GPU besides its tensors
 
 
@@ -21,7 +21,7 @@ class CostError(UserError):
 
 
 def kind(device: str) -> str:
-    """``cpu`` or ``cuda``, of what the user has asked for: one of those, or ``auto``.
+    """What jobs run on, ``cpu`` or ``cuda``, from what the user has asked for: one of those, or ``auto``.
 
     Raises UserError for a device that is not there.
     """
@@ -33,7 +33,7 @@ def kind(device: str) -> str:
 
 
 def cost_of(job: Job, device: str, function: str = COST) -> JobCost:
-    """Seconds and bytes of a job, from a short run of it in a process of its own.
+    """Measure the seconds and the memory of a job, by a short run of it in a process of its own.
 
     Raises CostError where that fails; the message says so when it was for want of memory.
     """
@@ -62,12 +62,12 @@ def _why(job: Job, device: str, event: Crashed) -> str:
 
 
 def slots(device: str, workers: int | None, largest: Sequence[Job]) -> list[str]:
-    """The device of every slot.
+    """The device of every slot, such as ``["cuda:0", "cuda:1", "cuda:0"]``.
 
     Args:
         device: ``cpu`` or ``cuda``.
         workers: how many slots; None for one a core, or as many as fit on the GPUs.
-        largest: jobs of which the one that takes most memory bounds the slots of a GPU.
+        largest: jobs to be measured; slots of a GPU are as many as fit if each runs the one that takes most memory.
     """
     if device == "cpu":
         return ["cpu"] * (workers or available_cores())

@@ -1,4 +1,4 @@
-"""The driver of a sweep: hands jobs to an engine, keeps the ledger, survives whatever dies."""
+"""The driver of a sweep: it hands jobs to an engine, keeps the ledger, and goes on when workers or nodes die."""
 
 import threading
 from collections import Counter
@@ -14,13 +14,14 @@ from .progress import Board, Display
 from .stacks import halves, jobs, jobs_over
 from .summary import write_summary
 
-MAX_KILLS = 5  # of a job's workers, from outside and with no epoch between, before it is taken for the job's fault
+# A job whose workers are killed from outside this many times, with no epoch finished in between, is itself blamed.
+MAX_KILLS = 5
 _TICK = 0.2  # seconds within which a signal is heeded
 
 
 @dataclass
 class Driver:
-    """The loop of one session. Alone in writing the ledger."""
+    """The loop that runs a sweep in one session. Nothing else writes the ledger meanwhile."""
 
     ledger: Ledger
     storage: Storage
@@ -30,9 +31,9 @@ class Driver:
     stop: threading.Event
     sinks: Sequence[Sink] = ()
     queue: list[Job] = field(default_factory=list)
-    running: dict[str, set[str]] = field(default_factory=dict)  # of each job, the trials that have no result yet
-    kills: Counter[str] = field(default_factory=Counter)  # of each job's workers, since its last epoch
-    said: set[str] = field(default_factory=set)
+    running: dict[str, set[str]] = field(default_factory=dict)  # by job, its trials without a result
+    kills: Counter[str] = field(default_factory=Counter)  # by job, since its last epoch
+    said: set[str] = field(default_factory=set)  # what the user has been told
 
     @cached_property
     def data(self) -> str | None:
@@ -43,7 +44,7 @@ class Driver:
     def run(self, stack_limit: int) -> bool:
         """Run all pending trials; True if it was stopped before the end."""
         records = self.ledger.trials()
-        self._tidy(jobs_over(records))  # of a driver that was killed before it could
+        self._tidy(jobs_over(records))  # an earlier driver may have been killed before it could
         self.queue = jobs(records, stack_limit, self.engine.slots)
         self._sort()
         try:
@@ -60,7 +61,7 @@ class Driver:
         return False
 
     def _sort(self) -> None:
-        """Long jobs go first, so that at the end no slot waits long for another."""
+        """Put long jobs first, so that at the end no slot waits long for another."""
         steps = {name: row.trial.steps for name, row in self.board.rows.items()}
         self.queue.sort(key=lambda job: sum(steps[trial] for trial in job.specs), reverse=True)
 
@@ -103,7 +104,12 @@ class Driver:
         self._changed(event.trial, event)
 
     def _crash(self, job: Job, event: Crashed) -> None:
-        """Once more from the checkpoint; a stack that fails again, or has no memory, in two halves from zero."""
+        """Decide how the trials of a job that crashed go on.
+
+        A job that was killed from outside goes on from its checkpoint, which counts as no attempt. A stack that fails
+        again, is killed again and again or runs out of memory is split into two halves, which start from zero. Any
+        other job is tried once more from its checkpoint, and then has failed.
+        """
         left = self.running.pop(job.name)
         last = event.error.strip().splitlines()[-1]
         what = f"trial {job.name}" if len(job.specs) == 1 else f"{job.name}, {len(job.specs)} trials,"
@@ -132,7 +138,7 @@ class Driver:
             self._changed(trial, event)
 
     def _tidy(self, jobs_over: Iterable[Job]) -> None:
-        """The ledger has the outcome: the summary gets its rows, and what was kept for resuming may go."""
+        """For jobs whose results are in the ledger: write the summary, and remove what was kept for resuming them."""
         for job in jobs_over:
             self._forget(job, history=job.is_stack)
         self._write_summary()

@@ -1,4 +1,4 @@
-"""What a sweep would do and take, and how far it has come: reading only."""
+"""What a sweep would do and take (``--plan``), and how far it has come (``fastrank status``); both only read."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ SHOWN = 60  # trials that are listed one by one
 
 
 def print_plan(config_file: Path, folder: Path, options: Options) -> None:
-    """Print the trials of a configuration, their steps, and what the rest of them in ``folder`` will take.
+    """Print the trials of a configuration, their steps, and how long those without a result in ``folder`` will take.
 
     Every kind of job is run for a second or so, to measure its steps and its memory.
 
@@ -60,7 +60,7 @@ def _pending(name: str, trial: Trial) -> TrialRecord:
 def _estimate(left: Sequence[TrialRecord], trials: dict[str, Trial], options: Options, console: Console) -> None:
     device = kind(options.device)
     limit = options.stack or STACK_LIMIT[device]
-    pending = [replace(record, status=Status.PENDING) for record in left]  # as a driver finds them
+    pending = [replace(record, status=Status.PENDING) for record in left]  # as a driver will find them
     places = slots(device, options.workers, widest(pending, options))
     work = jobs(pending, limit, len(places))
     measured: dict[tuple[tuple[int, bool], int], JobCost] = {}
@@ -87,9 +87,10 @@ def _estimate(left: Sequence[TrialRecord], trials: dict[str, Trial], options: Op
 
 
 def _seconds(job: Job, trial: Trial, measured: JobCost) -> float:
-    """Of the whole job: steps, evaluations of the test part each epoch and of the training part at the end, spectra.
+    """Seconds of a whole job; what a checkpoint already has of it is not known here, and not taken off.
 
-    What a checkpoint has of it already is not known here.
+    They are those of the steps, of an evaluation of the test part each epoch and of the training part at the end, and
+    of the spectra.
     """
     train, test = trial.data.sizes()
     evaluations, every = trial.epochs + train / test, trial.tracking.spectrum_every_epochs

@@ -27,7 +27,7 @@ LIVE_COLUMNS = (
 
 @dataclass
 class Row:
-    """What is known of one trial."""
+    """What is shown of one trial."""
 
     trial: Trial
     status: Status
@@ -58,7 +58,7 @@ class Board:
         self.restart_clock()
 
     def restart_clock(self) -> None:
-        """Count speed from here: what earlier sessions did is no measure of this one's."""
+        """Measure speed from now on: what was done before is no measure of this session's speed."""
         self._first, self._started = self.steps_done, time.monotonic()
 
     @property
@@ -72,7 +72,7 @@ class Board:
         return sum(row.status.is_result or row.status is Status.FAILED for row in self.rows.values())
 
     def seconds_left(self) -> float | None:
-        """At the speed of this session; None before anything was done in it."""
+        """Seconds to the end, estimated from the speed of this session; None before a step was done in it."""
         done = self.steps_done - self._first
         elapsed = time.monotonic() - self._started
         return elapsed / done * (self.steps - self.steps_done) if done > 0 else None
@@ -183,7 +183,7 @@ class LiveDisplay:
 
 
 def visible(rows: Sequence[Row], limit: int) -> list[Row]:
-    """At most ``limit`` rows, at least one: those that matter now go first, all keep their order."""
+    """At most ``limit`` rows, at least one, in their order. Running trials are chosen first, pending ones last."""
     urgency = (Status.RUNNING, Status.FAILED, Status.DIVERGED, Status.DONE, Status.PENDING)
     chosen = sorted(range(len(rows)), key=lambda i: urgency.index(rows[i].status))[: max(limit, 1)]
     return [rows[i] for i in sorted(chosen)]

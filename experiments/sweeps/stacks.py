@@ -1,4 +1,4 @@
-"""Which trials are trained together: jobs from trials."""
+"""From trials to jobs: which trials are trained together, as a stack."""
 
 import itertools
 from collections import defaultdict
@@ -13,22 +13,22 @@ OWN = ("lr", "weight_decay", "seed")  # what the trials of a stack may differ in
 
 
 def jobs(records: Sequence[TrialRecord], limit: int, slots: int) -> list[Job]:
-    """Every pending trial in a job.
+    """Put every pending trial into a job.
 
-    Those that were stacked before stay together, whatever ``limit`` says, and with those of the stack that have
-    a result already: the stack's checkpoint is of all of them.
+    Trials that were stacked before stay in that stack, whatever ``limit`` says, and so do those of it that have a
+    result already: the stack's checkpoint is of all of them.
 
     Args:
         records: all trials of the sweep.
         limit: most trials of a stack; 1 trains each alone.
-        slots: jobs that run at a time. A group is divided so that all of them have work.
+        slots: how many jobs run at a time. Trials that could be one stack are divided so that every slot has work.
     """
     groups: dict[str, list[TrialRecord]] = defaultdict(list)
     for record in records:
         if record.status is Status.PENDING and record.stack is None:
             trial = Trial.model_validate(record.spec)
             shared = {key: value for key, value in record.spec.items() if key not in OWN}
-            # What began alone has a checkpoint of its own.
+            # A trial that was begun alone has a checkpoint of its own.
             alone = limit == 1 or record.started or not can_be_stacked(trial)
             groups[record.id if alone else short_hash(shared)].append(record)
     begun = [
@@ -55,13 +55,13 @@ def halves(specs: dict[str, dict[str, Any]]) -> list[Job]:
 
 
 def kind_of(job: Job) -> tuple[int, bool]:
-    """What the time and the memory of a job depend on, besides its size: batch size, and whether there is momentum."""
+    """What the time and the memory of a job depend on besides its size: batch size, and whether there is momentum."""
     spec = next(iter(job.specs.values()))
     return spec["batch_size"], spec["momentum"] > 0
 
 
 def can_be_stacked(trial: Trial) -> bool:
-    """Perceptrons are; augmentation is drawn from one generator, and would not be each trial's own."""
+    """Whether it is a perceptron without augmentation: a stack would draw that for all trials from one generator."""
     return isinstance(trial.model, Perceptron) and not trial.data.augment
 
 
@@ -74,7 +74,7 @@ def _stacks(records: Sequence[TrialRecord]) -> dict[str, list[TrialRecord]]:
 
 
 def _named(specs: dict[str, dict[str, Any]]) -> Job:
-    """Named after the trial where there is but one, else after all of them."""
+    """A job of these trials: named after the trial where there is one, otherwise by a hash of all their ids."""
     ids = list(specs)
     return Job(ids[0] if len(ids) == 1 else f"stack-{short_hash(ids)}", specs)
 
@@ -84,7 +84,7 @@ def _job(name: str, records: Iterable[TrialRecord]) -> Job:
 
 
 def _divided(members: list[TrialRecord], limit: int, slots: int) -> list[list[TrialRecord]]:
-    """Parts as equal as can be, none above the limit: as many as there are slots, if that leaves stacks at all."""
+    """Parts of nearly equal size, none above the limit: one for each slot, if every part is then two trials or more."""
     parts = max(-(-len(members) // limit), min(slots, len(members) // 2), 1)
     ends = [len(members) * i // parts for i in range(parts + 1)]
     return [members[a:b] for a, b in itertools.pairwise(ends) if a < b]

@@ -59,7 +59,7 @@ def print_tables(console: Console, records: Sequence[TrialRecord]) -> None:
 
 
 def trials_table(records: Sequence[TrialRecord]) -> Table:
-    """A row a trial: what it was and what came out. What is the same in all of them goes into the title."""
+    """A row a trial: its settings and its results. Settings that are the same in all trials go into the title."""
     rows = [summary_row(record) for record in records]
     varying = [key for key in _AXES if len({row[key] for row in rows}) > 1]
     shared = [f"{_heading(key)} {rows[0][key]:g}" for key in _AXES if key not in varying]
@@ -98,7 +98,7 @@ def rank_tables(records: Sequence[TrialRecord]) -> list[Table]:
 
 
 def _shown(records: Sequence[TrialRecord]) -> tuple[str, str]:
-    """Batch size against weight decay, unless lr varies and one of them does not."""
+    """The settings of rows and columns: batch size and weight decay, unless lr varies and one of these does not."""
     varying = {axis for axis in _AXES if len({record.spec[axis] for record in records}) > 1}
     if "lr" in varying and "batch_size" not in varying:
         return "lr", "weight_decay"

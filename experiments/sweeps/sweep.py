@@ -33,7 +33,7 @@ STACK_LIMIT = {"cpu": 32, "cuda": 512}  # trials of a stack, unless the user say
 
 @dataclass(frozen=True)
 class Options:
-    """How a sweep is run; nothing here changes what comes out, but for rounding.
+    """How a sweep is run. Nothing here changes its results by more than rounding.
 
     Attributes:
         workers: slots; None for one a core, or as many as fit on the GPUs.
@@ -55,7 +55,7 @@ class Options:
 
 
 def check_config(config: SweepConfig, folder: Path) -> None:
-    """Raise ConfigError, with each difference, where ``folder`` holds a sweep of another configuration.
+    """Raise ConfigError where ``folder`` holds a sweep of another configuration; it says what the differences are.
 
     Raises DataError where the data set is damaged, or cannot be split as asked for: before any trial is begun.
     """
@@ -107,7 +107,7 @@ def run_sweep(config_file: Path, folder: Path, options: Options = Options()) -> 
 
 
 def _drive(ledger: Ledger, folder: Path, options: Options, console: Console) -> bool:
-    """Run what is pending; True if it was stopped before the end."""
+    """Run the pending trials; True if it was stopped before the end."""
     records = ledger.trials()
     board = Board(records)
     storage = Storage(ledger.meta["storage"], Layout(folder))
@@ -136,7 +136,7 @@ def _engine(records: Sequence[TrialRecord], storage: Storage, options: Options) 
 
 
 def widest(records: Sequence[TrialRecord], options: Options) -> list[Job]:
-    """Of each kind of trials the largest job: what takes most memory is among these."""
+    """The largest job of every kind (see `kind_of`). The job that takes most memory is among these."""
     limit = options.stack or STACK_LIMIT[kind(options.device)]
     by_size = sorted(jobs(records, limit, 1), key=lambda job: len(job.specs))
     return list({kind_of(job): job for job in by_size}.values())
@@ -155,7 +155,7 @@ def _ledger(config: SweepConfig, config_file: Path, folder: Path, storage: str |
 
 
 def known_data(config: SweepConfig) -> dict[str, Any]:
-    """What a ledger keeps of the data set, so that another one under the same name is noticed."""
+    """What the ledger keeps of the data set, so that another one under the same name is noticed."""
     info, (train, test) = config.data.info, config.data.sizes()
     # A path means nothing elsewhere.
     source = Path(info.source).name if Path(info.source).is_absolute() else info.source
@@ -185,7 +185,7 @@ def _conclude(console: Console, records: list[TrialRecord], config_file: Path, f
 
 
 def driver_of(folder: Path) -> int | None:
-    """Process id of the sweep that is at work in ``folder``, if one is."""
+    """Process id of the driver that is at work in ``folder``, if there is one."""
     path = Layout(folder).lock
     if not path.exists():
         return None
@@ -199,7 +199,7 @@ def driver_of(folder: Path) -> int | None:
 
 @contextmanager
 def _exclusive(layout: Layout) -> Iterator[None]:
-    """Hold the folder's lock. The system lets go of it whatever becomes of this process."""
+    """Hold the folder's lock. The system releases it when this process ends, however that happens."""
     with layout.lock.open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""What a trial is made of, built from its specification: seeds, network, data, what is tracked."""
+"""The parts of a trial, each built from its specification: seeds, network, data, tolerances, patches."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ class Seeds(NamedTuple):
 
 
 def derive_seeds(seed: int) -> Seeds:
-    """One 63-bit word from each child of ``numpy.random.SeedSequence(seed)``, in the order of `Seeds`."""
+    """The seeds of a trial: a 63-bit word from each child of ``numpy.random.SeedSequence(seed)``, in that order."""
     children = np.random.SeedSequence(seed).spawn(len(Seeds._fields))
     return Seeds(*(int(child.generate_state(1, np.uint64)[0] >> 1) for child in children))
 
@@ -43,7 +43,7 @@ def build_network(model: Model, data: Data, seed: int, device: torch.device | st
 
 
 def feeds(trial: Trial, device: torch.device) -> tuple[Feed, Feed]:
-    """The training and the test part on ``device``; the first draws the trial's batches."""
+    """The training and the test part on ``device``. The order of training batches is drawn from the trial's seed."""
     info, seed = trial.data.info, derive_seeds(trial.seed).data_order
     train, test = load_split(trial.data.name, **trial.data.part)
     return (
@@ -53,12 +53,12 @@ def feeds(trial: Trial, device: torch.device) -> tuple[Feed, Feed]:
 
 
 def tolerances(tracking: Tracking) -> list[fastrank.Tolerance]:
-    """The thresholds of the numerical rank, the first being the one whose columns bear no suffix."""
+    """The thresholds of the numerical rank. The columns of the first one have no suffix in a history."""
     return [fastrank.Tolerance(t.value, t.relative_to) for t in tracking.tolerances]
 
 
 def patches_of(trial: Trial, names: list[str]) -> dict[str, int]:
-    """Patches that enter each tracked matrix from one example, for the bound of the paper's theory."""
+    """How many patches of one example enter each of the matrices ``names``: the N of the paper's rank bound."""
     info = trial.data.info
     model = build_network(trial.model, trial.data, seed=0)
     found = count_patches(model, (info.channels, info.height, info.width))

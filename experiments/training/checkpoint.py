@@ -1,7 +1,7 @@
-"""Checkpoints: written whole or not at all, and never trusted without their seal.
+"""Checkpoints: written whole or not at all, and used only if they are to the bit what was written.
 
-The file is ``torch.save``'s, followed by the SHA-256 of it: PyTorch does not verify the checksums of its own
-format, and a flipped bit would go on as a wrong number.
+A file is what ``torch.save`` writes, followed by the SHA-256 of that as a seal. PyTorch does not verify the checksums
+of its own format, so a flipped bit would otherwise become a wrong number.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def keep_checkpoint(path: Path, state: dict[str, Any]) -> Iterator[Warned]:
-    """Replace the checkpoint at ``path``; where that fails, say so: the training is worth more than its checkpoint."""
+    """Replace the checkpoint at ``path``; yields `Warned` where that fails, because training goes on without it."""
     try:
         save_checkpoint(path, state)
     except OSError as error:
@@ -40,7 +40,7 @@ def keep_checkpoint(path: Path, state: dict[str, Any]) -> Iterator[Warned]:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; raises CheckpointError where it is not, to the bit, what was saved."""
+    """Read a checkpoint. Raises CheckpointError where it is not, to the bit, what was saved."""
     try:
         sealed = path.read_bytes()
         content, seal = sealed[:-_SEAL], sealed[-_SEAL:]

@@ -1,4 +1,4 @@
-"""A short run of a job, which tells what the whole of it will take: seconds and bytes."""
+"""A short run of a job, from which the seconds and the memory of the whole job are estimated."""
 
 import resource
 import sys
@@ -11,16 +11,16 @@ import torch
 from .events import Event, JobCost
 from .job import Job, reproducible, trainee
 
-WARM_UP = 5  # steps: kernels are compiled, a graph is captured, bases are found
-LEAST = 5  # steps that are timed together
-SECONDS = 1.0  # that steps are timed for, at least
-MOST = 200  # steps
+WARM_UP = 5  # steps before timing: kernels are compiled, a graph is captured, bases are found
+LEAST = 5  # steps that are timed together, at least
+SECONDS = 1.0  # for which steps are timed, unless MOST are reached before
+MOST = 200  # steps after which no more are timed
 
 
 def run(job: Job, folder: Path, device: str) -> Iterator[Event]:
-    """Train a job's trials for a second, or from one measurement to the next; yields `JobCost`.
+    """Train a job's trials for about a second, or from one rank measurement to the next; yields one `JobCost`.
 
-    What it leaves in ``folder`` is of no use.
+    What the run leaves in ``folder`` is of no use.
     """
     with reproducible(device):  # as trials are run
         yield _measure(job, folder, torch.device(device))
@@ -38,7 +38,8 @@ def _measure(job: Job, folder: Path, device: torch.device) -> JobCost:
 
     seconds(lambda: subject.practise(WARM_UP))
     every: int = next(iter(job.specs.values()))["tracking"].get("every", 1)
-    # As many of them as in training have their ranks measured; where that is one in hundreds, it may be none.
+    # A multiple of `every`: the ranks are then measured at the same share of steps as in training. Where that is one in
+    # hundreds, they may not be measured at all.
     together = every * -(-LEAST // every) if every <= MOST else MOST
     spent, steps = 0.0, 0
     while spent < SECONDS and steps < MOST:
@@ -50,7 +51,7 @@ def _measure(job: Job, folder: Path, device: torch.device) -> JobCost:
 
 
 def _memory(device: torch.device) -> int:
-    """The most that was held at a time, in bytes: of the device's memory, or of the whole process."""
+    """Peak memory in bytes: what PyTorch reserved on a CUDA device, or else that of the whole process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     unit = 1 if sys.platform == "darwin" else 1024

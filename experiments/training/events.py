@@ -8,7 +8,7 @@ from ..records import Status
 
 @dataclass(frozen=True)
 class EpochEnd:
-    """An epoch of a trial is over, and in a checkpoint as far as the disk allows.
+    """An epoch of a trial is over, and saved in a checkpoint if the disk allowed it.
 
     ``average_rank`` is None where a matrix is not finite; ``train_loss`` is the mean over the epoch's steps.
     """
@@ -29,7 +29,7 @@ class Warned:
 
 @dataclass(frozen=True)
 class Finished:
-    """A trial came to its end, ``done`` or ``diverged``; ``seconds`` of training over all its sessions."""
+    """A trial came to its end, ``done`` or ``diverged``. ``seconds``: of training, over all sessions of the trial."""
 
     trial: str
     status: Status
@@ -39,7 +39,11 @@ class Finished:
 
 @dataclass(frozen=True)
 class JobCost:
-    """What a short run of a job's trials took: seconds a step, an evaluation and a spectrum of all, bytes at most."""
+    """What a short run of a job measured, for all its trials together.
+
+    These are the seconds of a step, of an evaluation on the test part and of a recording of all spectra, and the peak
+    memory in bytes.
+    """
 
     step_seconds: float
     evaluation_seconds: float
@@ -51,8 +55,9 @@ class JobCost:
 class Crashed:
     """The job raised an error or its process died: none of its trials goes on.
 
-    ``error`` is the traceback, or what is known of the death; ``killed``: from outside, by the system or with its node;
-    ``indivisible``: no smaller stack would mend it: a file cannot be written, or the data are not the sweep's.
+    ``error``: the traceback, or what is known of the death. ``killed``: the process was killed from outside, by the
+    system or with its node. ``indivisible``: smaller stacks would fail in the same way, because a file cannot be
+    written or the data are not the sweep's.
     """
 
     error: str

@@ -1,4 +1,4 @@
-"""A job: what a worker is given to do, one trial or a stack of them, and how it is run anywhere."""
+"""A job is what a worker is given to do: one trial, or a stack of them. Here it is run, whatever runs the worker."""
 
 import socket
 import traceback
@@ -39,7 +39,7 @@ class Job:
 
     @property
     def is_stack(self) -> bool:
-        """Whether its trials are trained as one program; a single trial may be, if it was left of a stack."""
+        """Whether its trials are trained as one program. A single trial is, too, where the job has a stack's name."""
         return list(self.specs) != [self.name]
 
 
@@ -47,19 +47,20 @@ RunJob = Callable[[Job, Path, str], Iterator[Event]]
 
 
 def run(job: Job, folder: Path, device: str) -> Iterator[Event]:
-    """Train a job's trials to their end, from their checkpoint where there is one; yields what happens.
+    """Train a job's trials to their end, from their checkpoint where there is one. Yields events as they happen.
 
     Args:
         job: one trial, or several that can be stacked.
         folder: the sweep's folder; history and checkpoint go where `Layout` says.
         device: "cpu", "cuda" or "cuda:1".
 
-    The parameters and the ranks are the same, bit for bit, as of trials that were never interrupted: PyTorch
-    runs on one thread here, since the order of floating-point sums depends on their number, and takes
-    deterministic algorithms of cuDNN. So is all of the history on a CPU. On CUDA norms are, as far as they are proven
-    there, to 1e-4: how many columns a sketch has depends on how soon the host hears of the last one.
+    A trial that is interrupted and resumed comes to the same parameters and ranks, bit for bit, as one that is not.
+    Therefore PyTorch runs on one thread here, since the order of floating-point sums depends on the number of threads,
+    and cuDNN with deterministic algorithms. On a CPU all of the history is the same as well. On CUDA norms agree, as
+    far as they are proven there, to 1e-4: how many columns a sketch has depends on how soon the host hears of the last
+    one.
 
-    The histories are complete on disk when `Finished` comes; the checkpoint is the caller's to remove once the results
+    A trial's history is complete on disk when its `Finished` comes. The caller removes the checkpoint once the results
     are safe. A non-finite training loss ends a trial as ``diverged``.
     """
     with reproducible(device):
@@ -67,7 +68,7 @@ def run(job: Job, folder: Path, device: str) -> Iterator[Event]:
 
 
 def trainee(job: Job, folder: Path, device: torch.device) -> "Trainee":
-    """A job's trials, about to be trained from zero.
+    """What trains a job, with its trials about to begin: `StackTraining` for a stack, `Training` for one trial.
 
     Raises DataError where this machine has another data set under the name.
     """
@@ -85,7 +86,7 @@ def trainee(job: Job, folder: Path, device: torch.device) -> "Trainee":
 
 
 def _train(start: Callable[[], "Trainee"], name: str, layout: Layout) -> Iterator[Event]:
-    """Go on from the checkpoint; from zero where there is none or it cannot be used."""
+    """Train what ``start`` makes: on from its checkpoint, or from zero where there is none or it cannot be used."""
     path = layout.checkpoint(name)
     trainee = None
     if path.exists():
@@ -114,22 +115,22 @@ def _resume(trainee: "Trainee", path: Path) -> None:
 
 
 class Trainee(Protocol):
-    """What is being trained: a trial, or a stack of them."""
+    """What is being trained: one trial, or a stack of them."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where a checkpoint was written. Raises what PyTorch raises where it does not fit."""
+        """Go on from the state of a checkpoint. Raises what PyTorch raises where it does not fit."""
 
     def run(self) -> Iterator[Event]:
         """Train to the end."""
 
     def practise(self, steps: int) -> None:
-        """Take steps that nothing else counts, to see how long they take."""
+        """Take steps whose only purpose is to be timed."""
 
     def evaluate(self) -> None:
-        """Find the test accuracy, to see how long it takes."""
+        """Find the test accuracy, only to be timed."""
 
     def take_spectrum(self) -> None:
-        """Measure whole spectra, to see how long it takes."""
+        """Record whole spectra, only to be timed."""
 
     def close(self) -> None:
         """Let go of files and hooks."""
@@ -137,7 +138,7 @@ class Trainee(Protocol):
 
 @contextmanager
 def reproducible(device: str) -> Iterator[None]:
-    """One thread and deterministic algorithms, until it is left."""
+    """Inside this context PyTorch runs on one thread and with deterministic algorithms."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
@@ -145,7 +146,7 @@ def reproducible(device: str) -> Iterator[None]:
     torch.set_num_threads(1)
     cudnn.deterministic, cudnn.benchmark = True, False
     try:
-        with sdpa_kernel(SDPBackend.MATH) if device != "cpu" else nullcontext():  # the others sum in any order
+        with sdpa_kernel(SDPBackend.MATH) if device != "cpu" else nullcontext():  # others sum in any order
             yield
     finally:
         torch.set_num_threads(threads)
@@ -153,7 +154,7 @@ def reproducible(device: str) -> Iterator[None]:
 
 
 def narrated(events: Iterator[Event]) -> Iterator[Event]:
-    """The same events; what the tracker warns of comes among them, and an error as `Crashed` at their end."""
+    """The same events, with the rank tracker's warnings among them as `Warned`, and an error as a last `Crashed`."""
     said: list[Warned] = []
     elsewhere = warnings.showwarning
 
@@ -187,6 +188,6 @@ def _crashed(error: Exception) -> Crashed:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Of a device, or of the host as far as it says so; the system may also just kill the process."""
+    """Whether a device or the host is out of memory. (The host may also just kill the process, without any error.)"""
     kinds = (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, kinds) or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))

@@ -1,4 +1,4 @@
-"""What the training of a trial came to: the result that the ledger keeps, the same for a trial alone and in a stack."""
+"""The result of a trial as the ledger keeps it, made in the same way for a trial alone and for one in a stack."""
 
 import hashlib
 import socket
@@ -28,9 +28,11 @@ def finish(
     stacked: int = 1,
     diverged: bool = False,
 ) -> Finished:
-    """The end of a trial. It diverged if it is said to, or if its parameters are not finite, so that they have no rank.
+    """Make the last event of a trial, with its result.
 
-    Of a diverged trial rank and train accuracy at the end are left out; what it did until then is not.
+    The trial counts as ``diverged`` if the caller says so, or if ``average_rank`` is None: parameters that are not
+    finite have no rank. The result of a diverged trial is without average rank and train accuracy at the end, but has
+    the test accuracies of the epochs until then.
     """
     done = not diverged and average_rank is not None
     result = {
@@ -58,7 +60,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 
 def middle_rank(rows: list[dict[str, Any]]) -> float | None:
-    """Mean rank over a step's rows, at the first tolerance, the middle of the bounds where they differ.
+    """Mean rank over the rows of one step, at the first tolerance. Where bounds differ, their middle is taken.
 
     None where a matrix is not finite: a mean over the others would be another quantity.
     """

@@ -1,4 +1,4 @@
-"""A training step that is run again and again: as it is on a CPU, as a CUDA graph on a GPU."""
+"""A training step that is run many times: as usual, or on a GPU as a CUDA graph, captured once and replayed."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import torch
 
 import fastrank
 
-WARM_UP = 3  # steps run as usual: gradients, momentum and workspaces are made
+WARM_UP = 3  # steps run as usual before the capture: gradients, momentum and workspaces are made
 
 
 def _over() -> None:
@@ -14,13 +14,15 @@ def _over() -> None:
 
 
 class Replay:
-    """Calling it runs ``step`` once, and ``tracker``, which follows the optimizer, has counted it.
+    """Every call runs ``step`` once, and ``tracker`` has counted it, whether it was run as usual or replayed.
 
     Args:
-        step: runs on the device alone: it reads and writes the same tensors each time, and never waits.
-        tracker: records the step's ranks.
-        device: of the step.
-        capture: the first steps run as usual, and then a graph of one is replayed; False: all run as usual.
+        step: one training step. To be captured it must run on the device alone: it reads and writes the same tensors
+            each time, and never waits for the host.
+        tracker: follows the step's optimizer and records its ranks.
+        device: where the step runs.
+        capture: True: the first `WARM_UP` steps run as usual, then a graph of one step is captured and replayed.
+            False: all steps run as usual.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class Replay:
         return self._graph is not None
 
     def close(self) -> None:
-        """Let go of the step and of the graph's memory: the step is a method of what holds this."""
+        """Let go of the graph's memory, and of the step, which as a method of this object's owner keeps that alive."""
         self._step, self._graph = _over, None
 
     def __call__(self) -> None:

@@ -1,8 +1,8 @@
 """A stack of trials trained as one program: perceptrons that share everything but lr, weight decay and seed.
 
-Each has its own initial parameters, data order, learning rate and weight decay, and is recorded as if it trained
-alone. What comes out is that of a trial alone within rounding: the same sums in another order. On CUDA a step,
-ranks included, is one CUDA graph.
+Each trial has its own initial parameters, data order, learning rate and weight decay, and is recorded as if it trained
+alone. Its numbers differ from those of a trial alone by rounding only: the same sums are taken in another order. On
+CUDA a step, ranks included, is one CUDA graph.
 """
 
 import time
@@ -63,7 +63,7 @@ class StackTraining:
 
     def _make_trackers(self) -> None:
         tracking, folder = self.shared.tracking, self.layout.history(self.name)
-        # Without kernels ranks are counted from eigenvalues, which wait for the host.
+        # Without kernels ranks are counted from eigenvalues, which wait for the host: no graph can be captured.
         self._captured = self.device.type == "cuda" and backend.kernels_serve(self.device)
         if self._captured:
             fastrank.prepare(self.model, self.optimizer)
@@ -82,7 +82,7 @@ class StackTraining:
             self.spectra = fastrank.RankTracker(self.model, spectrum=SPECTRUM, directory=folder / "spectra", **own)
 
     def run(self) -> Iterator[Event]:
-        """Train to the end, with a checkpoint after each epoch. The trials end together, also those that diverge."""
+        """Train to the end, with a checkpoint after each epoch. All trials end together, also those that diverge."""
         path, epochs = self.layout.checkpoint(self.name), self.shared.epochs
         while self.epoch < epochs and not bool((self.diverged > 0).all()):
             losses = self._run_epoch()
@@ -98,13 +98,13 @@ class StackTraining:
         yield from self._finished()
 
     def _run_epoch(self) -> list[float]:
-        """One pass over the training part, each model in its own order; mean losses."""
+        """One pass over the training part, each model in its own order. Returns the mean loss of each."""
         started = time.perf_counter()
         self._begin_epoch()
         for i in range(self.shared.steps_per_epoch):
             self.replay()
             if i == self.epoch == 0 and self.spectra is not None and self._period > 1:
-                self.spectra.step()  # as a tracker does that records spectra itself
+                self.spectra.step()  # as a tracker with spectra of its own does
         self.epoch += 1
         means: list[float] = (self.losses / self.shared.steps_per_epoch).tolist()
         self.seconds += time.perf_counter() - started
@@ -138,7 +138,7 @@ class StackTraining:
     def _finished(self) -> Iterator[Finished]:
         self.ranks.flush()
         steps, diverged = int(self.step), self.diverged.tolist()
-        # A trial alone ends before the step whose loss is not finite.
+        # Trained alone, a trial ends before the step whose loss is not finite.
         taken = [at - 1 if at else steps for at in diverged]
         spectral = sorted({1, *range(self._period, steps + 1, self._period)})
         if self.spectra is not None:
@@ -174,10 +174,11 @@ class StackTraining:
 
     @property
     def _period(self) -> int:
+        """Steps from one spectrum to the next, or of an epoch where no spectra are recorded."""
         return max(self.shared.tracking.spectrum_every_epochs, 1) * self.shared.steps_per_epoch
 
     def _average_ranks(self) -> list[float | None]:
-        """Of each trial, after the last recorded step; None where it is not finite."""
+        """Average rank of each trial at the last step that either tracker recorded; None where it is not finite."""
         rows: list[list[dict[str, Any]]] = [[] for _ in self.trials]
         latest = self.ranks.latest()
         recorded = max((row["step"] for row in latest.values()), default=0)
@@ -213,7 +214,7 @@ class StackTraining:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where `state_dict` was taken. Raises ValueError for other trials' state."""
+        """Go on from what `state_dict` returned. Raises ValueError where that is of other trials."""
         if state["trials"] != [trial.id for trial in self.trials]:
             raise ValueError("it is of other trials")
         self.model.load_state_dict(state["model"])
@@ -230,7 +231,7 @@ class StackTraining:
         self.epoch, self.seconds, self.accuracies = state["epoch"], state["seconds"], state["accuracies"]
 
     def practise(self, steps: int) -> None:
-        """Take steps that nothing else counts, to see how long they take."""
+        """Take steps whose only purpose is to be timed."""
         for _ in range(steps):
             if self._practised % len(self.order) == 0:
                 self._begin_epoch()
@@ -238,16 +239,16 @@ class StackTraining:
             self._practised += 1
 
     def evaluate(self) -> None:
-        """Find the test accuracies, to see how long it takes."""
+        """Find the test accuracies, only to be timed."""
         self._accuracy(self.test)
 
     def take_spectrum(self) -> None:
-        """Measure whole spectra, to see how long it takes."""
+        """Record whole spectra, only to be timed."""
         if self.spectra is not None:
             self.spectra.step()
 
     def close(self) -> None:
-        """Stop following the optimizer; what is recorded is written."""
+        """Stop following the optimizer, and write what is recorded."""
         self.replay.close()
         self.ranks.close()
         if self.spectra is not None:

@@ -1,8 +1,8 @@
-"""The history of a stack of trials, taken apart: one folder of parts for each trial, as if it had trained alone.
+"""The history of a stack, taken apart: every trial gets a folder of Parquet parts, as if it had trained alone.
 
-While a stack trains, its tracker writes one history of all its matrices, called ``layers.0.weight[3]`` for the
-fourth trial's. A second tracker writes the steps with a spectrum, which a CUDA graph cannot hold. At the end every
-trial gets its rows of both.
+While a stack trains, its tracker writes one history of all its matrices, in which ``layers.0.weight[3]`` is the first
+layer of the fourth trial. A second tracker writes the steps with a spectrum, which a CUDA graph cannot hold. At the
+end every trial gets its rows of both.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ import fastrank
 
 from ..records import Layout, history_parts
 
-BUFFERED = 2_000_000  # rows that are held before each trial's are written as a part
+BUFFERED = 2_000_000  # rows of all trials that are held in memory before a part of each trial is written
 
 
 def split_history(
@@ -32,8 +32,9 @@ def split_history(
     Args:
         ranks: folder of the stack's history.
         spectra: folder of the history of the steps with a spectrum; None where there are none.
-        spectral_steps: what steps those were, in order: the second tracker counts its own.
-        every: of the other steps, the first and each multiple of this are kept. A CUDA graph records them all.
+        spectral_steps: the training steps of those rows, in order; the second tracker itself counts 1, 2, 3, ...
+        every: of the steps without a spectrum, the first and each multiple of this are kept, since a CUDA graph
+            records all.
         last_steps: for every trial, in the order of the stack, the last step that counts. Later rows are left out.
         layout: where the trials' histories go.
 
@@ -70,7 +71,7 @@ def _renumbered(table: pa.Table, steps: Sequence[int]) -> pa.Table:
 
 
 def _merged(ranks: pa.Table, spectra: pa.Table, last: pa.Scalar) -> tuple[pa.Table, pa.Table]:
-    """A part with the rows of ``spectra`` up to the step ``last``, in their places; and the rest of ``spectra``."""
+    """A part with its rows at steps of ``spectra``, up to ``last``, replaced by those; and the later ``spectra``."""
     due, rest = spectra.filter(pc.field("step") <= last), spectra.filter(pc.field("step") > last)
     others = ranks.filter(pc.invert(pc.is_in(ranks["step"], value_set=due["step"].combine_chunks())))
     table = pa.concat_tables([others, due], promote_options="default").unify_dictionaries().combine_chunks()
@@ -78,7 +79,7 @@ def _merged(ranks: pa.Table, spectra: pa.Table, last: pa.Scalar) -> tuple[pa.Tab
 
 
 def _by_trial(table: pa.Table) -> Iterator[tuple[int, pa.Table]]:
-    """The rows of each trial, in order, with the names that the matrices have in a trial alone."""
+    """The number of each trial and its rows, in order, with the names that matrices have in a trial alone."""
     names = table["name"].combine_chunks()
     words = [name.rpartition("[") for name in names.dictionary.to_pylist()]
     codes = names.indices.to_numpy()

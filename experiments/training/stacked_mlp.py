@@ -2,8 +2,8 @@
 
 The state of member e is slice e of every parameter and buffer, under the names that `MLP` has for them.
 
-Tried: activations (E, features, B), which batch-norm takes without a copy. On one core a trial-step of MLP-10-100 at
-B = 64 took 5.4 instead of 4.7 ms, and no less at 16 and 8.
+Tried and given up: activations of shape (E, features, B), which batch-norm takes without a copy. On one core a
+trial-step of MLP-10-100 at B = 64 took 5.4 instead of 4.7 ms, and no less at 16 and 8.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class StackedLinear(nn.Module):
 
 
 class StackedNorm(nn.Module):
-    """E batch-norms of C features: one of E * C features, for PyTorch; parameters and buffers are (E, C)."""
+    """E batch-norms of C features, with parameters and buffers (E, C). PyTorch runs them as one of E * C features."""
 
     running_mean: Tensor
     running_var: Tensor
@@ -62,7 +62,7 @@ class StackedNorm(nn.Module):
 
 
 class StackedMLP(nn.Module):
-    """The perceptrons ``members``, which differ in their parameters alone."""
+    """The perceptrons ``members``, of one architecture, as a single module."""
 
     def __init__(self, members: Sequence[MLP]) -> None:
         super().__init__()

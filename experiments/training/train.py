@@ -27,8 +27,8 @@ LOOK_EVERY = 64  # steps after which the host looks whether the loss is still fi
 class Training:
     """A trial's state: network, optimizer, schedule, tracker, data order and how far they have come.
 
-    On CUDA a step, ranks included, is one CUDA graph, if every step is recorded and no whole spectrum, which a graph
-    cannot hold.
+    On CUDA a step, ranks included, is one CUDA graph, provided that ranks are recorded at every step and no whole
+    spectra are, which a graph cannot hold.
     """
 
     def __init__(self, trial: Trial, layout: Layout, device: torch.device) -> None:
@@ -40,7 +40,7 @@ class Training:
             lr=trial.lr,
             momentum=trial.momentum,
             weight_decay=trial.weight_decay,
-            fused=True,  # leaves everything as it is where `diverged`, without the host having to know
+            fused=True,  # changes nothing once `diverged` is set, and the host need not know
         )
         self.diverged = torch.zeros((), device=device)
         self.optimizer.found_inf = self.diverged  # type: ignore[attr-defined]  # as GradScaler does
@@ -53,7 +53,7 @@ class Training:
         self.steps = torch.zeros((), dtype=torch.int64, device=device)
         self.epoch, self.seconds = 0, 0.0
         self.accuracies: list[float] = []
-        # What a graph reads and writes stays in its place: the learning rate, a batch, and a batch's loss.
+        # A graph reads and writes the same tensors each time: the learning rate, a batch (`held`), and its loss.
         self.lr = torch.full((), trial.lr, device=device) if captured else None
         self.held: tuple[Tensor, ...] = ()
         self.loss = torch.zeros((), device=device)
@@ -75,7 +75,7 @@ class Training:
         yield self._finished(diverged=False)
 
     def _run_epoch(self) -> float | None:
-        """One pass over the training part: mean loss, or None as soon as it is seen not to be finite.
+        """One pass over the training part. Returns its mean loss, or None as soon as a loss is seen not to be finite.
 
         The last, incomplete batch is dropped: all steps of a trial have the batch size it is named after.
         """
@@ -93,7 +93,7 @@ class Training:
         return total.item() / self.trial.steps_per_epoch if finite else None
 
     def take_step(self, indices: Tensor) -> Tensor:
-        """One step on a batch; its loss. Once a loss was not finite, nothing is stepped, counted or recorded."""
+        """Take one step on a batch; return its loss. After a loss that is not finite nothing is stepped or recorded."""
         batch = self.train.batch(indices)
         self.held = self.held or batch
         for held, new in zip(self.held, batch, strict=True):
@@ -145,7 +145,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up where `state_dict` was taken."""
+        """Go on from what `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.tracker.load_state_dict(state["tracker"])
@@ -154,7 +154,7 @@ class Training:
         self.epoch, self.seconds, self.accuracies = state["epoch"], state["seconds"], state["accuracies"]
 
     def practise(self, steps: int) -> None:
-        """Take steps that nothing else counts, to see how long they take."""
+        """Take steps whose only purpose is to be timed."""
         self.model.train()
         while steps > 0:
             order = self.train.order(self.trial.batch_size)[:steps]
@@ -163,11 +163,11 @@ class Training:
             steps -= len(order)
 
     def evaluate(self) -> None:
-        """Find the test accuracy, to see how long it takes."""
+        """Find the test accuracy, only to be timed."""
         self.accuracy(self.test)
 
     def take_spectrum(self) -> None:
-        """Measure whole spectra, to see how long it takes."""
+        """Record whole spectra, only to be timed."""
         tracking = self.trial.tracking
         if tracking.spectrum_every_epochs:
             fastrank.RankTracker(
@@ -175,7 +175,7 @@ class Training:
             ).step()
 
     def close(self) -> None:
-        """Stop following the optimizer; what is recorded is written."""
+        """Stop following the optimizer, and write what is recorded."""
         self.replay.close()
         self.tracker.close()
 

@@ -1,7 +1,7 @@
-"""How a rank is counted and proven: what `fastrank.linalg` and `fastrank.tracking` both stand on.
+"""Count numerical ranks and prove the counts, for `fastrank.linalg` and `fastrank.tracking`.
 
-Stacks of equal matrices are measured by PyTorch (`group`, `over_matrices`), ragged batches by the kernels of a CUDA
-device (`RaggedBatch`); either way a count becomes proven bounds in one place (`bounds`).
+PyTorch measures stacks of matrices of one shape (`group`, `over_matrices`); the kernels of a CUDA device measure ragged
+batches (`RaggedBatch`). In both cases `bounds` turns the counts into proven bounds.
 """
 
 from .batch import WORKSPACE, Group, chunk_size, group, over_matrices

@@ -1,4 +1,4 @@
-"""Batch of matrices: matrices of different shapes, dtypes and devices, handled as a few stacks of equal ones."""
+"""Handle matrices of different shapes, dtypes and devices as a few stacks of matrices that agree in all three."""
 
 from __future__ import annotations
 
@@ -9,32 +9,34 @@ import torch
 from torch import Tensor
 
 WORKSPACE = 256 * 2**20
-"""Bytes that the Grams of one stack may take; a larger stack is worked through in pieces."""
+"""Bytes that the Gram matrices of one stack may take; a larger stack is worked through in pieces."""
 CACHE = 4 * 2**20
-"""The same on a CPU, where what does not stay in the caches waits for memory. Tracking 320 matrices of 100 x 100 on one
-core takes 415 us a matrix with all Grams at once, 289 to 302 with 1 to 16 MiB of them: half of the products' time, and
-allocations that the system has to fill with zeros each time."""
+"""The same on a CPU, small enough to stay in its caches. Tracking 320 matrices of 100 x 100 on one core takes 415 us a
+matrix with all Gram matrices at once, and 289 to 302 us with 1 to 16 MiB of them at a time. What is saved is half of
+the products' time, and allocations that the system has to fill with zeros each time."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Matrices that fit one stack: same smaller and larger side, dtype and device."""
+    """Matrices that fit into one stack: same smaller and larger side, dtype and device."""
 
     indices: tuple[int, ...]
+    """Positions in the list of matrices."""
     rows: int
     columns: int
     """rows <= columns: a tall matrix enters transposed, which changes no singular value."""
 
     def stack(self, matrices: Sequence[Tensor]) -> Tensor:
-        """`(b, rows, columns)` from the whole list of matrices the groups were made for."""
+        """Stack this group's matrices as `(b, rows, columns)`; `matrices` is the whole list that `group` was given."""
         chosen = (matrices[i] for i in self.indices)
         return torch.stack([m.mT if m.shape[0] > m.shape[1] else m for m in chosen])
 
 
 def group(matrices: Sequence[Tensor], budget: int | None = None) -> list[Group]:
-    """Groups of 2-D `matrices`, in order of first appearance, split where their Grams would exceed `budget` bytes.
+    """Sort 2-D `matrices` into groups, in order of first appearance.
 
-    budget: default `WORKSPACE`; on a CPU, `CACHE`.
+    budget: bytes that the Gram matrices of one group may take; a larger group is split. Default `WORKSPACE`; on a CPU,
+        `CACHE`.
     """
     members: dict[tuple[int, int, torch.dtype, torch.device], list[int]] = {}
     for i, matrix in enumerate(matrices):
@@ -48,7 +50,8 @@ def group(matrices: Sequence[Tensor], budget: int | None = None) -> list[Group]:
 
 
 def chunk_size(r: int, device: torch.device, budget: int | None = None) -> int:
-    """How many matrices of smaller side `r` have Grams within `budget` bytes, by default `device`'s; at least 1."""
+    """How many matrices of smaller side `r` have Gram matrices of at most `budget` bytes together (default: that of
+    `group` for the `device`); at least 1."""
     if budget is None:
         budget = CACHE if device.type == "cpu" else WORKSPACE
     return max(1, budget // max(1, 8 * r * r))
@@ -62,7 +65,7 @@ def over_matrices(
     Args:
         matrices: `(b, m, n)`, or 2-D tensors of any shapes.
         measure: takes a stack `(b', r, n)`, r <= n, and the stack's share of each argument; returns tensors `(b',)`.
-        arguments: `(b,)` each, a value a matrix.
+        arguments: tensors `(b,)`, one value per matrix.
 
     Returns:
         As many tensors as `measure` returns, `(b,)` each, on the first matrix's device.

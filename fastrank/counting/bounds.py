@@ -1,8 +1,8 @@
-"""Proven bounds of the numerical rank, from a Gram or from singular values.
+"""Proven bounds of the numerical rank, from a Gram matrix G or from singular values.
 
-The count of eigenvalues of G above a shift s, as computed, is exact for some G + E with ||E||_2 <= delta, so by Weyl
-it lies between the true counts at s + delta and at s - delta. Counting at tau^2 + delta and at tau^2 - delta therefore
-brackets the numerical rank: equal counts are a certificate, unequal ones the honest interval.
+The count of eigenvalues of G above a shift s, as computed, is exact for some G + E with ||E||_2 <= delta. By Weyl's
+inequality it therefore lies between the true counts at s + delta and at s - delta. So counting at tau^2 + delta and at
+tau^2 - delta brackets the numerical rank: equal counts are a certificate, unequal ones the honest interval.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ import torch
 from torch import Tensor
 
 from ..metrics import RankBounds, Status, Tolerance
-from ..reference import Gram, Moments, normalized
+from ..reference import UNIT, Gram, Moments, normalized
 from .batch import over_matrices
 
-UNIT = 2.0**-53
-"""Unit roundoff u of FP64."""
 PIVOTED_GROWTH = 8.0
-"""Growth of Bunch-Kaufman factors, in units of ||G - tau^2 I||, that delta allows for; about 1 is what is seen. Beyond
-it the count is not believed."""
+"""Growth of Bunch-Kaufman factors, in units of ||G - tau^2 I||, that delta allows for. The growth seen in practice is
+about 1. A count whose factors grow more is not believed."""
 WIDENING = 1e-8
-"""Share of tau^2 that delta allows growth beyond that: where tau is large, so is what one may be off by."""
+"""Share of tau^2 by which delta is widened, to allow for growth beyond that: the larger tau is, the larger an error of
+tau^2 can be tolerated."""
 
 Inertia = Callable[[Tensor], tuple[Tensor, Tensor]]
 Number = float | Tensor
@@ -33,7 +32,8 @@ Number = float | Tensor
 
 @dataclass(frozen=True)
 class Affine:
-    """`slope * ||W||_F^2 + intercept`: what every threshold is, before or after the norm is known."""
+    """A threshold for eigenvalues, `slope * ||W||_F^2 + intercept`. Every threshold has this form, so that it can be
+    made before the norm is known."""
 
     slope: Number
     intercept: Number
@@ -48,27 +48,30 @@ class Affine:
         return Affine(self.slope * factor, self.intercept * factor)
 
     def at(self, trace: Tensor) -> Tensor:
+        """The threshold for matrices with `||W||_F^2 = trace` `(b,)`."""
         return self.slope * trace + self.intercept
 
 
 TRACE = Affine(1.0, 0.0)
+"""||W||_F^2 itself, which is the trace of the Gram matrix."""
 
 
 class Shifts(NamedTuple):
-    """Where to count for one tolerance, and when not to believe what comes out."""
+    """For one tolerance, the two shifts above which eigenvalues are counted, and when a count is not to be believed."""
 
     upper: Affine
-    """Counting above tau^2 - delta bounds the rank from above,"""
+    """tau^2 - delta: the count above it bounds the rank from above."""
     lower: Affine
-    """and above tau^2 + delta from below."""
+    """tau^2 + delta: the count above it bounds the rank from below."""
     limit: Affine
-    """Growth up to which delta covers the errors of the factors."""
+    """Largest growth of the factors for which delta covers their errors."""
 
 
 def tau_squared(
     moments: Moments, tolerance: Tolerance, top: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Affine, Affine]:
-    """Lower and upper bound of tau^2 in the Gram's scale; `top` bounds lambda_1, for "spectral" only."""
+    """Lower and upper bound of tau^2, in the Gram matrix's scale. `top`: lower and upper bound `(b,)` of lambda_1, used
+    for "spectral" only."""
     square = _factor(tolerance) ** 2
     if tolerance.relative_to == "absolute":
         # Beyond 1e150 the square leaves FP64's range, and every singular value is smaller anyway.
@@ -81,10 +84,11 @@ def tau_squared(
 
 
 def unpivoted_growth(order: Tensor) -> Tensor:
-    """What delta allows for instead where factors are made without pivoting: 32, and from r = 512 on 32 (r / 512)^2.
+    """Growth that delta allows for, instead of `PIVOTED_GROWTH`, where factors are made without pivoting, as the
+    kernels make them: 32, and from r = 512 on 32 (r / 512)^2. `order`: r of each matrix.
 
-    Such factors grow with r, some of them much more than most. Measured on square matrices whose singular values fall
-    evenly from 1 to 1e-5, with the tolerance of 1e-3 ||W||_F, and what the limit makes of delta there:
+    Such factors grow with r, some of them much more than most. Growth measured on square matrices whose singular values
+    fall evenly from 1 to 1e-5, with the tolerance of 1e-3 ||W||_F, and the delta that results from the limit:
 
         r       growth                        limit    delta / tau^2
         256     none of 40 above 8            32       1e-6
@@ -98,22 +102,23 @@ def unpivoted_growth(order: Tensor) -> Tensor:
 
 
 def shifts(moments: Moments, tolerance: Tolerance, growth: Number, top: tuple[Tensor, Tensor] | None = None) -> Shifts:
-    """Shifts for one tolerance; `top` bounds lambda_1 and is needed for one relative to it."""
+    """Shifts for one tolerance; `growth` as in `shifts_around`, `top` as in `tau_squared`."""
     return shifts_around(moments, *tau_squared(moments, tolerance, top), tau_error(moments, tolerance), growth)
 
 
 def shifts_around(moments: Moments, low: Affine, high: Affine, error: Affine, growth: Number) -> Shifts:
-    """Shifts for a tau^2 computed to be between `low` and `high`, which are off by at most `error`.
+    """Shifts for a tau^2 between `low` and `high`, each of which was computed with an error of at most `error`.
 
-    delta covers that, the rounding of the Gram's sums and of the shift, and factors that have grown up to the limit.
+    delta covers that error, the rounding of the Gram matrix's sums and of the shift, and the errors of factors whose
+    growth is within the limit.
 
-    growth: what that limit is, in units of ||G - tau^2 I||: `PIVOTED_GROWTH`, or `unpivoted_growth` of the orders.
+    growth: this limit, in units of ||G - tau^2 I||: `PIVOTED_GROWTH`, or `unpivoted_growth` of the orders.
     """
-    terms = moments.order + 64.0  # what the LDL^T of the CPU and of the kernels do at most to one element
+    terms = moments.order + 64.0  # most operations on one element in an LDL^T of the CPU or of the kernels
     size = TRACE + high * moments.order  # at least ||G - tau^2 I||_F
     limit = size * growth + low * (WIDENING / UNIT / terms)
     delta = TRACE * (UNIT * (moments.inner + 4.0)) + (size + limit) * (UNIT * terms) + error
-    delta = delta * (1.0 + 2.0**-20)  # what is factored is shifted by delta too, and delta itself is rounded
+    delta = delta * (1.0 + 2.0**-20)  # the matrix that is factored is shifted by delta too, and delta itself is rounded
     return Shifts(low - delta, high + delta, limit)
 
 
@@ -123,15 +128,16 @@ def inertia_bounds(
     inertia: Inertia,
     top: tuple[Tensor, Tensor] | None = None,
 ) -> list[RankBounds]:
-    """Bounds for each tolerance by the law of inertia: two factorisations each, one Gram for all. For a CPU.
+    """Bounds for each tolerance by the law of inertia, on a CPU: one Gram matrix for all, two factorisations for each.
 
-    `top` `(lower, upper)` `(b,)` bounds lambda_1 and is needed for tolerances relative to it.
+    inertia: a function like `fastrank.reference.inertia`.
+    top: lower and upper bound `(b,)` of lambda_1, needed for tolerances relative to sigma_1.
     """
     diagonal = gram.matrix.diagonal(dim1=-2, dim2=-1)
     shifted = gram.matrix.clone()  # one for all shifts: only its diagonal changes
 
     def count(shift: Affine) -> tuple[Tensor, Tensor]:
-        # Any shift gives a zero matrix rank 0; one that is not 0 spares the factorisation a division 0 / 0.
+        # A zero matrix has rank 0 with any shift; with one that is not 0, the factorisation does not divide 0 by 0.
         at = torch.where(gram.trace == 0, 1.0, shift.at(gram.trace))
         torch.sub(diagonal, at[:, None], out=shifted.diagonal(dim1=-2, dim2=-1))
         return inertia(shifted)
@@ -140,27 +146,29 @@ def inertia_bounds(
     for tolerance in tolerances:
         s = shifts(gram.moments, tolerance, PIVOTED_GROWTH, top)
         lower = count(s.lower)
-        full = bool((lower[0] == gram.matrix.shape[-1]).all())  # then there is nothing left to bound from above
+        full = bool((lower[0] == gram.matrix.shape[-1]).all())  # then no rank can be larger
         answers.append(judge(gram.moments, s, lower if full else count(s.upper), lower))
     return answers
 
 
 def judge(moments: Moments, shifts: Shifts, upper: tuple[Tensor, Tensor], lower: tuple[Tensor, Tensor]) -> RankBounds:
-    """Bounds from count and growth `(b,)` at either shift; [0, r] and `FALLBACK` where a growth is over the limit."""
+    """Bounds from the counts. `upper` and `lower` are count and growth `(b,)` at either shift; where a growth exceeds
+    the limit, the bounds are [0, r] with status `FALLBACK`."""
     sound = torch.maximum(upper[1], lower[1]) <= shifts.limit.at(moments.trace)
     sound |= moments.trace == 0
     return _answer(moments, sound, lower[0], upper[0])
 
 
 def tau_error(moments: Moments, tolerance: Tolerance) -> Affine:
-    """Error of a computed tau^2: value^2 times that of the trace, or of lambda_1 and its Rayleigh quotient."""
+    """Error of a computed tau^2: value^2 times the error of the trace, or of lambda_1 and its Rayleigh quotient."""
     if tolerance.relative_to == "absolute":
         return TRACE * 0.0
     return TRACE * (_factor(tolerance) ** 2 * 4 * _eigenvalue_terms(moments))
 
 
 def eigenvalue_bounds(gram: Gram, eigenvalues: Tensor, tolerance: Tolerance) -> RankBounds:
-    """Bounds from all eigenvalues `(b, r)`, ascending: the count of those beyond their own backward error of tau^2."""
+    """Bounds from all eigenvalues `(b, r)`, ascending: their counts above tau^2 + delta and above tau^2 - delta, where
+    delta covers the errors of the eigenvalues and of tau^2."""
     moments = gram.moments
     delta = eigenvalue_error(moments)
     top = eigenvalues[:, -1] if eigenvalues.shape[-1] else gram.trace
@@ -202,9 +210,9 @@ def singular_value_bounds(stack: Tensor, tolerance: Tolerance) -> RankBounds:
 
 
 def resolve_bounds(bounds: RankBounds, matrices: Tensor | Sequence[Tensor], tolerance: Tolerance) -> RankBounds:
-    """`bounds` with every open one of a finite matrix replaced by the slow path's. Waits for the device.
+    """Narrow the bounds that are unequal, or have status `FALLBACK`, by the slow path. Waits for the device.
 
-    `matrices` are a stack `(b, m, n)` or 2-D tensors of any shapes.
+    matrices: a stack `(b, m, n)`, or 2-D tensors of any shapes; those whose bounds are narrowed are finite.
     """
     open_ = (bounds.lower != bounds.upper) | (bounds.status == Status.FALLBACK)
     if not open_.any():
@@ -221,12 +229,12 @@ def resolve_bounds(bounds: RankBounds, matrices: Tensor | Sequence[Tensor], tole
 
 
 def _factor(tolerance: Tolerance) -> float:
-    """`value` of a relative tolerance. Above 1 every rank is 0, and 2 says so with a square that cannot overflow."""
+    """`value` of a relative tolerance, 2 at most: above 1 every rank is 0, and the square of 2 cannot overflow."""
     return min(tolerance.value, 2.0)
 
 
 def _answer(moments: Moments, sound: Tensor | None, lower: Tensor, upper: Tensor) -> RankBounds:
-    """Counts as bounds: [0, r] where they are not `sound` (None: all are), none where the matrix is not finite."""
+    """Make bounds of counts: [0, r] where a count is not `sound` (None: all are), -1 where the matrix is not finite."""
     status = torch.zeros_like(lower, dtype=torch.int8)  # Status.OK
     if sound is not None:
         lower = lower.masked_fill(~sound, 0)

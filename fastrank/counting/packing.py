@@ -1,4 +1,4 @@
-"""Packing: which matrices of a ragged batch are in the workspace together."""
+"""Packing: choose which matrices of a ragged batch are in the workspace at the same time."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .batch import Group, group
 
 
 def packed(matrices: Sequence[Tensor], budget: int, size: Callable[[Tensor], int]) -> Iterator[tuple[Group, ...]]:
-    """Groups that take `budget` bytes together at most, in order of first appearance; or one matrix that takes more.
+    """Divide `matrices` into packs. A pack takes at most `budget` bytes, or holds one matrix that takes more.
 
-    Matrices without elements are left out.
+    A pack is a tuple of groups, in order of first appearance. Matrices without elements are left out.
 
     Args:
-        size: bytes that a matrix takes: the same for all of a group.
+        size: returns the bytes that a matrix takes, which are the same for all matrices of a group.
     """
     pack: list[Group] = []
     room = budget

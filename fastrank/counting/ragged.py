@@ -1,7 +1,7 @@
-"""Ragged batch on a CUDA device: matrices of any shapes, counted by a few launches of the kernels.
+"""Ragged batch on a CUDA device: ranks of matrices of any shapes, counted by a few launches of the kernels.
 
-Matrices are not copied: the launches' tables point at them and are made once for the same tensors. Grams and factors
-stand in one workspace, which is worked through in chunks where a budget says so. The host waits for nothing.
+Matrices are not copied: the kernels' tables point at them, and are made once for the same tensors. Gram matrices and
+factors share one workspace. A batch that would exceed its budget is counted in chunks. The host waits for nothing.
 """
 
 from __future__ import annotations
@@ -23,72 +23,74 @@ if TYPE_CHECKING:
     from ..kernels.count import Launches
 
 BUDGET = 2**30
-"""Bytes that Grams, partial sums and factors may take at a time; one matrix may always take what it needs."""
+"""Bytes that Gram matrices, partial sums and factors may take at a time; one matrix may always take what it needs."""
 
 
 class Chunk(NamedTuple):
-    """Matrices that are in the workspace together, group after group."""
+    """Matrices that are in the workspace together, group after group. Its tensors `(b,)` are in this order."""
 
     groups: tuple[Group, ...]
     launches: Launches
     order: Tensor
-    """(b,) FP64: r of each."""
+    """(b,) FP64: r of each matrix."""
     inner: Tensor
-    """(b,) FP64: n of each."""
+    """(b,) FP64: n of each matrix."""
 
     @property
     def indices(self) -> list[int]:
-        """Where each stands in the batch."""
+        """Position of each matrix in the batch."""
         return [i for g in self.groups for i in g.indices]
 
 
 class GroupGrams(NamedTuple):
-    """Of one group of a chunk."""
+    """Gram matrices of one group of a chunk."""
 
     group: Group
     rows: slice
-    """Where the group stands in the chunk."""
+    """Where the group's matrices stand in the chunk's tensors."""
     gram: Gram
 
 
 Top = tuple[Tensor, Tensor]
+"""Lower and upper bound `(b,)` of lambda_1."""
 
 
 class ShiftPair(NamedTuple):
-    """Where the kernels count for one tolerance: a shift for the upper and one for the lower bound of the rank."""
+    """The two shifts above which the kernels count for one tolerance, in the form that the kernels take."""
 
     shifts: Shifts
     coefficients: Tensor
-    """(b, 2, 2) FP64: slope and intercept of the upper bound's, then of the lower's."""
+    """(b, 2, 2) FP64: slope and intercept of the shift for the upper bound of the rank, then for the lower bound."""
 
     @classmethod
     def of(cls, shifts: Shifts, trace: Tensor) -> ShiftPair:
-        """`trace` `(b,)` tells how many, and where."""
+        """Write `shifts` out for each matrix; `trace` `(b,)` gives the number of matrices and the device."""
         numbers = (x for line in (shifts.upper, shifts.lower) for x in (line.slope, line.intercept))
         columns = [x.expand_as(trace) if isinstance(x, Tensor) else torch.full_like(trace, x) for x in numbers]
         return cls(shifts, torch.stack(columns, -1).view(-1, 2, 2))
 
 
 class Counted(NamedTuple):
-    """What came out for a chunk, in its own order."""
+    """The result of counting a chunk, in the chunk's order."""
 
     chunk: Chunk
     moments: Moments
     bounds: list[RankBounds]
+    """One for each `ShiftPair`."""
 
 
 class RaggedBatch:
-    """Counts of the same matrices, as often as they are asked for.
+    """Counts the ranks of the same matrices as often as it is asked to.
 
     Args:
-        matrices: 2-D, of any strides and floating dtypes, on one device.
-        tolerances: how many at a time, at most.
-        keep: have every Gram in the workspace, whole, for others to work on.
+        matrices: 2-D tensors of any strides and floating dtypes, on one device.
+        tolerances: the largest number of tolerances to count for at a time (default 1).
+        keep: store the whole Gram matrix of every matrix in the workspace, so that the caller can work on it.
         budget: bytes, see `BUDGET`.
 
     Attributes:
-        empty: indices of matrices without elements, which no chunk has.
-        places: where the chunks' matrices, one after the other and then the empty ones, belong: `(b,)` int64.
+        empty: indices of matrices without elements, which are in no chunk.
+        places: `(b,)` int64, position of each matrix of the batch in the order of the chunks, which `empty` follows.
     """
 
     def __init__(
@@ -113,12 +115,12 @@ class RaggedBatch:
         self.places = torch.tensor(places, dtype=torch.int64).argsort().to(self.device)
 
     def fits(self, matrices: Sequence[Tensor]) -> bool:
-        """Whether these are the very matrices the tables point at."""
+        """Whether `matrices` are the very tensors that the tables point at."""
         return signature(matrices) == self._signature
 
     @property
     def groups(self) -> list[Group]:
-        """Groups of all chunks."""
+        """Groups of all chunks, one after the other."""
         return [g for chunk in self.chunks for g in chunk.groups]
 
     @property
@@ -127,11 +129,11 @@ class RaggedBatch:
         return 8 * max((c.launches.size for c in self.chunks), default=0)
 
     def allocate(self) -> None:
-        """Keep a workspace; without it every call takes one from PyTorch's allocator and gives it back."""
+        """Keep a workspace from now on; without this, every call takes one from PyTorch's allocator and returns it."""
         self._workspace = self._new_workspace()
 
     def bounds(self, tolerances: Sequence[Tolerance]) -> list[RankBounds]:
-        """Bounds of the numerical ranks `(b,)` for each tolerance, none of them relative to sigma_1.
+        """Bounds of the numerical ranks `(b,)` for each tolerance. No tolerance may be relative to sigma_1.
 
         Raises `ValueError` for more tolerances than the batch was made for.
         """
@@ -141,11 +143,12 @@ class RaggedBatch:
         return [self.in_order([c.bounds[i] for c in chunks]) for i in range(len(tolerances))]
 
     def count(self, wanted: Callable[[Chunk, Moments, Iterator[GroupGrams]], list[ShiftPair]]) -> Iterator[Counted]:
-        """Counts chunk by chunk, in the chunk's own order.
+        """Count chunk by chunk, and yield the results in each chunk's own order.
 
-        wanted: what to count, a `ShiftPair` for each tolerance, given a chunk, its moments and, if kept, its Grams. The
-            traces of tiny matrices are known only after the count, unless all Grams are kept. More tolerances than
-            the batch was made for raise `ValueError`: the workspace has no place for their factors.
+        wanted: called with a chunk, its moments and its Gram matrices, which are there only if they are kept. Returns
+            what to count, a `ShiftPair` for each tolerance. Unless Gram matrices are kept, the traces of tiny matrices
+            are not among the moments yet: they are known after the count. More tolerances than the batch was made for
+            raise `ValueError`, because the workspace has no place for their factors.
         """
         workspace = self._new_workspace() if self._workspace is None else self._workspace
         for chunk in self.chunks:
@@ -167,20 +170,21 @@ class RaggedBatch:
             yield Counted(chunk, moments, [judge(moments, x.shifts, upper, lower) for x, upper, lower in answers])
 
     def shift_pair(self, chunk: Chunk, moments: Moments, tolerance: Tolerance, top: Top | None = None) -> ShiftPair:
-        """What to count for one tolerance; remembered where it is the same every time."""
+        """The shifts for one tolerance; remembered if they do not depend on the values of the matrices."""
         key = (id(chunk), tolerance)
         if key in self._shift_pairs:
             return self._shift_pairs[key]
         pair = ShiftPair.of(shifts(moments, tolerance, unpivoted_growth(chunk.order), top), moments.trace)
         constant = tolerance.relative_to != "spectral" and not chunk.launches.scaled
-        if constant and not capturing(self.device):  # what a capture makes holds nothing before a replay
+        if constant and not capturing(self.device):  # a tensor made in a capture has no values before a replay
             self._shift_pairs[key] = pair
         return pair
 
     def top(self, chunk: Chunk, moments: Moments, vectors: Tensor, rows: Tensor) -> Tensor:
-        """Lower bound of lambda_1 `(b,)` of a chunk that is in the workspace, whole, from about where it is.
+        """Lower bound `(b,)` of lambda_1 for a chunk, by power iteration on its Gram matrices, whole in the workspace.
 
-        vectors: `(2, all matrices, width)` FP64; the chunk's `rows` of the first are started from, all are overwritten.
+        vectors: `(2, all matrices, width)` FP64. `vectors[0, rows]` holds the chunk's start vectors, near the first
+            eigenvectors; `vectors[:, rows]` is overwritten.
         """
         from ..kernels.count import PRODUCTS
 
@@ -189,11 +193,11 @@ class RaggedBatch:
         last, result = (vectors[i % 2, rows] for i in (PRODUCTS - 1, PRODUCTS))
         size = last.square().sum(-1)
         quotient = torch.where(size > 0, (last * result).sum(-1) / size, 0.0)
-        # Rounding of the Gram's sums, and of the quotient's.
+        # Rounding of the sums of the Gram matrix, and of the quotient.
         return (quotient - UNIT * (moments.inner + 4 * moments.order + 64)).clamp(min=0) * moments.trace
 
     def in_order(self, parts: Sequence[RankBounds]) -> RankBounds:
-        """Bounds of all chunks, in the order of the matrices; an empty matrix has rank 0."""
+        """Put the bounds of all chunks into the order of the matrices; an empty matrix has rank 0."""
         columns = zip(*parts, strict=True) if parts else ((), (), ())
         kinds = (torch.int64, torch.int64, torch.int8)
         empty = [torch.zeros(len(self.empty), dtype=kind, device=self.device) for kind in kinds]
@@ -203,7 +207,7 @@ class RaggedBatch:
         return torch.empty(self.nbytes // 8, dtype=torch.float64, device=self.device)
 
     def _grams(self, chunk: Chunk, workspace: Tensor, moments: Moments) -> Iterator[GroupGrams]:
-        """Views of a group's Grams, `(b, r, r)`."""
+        """Gram matrices `(b, r, r)` of each group, zero where a matrix is not finite."""
         start = 0
         for g in chunk.groups:
             shape, offset = chunk.launches.shapes[start], chunk.launches.offsets[start]
@@ -216,5 +220,5 @@ class RaggedBatch:
 
 
 def signature(matrices: Sequence[Tensor]) -> list[tuple[object, ...]]:
-    """What tables depend on."""
+    """What the tables of a batch depend on: with an equal signature they can be used again."""
     return [(m.data_ptr(), m.shape, m.stride(), m.dtype, m.device) for m in matrices]

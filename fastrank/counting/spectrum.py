@@ -1,4 +1,4 @@
-"""Singular values of a stack in FP64: from the Gram where its precision is enough, else directly."""
+"""Singular values of a stack in FP64: from the Gram matrix where its precision is enough, else directly."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ def singular_values(stack: Tensor, g: Gram | None = None, *, accurate: bool = Fa
 
     Args:
         stack: of any floating dtype.
-        g: its Gram, if it is there already.
-        accurate: decompose the matrices themselves, as FP64 ones always are. Others go through the Gram, whose
-            eigenvalues are off by delta = u (n + 8 r + 80) ||W||_F^2 at most (u = 2^-53; `bounds.eigenvalue_error`),
-            and so sigma_i by min(sqrt(delta), delta / sigma_i): nothing to speak of unless it is a small one.
+        g: its Gram matrix, if that has been computed already.
+        accurate: decompose the matrices themselves, which is always done for FP64. Default False: the Gram matrix is
+            decomposed. Its eigenvalues are off by at most delta = u (n + 8 r + 80) ||W||_F^2 (u = 2^-53;
+            `bounds.eigenvalue_error`), and so sigma_i by min(sqrt(delta), delta / sigma_i), which matters only if
+            sigma_i is small.
     """
     g = gram(stack) if g is None else g
     if accurate or stack.dtype == torch.float64:
@@ -26,16 +27,16 @@ def singular_values(stack: Tensor, g: Gram | None = None, *, accurate: bool = Fa
 
 
 def gram_singular_values(g: Gram) -> Tensor:
-    """Singular values `(b, r)`, descending, of the scaled matrices of a Gram."""
+    """Singular values `(b, r)`, descending, of the scaled matrices that a Gram matrix was made of."""
     eigenvalues: Tensor = torch.linalg.eigvalsh(g.matrix)
     return eigenvalues.clamp(min=0).sqrt().flip(-1)
 
 
 def in_scale(g: Gram, sigma: Tensor) -> Tensor:
-    """Singular values `(b, r)` of the scaled matrices as those of the caller's; NaN where not finite."""
+    """Convert singular values `(b, r)` of the scaled matrices to those of the caller's; NaN where not finite."""
     return torch.where(g.finite[:, None], sigma * g.scale[:, None], torch.nan)
 
 
 def top_singular_value(g: Gram) -> Tensor:
-    """sigma_1 `(b,)` of the scaled matrices of a Gram: to full relative precision, whatever their dtype."""
+    """sigma_1 `(b,)` of the scaled matrices that a Gram matrix was made of: to full relative precision in any dtype."""
     return gram_singular_values(g)[:, 0] if g.matrix.shape[-1] else g.trace

@@ -1,4 +1,4 @@
-"""A row for each (step, matrix): on its way from the device, in memory, and as Parquet files."""
+"""Histories, a row for each (step, matrix): brought from the device, kept in memory, and stored in Parquet files."""
 
 from .history import History, HistoryWarning
 from .parquet import HistoryError, read_history, write_history

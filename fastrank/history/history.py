@@ -1,9 +1,9 @@
-"""History: a row for each (step, matrix), in memory and as Parquet parts, written as training goes.
+"""History: a row for each (step, matrix), in memory and in Parquet parts, which are written while training goes on.
 
-Parts are `part-00000.parquet`, `part-00001.parquet`, ... in one folder: each is written under a temporary name, synced
-and renamed, so a part is whole or not there. Rows not yet in a part travel in `state_dict`, and loading one removes
-parts written after it was taken: a resumed run has neither a gap nor a double row. `row_groups` says how rows are
-stored in a part.
+Parts are `part-00000.parquet`, `part-00001.parquet`, ... in one folder. Each is written under a temporary name, synced
+and renamed, so a part is either complete or not there. `state_dict` holds the rows that are in no part yet, and loading
+it removes the parts written after it was taken: a resumed run has neither a gap nor a double row. `row_groups` says how
+rows are stored in a part.
 
 `pyarrow` is imported when a table is first made.
 """
@@ -34,13 +34,13 @@ class HistoryWarning(UserWarning):
 
 
 class History:
-    """Rows of one run.
+    """Collects the rows of one run.
 
     Args:
-        layout: what a row holds.
+        layout: the matrices and columns of a step's rows.
         device: where rows are measured.
         directory: folder of the Parquet parts, made if missing; None keeps every row in memory.
-        rows_per_part: rows that make a part.
+        rows_per_part: number of rows in memory at which a part is written.
 
     Raises:
         OSError: the folder cannot be made.
@@ -60,11 +60,11 @@ class History:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device, of rows that wait there."""
+        """Bytes on the device of the buffer where rows wait."""
         return self._ring.nbytes
 
     def append(self, step: Tensor, values: Tensor, spectra: Tensor | None) -> None:
-        """Add a step's rows. Never waits for the device, except to write a part.
+        """Add a step's rows, as in `Ring.append`. Never waits for the device, except to write a part.
 
         Raises:
             HistoryError: the folder holds parts of another run, or replays were miscounted.
@@ -75,7 +75,7 @@ class History:
             self._gather()
 
     def replayed(self, steps: int) -> None:
-        """Count the rows that the replay of a CUDA graph with `steps` captured steps has added, as `append` does.
+        """Count the rows that one replay of a CUDA graph with `steps` captured steps has added.
 
         Raises:
             HistoryError: replays were miscounted.
@@ -84,11 +84,11 @@ class History:
             self._gather()
 
     def flush(self) -> None:
-        """Write the rows that are in no part yet as one.
+        """Write the rows that are in no part yet, as one part.
 
         Raises:
-            OSError: it cannot be written; the rows are kept.
-            HistoryError: replays were miscounted; what is certain has been written.
+            OSError: the part cannot be written; the rows are kept.
+            HistoryError: replays were miscounted; the rows that are certain have been written.
         """
         try:
             self._drain()
@@ -98,7 +98,7 @@ class History:
                 self._write_part(warn=False)
 
     def last(self) -> Block | None:
-        """The run's last row as a block of one; None before the first row."""
+        """The rows of the last step, as a block of one step; None before the first step."""
         self._drain()
         return self._last
 
@@ -111,16 +111,17 @@ class History:
         return concat(chain(read_parts([part_path(self._directory, i) for i in range(self._parts)]), [recent]))
 
     def table(self, blocks: Sequence[Block]) -> pa.Table:
-        """Blocks as rows."""
+        """An Arrow table of the rows of `blocks`."""
         return concat(chain([self.layout.schema.empty_table()], (block_table(self.layout, block) for block in blocks)))
 
     def state_dict(self) -> dict[str, Any]:
+        """The number of parts, the rows that are in none yet, and those of the last step, for `load_state_dict`."""
         self._drain()
         last = [] if self._last is None else [asdict(self._last)]
         return {"parts": self._parts, "blocks": [asdict(block) for block in self._pending], "last": last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state`: parts written since are removed.
+        """Continue from `state`; parts that were written after it was taken are removed.
 
         Raises:
             HistoryError: a part that `state` counts on is missing.
@@ -141,7 +142,7 @@ class History:
         self._claimed = True
 
     def _claim(self) -> None:
-        """The first row: the folder must not hold another run's parts."""
+        """Before the first row, check that the folder holds no parts of another run."""
         if self._directory is not None and not self._claimed and list_parts(self._directory):
             raise HistoryError(
                 f"{self._directory}: holds parts of an earlier run; load that run's tracker state to continue it, "
@@ -150,7 +151,7 @@ class History:
         self._claimed = True
 
     def _gather(self) -> None:
-        """A block has been sent off: what has arrived is kept, and written as soon as it makes a part."""
+        """After a block was sent to the host: keep the blocks that have arrived, and write a part if one is full."""
         self._keep(self._ring.collect())
         if self._directory is not None and self._pending_rows() >= self._rows_per_part:
             self._write_part(warn=True)
@@ -160,7 +161,8 @@ class History:
 
     def _keep(self, blocks: list[Block]) -> None:
         for block in blocks:
-            # Looking at every step's row makes blocks of one: what is not larger is joined, so that there are few.
+            # Whoever reads the last row at every step makes blocks of one step. A block is joined with those before it
+            # that are not larger, so that there are few.
             while self._pending and len(self._pending[-1].steps) <= min(len(block.steps), ring.CAPACITY // 2):
                 block = join(self._pending.pop(), block)
             self._pending.append(block)

@@ -1,4 +1,4 @@
-"""Histories on disk: Parquet files that are whole or not there, read back whole or in part."""
+"""Histories on disk: write Parquet files that are either complete or not there, and read them, whole or in part."""
 
 from __future__ import annotations
 
@@ -17,36 +17,38 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RETRIES = 2
-"""How often a folder is read again whose parts have been removed meanwhile, as a run that is resumed does."""
+"""How often a folder is read again if parts were removed while it was read, as a run does when it is resumed."""
 
 
 class HistoryError(RuntimeError):
-    """A history on disk is missing, damaged, another run's, or lacks what was asked for. The message names it."""
+    """A history on disk is missing, damaged, of another run, or lacks what was asked for; the message names it. Or the
+    replays of a CUDA graph were miscounted."""
 
 
 class _Missing(HistoryError):
-    """A part is not there. It may have been removed, or not yet be seen, while the folder was read."""
+    """A part is not there. It may have been removed while the folder was read, or not yet have been visible."""
 
 
 def part_path(directory: Path, index: int) -> Path:
+    """Path of the part with this number."""
     return directory / f"part-{index:05d}.parquet"
 
 
 def list_parts(directory: Path) -> list[Path]:
-    """The parts in a folder, in order."""
+    """Paths of the parts in a folder, in order of their numbers."""
     numbers = (re.fullmatch(r"part-(\d{5,})\.parquet", path.name) for path in directory.glob("part-*.parquet"))
     return [part_path(directory, i) for i in sorted(int(number[1]) for number in numbers if number)]
 
 
 def write_history(table: pa.Table, path: str | os.PathLike[str]) -> None:
-    """Write a history to one file, replacing what is there, at once: temporary file, fsync, rename, fsync of folder.
+    """Write a history to one file, replacing what is there atomically: temporary file, fsync, rename, fsync of folder.
 
     Args:
         table: rows in the order they were measured, with the columns of `RankTracker.to_arrow` or some of them.
-        path: where to; `part-00000.parquet`, `part-00001.parquet`, ... of one folder are one history.
+        path: the file. `part-00000.parquet`, `part-00001.parquet`, ... in one folder are one history.
 
     Raises:
-        HistoryError: the table has no `step` or no `name`.
+        HistoryError: the table has no column `step` or no column `name`.
         OSError: nothing was written, and what was there before is still there.
     """
     import pyarrow as pa
@@ -56,7 +58,7 @@ def write_history(table: pa.Table, path: str | os.PathLike[str]) -> None:
     for column in ("step", "name"):
         if column not in table.column_names:
             raise HistoryError(_unknown(f"{path}: not written", "column", column, table.column_names))
-    if not pa.types.is_dictionary(table.schema.field("name").type):  # as other programs make it
+    if not pa.types.is_dictionary(table.schema.field("name").type):  # a table from another program
         place = table.column_names.index("name")
         table = table.set_column(place, "name", table["name"].dictionary_encode())
     with replacing(path) as file:
@@ -72,13 +74,13 @@ def read_history(
     names: Sequence[str] | None = None,
     columns: Sequence[str] | None = None,
 ) -> pa.Table:
-    """Read a history back, or some matrices and columns of it: hardly more than those is read, and held in memory.
+    """Read a history, or some matrices and columns of it. Hardly more than these are read and held in memory.
 
     Args:
         path: a Parquet file that `RankTracker.write_parquet` wrote, a folder of parts, or a list of parts. Training may
             go on meanwhile: parts that are added later are not read.
-        names: of the matrices whose rows are wanted (default: all).
-        columns: wanted columns, in this order (default: all, in the order they were recorded).
+        names: names of the matrices whose rows are wanted (default: all).
+        columns: the columns that are wanted, in this order (default: all, in the order they were recorded).
 
     Returns:
         A `pyarrow.Table`, rows in the order they were measured.
@@ -107,7 +109,7 @@ def read_history(
 def read_parts(
     files: Sequence[Path], names: Sequence[str] | None = None, columns: Sequence[str] | None = None
 ) -> Iterator[pa.Table]:
-    """The rows of each file, in the order they were measured; see `read_history`."""
+    """Yield the rows of each file, in the order they were measured; arguments and errors as in `read_history`."""
     if not files:
         raise HistoryError("an empty list of files: no part of a history")
     chosen = None if names is None else frozenset(names)
@@ -127,7 +129,7 @@ def read_parts(
 
 
 def _read(file: Path, names: Collection[str] | None, columns: Sequence[str] | None) -> pa.Table:
-    """Rows of one file; `step`, and `name` if some are chosen, are among the columns whether asked for or not."""
+    """Rows of one file, or those of the matrices `names`, with the `columns` asked for and always `step` and `name`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -148,7 +150,7 @@ def _read(file: Path, names: Collection[str] | None, columns: Sequence[str] | No
 
 
 def _complete(directory: Path) -> list[Path]:
-    """The parts in a folder, and none is missing between them."""
+    """Paths of the parts in a folder, after a check that there are some and none is missing between them."""
     files = list_parts(directory)
     if not files:
         raise HistoryError(f"{directory}: holds no part of a history")
@@ -165,7 +167,8 @@ def _unknown(file: Path | str, kind: str, word: str, known: Sequence[str]) -> st
 
 
 def concat(tables: Iterable[pa.Table]) -> pa.Table:
-    """Tables of one history, one after the other, as one. A generator's are released column by column."""
+    """Join the tables of one history, one after the other. If a generator makes them, they are released column by
+    column while they are joined."""
     import pyarrow as pa
 
     joined = pa.concat_tables(list(tables)).unify_dictionaries()

@@ -1,11 +1,13 @@
-"""How a history's rows are stored in a Parquet file, so that it is small and a series is read without its neighbours.
+"""How a history's rows are stored in a Parquet file, so that it is small and one matrix can be read without the others.
 
-Rows stand matrix by matrix, in the order of their names, in row groups of a few matrices each: the statistics of the
-column `name` tell which. Its metadata keeps the order in which a step's matrices are measured. That order, and the
-column `step`, give the rows their places back, whatever was done to the file in between.
+Rows are sorted by matrix, in the order of the names, and stored in row groups of a few matrices each. The statistics of
+the column `name` tell which matrices a row group holds. This column's metadata keeps the order in which the matrices of
+a step are measured. From that order and the column `step`, the order of the rows is restored when they are read,
+whatever was done to the file in between.
 
-FP64 is stored whole, its bytes split into streams: signs, exponents and first digits of a matrix' numbers hardly change
-from step to step, and compress to nothing. `bench/history.py` has the figures, and what else was tried.
+FP64 numbers are stored without loss, and their bytes are split into streams: the signs, exponents and first digits of a
+matrix's numbers hardly change from step to step, so their streams compress to almost nothing. `bench/history.py` has
+the figures, and what else was tried.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 GROUP_ROWS = 8192
-"""Rows of a row group, at least and if there are as many: a smaller one takes longer to find than to decode."""
+"""Least number of rows in a row group, except the last of a window: a smaller one takes longer to find than to
+decode."""
 WINDOW_ROWS, WINDOW_BYTES = 2**20, 2**28
-"""Rows, and their bytes in memory, that are reordered at a time."""
+"""Limits of a window, the steps whose rows are reordered at a time: rows, and their bytes in memory."""
 MEASURED = b"measured"
 """Key of the metadata of the column `name`: a JSON list of all names, in the order a step's rows are measured."""
 
@@ -45,18 +48,19 @@ def encodings(schema: pa.Schema) -> dict[str, Any]:
         "use_dictionary": [field.name for field in schema if field.name not in encoding],
         "compression": "zstd",
         "compression_level": 3,
-        "write_statistics": ["step", "name"],  # of the other columns they cost more than they could spare
+        "write_statistics": ["step", "name"],  # statistics of the other columns would cost more than they could save
     }
 
 
 def to_storage(table: pa.Table) -> tuple[pa.Schema, Iterator[pa.Table]]:
-    """A table as it is stored.
+    """Bring a table into the form in which it is stored.
 
     Args:
         table: rows in the order they were measured; `name` is a dictionary in the order of a step's matrices.
 
     Returns:
-        The schema with the names' order, and the row groups: whole matrices of whole steps.
+        The schema, whose metadata has the order of the names, and the row groups: all rows of some matrices in a
+        window.
     """
     table = table.unify_dictionaries()
     i = table.schema.get_field_index("name")
@@ -66,7 +70,8 @@ def to_storage(table: pa.Table) -> tuple[pa.Schema, Iterator[pa.Table]]:
 
 
 def _row_groups(table: pa.Table, words: list[str]) -> Iterator[pa.Table]:
-    """Each with the dictionary of its own names: all names in every group would outgrow the rows of a large stack."""
+    """Yield row groups. Each has a dictionary of its own names only: for a large stack of models, all names in every
+    group would take more room than the rows."""
     import pyarrow as pa
 
     by_name = np.array(sorted(range(len(words)), key=words.__getitem__), np.int64)
@@ -90,7 +95,7 @@ def _row_groups(table: pa.Table, words: list[str]) -> Iterator[pa.Table]:
 
 
 def _windows(table: pa.Table) -> Iterator[pa.Table]:
-    """Whole steps, as many as may be reordered at a time."""
+    """Cut a table into windows: as many whole steps as may be reordered at a time, at least one."""
     rows = len(table)
     ends = np.append(np.flatnonzero(np.diff(table["step"].to_numpy())) + 1, rows)  # of each step
     limit = min(WINDOW_ROWS, WINDOW_BYTES * rows // max(table.nbytes, 1))
@@ -103,7 +108,7 @@ def _windows(table: pa.Table) -> Iterator[pa.Table]:
 
 
 def holding(file: pq.ParquetFile, names: Collection[str]) -> list[int]:
-    """Row groups that, by their statistics, may hold rows of these matrices."""
+    """Numbers of the row groups that, by their statistics, may hold rows of the matrices `names`."""
     metadata, column, ordered = file.metadata, file.schema.names.index("name"), sorted(names)
 
     def may(i: int) -> bool:
@@ -117,11 +122,11 @@ def holding(file: pq.ParquetFile, names: Collection[str]) -> list[int]:
 
 
 def to_measured(table: pa.Table, names: Collection[str] | None) -> pa.Table:
-    """Rows of a file, or those of some of its matrices, in the order they were measured.
+    """Bring the rows of a file, or those of some of its matrices, into the order in which they were measured.
 
     Args:
         table: as stored, with the columns `step` and `name`.
-        names: of the matrices; None: all.
+        names: names of the matrices whose rows are wanted; None: all.
     """
     import pyarrow as pa
 
@@ -146,7 +151,8 @@ def to_measured(table: pa.Table, names: Collection[str] | None) -> pa.Table:
 
 @lru_cache(maxsize=1)
 def _words(measured: bytes) -> tuple[pa.Array, dict[str, int]]:
-    """All names in the order they are measured, and the place of each. The parts of a history have the same."""
+    """All names in the order they are measured, and the place of each. Cached, because all parts of a history have the
+    same."""
     import pyarrow as pa
 
     words = json.loads(measured)

@@ -1,4 +1,4 @@
-"""From blocks of measured numbers to Arrow tables: the history's schema."""
+"""Turn blocks of measured numbers into Arrow tables with the history's schema."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a step's rows hold: one row a matrix."""
+    """The matrices and columns of a history. A step has one row for each matrix."""
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, int], ...]
@@ -53,7 +53,7 @@ def join(first: Block, second: Block) -> Block:
 
 
 def block_table(layout: Layout, block: Block) -> pa.Table:
-    """The rows of a block. Numbers a matrix does not have (it is not finite, or they were not due) are null."""
+    """The rows of a block. Numbers that a matrix does not have are null: it is not finite, or they were not due."""
     import pyarrow as pa
 
     steps, count = len(block.steps), len(layout.names)
@@ -85,7 +85,7 @@ def _dictionary(indices: np.ndarray[tuple[int], np.dtype[np.int32]], words: Sequ
 
 
 def _singular_values(layout: Layout, block: Block) -> pa.Array:
-    """One list a row; null where they were not due, or the matrix is not finite."""
+    """One list of singular values for each row; null where they were not due, or the matrix is not finite."""
     import pyarrow as pa
 
     sizes = [min(shape) for shape in layout.shapes]

@@ -1,9 +1,9 @@
 """Ranks, norms and randomised SVDs of batches of matrices.
 
 `A` is a tensor `(..., m, n)` in float16, bfloat16, float32 or float64, or a list of 2-D tensors of different shapes
-(answers then come as one 1-D tensor, or a list of matrices). NumPy and CuPy arrays are taken in the same forms and
-answered in kind. Matrices are taken at the values they hold, the arithmetic is FP64, and so are metrics. Answers
-carry no gradient; no argument is modified.
+(answers then come as one 1-D tensor, or a list of matrices). NumPy and CuPy arrays are accepted in the same forms, and
+the answers are then arrays of the same kind. Matrices are taken at the values they hold; the arithmetic and the metrics
+are FP64. Answers carry no gradient; no argument is modified.
 
 A matrix that holds NaN or Inf has no rank and no norm: its metrics are NaN, its bounds -1 with status `NONFINITE`, and
 the other matrices of the batch are answered as if it were not there.

@@ -1,4 +1,5 @@
-"""What comes in and goes out: tensors, NumPy and CuPy arrays, batched or as ragged lists, checked by name."""
+"""Check and convert what callers pass: tensors, NumPy and CuPy arrays, batched or as ragged lists. Errors name the
+argument."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from ..kernels.limits import DTYPES
 
 
 class Matrices(NamedTuple):
-    """Input in the form the library works on, and what it takes to answer in kind."""
+    """Input in the form the library works on, with what is needed to return answers in the caller's form."""
 
     data: Tensor | list[Tensor]
     """`(b, m, n)`, or the 2-D tensors of a ragged list."""
@@ -47,12 +48,12 @@ def take_matrices(A: Any, name: str = "A") -> Matrices:
     tensor, kind = _take(A, name)
     if tensor.ndim < 2:
         raise ValueError(f"{name}: needs at least two dimensions (..., m, n); this has shape {tuple(tensor.shape)}")
-    # The count is spelled out: reshape(-1, ...) is ambiguous for a tensor without elements.
+    # The size of the batch is spelled out: reshape(-1, ...) is ambiguous for a tensor without elements.
     return Matrices(tensor.reshape(tensor.shape[:-2].numel(), *tensor.shape[-2:]), tensor.shape[:-2], kind)
 
 
 def to_kind(values: Tensor, kind: str) -> Any:
-    """A tensor as an array of `kind`."""
+    """Return a tensor as an array of `kind`, see `Matrices`."""
     if kind == "numpy":
         return values.numpy()
     if kind == "cupy":
@@ -63,6 +64,7 @@ def to_kind(values: Tensor, kind: str) -> Any:
 
 
 def _take(A: Any, name: str) -> tuple[Tensor, str]:
+    """Check one array, and return it as a tensor without gradient, with its kind."""
     if isinstance(A, Tensor):
         tensor, kind = A.detach(), "torch"
     elif isinstance(A, np.ndarray | np.generic):
@@ -87,8 +89,8 @@ def _take(A: Any, name: str) -> tuple[Tensor, str]:
 def _from_numpy(array: np.ndarray[Any, Any], name: str) -> Tensor:
     if array.dtype.kind not in "fiubc" or array.dtype.itemsize > 16:
         raise TypeError(f"{name}: dtype {array.dtype} is not supported; convert to float32 or float64")
-    # torch takes neither foreign byte order nor strides that are negative or not whole elements, as in a field of a
-    # structured array, and warns of read-only memory.
+    # torch takes neither a foreign byte order nor strides that are negative or not a whole number of elements, as in a
+    # field of a structured array, and it warns of read-only memory.
     array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
     if any(stride < 0 or stride % array.itemsize for stride in array.strides):
         array = array.copy()
@@ -99,7 +101,7 @@ def _from_numpy(array: np.ndarray[Any, Any], name: str) -> Tensor:
 
 
 def as_threshold(value: Any, name: str, shape: torch.Size, device: torch.device) -> Tensor | float | None:
-    """`atol` or `rtol`: None, a number, or a tensor that broadcasts to the batch `shape`, on `device`.
+    """Check `atol` or `rtol`: None, a number, or a tensor on `device` that broadcasts to the batch `shape`.
 
     Raises:
         TypeError: neither a real number nor a real array. ValueError: negative, NaN, or of another shape.

@@ -1,4 +1,4 @@
-"""The functions of `fastrank.linalg`: how each is put together from counts, spectra and factors."""
+"""The functions of `fastrank.linalg`, each made of the counts, spectra or factors that other modules compute."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from .torch_rank import count_as_torch
 
 
 def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = True) -> RankBounds:
-    """Proven lower and upper bound of each matrix's numerical rank; equal ones are a certificate.
+    """Proven lower and upper bound of each matrix's numerical rank. Equal bounds are a certificate.
 
     Args:
         A: matrices, see `fastrank.linalg`.
         tolerance: threshold of the numerical rank (default `Tolerance()`: 1e-3 of the Frobenius norm).
-        resolve: settle with FP64 singular values what the count leaves open, status `FALLBACK` (default). False
-            returns the count's own interval, and on CUDA, unless the tolerance is relative to sigma_1, never waits
-            for the device; a CUDA graph can capture it after a first call with the same tensors.
+        resolve: True (default) settles what the count leaves open by FP64 singular values, status `FALLBACK`. False
+            returns the count's own interval. On CUDA this never waits for the device, unless the tolerance is relative
+            to sigma_1, and a CUDA graph can capture the call after a first one with the same tensors.
 
     Returns:
         `RankBounds` of shape `(...)`. Bounds still differ only where a singular value is within FP64 rounding of the
@@ -55,7 +55,7 @@ def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = T
 
     def measure(stack: Tensor) -> RankBounds:
         g = gram(stack)
-        # sigma_1 has to be known first for a tolerance relative to it; with it come all eigenvalues.
+        # A tolerance relative to sigma_1 needs sigma_1 first, which comes with all eigenvalues.
         spectral = tolerance.relative_to == "spectral"
         if spectral or backend.counting(stack.device, stack.shape[-2], "rank") == "eigenvalues":
             bounds = eigenvalue_bounds(g, torch.linalg.eigvalsh(g.matrix), tolerance)
@@ -76,7 +76,7 @@ def matrix_rank(A: Any, *, atol: Any = None, rtol: Any = None) -> Any:
 
     Returns:
         int64 ranks `(...)`, equal to `torch.linalg.matrix_rank`'s: where a singular value is so near the threshold
-        that rounding in A's dtype decides, torch's own singular values are asked.
+        that rounding in A's dtype decides, `torch.linalg.matrix_rank` itself is called.
 
     Raises:
         ValueError: a matrix holds NaN or Inf (`rank_bounds` reports such a matrix and answers the others).
@@ -111,9 +111,10 @@ def svdvals(A: Any, *, accurate: bool = False) -> Any:
 
     Args:
         A: matrices, see `fastrank.linalg`.
-        accurate: decompose the matrices themselves in FP64: every sigma_i to about 1e-15 sigma_1. FP64 matrices always
-            are. Default False: narrower ones go through their FP64 Gram, which costs much less, and sigma_i is off by
-            at most min(sqrt(delta), delta / sigma_i), where delta = 1.1e-16 (n + 8 r + 80) ||A||_F^2.
+        accurate: True decomposes the matrices themselves in FP64: every sigma_i is exact to about 1e-15 sigma_1. FP64
+            matrices are always decomposed so. False (default): narrower dtypes go through their FP64 Gram matrix, which
+            costs much less, and sigma_i is off by at most min(sqrt(delta), delta / sigma_i), where
+            delta = 1.1e-16 (n + 8 r + 80) ||A||_F^2.
     """
     matrices = take_matrices(A)
     data = matrices.data
@@ -148,16 +149,16 @@ def _metric(A: Any, measure: Callable[[Tensor], Tensor]) -> Any:
 
 
 class LowRankSVD(NamedTuple):
-    """`A ~ U @ diag(S) @ Vh`, with the proof of how nearly. Lists of these tensors for a ragged `A`."""
+    """`A ~ U @ diag(S) @ Vh`, with a proven bound of the error. For a ragged `A`, U, S and Vh are lists of tensors."""
 
     U: Any
     """`(..., m, k)` in A's dtype (float32 for half precision), orthonormal columns."""
     S: Any
-    """`(..., k)`, likewise, descending."""
+    """`(..., k)` in the same dtype, descending."""
     Vh: Any
-    """`(..., k, n)`, likewise, orthonormal rows."""
+    """`(..., k, n)` in the same dtype, orthonormal rows."""
     error: Any
-    """`(...)` FP64, proven: `||A - U diag(S) Vh||_2 <= ||A - U diag(S) Vh||_F <= error`, for these very factors."""
+    """`(...)` FP64, proven for the factors as given: `||A - U diag(S) Vh||_2 <= ||A - U diag(S) Vh||_F <= error`."""
 
 
 def svd_lowrank(A: Any, k: int, *, oversample: int = 8, power_iters: int = 2, seed: int = 0) -> LowRankSVD:
@@ -166,14 +167,14 @@ def svd_lowrank(A: Any, k: int, *, oversample: int = 8, power_iters: int = 2, se
     Args:
         A: matrices, see `fastrank.linalg`.
         k: number of singular triplets, 1 to min(m, n) of the smallest matrix.
-        oversample: columns of the sketch beyond k (default 8; cut at min(m, n)).
+        oversample: columns of the sketch beyond k (default 8); the sketch has at most min(m, n) columns.
         power_iters: power iterations (default 2); 0 is enough only for spectra that fall off fast.
         seed: key of the Philox generator (default 0), at least 0 and less than 2^128. Matrix i of the batch draws
             the same numbers whatever else is in the batch; the global generators are not touched.
 
     On CUDA, matrices narrower than FP64 with min(k + oversample, m, n) <= 128 go through the kernels, all shapes at
-    once, with up to twice the columns that `oversample` asks for (16, 32, 64 or 128 in all). They draw from another
-    counter than a CPU does: the same seed gives the same bits on the same kind of device, not across kinds.
+    once, with up to twice the columns that `oversample` asks for (16, 32, 64 or 128 in all). The kernels draw noise by
+    another counter than the CPU: the same seed gives the same bits on the same kind of device, not across kinds.
 
     Returns:
         `LowRankSVD(U, S, Vh, error)`, NaN for a matrix that is not finite.

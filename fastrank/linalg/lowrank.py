@@ -1,16 +1,16 @@
-"""Randomised SVDs of a batch: which matrices the kernels take, how their factors are made, and the proof of all.
+"""Randomised SVDs of a batch: choose which matrices the kernels take, make the factors, and prove an error bound.
 
 The kernels (`fastrank.kernels.lowrank`) give Q with orthonormal columns, FP64, and Z = A^T Q with C = Z^T Z. Then
 
     C = X diag(theta) X^T,   U = Q X,   V diag(S) ~ Z X   by orth, whose pivots are S^2
 
-Eigenvalues and eigenvectors are `torch.linalg.eigh`'s of k x k matrices, which no training step waits for; on CUDA it
-asks the device whether it converged: the one wait there is. Of eigenvectors of an FP64 Gram sigma_i is off by at most
-min(sqrt(delta), delta / sigma_i), delta = c k u ||A||_F^2, u = 2^-53 and c of order 10: 1e-7 ||A||_F at most, what
-FP32 factors cost anyway. Whatever went wrong is in the error bound, which is that of the factors as they are returned.
+`torch.linalg.eigh` decomposes the k x k matrices C. On CUDA it asks the device whether it converged, which is the only
+time the host waits; no training step does this. With eigenvectors of an FP64 Gram matrix, sigma_i is off by at most
+min(sqrt(delta), delta / sigma_i), delta = c k u ||A||_F^2, u = 2^-53 and c of order 10. That is at most 1e-7 ||A||_F,
+which FP32 factors lose anyway. The error bound is computed from the factors as they are returned: it covers all errors.
 
-What else is in a batch changes no answer, but for the last bits of FP64 where cuBLAS multiplies a longer stack of one
-shape another way.
+The answer for a matrix does not depend on what else is in the batch, except for the last bits of FP64 where cuBLAS
+multiplies a longer stack of one shape in another way.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from ..kernels.lowrank import Layout
 
 LAYOUTS = 64
-"""How many tables are remembered between calls."""
+"""How many layouts, the kernels' tables for one list of shapes, are remembered between calls."""
 
 
 class Factors(NamedTuple):
-    """Of a stack; see `fastrank.linalg.LowRankSVD`."""
+    """Factors and error bounds of a stack, or of one matrix; see `fastrank.linalg.LowRankSVD`."""
 
     u: Tensor
     s: Tensor
@@ -46,7 +46,7 @@ class Factors(NamedTuple):
 
 
 class Search(NamedTuple):
-    """What is looked for: the arguments of `fastrank.linalg.svd_lowrank`."""
+    """What is looked for: the arguments of `fastrank.linalg.svd_lowrank` besides the matrices."""
 
     k: int
     oversample: int
@@ -54,18 +54,18 @@ class Search(NamedTuple):
     seed: int
 
     def columns(self, m: int, n: int) -> int:
-        """Of the sketch of a matrix (m, n)."""
+        """Number of columns of the sketch of a matrix (m, n)."""
         return min(self.k + self.oversample, m, n)
 
     @property
     def word(self) -> int:
-        """The seed as the kernels take it, a signed number of 64 bits: all seeds below 2^63 are themselves."""
+        """The seed as the kernels take it: folded into a signed 64-bit integer. A seed below 2^63 stays as it is."""
         folded = (self.seed ^ self.seed >> 64) & 2**64 - 1
         return folded - 2**64 if folded >> 63 else folded
 
 
 def factor_stack(stack: Tensor, search: Search) -> Factors:
-    """Of a stack `(b, m, n)`; matrix i is keyed by i."""
+    """Factor a stack `(b, m, n)`. The noise of matrix i is keyed by i."""
     if len(stack) and _served(stack, search):
         found = _by_kernels(list(stack), range(len(stack)), search)
         return Factors(*(torch.cat(parts) for parts in zip(*(factors for _, factors in found), strict=True)))
@@ -73,7 +73,7 @@ def factor_stack(stack: Tensor, search: Search) -> Factors:
 
 
 def factor_list(matrices: Sequence[Tensor], search: Search) -> list[Factors]:
-    """Of each matrix by itself; matrix i is keyed by i."""
+    """Factor 2-D matrices of any shapes, dtypes and devices. The noise of matrix i is keyed by i."""
     found: dict[int, Factors] = {}
     served: dict[torch.device, list[int]] = defaultdict(list)
     for i, matrix in enumerate(matrices):
@@ -90,18 +90,19 @@ def factor_list(matrices: Sequence[Tensor], search: Search) -> list[Factors]:
 
 
 def _served(matrices: Tensor, search: Search) -> bool:
+    """Whether the kernels take a matrix, or a stack of matrices."""
     fits = matrices.dtype != torch.float64 and 0 < search.columns(*matrices.shape[-2:]) <= KS[-1]
     return fits and backend.kernels_serve(matrices.device)
 
 
 class _Taken(NamedTuple):
-    """A stack in FP64: zero where it is not finite, divided by a power of two."""
+    """A stack in FP64: each matrix is divided by a power of two, `scale`; one that is not finite is set to zero."""
 
     wide: Tensor
     scale: Tensor
     finite: Tensor
     dtype: torch.dtype
-    """Of the answers."""
+    """Dtype of the factors that are returned."""
 
     @classmethod
     def of(cls, stack: Tensor) -> _Taken:
@@ -110,10 +111,10 @@ class _Taken(NamedTuple):
         return cls(wide, scale, finite, stack.dtype if stack.dtype == torch.float64 else torch.float32)
 
     def prove(self, u: Tensor, s: Tensor, vh: Tensor) -> Factors:
-        """Factors as they are returned, with their bound; NaN where the matrix is not finite."""
+        """Round the factors to the dtype they are returned in, and bound their error; NaN where not finite."""
         u, s, vh = u.to(self.dtype), s.to(self.dtype), vh.to(self.dtype)
         error = residual_norm(self.wide, u, s.double() / self.scale[:, None], vh) * self.scale
-        # Where S overflows its dtype nothing is proven; where the error is subnormal, scaling may have rounded it down.
+        # Where S overflows its dtype the bound is Inf. Scaling may have rounded a subnormal error down: take the next.
         error = torch.where(error > 0, error.nextafter(torch.full_like(error, torch.inf)), error)
         factors = (u, s, vh, error.nan_to_num(torch.inf, torch.inf))
         return Factors(*(torch.where(self.finite.view(-1, *[1] * (f.ndim - 1)), f, torch.nan) for f in factors))
@@ -128,23 +129,24 @@ def _by_torch(stack: Tensor, keys: range, search: Search) -> Factors:
 
 
 Keyed = tuple[Sequence[int], Factors]
+"""Keys of some matrices of one shape, and the stack of their factors."""
 
 
 def _by_kernels(matrices: Sequence[Tensor], keys: Sequence[int], search: Search) -> Iterator[Keyed]:
-    """Stacks of the answers, with the keys of the matrices they are of; all are on one device."""
+    """Factor matrices that are on one device, in stacks of one shape; `keys` are the keys of their noise."""
     groups: dict[tuple[torch.dtype, int], list[int]] = defaultdict(list)
     for i, matrix in enumerate(matrices):
         width = search.columns(*matrix.shape)
         groups[matrix.dtype, next(k for k in KS if k >= width)].append(i)
     for (_, width), members in groups.items():
-        members.sort(key=lambda i: tuple(matrices[i].shape))  # stable: those of one shape in the order they came in
+        members.sort(key=lambda i: tuple(matrices[i].shape))  # stable: within one shape the order stays as it is
         for piece in _pieces([matrices[i] for i in members], width):
             chosen = members[piece]
             yield from _find([matrices[i] for i in chosen], [keys[i] for i in chosen], width, search)
 
 
 def _pieces(matrices: Sequence[Tensor], width: int) -> Iterator[slice]:
-    """As many at a time as have products and bases of about `WORKSPACE` bytes together, or one."""
+    """Cut a list into slices whose products and bases take about `WORKSPACE` bytes together, or that are one matrix."""
     start = total = 0
     for i, matrix in enumerate(matrices):
         size = 32 * width * (sum(matrix.shape) + width)
@@ -157,7 +159,7 @@ def _pieces(matrices: Sequence[Tensor], width: int) -> Iterator[slice]:
 
 @lru_cache(LAYOUTS)
 def _layout(shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, width: int, device: torch.device) -> Layout:
-    """shapes: rows, columns, both strides and key of each matrix."""
+    """The kernels' tables for bases of `width` columns. shapes: rows, columns, both strides and key of each matrix."""
     from ..kernels.lowrank import Layout
     from ..kernels.sketch.table import View
 
@@ -165,7 +167,7 @@ def _layout(shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, width: int,
 
 
 def _find(matrices: Sequence[Tensor], keys: Sequence[int], width: int, search: Search) -> Iterator[Keyed]:
-    """Of matrices of one dtype and width, those of one shape together."""
+    """Factor matrices of one dtype, with bases of `width` columns; matrices of one shape must follow each other."""
     from ..kernels.lowrank import LAST_PASSES, RangeFinder
 
     device = matrices[0].device
@@ -202,22 +204,23 @@ def _find(matrices: Sequence[Tensor], keys: Sequence[int], width: int, search: S
 
 
 def _of_rows(order: Tensor, rows: int) -> Tensor:
-    """The same choice of columns `(b, k)` in each row: `(b, rows, k)`."""
+    """Indices `(b, rows, k)` for `gather`, which choose the same columns `order` `(b, k)` in each row."""
     return order[:, None, :].expand(-1, rows, -1)
 
 
 def _eigenvectors(gram: Tensor, size: Tensor, sound: Tensor) -> tuple[Tensor, Tensor]:
-    """X `(b, k, k)`, the largest eigenvalue first, and which of them there are.
+    """Eigenvectors X `(b, k, k)` of C, that of the largest eigenvalue first, and which of its columns exist `(b, k)`.
 
     Args:
-        gram, size: of Z, see `RangeFinder`.
-        sound: columns of Q that are orthonormal; X is zero in the rows of others, and there are as many eigenvectors.
+        gram, size: of Z: Gram matrix of its columns scaled to unit length, and their norms; see `RangeFinder`.
+        sound: `(b, k)` bool, which columns of Q are orthonormal. X has as many eigenvectors, and zeros in the rows of
+            the other columns.
     """
     size = torch.where(size.isfinite() & sound, size, 0.0)
     size = size / size.amax(-1, keepdim=True).clamp(min=torch.finfo(size.dtype).tiny)
-    # Columns that are not there have the least eigenvalue, and no other eigenvector has a part in them.
+    # A column that is not sound gets the eigenvalue -1, the least of all, and no other eigenvector has a part in it.
     c = gram * size[:, :, None] * size[:, None, :] - torch.diag_embed((~sound).double())
-    # On CUDA eigh has other algorithms for one matrix than for many: there are always many.
+    # On CUDA eigh has other algorithms for one matrix than for many: one is added, so that there are many.
     vectors = torch.linalg.eigh(torch.cat([c, c[:1]])).eigenvectors[:-1].flip(-1)
     vectors = torch.where(sound[:, :, None], vectors, 0.0)
     there = vectors.square().sum(1) > 0.5

@@ -1,4 +1,4 @@
-"""Plans: ragged batches of the matrices that a function is called with, remembered from one call to the next."""
+"""Plans: the ragged batches made for the matrices of a call, remembered for later calls with the same matrices."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .arrays import Matrices
 
 
 def by_kernels(matrices: Matrices) -> bool:
-    """Whether the kernels serve a call's input: all of it on one device of theirs, and not nothing."""
+    """Whether the kernels serve a call: there are matrices, and all are on one device that the kernels serve."""
     data = matrices.data
     devices = {data.device} if isinstance(data, Tensor) else {matrix.device for matrix in data}
     return len(devices) == 1 and len(data) > 0 and backend.kernels_serve(devices.pop())
@@ -27,10 +27,12 @@ _captured: list[RaggedBatch] = []
 
 
 def planned(matrices: Matrices, *, keep: bool = False) -> RaggedBatch:
-    """The ragged batch of these very matrices: made at the first call, remembered for the next ones.
+    """The ragged batch of these very tensors: made at the first call, remembered for the next ones.
+
+    `keep` is that of `RaggedBatch`.
 
     Raises:
-        RuntimeError: a CUDA graph is being captured, and there was no first call before that.
+        RuntimeError: a CUDA graph is being captured, and there was no call with these tensors before.
     """
     data = matrices.data
     key = (isinstance(data, Tensor), tuple(signature([data] if isinstance(data, Tensor) else data)), keep)
@@ -43,5 +45,5 @@ def planned(matrices: Matrices, *, keep: bool = False) -> RaggedBatch:
             _plans.popitem(last=False)
     _plans.move_to_end(key)
     if captured:
-        _captured.append(_plans[key])  # the graph reads its tables as long as it lives
+        _captured.append(_plans[key])  # the graph reads the batch's tables as long as it lives
     return _plans[key]

@@ -1,7 +1,7 @@
-"""`torch.linalg.matrix_rank`'s semantics, on the FP64 Gram.
+"""Ranks as `torch.linalg.matrix_rank` defines them, counted on the FP64 Gram matrix.
 
-torch counts singular values that were computed in A's own dtype. Away from the threshold the exact count is the same
-number; within torch's own rounding of it, torch itself is asked, so that both always agree.
+torch counts singular values that were computed in A's own dtype. If none of them is near the threshold, the exact count
+is the same number. If one is within torch's own rounding of it, torch itself is called, so that both always agree.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def count_as_torch(matrices: Matrices, atol: Any, rtol: Any) -> Tensor:
     if not finite.all():
         i = int((~finite).nonzero()[0])
         raise ValueError(f"A: matrix {i} of the batch holds NaN or Inf and has no rank; see rank_bounds")
-    # torch is asked in the form the caller would have asked it: batched and single tolerances promote differently.
+    # torch is called in the form in which the caller would have called it: the types of batched and of single
+    # tolerances are promoted differently.
     batched = isinstance(data, Tensor) and len(shape) > 0
     picks = [undecided] if batched else undecided.nonzero().flatten().tolist()
     for pick in picks if undecided.any() else []:
@@ -60,7 +61,10 @@ def count_as_torch(matrices: Matrices, atol: Any, rtol: Any) -> Tensor:
 
 
 def _count(stack: Tensor, atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rank, whether rounding in A's dtype could change it, and whether the matrix is finite, `(b,)` each."""
+    """Count a stack `(b, r, n)` from all eigenvalues of its Gram matrices. `atol`, `rtol`: `(b,)`, NaN if not given.
+
+    Returns, `(b,)` each: the rank, whether rounding in A's dtype could change it, and whether the matrix is finite.
+    """
     g = gram(stack)
     if stack.shape[-2] == 0:
         return torch.zeros_like(g.finite, dtype=torch.int64), ~g.finite, g.finite
@@ -74,7 +78,7 @@ def _count(stack: Tensor, atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def _count_by_kernels(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same by the law of inertia."""
+    """What `_count` returns, for all matrices of a call at once: by the kernels and the law of inertia."""
     batch = planned(matrices, keep=True)
 
     def wanted(chunk: Chunk, moments: Moments, grams: Iterator[GroupGrams]) -> list[ShiftPair]:
@@ -99,21 +103,21 @@ def _count_by_kernels(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[T
 def _thresholds(
     top_low: Tensor, top_high: Tensor, scale: Tensor, n: int, dtype: torch.dtype, atol: Tensor, rtol: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Between which tau lies for torch, given bounds `(b,)` of lambda_1: how an SVD in A's dtype would have it."""
+    """Lower and upper bound `(b,)` of the tau that an SVD in A's dtype gives torch, from bounds `(b,)` of lambda_1."""
     eps = torch.finfo(dtype).eps
     default = torch.where(atol > 0, 0.0, n * eps)
     low, high = (
         torch.maximum(atol.nan_to_num(0.0) / scale, rtol.where(~rtol.isnan(), default) * top.sqrt())
         for top in (top_low, top_high)
     )
-    # Backward error of that SVD, generously; relative thresholds inherit it from sigma_1. What is subnormal there is
-    # rounded to multiples of the smallest number.
+    # A generous bound on the backward error of that SVD, which a relative threshold inherits from sigma_1. A subnormal
+    # number is rounded to a multiple of the smallest one.
     noise = 8 * n**0.5 * eps * top_high.sqrt() * (1 + rtol.nan_to_num(0.0)) + 4 * torch.finfo(dtype).tiny * eps / scale
     return low - noise, high + noise
 
 
 def _stock_rank(matrix: Tensor, atol: Any, rtol: Any) -> Tensor:
-    """`torch.linalg.matrix_rank` `(...)`; half precision, which it does not take, is widened, with its own eps."""
+    """`torch.linalg.matrix_rank` `(...)`. Half precision, which it does not take, is widened but keeps its own eps."""
     if matrix.dtype in (torch.float16, torch.bfloat16):
         if rtol is None:
             default = max(matrix.shape[-2:]) * torch.finfo(matrix.dtype).eps

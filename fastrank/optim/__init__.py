@@ -1,4 +1,4 @@
-"""`fastrank.SGD`, and its step where kernels serve a device."""
+"""`fastrank.SGD`, and its step by the kernels on devices that they serve."""
 
 from .descent import Descent
 from .sgd import SGD, Companion

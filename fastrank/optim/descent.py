@@ -1,11 +1,12 @@
-"""Descent: SGD's step where the kernels serve a device: tables of an optimizer's parameters, kept from step to step.
+"""Descent: SGD's step by the kernels, and the tables of an optimizer's parameters that it keeps from step to step.
 
-Between steps little changes: where new gradients are, a learning rate. It is compared with the last step's, and written
-by launches that carry it as arguments; values that are tensors on the device are copied there at every step. The host
-waits for nothing, and a CUDA graph that has captured a step follows a learning rate that is changed in place.
+Little changes between steps: the addresses of new gradients, a learning rate. The tables are compared with the last
+step's, and what differs is written by launches that carry it as arguments. A learning rate or weight decay that is a
+tensor on the device is copied into its table there at every step. The host waits for nothing, and a CUDA graph that has
+captured a step follows a learning rate that is changed in place.
 
-A captured step writes its tables anew, and so does every step after it: a replay finds its own addresses whatever ran
-in between, and the next step its own again.
+A captured step writes its tables anew, and so does every step after it. So a replay finds the addresses of its own
+step, whatever ran in between, and so does the next step.
 """
 
 from __future__ import annotations
@@ -27,14 +28,15 @@ if TYPE_CHECKING:
 
 
 class Descent:
-    """The parameters of one optimizer on one device. A step is a `refresh` and a `launch`.
+    """Steps the parameters of one optimizer on one device. A step is a `refresh` and then a `launch`.
 
-    Other kernels that update in the same step are launched in between: copies of gradients live no longer.
+    Other kernels that update parameters in the same step are launched between the two, because copies of gradients
+    live only until the `launch`.
 
     Attributes:
-        rows: of the tables, by the `id` of each parameter that has had a gradient.
-        pointers (P, 3) int64, meta (P, 3) int64, hyper (slots, 2) FP32: on the device, see `fastrank.kernels.step`;
-            good from a `refresh` to the next.
+        rows: row in the tables of each parameter that has had a gradient, by the parameter's `id`.
+        pointers (P, 3) int64, meta (P, 3) int64, hyper (slots, 2) FP32: tables on the device, see
+            `fastrank.kernels.step.descent`; valid from one `refresh` to the next.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -62,7 +64,7 @@ class Descent:
         return self._hyper.table[: self._hyper.size].view(torch.float32).view(-1, 2)
 
     def refresh(self, groups: Sequence[KernelGroup], state: State) -> None:
-        """Bring the tables up to date with the optimizer's `state`, which receives first momentum buffers.
+        """Bring the tables up to date with the parameter groups. New momentum buffers are put into `state`.
 
         Raises:
             RuntimeError: a CUDA graph is being captured, and there was no step like this one before.
@@ -77,7 +79,7 @@ class Descent:
         self._shapes, self._kinds, self._written, self._gradients = [], {}, [], []
         for group, slices, stepped in groups:
             momentum = group["momentum"]
-            # an int would be compiled in as one, and anew for 1
+            # floats, because Triton compiles a kernel anew for an int, and once more for the int 1
             options = (float(momentum), float(group["dampening"]), group["nesterov"], group["maximize"])
             of_dtype = {dtype: self._kinds.setdefault(Kind(dtype, *options), []) for dtype in NARROW}
             for param, grad, buffer in stepped:
@@ -111,12 +113,13 @@ class Descent:
     def launch(
         self, *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None, besides: Set[int] = frozenset()
     ) -> None:
-        """Update every parameter that has a gradient, but for those whose `id` is in `besides`.
+        """Update every parameter that has a gradient, except those whose `id` is in `besides`.
 
         Args:
-            grad_scale: one element, what gradients are divided by; they are written back.
-            found_inf: one element; not 0: nothing is touched.
-            besides: parameters that another kernel updates in this step; all versions are counted up here.
+            grad_scale: one element, by which gradients are divided; the quotients are written back.
+            found_inf: one element; if it is not 0, nothing is changed.
+            besides: parameters that another kernel updates in this step. Their autograd versions too are counted up
+                here.
         """
         from ..kernels.device import current, to_device
         from ..kernels.step import sgd_, tiles_of
@@ -139,17 +142,17 @@ class Descent:
                     grad.copy_(seen)
             self._written += [grad for grad, _ in self._gradients]
         torch.autograd.graph.increment_version(self._written)
-        self._written, self._gradients = [], []  # or gradients would outlive `zero_grad`
+        self._written, self._gradients = [], []  # otherwise gradients would outlive `zero_grad`
         if capturing(self.device):
             tables = [table.table for table in (self._pointers, self._meta, self._hyper)]
             _kept.append([*tables, *self._tiles])
 
     def kind_of(self, rows: Sequence[int]) -> Kind | None:
-        """What these rows have in common; None if they have not, or there is none of one of them."""
+        """The `Kind` (dtype and options) that all `rows` of the tables share; None if they do not share one."""
         return next((kind for kind, own in self._kinds.items() if set(rows) <= set(own)), None)
 
     def _buffer(self, param: Tensor, buffer: Tensor | None, state: State) -> Tensor:
-        """A parameter's momentum buffer in its own layout; a new one has no values yet."""
+        """A parameter's momentum buffer in the parameter's memory layout. A new buffer is uninitialised."""
         if buffer is not None and same_layout(buffer, param):
             return buffer
         if buffer is None and capturing(self.device):
@@ -159,7 +162,7 @@ class Descent:
         return own
 
     def _write_hyper(self, groups: Sequence[KernelGroup]) -> None:
-        """Numbers by launches, where they have changed; tensors of the device by copies on it."""
+        """Write `hyper`: numbers by launches, if they have changed, and tensors on the device by copies there."""
         numbers: list[list[float]] = [[], []]
         copies = []
         for group, slices, _ in groups:
@@ -169,7 +172,7 @@ class Descent:
                     start = len(numbers[column])
                     copies.append((slice(start, start + slices), column, value.detach().reshape(-1)))
                     value = 0.0
-                # a tensor on the host has values that nobody waits for
+                # reading a tensor on the host does not wait for the device
                 values = value.flatten().tolist() if isinstance(value, Tensor) else [float(value)]
                 numbers[column] += values * slices if len(values) == 1 else values
         flat = [number for pair in zip(*numbers, strict=True) for number in pair]
@@ -181,17 +184,18 @@ class Descent:
 
 
 class Descents:
-    """Of one optimizer: a `Descent` for each device that the kernels serve."""
+    """The `Descent` of one optimizer on each device that the kernels serve."""
 
     def __init__(self) -> None:
         self._of: dict[torch.device, Descent | None] = {}
 
     def serving(self, group: dict[str, Any], slices: int, state: State) -> tuple[Descent, KernelGroup] | None:
-        """Whose step a group's is; None where PyTorch's own forms have to do it."""
+        """The `Descent` that steps a parameter group, and the group in the form it takes; None where PyTorch's own
+        forms of SGD have to step it. `slices`: see `KernelGroup`."""
         params = group["params"]
         if torch.compiler.is_compiling() or not params:
             return None
-        # a group without any gradient keeps its rows, so that the tables stay as they are
+        # a group without any gradient keeps its rows of the tables, which then stay as they are
         device = next((param.device for param in params if param.grad is not None), params[0].device)
         if device not in self._of:
             self._of[device] = Descent(device) if backend.kernels_serve(device) else None
@@ -201,4 +205,4 @@ class Descents:
 
 
 _kept: list[list[Tensor]] = []
-"""Tables that captured steps read; nobody knows how long their graphs live."""
+"""Tables that captured steps read. They are kept for ever, because nobody knows how long the CUDA graphs live."""

@@ -1,4 +1,4 @@
-"""Which parameter groups the kernels can step as they are: by the layouts, dtypes and kinds of their tensors."""
+"""Find out which parameter groups the kernels can step, by the layouts, dtypes and types of the groups' tensors."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ class KernelGroup(NamedTuple):
 
     group: dict[str, Any]
     slices: int
-    """Of how many independent models: E of a stack, else 1."""
+    """Number of independent models: E for a stack, else 1."""
     parameters: list[tuple[Tensor, Tensor | None, Tensor | None]]
-    """Each with gradient and momentum buffer where there is one."""
+    """Each parameter with its gradient and momentum buffer; None where there is none."""
 
 
 def kernel_group(group: dict[str, Any], slices: int, state: State, device: torch.device) -> KernelGroup | None:
-    """A group of `torch.optim.SGD` as the kernels of a device take it; None if they cannot.
+    """A parameter group of `torch.optim.SGD` in the form that the kernels of `device` take; None if they cannot.
 
-    Tensors of other layouts, dtypes and kinds are left to PyTorch, and so is what asks for it: `foreach=True`,
-    `differentiable`, a learning rate that has a gradient. Parameters without a gradient do not matter.
+    PyTorch has to step a group with tensors of other layouts, dtypes or types, with `foreach=True` or `differentiable`,
+    with momentum or dampening as a tensor, or with a learning rate or weight decay that requires a gradient. Parameters
+    without a gradient do not matter.
     """
     if group["foreach"] or group["differentiable"] or slices == 0:
         return None
@@ -47,13 +48,13 @@ def kernel_group(group: dict[str, Any], slices: int, state: State, device: torch
 
 
 def same_layout(tensor: Tensor, param: Tensor) -> bool:
-    """Whether elements stand in memory as a parameter's do; along an axis of one element strides mean nothing."""
+    """Whether a tensor has the memory layout of a parameter. Strides along an axis of one element mean nothing."""
     ours, theirs = tensor.stride(), param.stride()
     return ours == theirs or all(a == b for a, b, n in zip(ours, theirs, param.shape, strict=True) if n > 1)
 
 
 def laid_out(tensor: Tensor, param: Tensor) -> Tensor:
-    """A copy in a parameter's layout."""
+    """A copy of `tensor` in the memory layout of a parameter."""
     return torch.empty_like(param).copy_(tensor)
 
 
@@ -70,7 +71,8 @@ def _fits(param: Tensor, grad: Tensor, buffer: Tensor | None, slices: int, devic
 
 
 def _is_alike(tensor: Tensor, param: Tensor) -> bool:
-    """Whether a tensor differs in strides at most, and is what its address shows: subclasses may have other memory."""
+    """Whether a tensor differs from a parameter in strides at most, and its values are those at its address, which
+    need not be so for a subclass."""
     return (
         type(tensor) is Tensor
         and tensor.dtype == param.dtype
@@ -83,7 +85,7 @@ def _is_alike(tensor: Tensor, param: Tensor) -> bool:
 
 @cache
 def _is_dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    """Whether elements fill a piece of memory without gaps or overlaps."""
+    """Whether the elements fill one piece of memory without gaps or overlaps."""
     expected = 1
     if 0 in shape:
         return True

@@ -1,4 +1,4 @@
-"""`fastrank.SGD`: `torch.optim.SGD`, with stacks of models and with what goes wrong under AMP put right."""
+"""`fastrank.SGD`: `torch.optim.SGD` that also steps stacks of models, and handles overflow under AMP correctly."""
 
 from collections.abc import Callable
 from typing import Any, Protocol, TypeGuard
@@ -14,10 +14,10 @@ from .kernel_groups import KernelGroup
 
 
 class Companion(Protocol):
-    """What has a pass of its own over some parameters, and steps them in it: a tracker, where kernels serve."""
+    """Something that reads some parameters at each step anyway, and updates them in the same pass: a tracker."""
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
-        """Steps parameters of a refreshed `descent`; returns the `id` of each."""
+        """Update parameters of a `descent` that has been refreshed; return the `id` of each parameter updated."""
 
 
 class SGD(torch.optim.SGD):
@@ -29,19 +29,19 @@ class SGD(torch.optim.SGD):
       have E as leading axis, is E independent models. Slice e of every parameter follows the trajectory of a
       model of its own with `lr[e]` and `weight_decay[e]` (see `fastrank.reference.sgd`): to the last bit
       where `torch.addcmul` rounds as `torch.add` does, which it does on x86; within a rounding error an
-      operation elsewhere. In half precision, `lr` and `weight_decay` stay float32, as PyTorch has it on CUDA
-      (on a CPU it rounds them). A float stands for all slices. The group owns a copy of the tensors: change
+      operation elsewhere. In half precision, `lr` and `weight_decay` stay float32, as in PyTorch on CUDA (on a
+      CPU, PyTorch rounds them). A float applies to all slices. The group owns a copy of the tensors: change
       `group["lr"]` in place. `foreach` and `fused` do not matter to a stack, except to `GradScaler`, which
       leaves unscaling and skipping to an optimizer made with `fused=True`.
     - **Overflow.** With `fused=True` and `GradScaler`, a step that overflowed changes nothing: neither
-      parameters nor momentum nor the state dict. (PyTorch 2.13 stores an uninitialised momentum buffer if it
-      is the first step, and updates all the same if gradients on two devices overflow at once.) The host
-      waits for the device only where a parameter is due its first momentum buffer.
+      parameters nor momentum nor the state dict. (PyTorch 2.13 stores an uninitialised momentum buffer if this
+      happens in the first step, and updates all the same if gradients on two devices overflow at once.) The host
+      waits for the device only in a step that makes a parameter's first momentum buffer.
     - **Late gradients.** With `fused=True` and momentum, a parameter may get its first gradient at any step.
-    - **CUDA.** Where Triton is installed, one launch a dtype updates all float32 and half-precision parameters, with
-      each parameter and momentum rounded once: to the bits of PyTorch's for-loop and foreach forms in float32. The
-      host never reads a tensor `lr` or `weight_decay`, and a CUDA graph follows one that is changed in place. Groups
-      with other dtypes, sparse gradients or `foreach=True`, and compiled steps, are PyTorch's.
+    - **CUDA.** Where Triton is installed, one launch for each dtype updates all float32 and half-precision parameters.
+      Each parameter and momentum is rounded once; in float32 the bits are those of PyTorch's for-loop and foreach
+      forms. The host never reads a tensor `lr` or `weight_decay`, and a CUDA graph follows one that is changed in
+      place. PyTorch steps groups with other dtypes, sparse gradients or `foreach=True`, and compiled steps.
 
     The schedulers of `torch.optim.lr_scheduler` write one number into a tensor `lr`. They refuse a stacked
     one with an error: when made, or, for `ReduceLROnPlateau`, when it first reduces. (`OneCycleLR`, whose
@@ -59,7 +59,7 @@ class SGD(torch.optim.SGD):
         weight_decay: L2 penalty (2 lambda in the paper's terms), in the same forms as `lr`. Default 0.
         nesterov: Nesterov momentum; needs momentum and no dampening. Default False.
         maximize: ascend instead of descend. Default False.
-        foreach, fused: which of PyTorch's forms updates groups that no kernel does. Default: PyTorch's choice.
+        foreach, fused: which of PyTorch's forms updates groups that no kernel updates. Default: PyTorch's choice.
         differentiable: let autograd run through the step. Default False.
 
     Raises:
@@ -85,7 +85,7 @@ class SGD(torch.optim.SGD):
         stacked = {name: value for name, value in given.items() if _is_stack(value, name)}
         super().__init__(
             _with_values(params, stacked),
-            # PyTorch's constructor takes no stack: the groups have the stacked values already
+            # PyTorch's constructor takes no stacked values, but the groups have them already
             lr=0.0 if "lr" in stacked else lr,
             momentum=momentum,
             dampening=dampening,
@@ -103,16 +103,16 @@ class SGD(torch.optim.SGD):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._descents = Descents()
-        self.__dict__.setdefault("companion", None)  # load_state_dict comes here too
+        self.__dict__.setdefault("companion", None)  # load_state_dict calls this method too
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a parameter group. Stacked values are checked, and copied.
 
         Raises:
-            ValueError: as the constructor. The optimizer is then as it was.
+            ValueError: as in the constructor. The optimizer is then as it was before.
         """
         super().add_param_group(param_group)
-        group = self.param_groups.pop()  # comes back when it is found good
+        group = self.param_groups.pop()  # put back once it has been checked
         for name in _stacked_values(group):
             for index, value in enumerate(group[name].tolist()):
                 if value < 0:
@@ -156,7 +156,7 @@ class SGD(torch.optim.SGD):
         return loss
 
     def _starts_momentum(self) -> bool:
-        """Whether a parameter is due its first momentum buffer, so that there is none to leave as it is."""
+        """Whether this step makes a first momentum buffer, which an overflow could not leave as it was."""
         return any(
             param.grad is not None and self.state.get(param, {}).get("momentum_buffer") is None
             for group in self.param_groups
@@ -167,7 +167,7 @@ class SGD(torch.optim.SGD):
     def _step_group(
         self, group: dict[str, Any], stacked: list[str], grad_scale: Tensor | None, found_inf: Tensor | None
     ) -> None:
-        """A group's step in PyTorch's own forms."""
+        """Step a parameter group by PyTorch's own forms."""
         params: list[Tensor] = []
         grads: list[Tensor] = []
         buffers: list[Tensor | None] = []
@@ -203,7 +203,7 @@ _OPTIONS = ("lr", "weight_decay", "momentum", "dampening", "nesterov", "maximize
 def _update_stacks(
     params: list[Tensor], grads: list[Tensor], buffers: list[Tensor | None], options: dict[str, Any]
 ) -> None:
-    """`torch.optim.sgd.sgd` for stacks: without momentum `buffers` is empty, else it receives new ones."""
+    """`torch.optim.sgd.sgd` for stacks. New buffers are put into `buffers`, which is empty without momentum."""
     for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
         buffer = stacked_sgd_(param, grad, buffers[i] if buffers else None, **options)
         if buffers:
@@ -213,7 +213,7 @@ def _update_stacks(
 def _update_fused(
     params: list[Tensor], grads: list[Tensor], buffers: list[Tensor | None], options: dict[str, Any]
 ) -> None:
-    """`torch.optim.sgd.sgd(fused=True)`, which wants all momentum buffers or none, in two parts."""
+    """Call `torch.optim.sgd.sgd(fused=True)` in two parts, because it takes all momentum buffers or none."""
     due = [i for i, buffer in enumerate(buffers) if buffer is None]
     others = [i for i, buffer in enumerate(buffers) if buffer is not None]
     for chosen in (due, others):

@@ -1,13 +1,15 @@
-"""Plain PyTorch twin of every kernel: the specification, and the CPU path."""
+"""The algorithm of every kernel in plain PyTorch: the specification of the kernels, and the path for CPUs."""
 
 from .grams import Gram, Moments, gram, normalized, power_of_two
 from .ldl import inertia
 from .lowrank import gaussian, randomized_svd, residual_norm
 from .power import SLACK, TopEigenvalue, exact_start, power_iteration, top_interval
 from .sgd import stacked_sgd_
+from .sketch import UNIT
 
 __all__ = [
     "SLACK",
+    "UNIT",
     "Gram",
     "Moments",
     "TopEigenvalue",

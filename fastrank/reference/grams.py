@@ -1,4 +1,4 @@
-"""Gram: the smaller-side Gram of each matrix of a stack, in FP64.
+"""Gram: the Gram matrix of each matrix of a stack, taken on the smaller side, in FP64.
 
     G = W W^T        W (b, r, n) with r <= n, any floating dtype;  G (b, r, r) FP64
 
@@ -6,8 +6,8 @@ The product of two numbers of at most 24 significant bits is exact in FP64, so G
 |fl(G) - G| <= gamma_n |W| |W|^T, hence ||fl(G) - G||_2 <= (n + 2) u ||W||_F^2 with u = 2^-53. A threshold of
 1e-3 ||W||_F on W is 1e-6 ||W||_F^2 on G: far above that, and close to the noise of an FP32 Gram.
 
-FP64 matrices are first scaled by a power of two so that no square leaves the range. The squares of narrower dtypes
-cannot.
+FP64 matrices are first scaled by a power of two, so that no square leaves the range of FP64. Squares of narrower dtypes
+cannot leave it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor
 
 
 def normalized(stack: Tensor) -> tuple[Tensor, Tensor]:
-    """FP64 `stack` `(b, m, n)` divided by the powers of two `(b,)` next to its largest elements, and those powers.
+    """Divide each matrix of an FP64 `stack` `(b, m, n)` by the power of two next to its largest element.
 
-    The division is exact but for elements 2^-1022 of the largest, and no norm or square of what results overflows or
-    vanishes. Matrices that are not finite are left as they are, with 1.
+    Returns the scaled stack and the powers `(b,)`. The division is exact except for elements 2^-1022 of the largest,
+    and no norm or square of the result overflows or vanishes. Matrices that are not finite stay as they are, with 1.
     """
     if not stack.numel():
         return stack, stack.new_ones(len(stack))
@@ -33,13 +33,13 @@ def normalized(stack: Tensor) -> tuple[Tensor, Tensor]:
 def power_of_two(largest: Tensor) -> Tensor:
     """The power of two next to each of `largest`, FP64; 1 where it is not finite."""
     exponent = torch.where(largest.isfinite(), torch.frexp(largest).exponent, 0)
-    # Short of the ends of the range, where 2^exponent itself overflows or is subnormal. Not torch.ldexp: older
-    # versions of PyTorch form 2^exponent in FP32 there.
+    # Exponents stay clear of the ends of the range, where 2^exponent itself overflows or is subnormal. torch.ldexp is
+    # not used, because older versions of PyTorch form 2^exponent in FP32 in it.
     return torch.exp2(exponent.clamp(-1000, 1000).double())
 
 
 class Moments(NamedTuple):
-    """What bounds need to know of Grams, be they a stack's or a ragged batch's."""
+    """What is needed of Gram matrices to bound ranks, the same for a stack and for a ragged batch."""
 
     trace: Tensor
     """(b,) FP64: ||W_scaled||_F^2; 0 where W is not finite."""
@@ -48,13 +48,13 @@ class Moments(NamedTuple):
     finite: Tensor
     """(b,) bool: every element of W is finite."""
     order: float | Tensor
-    """r, of all or of each (b,)."""
+    """r: one number for all matrices, or (b,)."""
     inner: float | Tensor
-    """n, the length of the sums, of all or of each (b,): what the rounding of the Gram grows with."""
+    """n, the length of the sums, with which the rounding of the Gram matrix grows: one number for all, or (b,)."""
 
 
 class Gram(NamedTuple):
-    """`matrix` of the *scaled* W: the W of the caller is `W_scaled * scale`."""
+    """Gram matrices of the *scaled* W: the caller's W is `W_scaled * scale`."""
 
     matrix: Tensor
     """(b, r, r) FP64; zero where the matrix is not finite, so that no solver meets a NaN."""
@@ -65,7 +65,7 @@ class Gram(NamedTuple):
     finite: Tensor
     """(b,) bool: every element of W is finite."""
     inner: int
-    """n, the length of the sums: what the rounding of `matrix` grows with."""
+    """n, the length of the sums, with which the rounding of `matrix` grows."""
 
     @property
     def moments(self) -> Moments:
@@ -73,7 +73,7 @@ class Gram(NamedTuple):
 
 
 def gram(stack: Tensor) -> Gram:
-    """Gram of `stack` `(b, r, n)`, r <= n."""
+    """Gram matrices of a `stack` `(b, r, n)`, r <= n, of any floating dtype."""
     if stack.dtype == torch.float64:
         wide, scale = normalized(stack)
     else:
@@ -87,12 +87,12 @@ def gram(stack: Tensor) -> Gram:
 
 
 STRIP = 128
-"""Rows of a Gram that are computed at a time, as far as the diagonal: 25 to 40 % less time than a whole product from
-r = 512 on, on two cores, and no more below."""
+"""Rows of a Gram matrix that are computed at a time, only as far as the diagonal. On two cores this takes 25 to 40 %
+less time than the whole product from r = 512 on, and no more time below."""
 
 
 def _square(wide: Tensor) -> Tensor:
-    """`wide @ wide.mT`, exactly symmetric, from little more than one half of the products."""
+    """`wide @ wide.mT`, exactly symmetric, from little more than half of the products."""
     r = wide.shape[-2]
     if r <= STRIP:
         return wide @ wide.mT

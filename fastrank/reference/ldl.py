@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 def inertia(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Positive eigenvalues and growth of symmetric FP64 `matrices` `(b, r, r)`, of which the lower triangle is read.
+    """Number of positive eigenvalues, and growth, of symmetric FP64 `matrices` `(b, r, r)`; reads the lower triangles.
 
     Returns:
         count `(b,)` int64 and growth `(b,)` FP64; growth is infinite where the factors cannot be trusted at all.
@@ -25,7 +25,7 @@ def inertia(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def count_ldl_(factors: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor]:
-    """From LAPACK's Bunch-Kaufman factors, which are overwritten; above their diagonal there are zeros.
+    """The same from LAPACK's Bunch-Kaufman factors, which are zero above the diagonal and are overwritten.
 
     D has 1 x 1 and 2 x 2 blocks, the latter marked by negative pivots. Bunch-Kaufman takes a 2 x 2 block only where its
     determinant is negative: one positive, one negative eigenvalue.
@@ -51,7 +51,7 @@ def count_ldl_(factors: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _squares(lower: Tensor) -> Tensor:
-    """Sums of squares of the columns, with no copy as large as the factors."""
+    """Sums of squares of the columns of `lower`, without a copy as large as `lower`."""
     norms: Tensor = torch.linalg.vector_norm(lower, dim=-2)
     return norms.square()
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def gaussian(seed: int, matrices: Sequence[int], rows: int, columns: int) -> Tensor:
-    """`(len(matrices), rows, columns)` FP64 standard normal numbers on the CPU; `matrices` are their keys."""
+    """`(len(matrices), rows, columns)` FP64 standard normal numbers on the CPU. `matrices`: the key of each matrix."""
     draws = [
         np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, i])).standard_normal((rows, columns))
         for i in matrices
@@ -32,7 +32,7 @@ def randomized_svd(stack: Tensor, omega: Tensor, k: int, power_iters: int) -> tu
     """
     q = torch.linalg.qr(stack @ omega).Q
     for _ in range(power_iters):
-        # Orthonormalised after every product: the powers of a decaying spectrum leave FP64 at once.
+        # Orthonormalised after every product, because powers of a decaying spectrum soon fall below FP64's precision.
         q = torch.linalg.qr(stack.mT @ q).Q
         q = torch.linalg.qr(stack @ q).Q
     u, s, vh = torch.linalg.svd(q.mT @ stack, full_matrices=False)
@@ -40,11 +40,11 @@ def randomized_svd(stack: Tensor, omega: Tensor, k: int, power_iters: int) -> tu
 
 
 def residual_norm(stack: Tensor, u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
-    """Proven upper bound `(b,)` of `||A - U diag(S) Vh||_F`, hence of its spectral norm, for the factors as given.
+    """Proven upper bound `(b,)` of `||A - U diag(S) Vh||_F`, and so of its spectral norm, for the factors as given.
 
-    The residual is formed in FP64; the allowance covers the rounding of that: (k + 4) u for each element's product
-    sum, whose size is bounded by |U| diag(S) |Vh|, and m n additions in the norm. No square may leave the range of
-    FP64: see `fastrank.reference.grams.normalized`.
+    The residual is computed in FP64. What is added covers its rounding: (k + 4) u for the sum of products in each
+    element, whose size is bounded by |U| diag(S) |Vh|, and m n additions in the norm. No square may leave the range of
+    FP64, which `fastrank.reference.grams.normalized` ensures.
     """
     u, s, vh = u.double(), s.double(), vh.double()
     scaled = u * s[..., None, :]

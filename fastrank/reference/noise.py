@@ -15,7 +15,7 @@ _WORD = 2**32 - 1
 
 
 def normal(seed: int, rows: int, columns: int, matrix: int, step: int) -> Tensor:
-    """`(rows, columns)` FP32 on the CPU; `seed` has 64 bits, the others 32."""
+    """Standard normal numbers `(rows, columns)`, FP32, on the CPU. `seed` has 64 bits, `matrix` and `step` have 32."""
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     a, b = _philox(seed, row, column, torch.full_like(row, matrix & _WORD), torch.full_like(row, step & _WORD))
     u = ((a >> 8).float() + 1.0) * 2.0**-24
@@ -24,7 +24,7 @@ def normal(seed: int, rows: int, columns: int, matrix: int, step: int) -> Tensor
 
 
 def _philox(seed: int, *counter: Tensor) -> tuple[Tensor, Tensor]:
-    """The first two of the four words, as int64."""
+    """The first two of the four 32-bit words that Philox 4x32-10 makes of a counter of four words, as int64."""
     c0, c1, c2, c3 = counter
     k0, k1 = seed & _WORD, seed >> 32 & _WORD
     for _ in range(10):
@@ -36,7 +36,7 @@ def _philox(seed: int, *counter: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _product(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low word of a product of two words, without leaving int64."""
+    """High and low word of the product of two 32-bit words, computed within int64."""
     low = a * (b & 0xFFFF)
     middle = a * (b >> 16) + (low >> 16)
     return middle >> 16, (middle & 0xFFFF) << 16 | low & 0xFFFF

@@ -1,10 +1,10 @@
-"""Orthonormal columns from those of a product, by Cholesky-QR, where every column that can be kept is.
+"""Orthonormalise the columns of a product by Cholesky-QR, and keep every column that can be kept.
 
     C = Y^T Y = D C_s D,   D = diag(sqrt(c_jj)),   C_s = L_s diag(d_s) L_s^T,   Q = Y D^-1 L_s^-T diag(d_s)^-1/2
 
-Column j is dead where d_s,j <= `DEAD`: all but 2^-18 of its length is in the columns before it, and noise takes its
-place. Beside `fastrank.reference.sketch.next_basis`, which holds pivots against the largest and gives the smallest to
-noise, this keeps columns that are far smaller than the first one.
+Column j is dead if d_s,j <= `DEAD`: all but 2^-18 of its length is in the span of the columns before it, and noise
+takes its place. `fastrank.reference.sketch.next_basis` instead compares pivots with the largest one and replaces the
+smallest by noise; here, columns that are far smaller than the first one are kept.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from .sketch import DEAD, UNIT, factor
 
 
 class Orthonormal(NamedTuple):
-    """One pass."""
+    """The result of one pass."""
 
     columns: Tensor
-    """(b, r, k) FP32; normal numbers over sqrt(r) where not `kept`."""
+    """(b, r, k) FP32: orthonormal where `kept`, else standard normal numbers over sqrt(r)."""
     kept: Tensor
-    """(b, k) bool."""
+    """(b, k) bool: columns that are not dead."""
     pivots: Tensor
-    """(b, k) FP64: squares of what of each column is not in those before it."""
+    """(b, k) FP64: squared length of the part of each column that is not in the span of the columns before it."""
 
 
 def unit_gram(product: Tensor) -> tuple[Tensor, Tensor]:
-    """C_s `(b, k, k)`, zero where a column is zero or not finite, and the norms `(b, k)` of the columns."""
+    """C_s `(b, k, k)`, the Gram matrix of the columns of `product` scaled to unit length, and their norms `(b, k)`. C_s
+    is zero wherever a column that is zero or not finite takes part."""
     gram = product.mT @ product
     size = gram.diagonal(dim1=-2, dim2=-1).sqrt()
     usable = (size > 0) & size.isfinite()
@@ -39,7 +40,7 @@ def unit_gram(product: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def orthonormal(product: Tensor, noise: Tensor) -> Orthonormal:
-    """Of `product` `(b, r, k)` FP64, with `noise` `(b, r, k)`, normal, for dead columns."""
+    """Orthonormalise the columns of `product` `(b, r, k)` FP64; `noise` `(b, r, k)`, normal, replaces dead columns."""
     gram, size = unit_gram(product)
     k = gram.shape[-1]
     lower, d = factor(gram, torch.full_like(size[:, 0], UNIT * k))

@@ -24,6 +24,8 @@ COLUMNS = 8
 
 
 class TopEigenvalue(NamedTuple):
+    """What is known of the largest eigenvalue lambda_1 of each matrix."""
+
     value: Tensor
     """(b,) lower bound of lambda_1: a Rayleigh quotient."""
     certified: Tensor
@@ -33,7 +35,7 @@ class TopEigenvalue(NamedTuple):
 
 
 def power_iteration(matrices: Tensor, basis: Tensor, iterations: int = 2) -> TopEigenvalue:
-    """Largest eigenvalue of positive semidefinite FP64 `matrices` `(b, r, r)`, started from `basis` `(b, r, k)`."""
+    """Largest eigenvalue of positive semidefinite FP64 `matrices` `(b, r, r)`; warm start: `basis` `(b, r, k)`."""
     for _ in range(iterations):
         basis = torch.linalg.qr(matrices @ basis).Q
     small = basis.mT @ (matrices @ basis)
@@ -42,12 +44,13 @@ def power_iteration(matrices: Tensor, basis: Tensor, iterations: int = 2) -> Top
     zero = matrices.diagonal(dim1=-2, dim2=-1).amax(-1) == 0
     shifted = torch.diag_embed(torch.where(zero, 1.0, value * (1 + SLACK))[:, None].expand(matrices.shape[:-1]))
     info = torch.linalg.cholesky_ex(shifted - matrices).info
-    # In one memory order, whichever QR left: products round by it, and a reloaded basis must give the same bits.
+    # The basis is put into one memory order, whichever the QR left: products round differently in another order, and a
+    # reloaded basis must give the same bits.
     return TopEigenvalue(torch.where(zero, 0.0, value), info == 0, basis.contiguous())
 
 
 def exact_start(matrices: Tensor, columns: int = COLUMNS) -> TopEigenvalue:
-    """The same from a full eigendecomposition: the first step, and whenever a warm start could not be certified."""
+    """The same by a full eigendecomposition, for the first step and wherever a warm start could not be certified."""
     eigenvalues, vectors = torch.linalg.eigh(matrices)
     columns = min(columns, matrices.shape[-1])
     certified = torch.ones(len(matrices), dtype=torch.bool, device=matrices.device)
@@ -55,7 +58,7 @@ def exact_start(matrices: Tensor, columns: int = COLUMNS) -> TopEigenvalue:
 
 
 def top_interval(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Proven lower and upper bound `(b,)` of lambda_1, from nowhere: no basis is known. May wait for the device."""
+    """Proven lower and upper bound `(b,)` of lambda_1 without a warm start. May wait for the device."""
     b, r = matrices.shape[:2]
     start = gaussian(0, range(1), r, min(COLUMNS, r)).to(matrices.device).expand(b, -1, -1)
     top = power_iteration(matrices, start, iterations=12)
@@ -74,10 +77,11 @@ def _largest(small: Tensor) -> Tensor:
 
 
 def largest_by_squaring(small: Tensor, squarings: int = 20) -> Tensor:
-    """The same for CUDA, where an eigensolver waits for the host: H^(2^20), normalised, projects on the top vector.
+    """Largest eigenvalue of H = `small` `(b, k, k)` on CUDA, where the host would have to wait for an eigensolver.
 
-    The Rayleigh quotient with that projection is a lower bound at any number of squarings; it is short of
-    lambda_1 by at most lambda_1 k / (e 2^squarings), as long as H `(b, k, k)` is positive semidefinite.
+    H^(2^20), normalised, is the projection on the top eigenvector. The Rayleigh quotient with it is a lower bound after
+    any number of squarings; it is short of lambda_1 by at most lambda_1 k / (e 2^squarings), as long as H is positive
+    semidefinite.
     """
     power = small
     for _ in range(squarings):

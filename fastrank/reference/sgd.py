@@ -7,9 +7,9 @@ For slice e of a parameter `W` of shape (E, ...), gradient `G` and momentum buff
     B[e] <- G[e] on the first step, momentum * B[e] + (1 - dampening) * G[e] on later ones
     W[e] <- W[e] - lr[e] * (G[e] + momentum * B[e] if nesterov else B[e])
 
-With `momentum` 0 there is no B, and G[e] takes its place in the last line. Where `found_inf` is not 0,
-neither W nor B changes. The host reads no value. (PyTorch leaves out a weight decay of 0; here 0 * W[e] is
-added to a slice's gradient, which is the same while W[e] is finite.)
+With `momentum` 0 there is no B, and G[e] takes its place in the last line. If `found_inf` is not 0, neither
+W nor B changes. The host reads no tensor's values. (PyTorch leaves out a weight decay of 0; here 0 * W[e] is
+added to a slice's gradient, which is the same as long as W[e] is finite.)
 """
 
 import torch
@@ -33,10 +33,10 @@ def stacked_sgd_(
     """Update a stacked parameter and its momentum buffer in place, and return the buffer.
 
     `param`, `grad` and `momentum_buffer` have shape (E, ...); `lr` and `weight_decay` are a number or a
-    tensor of 1 or E elements. `momentum_buffer` is None on the first step, whose buffer is made here; with
-    `momentum` 0 it stays None. `grad_scale` (what the gradient is to be divided by) and `found_inf` (not 0:
-    the gradient overflowed) have one element. If a first step may have overflowed, the caller looks, and does
-    not call: there is no buffer yet that could be left as it is.
+    tensor of 1 or E elements. `momentum_buffer` is None on the first step, which makes the buffer; with
+    `momentum` 0 it stays None. `grad_scale` (by which the gradient is divided) and `found_inf` (not 0: the
+    gradient overflowed) have one element. If a first step with momentum has overflowed, the caller must find
+    that out and not call this function: there is no buffer yet that could be left as it is.
     """
     written = [tensor for tensor in (param, momentum_buffer) if tensor is not None]
     before = [] if found_inf is None else [tensor.clone() for tensor in written]
@@ -57,7 +57,7 @@ def stacked_sgd_(
         else:
             momentum_buffer.mul_(momentum).add_(grad, alpha=1 - dampening)
         direction = grad.add(momentum_buffer, alpha=momentum) if nesterov else momentum_buffer
-    # addcmul, not multiplication and subtraction: where the machine can, it rounds once, as add(alpha=...) does
+    # addcmul instead of a multiplication and a subtraction: where the machine can, it rounds once, as add(alpha=...)
     param.addcmul_(direction, _per_slice(-lr, param))
     if found_inf is not None:
         overflowed = found_inf.to(param.device, non_blocking=True) != 0

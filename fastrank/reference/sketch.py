@@ -1,4 +1,5 @@
-"""Sketch: what a few orthonormal columns V, carried from step to step, prove about a matrix they are multiplied with.
+"""Sketch: prove bounds on ranks and on sigma_1 of W from its product with a few orthonormal columns V, which are
+carried from step to step.
 
     Y = W V,   C = Y^T Y,   B = V^T V,   t^2 = ||W||_F^2 - (2 tr C - <B, C>)        all FP64, W and V FP32 or narrower
 
@@ -7,16 +8,16 @@ With P the projection on the columns of V and theta_i the eigenvalues of (C, B),
     theta_i <= sigma_i^2 <= theta_i + t^2,   sigma_i^2 <= t^2 for i > k
 
 because ||W P||_F^2 = tr(B^-1 C) >= 2 tr C - <B, C>: B^-1 >= 2 I - B for every positive definite B, with an error of
-second order in B - I. (Halko, Martinsson & Tropp 2011 bound the error of a sketch in expectation; this is what the
-sketch at hand proves.) Neither theta nor its vectors are needed: the number of theta_i above s is the inertia of
-C - s B, a k x k factorisation. FP64 products of FP32 numbers are exact, so that the allowance for rounding,
+second order in B - I. (Halko, Martinsson & Tropp 2011 bound the error of a sketch in expectation; these bounds hold for
+the sketch at hand.) Neither the theta_i nor their vectors are needed: the number of theta_i above s is the inertia of
+C - s B, a k x k factorisation. FP64 products of FP32 numbers are exact, so the allowance for rounding,
 
     A = u k (4 n + r + 16 k + 128) ||W||_F^2,   u = 2^-53,   for W (r, n)
 
-is 1e-10 ||W||_F^2 at most in practice: a tolerance of 1e-3 asks for 1e-6.
+is 1e-10 ||W||_F^2 at most in practice, where a tolerance of 1e-3 needs 1e-6 ||W||_F^2.
 
-The next basis is that of the other side of W: orth(Y) for W^T. Two steps are one of subspace iteration, in which W may
-move a little: nothing that is proven assumes that it did not.
+The next basis is orth(Y), on the other side of W: the next step multiplies W^T with it. Two steps together are one step
+of subspace iteration. W may move a little in between, because no proof assumes that it did not.
 """
 
 from __future__ import annotations
@@ -32,15 +33,19 @@ from .ldl import inertia
 from .power import SLACK
 
 UNIT = 2.0**-53
+"""Unit roundoff u of FP64."""
 DEAD = 2.0**-36
-"""Share of the largest pivot below which a column of a sketch holds rounding only: noise takes its place."""
+"""Share of the largest pivot below which a column of a sketch holds nothing but rounding: noise takes its place."""
 GROWTH_LIMIT = 8.0
-"""Growth of the factors of C - s B, over ||W||_F^2 and beyond the k that s B alone may have, that is believed."""
+"""A count is believed if the growth of the factors of C - s B is at most this, in units of ||W||_F^2, beyond the k that
+s B alone may have."""
 POWERS = 4
-"""Products with C a step in search of theta_1, which goes on from where the last step's ended;"""
+"""Products with C in each step in search of theta_1. They go on from the vector where the last step's ended."""
 SQUARINGS = 12
-"""before them C^4096, up to k = `SQUARED`: flat spectra need many powers, and a step brings new vectors."""
+"""Squarings of C, which make the power C^4096, before those products: flat spectra need many powers, and a step brings
+new vectors."""
 SQUARED = 64
+"""Largest k for which C is squared."""
 
 
 def noise_columns(k: int) -> int:
@@ -52,15 +57,16 @@ class Basis(NamedTuple):
     """Columns V of a stack of matrices."""
 
     columns: Tensor
-    """(b, n, k) FP32; normal numbers over sqrt(n) where not `kept`."""
+    """(b, n, k) FP32: orthonormal where `kept`, else standard normal numbers over sqrt(n)."""
     kept: Tensor
-    """(b, k) bool: columns that are orthonormal, but for rounding. Others explore, and prove nothing yet."""
+    """(b, k) bool: columns that are orthonormal up to rounding. The others explore, and prove nothing yet."""
     top: Tensor
-    """(b, k) FP64: where among the columns the first singular vector was last seen, of any length; zero: nowhere."""
+    """(b, k) FP64: the first singular vector as last seen, by its coordinates in these columns, of any length; zero if
+    it is not known."""
 
 
 class Sketched(NamedTuple):
-    """What came out of one product with a basis."""
+    """The product of a stack with a basis, and what is summed with it."""
 
     product: Tensor
     """Y (b, r, k) FP64."""
@@ -71,20 +77,22 @@ class Sketched(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """Proven bounds, `(b,)` each; those of ranks `(b, tolerances)`."""
+    """Proven bounds of sigma_1^2 `(b,)`, and of the ranks `(b, tolerances)`."""
 
     top_low: Tensor
-    """of sigma_1^2, FP64."""
+    """Lower bound of sigma_1^2, FP64."""
     top_high: Tensor
+    """Upper bound of sigma_1^2, FP64."""
     top: Tensor
-    """Where the first singular vector is, `(b, k)`: see `Basis`."""
+    """The first singular vector `(b, k)`, by its coordinates: see `Basis`."""
     rank_lower: Tensor
     """int64."""
     rank_upper: Tensor
+    """int64."""
 
 
 def start(noise: Tensor) -> Basis:
-    """All noise `(b, n, k)` FP32, normal: nothing is known yet."""
+    """A basis made of `noise` `(b, n, k)` only, FP32 and standard normal, for when nothing is known yet."""
     columns = noise / noise.shape[-2] ** 0.5
     nothing = torch.zeros_like(columns[:, 0], dtype=torch.float64)
     return Basis(columns, nothing.bool(), nothing)
@@ -98,7 +106,8 @@ def sketch(stack: Tensor, basis: Basis) -> Sketched:
 
 
 def factor(c: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
-    """L and d (b, k) of C = L D L^T without pivoting; pivots smaller than `floor` `(b,)` are moved to it."""
+    """L `(b, k, k)` and d `(b, k)` of C = L diag(d) L^T, without pivoting; pivots are moved to at least `floor` `(b,)`
+    in magnitude."""
     s, k = c.clone(), c.shape[-1]
     lower = torch.eye(k, dtype=c.dtype).repeat(len(c), 1, 1)
     d = torch.zeros_like(c[..., 0])
@@ -111,10 +120,11 @@ def factor(c: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def next_basis(sketched: Sketched, top: Tensor, noise: Tensor) -> Basis:
-    """orth(Y) `(b, r, k)`: by Cholesky of C in FP64, good to a condition number of 1e5 of Y, and noise for the rest.
+    """The next basis, orth(Y) `(b, r, k)`, by Cholesky of C in FP64: good up to a condition number of 1e5 of Y.
 
-    Columns whose pivot is `DEAD`, and the `noise_columns` smallest, are replaced: those have the least of W that
-    others do not have. A matrix that is not finite, or zero, starts afresh.
+    `noise` `(b, r, k)` replaces columns that are `DEAD` by their pivots, and the `noise_columns` ones with the smallest
+    pivots: these hold the least of W that other columns do not hold. A matrix that is not finite, or zero, starts
+    afresh. `top`: as in `Proof`.
     """
     finite = sketched.norm.isfinite()
     c = torch.where(finite[:, None, None], sketched.gram, 0.0)
@@ -125,13 +135,13 @@ def next_basis(sketched: Sketched, top: Tensor, noise: Tensor) -> Basis:
     q = torch.linalg.solve_triangular(lower, y.mT, upper=False, unitriangular=True).mT
     q = q / d.clamp(min=tiny).sqrt()[:, None, :]
     fresh = start(noise).columns
-    # Y x = Q (D^1/2 L^T x): the same vector among the new columns.
+    # Y x = Q (D^1/2 L^T x): the same vector by its coordinates in the new columns.
     moved = d.clamp(min=0).sqrt() * (lower.mT @ top[..., None])[..., 0]
     return Basis(torch.where(kept[:, None, :], q.float(), fresh), kept, torch.where(kept, moved, 0.0))
 
 
 def survivors(d: Tensor) -> Tensor:
-    """Which columns are kept, by their pivots `(b, k)`."""
+    """Which columns `(b, k)` are kept, judged by their pivots `d` `(b, k)`."""
     k = d.shape[-1]
     order = torch.arange(k)
     smaller = (d[:, None, :] < d[:, :, None]) | ((d[:, None, :] == d[:, :, None]) & (order[None, :] < order[:, None]))
@@ -139,12 +149,12 @@ def survivors(d: Tensor) -> Tensor:
 
 
 def allowance(norm: Tensor, r: int, n: int, k: int) -> Tensor:
-    """A `(b,)`: what rounding can have done to C, s B, ||W||_F^2 and, by factors that grew (8 + k)-fold, a count."""
+    """A `(b,)`: bounds what rounding does to C, s B, ||W||_F^2 and, through factors that grew (8 + k)-fold, a count."""
     return UNIT * k * (4 * n + r + 16 * k + 128) * norm
 
 
 def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> Proof:
-    """Bounds for each tolerance; [0, r] where nothing is known, be it because W is not finite."""
+    """Bounds for each tolerance; [0, min(r, n)] where nothing can be proven, for example because W is not finite."""
     norm = sketched.norm.nan_to_num(0.0, 0.0)
     (_, r, k), n = sketched.product.shape, basis.columns.shape[1]
     both = basis.kept[:, :, None] & basis.kept[:, None, :]
@@ -157,7 +167,7 @@ def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> 
     left = (norm - (2 * trace - (b * c).sum((-2, -1)))).clamp(min=0) + slack
 
     def above(s: Tensor) -> tuple[Tensor, Tensor]:
-        """How many theta are above s `(b,)`, and whether to believe it."""
+        """How many theta_i are above s `(b,)`, and whether that count is to be believed."""
         rest = torch.diag_embed(torch.where(basis.kept, 0.0, -1 / k) * norm[:, None])
         count, growth = inertia(c - s[:, None, None] * b + rest)
         return count, growth <= (GROWTH_LIMIT + k) * norm
@@ -189,7 +199,8 @@ def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> 
 
 
 def _rayleigh(c: Tensor, b: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
-    """A Rayleigh quotient `(b,)`, at most theta_1, after `POWERS` products with C from `top` on, and where it is."""
+    """A Rayleigh quotient `(b,)`, which is at most theta_1, and its vector `(b, k)`: the result of `POWERS` products
+    with C, and of a power of C before them for small k, started from `top`."""
     largest = torch.nn.functional.one_hot(c.diagonal(dim1=-2, dim2=-1).argmax(-1), c.shape[-1]).double()
     x = torch.where((top == 0).all(-1, keepdim=True), largest, top)
     if c.shape[-1] <= SQUARED:

@@ -1,4 +1,4 @@
-"""Matrices with known spectra, and what a computed rank or factorisation got wrong: for tests, benchmarks and users.
+"""Matrices with known spectra, and the errors of computed ranks and factorisations: for tests, benchmarks and users.
 
     case = fastrank.testing.make("clustered", 100, 300, seed=1)
     bounds = fastrank.linalg.rank_bounds(case.matrix, case.tolerance)

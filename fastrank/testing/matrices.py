@@ -1,4 +1,4 @@
-"""Matrices with known spectra: families of them, planted, and on any scale."""
+"""Matrices with known spectra, of several families and on any scale."""
 
 from __future__ import annotations
 
@@ -32,14 +32,23 @@ SPECTRA: dict[str, Family] = {
     "low_rank": lambda r, rng: _quarter(r, 1.0, 0.0) * rng.uniform(0.5, 1.0, r),
     "noisy_low_rank": lambda r, rng: _quarter(r, 1.0, 1e-4) * rng.uniform(0.5, 1.0, r),
 }
-"""Families of r singular values, at most 1, by name. `zero`. `identity`: all 1. `one_large`: 1, the others 1e-4.
-`one_small`: the last 1e-5, the others 1. `geometric`: from 1 to 1e-6. `arithmetic`: from 1 to 1/r in equal steps.
-`log_uniform`: random over eight decades. `low_rank`: a quarter in [0.5, 1], then exact zeros. `noisy_low_rank`: the
-same over noise of 1e-4."""
+"""Families of r singular values, all at most 1, by name:
+
+    zero             all 0
+    identity         all 1
+    one_large        the first 1, the others 1e-4
+    one_small        the last 1e-5, the others 1
+    geometric        from 1 to 1e-6 by a constant factor
+    arithmetic       from 1 to 1/r in equal steps
+    log_uniform      random over eight decades
+    low_rank         a quarter in [0.5, 1], the others exactly 0
+    noisy_low_rank   a quarter in [0.5, 1], the others in [0.5e-4, 1e-4]
+"""
 
 FAMILIES = (*SPECTRA, "clustered", "hilbert", "kahan")
-"""All that `make` makes: `SPECTRA`; `clustered`, most of the spectrum close to tau; and two matrices of the textbooks
-that are barely of full rank: `hilbert`, 1 / (i + j + 1), and `kahan`, an upper triangle that looks well conditioned."""
+"""All families that `make` knows: `SPECTRA`; `clustered`, with most of the spectrum close to tau; and two matrices of
+the textbooks that are barely of full rank: `hilbert`, 1 / (i + j + 1), and `kahan`, an upper triangle that looks well
+conditioned."""
 
 
 def spectrum(family: str, r: int, *, seed: int = 0) -> Tensor:
@@ -56,8 +65,8 @@ def spectrum(family: str, r: int, *, seed: int = 0) -> Tensor:
 def clustered(r: int, tolerance: Tolerance, distance: float) -> tuple[Tensor, int]:
     """A spectrum `(r,)`, FP64, descending, most of which lies next to tau, and the number of values above tau.
 
-    A quarter are 1, half of the others `tau * (1 + distance)`, the rest `tau * (1 - distance)`, where tau is what the
-    tolerance amounts to for this very spectrum.
+    A quarter are 1, half of the others `tau * (1 + distance)`, the rest `tau * (1 - distance)`, where tau is the
+    threshold that the tolerance gives for this very spectrum.
 
     Raises:
         ValueError: r or the tolerance is so large that there is no such spectrum with sigma_1 = 1.
@@ -79,7 +88,7 @@ def clustered(r: int, tolerance: Tolerance, distance: float) -> tuple[Tensor, in
 def planted(sigma: Tensor, rows: int, cols: int, *, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """`U diag(sigma) V^T` `(rows, cols)` with Haar-distributed orthogonal factors, formed in FP64, rounded to `dtype`.
 
-    The singular values of the answer are off by its rounding: by about sqrt(max(rows, cols)) eps sigma_1 at most.
+    Rounding moves the singular values of the answer by about sqrt(max(rows, cols)) eps sigma_1 at most.
 
     Args:
         sigma: `(min(rows, cols),)` singular values, in any order and on any scale that `dtype` can hold.
@@ -98,7 +107,7 @@ def planted(sigma: Tensor, rows: int, cols: int, *, seed: int, dtype: torch.dtyp
 
 @dataclass(frozen=True)
 class Case:
-    """A matrix and what is known of it."""
+    """A matrix, and what is known about it."""
 
     family: str
     matrix: Tensor
@@ -106,7 +115,7 @@ class Case:
     sigma: Tensor
     """(r,) FP64 singular values, descending, as planted: before rounding. Computed, for `hilbert` and `kahan`."""
     tolerance: Tolerance
-    """What the matrix is to be measured with; `clustered` lies around it."""
+    """The tolerance to measure the matrix with; the spectrum of `clustered` lies around its tau."""
 
 
 def make(
@@ -124,13 +133,13 @@ def make(
 
     Args:
         family, rows, cols, seed, dtype: see `FAMILIES` and `planted`.
-        scale: the whole matrix, and a tolerance that is absolute, are multiplied by it (default 1).
+        scale: number by which the whole matrix, and an absolute tolerance, are multiplied (default 1).
         tolerance: default `Tolerance()`, see `clustered`.
         distance: relative distance of the cluster from tau (default 1e-3). Rounding to `dtype` moves singular values
-            by about eps sigma_1: count a closer cluster afresh, with `true_rank`.
+            by about eps sigma_1: if the cluster is closer than that, count it afresh, with `true_rank`.
 
     Raises:
-        ValueError: no such family, or no such cluster.
+        ValueError: no such family, or `clustered` has no such spectrum.
     """
     tolerance = tolerance or Tolerance()
     i, j = torch.arange(rows)[:, None].double(), torch.arange(cols).double()

@@ -1,4 +1,4 @@
-"""The true rank of a matrix as it is stored, and what a computed rank or factorisation got wrong."""
+"""The true rank of a matrix as it is stored, and the errors of computed ranks and factorisations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..reference import normalized
 
 
 class TrueRank(NamedTuple):
-    """Numerical ranks `(...)`, int64, from FP64 singular values; -1 where a matrix is not finite."""
+    """Range of the true numerical rank, `(...)` int64, from FP64 singular values; -1 where a matrix is not finite."""
 
     lower: Tensor
     upper: Tensor
@@ -43,7 +43,7 @@ def true_rank(A: Tensor, tolerance: Tolerance | None = None) -> TrueRank:
 
 
 class CountErrors(NamedTuple):
-    """How many of `matrices` have bounds that exclude the true rank, and how many have open ones."""
+    """How many of `matrices` have bounds that exclude the true rank (`wrong`), or that are unequal (`uncertified`)."""
 
     matrices: int
     wrong: int
@@ -51,7 +51,8 @@ class CountErrors(NamedTuple):
 
 
 def count_errors(bounds: RankBounds, truth: TrueRank) -> CountErrors:
-    """Judge `bounds` by the truth, of the same shape. An ambiguous one contradicts only bounds beyond both counts."""
+    """Compare `bounds` with the truth, of the same shape. Bounds are wrong only if they exclude every rank in the range
+    of the truth, which is more than one rank where the truth is ambiguous."""
     wrong = (bounds.lower > truth.upper) | (bounds.upper < truth.lower)
     return CountErrors(wrong.numel(), int(wrong.sum()), int((bounds.lower < bounds.upper).sum()))
 

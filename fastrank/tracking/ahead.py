@@ -1,4 +1,8 @@
-"""Ahead: every kernel that tracking a model may launch, asked for before the first one is launched."""
+"""Ahead: lists every kernel that tracking a model may launch, and has it compiled before its first launch.
+
+`RankTracker` calls `compile_ahead` when it is constructed; a user who does not want to train while kernels are being
+compiled calls `fastrank.prepare`. `compilation` does the work.
+"""
 
 from __future__ import annotations
 
@@ -22,26 +26,28 @@ if TYPE_CHECKING:
 
 
 class Needs(NamedTuple):
-    """Variants of kernels; see `fastrank.tracking.compilation` for the difference."""
+    """Variants of kernels that are to be compiled: `urgent` ones are launched by the first step, others later."""
 
     urgent: list[Variant]
     later: list[Variant]
 
 
 def prepare(model: nn.Module, optimizer: Optimizer | None = None) -> None:
-    """Compile all kernels that tracking `model` may launch, and wait until they are there.
+    """Compile all kernels that tracking `model` may launch, and wait until they are compiled.
 
-    Without it they are compiled in the background from the making of a `RankTracker` on: no step waits for more than
-    those that count, and sketches begin when theirs are there. Call this before a step is captured in a CUDA graph,
-    which stays as it was captured, or before steps are timed. Triton keeps what is compiled on disk, so that the next
-    process finds it.
+    Without this call they are compiled in the background, from the construction of a `RankTracker` on: a step waits
+    for no more than the kernels that count, and sketches begin when their own kernels are compiled. Call it before a
+    step is captured in a CUDA graph, which stays as it was captured, or before steps are timed. Triton keeps compiled
+    kernels on disk, where the next process finds them.
 
     Args:
-        model: where it is to be trained. On a device that the kernels do not serve, such as a CPU, nothing is done.
-        optimizer: whose steps will be followed. With a `fastrank.SGD` its own kernels are compiled as well.
+        model: on the device where it is to be trained. On a device that the kernels do not serve, such as a CPU,
+            nothing is done.
+        optimizer: the one whose steps will be followed (default None). The kernels of a `fastrank.SGD` are compiled as
+            well.
 
     Raises:
-        TypeError: `model` is no module, or `optimizer` no optimizer.
+        TypeError: `model` is not a module, or `optimizer` is not an optimizer.
         ValueError: no parameter of the model is a matrix.
     """
     check_training(model, optimizer)
@@ -58,7 +64,7 @@ def prepare(model: nn.Module, optimizer: Optimizer | None = None) -> None:
 
 
 def check_training(model: object, optimizer: object) -> None:
-    """Raises `TypeError`, naming the argument, for what is no model or, if there is one, no optimizer."""
+    """Raises `TypeError`, naming the argument, if `model` is not a module, or `optimizer` neither None nor one."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, not {type(model).__name__}")
     if optimizer is not None and not isinstance(optimizer, Optimizer):
@@ -66,9 +72,13 @@ def check_training(model: object, optimizer: object) -> None:
 
 
 def compile_ahead(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: torch.device) -> Callable[[], None]:
-    """Begins to compile what tracking `matrices` may launch, if they are on a device that the kernels serve.
+    """Begins to compile, in the background, the kernels that tracking `matrices` may launch.
 
-    Returns what waits until all is there that the first step launches: it would be compiled twice otherwise.
+    Does nothing unless the kernels serve `device` and all matrices are on it.
+
+    Returns:
+        A function that waits until the kernels of the first step are compiled. Call it before that step: a launch that
+        comes earlier would compile its kernel a second time.
     """
     if not backend.kernels_serve(device) or any(matrix.device != device for matrix in matrices):
         return lambda: None
@@ -77,7 +87,7 @@ def compile_ahead(matrices: Sequence[Tensor], optimizer: Optimizer | None, devic
 
     def until_compiled() -> None:
         nonlocal urgent
-        if urgent:  # once is enough
+        if urgent:  # empty after the first call
             compilation_of(device).wait(urgent)
             urgent = []
 
@@ -85,7 +95,11 @@ def compile_ahead(matrices: Sequence[Tensor], optimizer: Optimizer | None, devic
 
 
 def needs_of(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: torch.device) -> Needs:
-    """All that measuring `matrices` after each step of `optimizer` may launch on `device`."""
+    """All kernel variants that measuring `matrices` after each step of `optimizer` may launch on `device`.
+
+    Urgent are the optimizer's step, the counts, and `POKE`, which writes tables. Later come, for each number of columns
+    k that `basis_sizes` allows, the sketch and the step that is fused with it, then the other `_forms` of both steps.
+    """
     from ..kernels.count import Shape, variants_of_counts
     from ..kernels.pointers import POKE
     from ..kernels.sketch import variants_of_sketches
@@ -97,9 +111,8 @@ def needs_of(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: to
     urgent = [sgd_variant(kind, *forms[0]) for kind in kinds]
     urgent += variants_of_counts([Shape.of(matrix).order for matrix in present], dtypes, device)
     urgent.append(POKE)
-    choices = [
-        (m.dtype, basis_sizes(min(m.shape))) for m in present if m.dtype != torch.float64
-    ]  # which is not sketched
+    # FP64 matrices are not sketched.
+    choices = [(m.dtype, basis_sizes(min(m.shape))) for m in present if m.dtype != torch.float64]
     first = dict.fromkeys((dtype, ks[0]) for dtype, ks in choices)
     more = dict.fromkeys((dtype, k) for dtype, ks in choices for k in ks if (dtype, k) not in first)
 
@@ -118,10 +131,10 @@ def needs_of(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: to
 
 
 def _forms(optimizer: Optimizer | None) -> list[tuple[bool, bool]]:
-    """Whether steps have a `grad_scale` and a `found_inf`: as things are first, then what else there may be.
+    """Whether a step is given a `grad_scale` and a `found_inf`: first as it is now, then as it may be later.
 
-    `torch.amp.GradScaler` gives both, or after `unscale_` the second, to an optimizer made with `fused=True`, and only
-    for as long as it steps.
+    `torch.amp.GradScaler` gives both, or after `unscale_` only `found_inf`, to an optimizer made with `fused=True`, and
+    only for the duration of its step.
     """
     now = (getattr(optimizer, "grad_scale", None) is not None, getattr(optimizer, "found_inf", None) is not None)
     fused = optimizer is not None and any(group.get("fused") for group in optimizer.param_groups)
@@ -129,7 +142,7 @@ def _forms(optimizer: Optimizer | None) -> list[tuple[bool, bool]]:
 
 
 def _kinds(optimizer: Optimizer | None) -> Iterable[Kind]:
-    """Of the parameters that the kernels step, without duplicates."""
+    """The kinds of step of the parameters that the kernels step, each once; none without a `fastrank.SGD`."""
     if not isinstance(optimizer, SGD):
         return ()
     from ..kernels.step import Kind

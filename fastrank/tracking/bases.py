@@ -1,7 +1,7 @@
-"""Bases: bases of all tracked matrices on a CUDA device, and what their sketches prove at each step.
+"""Bases: the bases of all tracked matrices on a CUDA device, and what their sketches prove at each step.
 
-`fastrank.kernels.sketch` has the launches; here is which matrix has how many columns, whose pass over the weights makes
-the product, and when all that is changed. The host waits for nothing.
+This file decides how many columns a basis has, whether a product is made in the optimizer's pass over the weights or in
+one of its own, and when tables are made again. `fastrank.kernels.sketch` has the launches. No step makes the host wait.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..optim import Descent
 
 WARM_UP = 8
-"""Products that a basis is made of before its first step: 4 iterations of a subspace that began as noise."""
+"""Products that a basis goes through before its first step: 4 iterations of a subspace that began as noise."""
 UNFUSED = (
     "the kernel that steps and sketches at once is still being compiled: the graph that is captured does either by "
     "itself, which is slower; call fastrank.prepare(model, optimizer), and step once, before capturing"
@@ -34,46 +34,49 @@ KINDS = ("frobenius", "spectral", "absolute")
 
 
 class Bases:
-    """Bases and proofs of the same matrices, step after step.
+    """Carries the bases of a list of matrices from step to step, and proves bounds from their sketches.
+
+    At each step, call `prepare` before the optimizer's step, `fuse` in it, and then `renew`, `prove`, `lift` and
+    `count_step`, in this order. `lift` may be left out, and so may `fuse` with `renew`. Call `adapt` between steps.
 
     Args:
         tolerances: of the ranks.
         device: where all matrices are; the kernels serve it.
-        seed: key of the noise.
+        seed: key of the noise (default 0).
     """
 
     def __init__(self, tolerances: Sequence[Tolerance], device: torch.device, seed: int = 0) -> None:
         self._compilation = compilation_of(device)
-        # Beyond these every singular value is smaller than tau, and squares stay in the range.
+        # At these values tau exceeds every singular value already, and its square stays in the range of FP64.
         most = {"frobenius": 2.0, "spectral": 2.0, "absolute": 1e150}
         squares = [[KINDS.index(t.relative_to), min(t.value, most[t.relative_to]) ** 2] for t in tolerances]
         self._tolerances = torch.tensor(squares, dtype=torch.float64)
         self._device, self._seed = device, seed
-        self._step = torch.zeros((), dtype=torch.int64, device=device)
-        self._skip = torch.zeros(1, device=device)
+        self._step = torch.zeros((), dtype=torch.int64, device=device)  # number of steps; even: V is next, odd: U
+        self._skip = torch.zeros(1, device=device)  # not 0: this step changes no basis
         self._layouts: list[tuple[object, ...]] = []
         self._ks: list[int] = []
         self._groups: list[BasisGroup] = []
-        self._places = torch.zeros(0, dtype=torch.int64, device=device)
-        self._captured = False
+        self._places = torch.zeros(0, dtype=torch.int64, device=device)  # of each matrix in the groups' joined proofs
+        self._captured = False  # whether a CUDA graph has captured a step
         self._kept: list[list[BasisGroup]] = []
         self._sources: list[Source] = []
 
     @property
     def nbytes(self) -> int:
-        """Bytes of bases, products and small matrices."""
+        """Bytes of bases, products and small matrices on the device."""
         return sum(group.sketches.nbytes for group in self._groups)
 
     @property
     def columns(self) -> list[int]:
-        """k of each matrix."""
+        """Number of columns k of each matrix' basis."""
         return list(self._ks)
 
     def prepare(self, sources: Sequence[Source]) -> bool:
-        """What the next products are of: `fuse` may make some, `prove` makes the others. After a step, `renew` it.
+        """Sets the matrices of the next products: `fuse` may make some of these, `prove` makes the others.
 
-        False where there can be no sketches of these yet: their kernels are not compiled, or tables would have to be
-        made while a CUDA graph is captured.
+        Matrices of another layout get new bases. Returns False if there can be no sketches yet: their kernels are not
+        compiled, or tables would have to be made while a CUDA graph is captured.
         """
         layouts = [source.layout for source in sources]
         if layouts != self._layouts:
@@ -95,9 +98,9 @@ class Bases:
         return True
 
     def renew(self, sources: Sequence[Source]) -> bool:
-        """The matrices as they are after a step: some may have been replaced since `prepare`, or written once more.
+        """Sets the matrices as they are after the step. Since `fuse`, some may have been replaced or written once more.
 
-        A product that `fuse` has made of what is no longer there is made again. False as of `prepare`.
+        `prove` then makes their products again. Returns False where `prepare` would.
         """
         if [source.layout for source in sources] != self._layouts and not self.prepare(sources):
             return False
@@ -108,10 +111,8 @@ class Bases:
         return True
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
-        """Steps parameters of a descent that has been refreshed, and multiplies what is written, in one pass.
-
-        Returns the `id` of each parameter that has been stepped.
-        """
+        """Steps parameters of `descent`, after its `refresh`, and multiplies the new weights, in one pass over them.
+        Returns the `id` of each parameter that has been stepped: `Descent.launch` has to step the others."""
         from ..kernels.device import current
         from ..kernels.step import sgd_sketch_, sgd_sketch_variant
 
@@ -127,7 +128,7 @@ class Bases:
             form = (kind, scaled, guarded)
             if form not in group.compiled:
                 variant = sgd_sketch_variant(kind, group.sketches.k, self._device, scaled, guarded)
-                if variant is not None and capturing(self._device):  # which can make none of the tables that it takes
+                if variant is not None and capturing(self._device):  # which cannot make the table `rows`
                     warnings.warn(UNFUSED, RuntimeWarning, stacklevel=2)
                     continue
                 if variant is None or not self._compilation.ready([variant]):
@@ -138,16 +139,17 @@ class Bases:
                 group.rows.write(rows, self._captured)
                 scratch = {**group.sketches.tensors, "rows": group.rows.table}
                 sgd_sketch_(scratch, tables, len(rows), group.sketches.k, kind, *flags)
-            # `Descent.launch` counts versions up, of what has a gradient.
+            # `Descent.launch` comes next, and counts up the version of every parameter that has a gradient.
             group.stepped = [s.state(s.parameter.grad is not None) for s in own]
             stepped |= {id(s.parameter) for s in own}
         return stepped
 
     def prove(self, found_inf: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the sketches prove: `(matrices, 3 + 2 tolerances)` FP64 and `(matrices,)` int32, whether ranks are.
+        """Makes the products that `fuse` has not made, and proves bounds from all of them.
 
-        The numbers are ||W||_F^2 (not finite where W is not), bounds of sigma_1^2, and bounds of each rank. Where
-        `found_inf` is not 0 nothing that is carried changes, and the answer is the last one. `count_step` ends it.
+        Returns `(matrices, 3 + 2 tolerances)` FP64: ||W||_F^2 (not finite where W is not), bounds of sigma_1^2, bounds
+        of each rank (-1 where W is not finite); and `(matrices,)` int32: 1 where no rank is open. If `found_inf` is not
+        0, no basis changes, and both are those of the last step.
         """
         self._multiply()
         self._conclude(found_inf)
@@ -155,7 +157,7 @@ class Bases:
         return proof, torch.cat([g.sketches.decided for g in self._groups])[self._places]
 
     def lift(self, vectors: Tensor) -> None:
-        """Writes the first singular vector of each matrix, as last proven, of its smaller side, into `vectors`."""
+        """Writes each matrix' first singular vector of its smaller side, as just found, into its row of `vectors`."""
         from ..kernels.device import current
         from ..kernels.sketch import lift_
 
@@ -165,34 +167,32 @@ class Bases:
                 lift_(vectors, group.places, sketches.tensors, len(group.indices), sketches.k)
 
     def adapt(self, ranks: Sequence[int]) -> None:
-        """Gives every matrix as many columns as its rank asks for, with the basis it has. Not in a step.
-
-        Nothing changes before all kernels are compiled that it takes.
-        """
+        """Gives every matrix as many columns as its rank asks for; those it has are kept as far as there is room.
+        Nothing changes until all kernels for that are compiled, nor after a CUDA graph has captured a step."""
         wanted = [
             basis_size(rank, min(source.matrix.shape), k)
             for rank, source, k in zip(ranks, self._sources, self._ks, strict=True)
         ]
         most: dict[int, int] = {}
-        for source, k in zip(self._sources, wanted, strict=True):  # matrices of one parameter stay together
+        for source, k in zip(self._sources, wanted, strict=True):  # a parameter's matrices stay in one group
             most[id(source.parameter)] = max(k, most.get(id(source.parameter), 0))
         ks = [most[id(source.parameter)] for source in self._sources]
         if ks != self._ks and not self._captured and self._compilation.ready(self._variants(self._sources, ks)):
             self._plan(self._layouts, ks, self.by_matrix())
 
     def by_matrix(self) -> dict[int, Basis]:
-        """What is carried of each matrix, by index; views of the state."""
+        """What is carried of each matrix, by its index: tensors that share the memory of the groups."""
         return {
             i: Basis(*group.sketches.basis(place)) for group in self._groups for place, i in enumerate(group.indices)
         }
 
     def state(self) -> dict[str, Any]:
-        """All it takes to go on elsewhere. Waits for the device."""
+        """All that another process needs to go on from here, on the CPU. Waits for the device."""
         bases = {i: Basis(*(x.cpu() for x in basis)) for i, basis in self.by_matrix().items()}
         return {"step": int(self._step), "bases": {i: basis._asdict() for i, basis in bases.items()}}
 
     def load(self, sources: Sequence[Source], state: Mapping[str, Any]) -> None:
-        """Go on from `state`, of matrices of these shapes."""
+        """Go on from a `state` of matrices of the same shapes. Waits until their kernels are compiled."""
         bases = {i: Basis(**basis) for i, basis in state["bases"].items()}
         ks = [bases[i].kept.shape[-1] for i in range(len(sources))]
         for own in (ks, _first_columns(sources)):
@@ -203,7 +203,7 @@ class Bases:
         self._plan(self._layouts, ks, bases)
 
     def _variants(self, sources: Sequence[Source], ks: Sequence[int]) -> list[Variant]:
-        """What sketches of these matrices with so many columns launch."""
+        """Variants of the kernels that sketches of these matrices, with `ks` columns each, launch."""
         from ..kernels.sketch import variants_of_sketches
 
         wanted = {(source.matrix.dtype, k) for source, k in zip(sources, ks, strict=True)}
@@ -224,7 +224,7 @@ class Bases:
         order = [i for group in groups for i in group.indices]
         self._places = to_device(torch.tensor(order, dtype=torch.int64).argsort(), self._device)
         self._groups, self._layouts, self._ks = groups, layouts, ks
-        for group in groups:  # now that a table may be made, also if it is in a capture that it is first read
+        for group in groups:  # here, because a capture could not make the table
             self._write_addresses(group)
 
     def _write_addresses(self, group: BasisGroup) -> None:
@@ -249,10 +249,10 @@ class Bases:
             group.sketches.conclude()
 
     def count_step(self) -> None:
-        """Ends a step, unless it was to be skipped: then it is the other side's turn."""
+        """Ends a step: the next one multiplies with the other side's basis. A skipped step does not count."""
         self._step += (self._skip == 0).squeeze()
 
 
 def _first_columns(sources: Sequence[Source]) -> list[int]:
-    """k of each matrix while nothing is known of its rank."""
+    """k of each matrix as long as nothing is known of its rank."""
     return [basis_size(0, min(source.matrix.shape)) for source in sources]

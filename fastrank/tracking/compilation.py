@@ -1,11 +1,12 @@
 """Compilation: kernels are compiled in the background from a tracker's construction on, so that no step waits long.
 
-    urgent   what the first step launches: by threads of this process
-    later    what sketches launch, for every number of columns there may be: by a process of its own, whose results are
-             loaded here as they come; compiling them here would hold the training's own Python up for 0.1 s at a time
+    urgent   kernels that the first step launches: compiled by threads of this process
+    later    kernels that sketches launch, for every number of columns k that may come: compiled by a second process,
+             whose results are loaded here as they arrive. Compiling them here would hold up the training's own Python
+             for 0.1 s at a time
 
-What is not ready is not waited for: until the kernels of the sketches are, every matrix is counted, and an optimizer's
-step is fused with a sketch only when the kernel of both is there. The ranks are the same.
+No step waits for a kernel of the second kind. Until the kernels of the sketches are compiled, every matrix is counted;
+and an optimizer's step is fused with a sketch only when the kernel that does both is compiled. The ranks are the same.
 """
 
 from __future__ import annotations
@@ -28,33 +29,38 @@ if TYPE_CHECKING:
     from ..kernels.variant import Variant
 
 THREADS = 2
-"""Of this process, for what is urgent. A third is no faster: a fifth of Triton's work holds the interpreter's lock."""
+"""Threads of this process for urgent kernels. A third is no faster: for a fifth of its work Triton holds the
+interpreter's lock."""
 PAUSE = 0.02
-"""Seconds between two variants that are looked up or loaded, some 5 ms each, while training goes on."""
+"""Seconds from one variant that is looked up or loaded in the background, in some 5 ms, to the next."""
 AHEAD = True
-"""False: nothing is compiled before it is launched, and everything counts as ready."""
+"""False: no kernel is compiled before it is launched, and every variant counts as ready."""
 
 Tasks = queue.SimpleQueue[Callable[[], None] | None]
 
 
 class Compilation:
-    """Variants of kernels for one device, compiled or on their way."""
+    """The kernel variants of one device that are compiled or being compiled.
+
+    `request` asks for variants, `ready` says whether they are compiled, and `wait` waits for them. Each variant has a
+    future, and is compiled once.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._lock = threading.Lock()
         self._done: dict[object, Future[None]] = {}
-        self._taken: set[object] = set()
+        self._taken: set[object] = set()  # keys of the variants that a thread has begun
         self._urgent: Tasks = queue.SimpleQueue()
         self._later: Tasks = queue.SimpleQueue()
         self._tasks = [*[self._urgent] * THREADS, self._later]
         self._threads: list[threading.Thread] = []
         self._process: subprocess.Popen[bytes] | None = None
-        self._hurry = threading.Event()
-        self._over = False
+        self._hurry = threading.Event()  # set while somebody waits: then the background makes no pauses
+        self._over = False  # whether the program is ending
 
     def request(self, urgent: Iterable[Variant], later: Iterable[Variant] = ()) -> None:
-        """Has variants compiled that nobody has asked for yet, in their order. Returns at once."""
+        """Has those variants compiled that have not been requested before, in their order. Returns at once."""
         if not _is_compiled():
             return
         with self._lock:
@@ -70,12 +76,15 @@ class Compilation:
             self._later.put(partial(self._compile_apart, now, then))
 
     def ready(self, variants: Sequence[Variant]) -> bool:
-        """Whether all are compiled, or cannot be: a launch will say why. Those nobody asked for are, from now on."""
+        """Whether all are compiled, or have failed to: their launch will say why. Requests new ones for later."""
         self.request((), variants)
         return not _is_compiled() or all(self._done[variant.key].done() for variant in variants)
 
     def wait(self, variants: Sequence[Variant], *, here: bool = True) -> None:
-        """Waits until they are `ready`. here: what nobody has begun yet is compiled by the caller."""
+        """Waits until all are `ready`; new ones are requested as urgent.
+
+        here: the calling thread compiles those that no other thread has begun (default True).
+        """
         self.request(variants)
         if not _is_compiled():
             return
@@ -87,6 +96,7 @@ class Compilation:
         self._hurry.clear()
 
     def _new(self, variants: Iterable[Variant]) -> list[Variant]:
+        """Gives a future to each variant that has none yet, and returns these variants: they are to be compiled."""
         found = {v.key: v for v in variants if v.key not in self._done}
         for key in found:
             self._done[key] = Future()
@@ -96,11 +106,14 @@ class Compilation:
         return [] if self._over else list(found.values())
 
     def _work(self, tasks: Tasks) -> None:
-        while (task := tasks.get()) is not None:  # at the end of the program the others are done at once
+        while (task := tasks.get()) is not None:  # None comes from `_stop`; tasks before it then compile nothing more
             task()
 
     def _warm(self, variant: Variant) -> None:
-        """Compiles it, or loads it from Triton's cache, unless somebody has begun to. It is done in any case."""
+        """Compiles a variant, or loads it from Triton's cache, unless another thread has begun to.
+
+        Its future is settled in any case, by an exception if the compilation fails.
+        """
         with self._lock:
             if variant.key in self._taken:
                 return
@@ -111,7 +124,7 @@ class Compilation:
 
             if not self._over:
                 warm(variant, self._device)
-        except BaseException as error:  # whoever launches it is told
+        except BaseException as error:  # the launch that needs this kernel will say it again
             done.set_exception(error)
             if not isinstance(error, Exception):
                 raise
@@ -119,10 +132,13 @@ class Compilation:
             done.set_result(None)
 
     def _compile_apart(self, first: Sequence[Variant], variants: Sequence[Variant]) -> None:
-        """One after the other as they come from the other process, and at last whatever has not come."""
+        """Has `variants` compiled by a second process and loads each when it is stored; compiles here what is missing.
+
+        first: urgent variants, which are waited for before anything else is done.
+        """
         for variant in first:
-            self._done[variant.key].exception()  # the cores are theirs
-        with contextlib.suppress(Exception):  # what cannot be had in this way is compiled here
+            self._done[variant.key].exception()  # until then the urgent ones need the cores
+        with contextlib.suppress(Exception):  # what the second process does not deliver is compiled below
             for variant in self._stored(variants):
                 self._warm(variant)
                 self._hurry.wait(PAUSE)
@@ -130,7 +146,7 @@ class Compilation:
             self._warm(variant)
 
     def _stored(self, variants: Sequence[Variant]) -> Iterator[Variant]:
-        """Those in Triton's cache on disk; then the others, as soon as a process of its own has put them there."""
+        """Yields variants that are in Triton's cache on disk, then the others as a second process puts them there."""
         from ..kernels.compile import is_stored, packed, target_of
 
         target = target_of(self._device)
@@ -146,8 +162,8 @@ class Compilation:
             yield from (missing[i] for i in self._run_apart(packed(missing, target, threads)))
 
     def _run_apart(self, given: bytes) -> Iterator[int]:
-        """Numbers of the variants that the process has stored, as it tells them."""
-        # The folders that this process imports from, and not the one it happens to stand in.
+        """Runs the second process on what `packed` made; yields the index of each variant that it has stored."""
+        # It imports from the folders that this process imports from, and not (-P) from its working directory.
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
         with self._lock:
             if self._over:
@@ -167,7 +183,7 @@ class Compilation:
             yield from (int(line) for line in process.stdout if line.strip().isdigit())
 
     def _stop(self) -> None:
-        """At the end of the program: nothing new is begun, and what has begun is waited for."""
+        """At the end of the program: kills the second process, begins nothing new, and waits for what has begun."""
         with self._lock:
             self._over = True
             if self._process is not None:
@@ -180,7 +196,7 @@ class Compilation:
 
 
 def _is_compiled() -> bool:
-    """Triton's interpreter compiles nothing."""
+    """Whether kernels are compiled ahead of their launch at all: Triton's interpreter compiles nothing."""
     import triton
 
     return AHEAD and not triton.knobs.runtime.interpret
@@ -188,5 +204,5 @@ def _is_compiled() -> bool:
 
 @cache
 def compilation_of(device: torch.device) -> Compilation:
-    """The one of a device."""
+    """The `Compilation` of a device: one for the whole process."""
     return Compilation(device)

@@ -1,7 +1,9 @@
-"""Measuring on a CUDA device by counts alone, for FP64 matrices, of whose sketches nothing could be proven.
+"""Count measurer: measures on a CUDA device by counts alone, without sketches.
 
-Every column of the history comes from the Gram of each matrix: the ranks by the law of inertia, sigma_1 by a power
-iteration that goes on from where the last step's ended.
+`Measurer` chooses it if a matrix is empty, or FP64: nothing could be proven from the sketch of an FP64 matrix.
+
+Every column of the history comes from the Gram of each matrix (but the whole spectrum of an FP64 matrix from the matrix
+itself): the ranks by the law of inertia, sigma_1 by a power iteration, warm-started with the last step's basis.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from .stack_measurer import WarmStarts, by_group, by_matrix, interval_of, measur
 
 
 class CountMeasurer:
-    """Measures the same matrices, or others in their places, time after time.
+    """Measures a list of matrices after each step; any of them may have been replaced since the last step.
 
     Args:
         tolerances, spectrum: what a row has columns for, see `row.columns`.
@@ -33,7 +35,7 @@ class CountMeasurer:
         self._copies = Copies()
         self._batch: RaggedBatch | None = None
         self._starts: WarmStarts = {}
-        self._captured: list[tuple[RaggedBatch, WarmStarts]] = []
+        self._captured: list[tuple[RaggedBatch, WarmStarts]] = []  # what captured CUDA graphs read and write
 
     @property
     def nbytes(self) -> int:
@@ -41,7 +43,12 @@ class CountMeasurer:
         return self._copies.nbytes + (0 if self._batch is None else self._batch.nbytes)
 
     def measure(self, sources: Sequence[Source], due: bool) -> tuple[Tensor, dict[int, Tensor]]:
-        """Values `(matrices, columns)` FP64 and, where the spectrum is `due`, singular values `(r,)` by matrix."""
+        """Measures all matrices: ranks, norms and, if it is `due`, the whole spectrum.
+
+        Returns:
+            Values `(matrices, columns)` FP64, see `row.columns`; and, if `due`, the singular values `(r,)` FP64 of each
+            matrix, by its index.
+        """
         matrices = [source.matrix for source in self._copies.settle(sources, write=True)]
         batch = self._batch_of(matrices)
         sigma: dict[int, Tensor] = {}
@@ -51,6 +58,7 @@ class CountMeasurer:
         values = []
 
         def wanted(chunk: Chunk, moments: Moments, grams: Iterator[GroupGrams]) -> list[ShiftPair]:
+            """Finds sigma_1 (and the spectrum) of a chunk's matrices; says where to count, for each tolerance."""
             found = []
             for group, _, g in grams:
                 found.append(top_of(g, self._starts.get(group)))
@@ -78,17 +86,17 @@ class CountMeasurer:
         return torch.cat(values)[batch.places], sigma
 
     def warm_starts(self) -> dict[int, Tensor]:
-        """The warm start of each matrix that has one, by index."""
+        """The warm start `(r, k)` of each matrix that has one, by its index."""
         return by_matrix(self._starts)
 
     def load(self, sources: Sequence[Source], starts: Mapping[int, Tensor]) -> None:
-        """Go on from `starts`, by index, of what are now these matrices."""
+        """Go on from the warm starts `starts`, by index, of the matrices that `sources` now has."""
         matrices = [source.matrix for source in sources]
         self._starts = self._in_place(by_group(self._batch_of(matrices).groups, matrices, starts))
 
     def _in_place(self, starts: WarmStarts) -> WarmStarts:
-        """`starts` in the memory of the last ones: there a CUDA graph that has captured a step finds its warm start,
-        and leaves the next."""
+        """Copies `starts` into the memory of the last step's warm starts, where shapes allow, and returns these: a CUDA
+        graph that has captured a step reads its warm start there, and leaves the next one there."""
         for g, new in starts.items():
             old = self._starts.get(g)
             if old is not None and new is not None and (old.shape, old.device) == (new.shape, new.device):
@@ -96,7 +104,8 @@ class CountMeasurer:
         return starts
 
     def _batch_of(self, matrices: list[Tensor]) -> RaggedBatch:
-        """Tables and workspace, made again only when a matrix is another or elsewhere; `RuntimeError` in a capture."""
+        """The batch with its tables and workspace. It is made again only when a matrix has been replaced or moved;
+        `RuntimeError` if that happens while a CUDA graph is captured."""
         if self._batch is None or not self._batch.fits(matrices):
             if capturing(self._device):
                 raise RuntimeError("take one step with the same parameters before capturing it in a CUDA graph")

@@ -1,4 +1,4 @@
-"""StepHooks: hooks on an optimizer, by which a tracker announces a measurement before a step and takes it after."""
+"""StepHooks: hooks on an optimizer, by which a tracker announces a measurement before a step and takes it after it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,17 @@ from ..optim import SGD, Companion
 
 
 class StepHooks:
-    """Hooks on `optimizer`, or none.
+    """The hooks of one tracker on `optimizer`.
+
+    Every optimizer gets a hook that is called after its steps. A `fastrank.SGD` that has no companion yet takes
+    `companion`, and gets a hook that is called before its steps as well.
 
     Args:
-        companion: has a pass of its own over the weights, in which `fastrank.SGD` may step them.
-        before: called before each step of a `fastrank.SGD` that has taken the companion. after: called after each step,
-            with the optimizer's `found_inf`.
+        optimizer: None: there are no hooks.
+        companion: the tracker's measurer, which has a pass of its own over the weights: `fastrank.SGD` may let it step
+            them in the same pass (`fuse`).
+        before: called before each step of a `fastrank.SGD` that has taken the companion.
+        after: called after each step, with the optimizer's `found_inf` (None where it has none).
     """
 
     def __init__(
@@ -31,8 +36,8 @@ class StepHooks:
         self._optimizer, self._companion = optimizer, companion
         self._handles: list[RemovableHandle] = []
 
-        # Dynamo must not trace the measurement when the optimizer's step is compiled. torch.compiler.disable would say
-        # so as well, but imports Dynamo on the spot, which takes seconds; this is what torch.optim itself uses.
+        # Dynamo must not trace the measurement when the optimizer's step is compiled. torch.compiler.disable has the
+        # same effect, but imports Dynamo at once, which takes seconds; torch.optim itself uses _disable_dynamo.
         @_disable_dynamo
         def announce(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             before()
@@ -48,7 +53,7 @@ class StepHooks:
             self._handles.append(optimizer.register_step_pre_hook(announce))
 
     def stop(self) -> None:
-        """Removes the hooks."""
+        """Removes the hooks, and takes the companion from the optimizer."""
         for handle in self._handles:
             handle.remove()
         self._handles = []

@@ -25,7 +25,7 @@ CONVOLUTIONS = (
 
 @dataclass(frozen=True)
 class Coverage:
-    """What becomes of one parameter."""
+    """As which matrices one parameter of the model is tracked, or why it is not."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,7 +38,7 @@ class Coverage:
 
 
 class CoverageTable(list[Coverage]):
-    """A row a parameter; `print` it."""
+    """One row for each parameter of the model; `print` it."""
 
     def __str__(self) -> str:
         rows = [("parameter", "shape", "module", "tracked as")]
@@ -60,7 +60,7 @@ class TrackedParameter:
     matrices: tuple[str, ...]
 
     def parameter(self) -> Tensor:
-        """The parameter as it is now. Raises `RuntimeError` where it is gone."""
+        """The parameter as it is now. Raises `RuntimeError` if the model no longer has it."""
         parameter = getattr(self.owner, self.attribute, None)
         if not isinstance(parameter, Tensor):
             raise RuntimeError(
@@ -72,7 +72,7 @@ class TrackedParameter:
         """The parameter's matrices as they are now: 2-D, sharing its memory where strides allow.
 
         Raises:
-            RuntimeError: the parameter is gone, or no longer holds as many matrices.
+            RuntimeError: the model no longer has the parameter, or its number of matrices has changed.
         """
         parameter = self.parameter()
         views = matrices_of(parameter.detach(), self.owner)
@@ -88,9 +88,9 @@ def matrices_of(parameter: Tensor, owner: nn.Module) -> list[Tensor]:
     """2-D matrices of a parameter with at least two dimensions.
 
     A convolution's kernel `(c_out, c_in, kh, kw)` is one matrix `(c_out, c_in*kh*kw)`, and so is anything else of four
-    or more dimensions; a stacked parameter `(E, m, n)` is E matrices. The columns of a kernel come in the order of
-    memory, which in channels-last format is another than that of its dimensions: singular values are the same, and
-    nothing is copied.
+    or more dimensions; a stacked parameter `(E, m, n)` is E matrices. The columns of a kernel are in the order of
+    memory, which in channels-last format differs from the order of its dimensions: the singular values are the same,
+    and nothing is copied.
     """
     if parameter.ndim == 2:
         return [parameter]
@@ -155,6 +155,7 @@ def find_parameters(
 
 
 def _places(model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+    """Yields name, owning module and attribute of every parameter; a tied one comes once for each of its places."""
     for prefix, owner in model.named_modules():
         for attribute, parameter in owner.named_parameters(recurse=False, remove_duplicate=False):
             if parameter is not None:
@@ -169,6 +170,7 @@ def _refusal(
     exclude: Sequence[str] | None,
     types: tuple[type[nn.Module], ...] | None,
 ) -> str:
+    """Why a parameter is not tracked, in parentheses, for `Coverage.reason`; empty if it is."""
     if parameter.ndim < 2:
         return "(not a matrix)"
     if parameter.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
@@ -183,11 +185,12 @@ def _refusal(
 
 
 def _classifier_head(model: nn.Module) -> nn.Module | None:
-    """The last linear layer, as the model registers them."""
+    """The last linear layer, in the order in which the model registers its modules; None without one."""
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     return linear[-1] if linear else None
 
 
 def _shortcut(owner: nn.Module) -> str:
+    """The reason why `select="paper"` leaves out a 1 x 1 convolution; empty for any other module."""
     is_shortcut = isinstance(owner, nn.Conv2d) and owner.kernel_size == (1, 1)
     return "(1x1 shortcut convolution)" if is_shortcut else ""

@@ -1,8 +1,10 @@
-"""Measurer: the way in which tracked matrices are measured after a step, chosen anew each time.
+"""Measurer: measures the tracked matrices after a step, in one of three ways, chosen anew at each step.
 
-sketches   on a CUDA device that the kernels serve: `SketchMeasurer`
-counts     there as well, where a matrix is FP64 or empty: `CountMeasurer`
-stacks     everywhere else, by PyTorch: `StackMeasurer`
+sketches   `SketchMeasurer`: where all matrices are on a CUDA device that the kernels serve
+counts     `CountMeasurer`: there as well, if any of the matrices is FP64 or empty
+stacks     `StackMeasurer`: everywhere else, by PyTorch
+
+`RankTracker.step` calls `measure`, and appends what it returns to the history.
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ if TYPE_CHECKING:
 
 
 class Measurer:
-    """Measures the same matrices, or others in their places, time after time.
+    """Measures the tracked matrices after each step; any of them may have been replaced since the last step.
+
+    At each step, `prepare` is called before the optimizer's step, `fuse` in the step of a `fastrank.SGD`, and `measure`
+    after it. Only `measure` is necessary: the other two save a pass over the weights.
 
     Args:
         tolerances: of the ranks, at least one.
-        spectrum: metrics of the whole spectrum that a row has columns for, of `row.SPECTRUM`.
-        device: where the values go; if all matrices are there too, the kernels may serve.
+        spectrum: metrics of the whole spectrum that a row has columns for, any of `row.SPECTRUM`.
+        device: where the values go. If all matrices are there too, the kernels may measure them.
     """
 
     def __init__(self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device) -> None:
@@ -39,19 +44,19 @@ class Measurer:
         self._counts = CountMeasurer(tolerances, spectrum, device)
         self._sketches = SketchMeasurer(tolerances, spectrum, device)
         self._without_sketch: StackMeasurer | CountMeasurer = self._stacks
-        """Which of the two was asked last."""
+        """Which of the two has measured last: its warm starts are the ones to save."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device that the kernels work in."""
+        """Bytes on the device that the kernels work in; 0 on a CPU."""
         return self._sketches.nbytes + self._counts.nbytes
 
     def prepare(self, sources: Sequence[Source] | None) -> None:
-        """Announce that the coming step will be measured, which may then `fuse` with it; None: that it will not be."""
+        """Announce that the coming step will be measured, so that it may `fuse`; None: it will not be measured."""
         self._sketches.prepare(sources if sources is not None and self._by_sketch(sources) else None)
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
-        """Step some parameters of a refreshed `descent` in the pass that sketches them; return their `id`s."""
+        """Step some parameters of `descent` in the pass that sketches them; return their `id`s. See `Bases.fuse`."""
         return self._sketches.fuse(descent, grad_scale, found_inf)
 
     def measure(
@@ -62,11 +67,12 @@ class Measurer:
         Args:
             sources: the matrices with their parameters.
             due: measure the whole spectrum as well.
-            found_inf: on CUDA, not 0 where the step was not taken: what is carried to the next then stays as it is.
+            found_inf: on CUDA, not 0 where the optimizer took no step: the bases of the sketches then stay as they are
+                (default None: it took one).
 
         Returns:
-            Values `(matrices, columns)` FP64, see `row.columns`; and, where due and recorded, the singular values of
-            all matrices, end to end.
+            Values `(matrices, columns)` FP64, see `row.columns`; and the singular values of all matrices, end to end,
+            if the spectrum is due and `"singular_values"` is recorded (else None).
         """
         if self._by_sketch(sources):
             values, sigma = self._sketches.measure(sources, due, found_inf)
@@ -80,15 +86,19 @@ class Measurer:
         return values, torch.cat([sigma[i] for i in range(len(sources))]) if recorded else None
 
     def state(self) -> dict[str, Any] | None:
-        """All that the sketches carry, if there are any. Waits for the device."""
+        """The bases of the sketches, for a checkpoint; None while there are none. Waits for the device."""
         return self._sketches.state()
 
     def warm_starts(self) -> dict[int, Tensor]:
-        """Where the search for sigma_1 goes on, of each matrix that has one and no sketch, by index."""
+        """The warm start of the search for sigma_1, by index, of each matrix that is measured without a sketch."""
         return self._without_sketch.warm_starts()
 
     def load(self, sources: Sequence[Source], state: Mapping[str, Any] | None, starts: Mapping[int, Tensor]) -> None:
-        """Go on from `state` and `warm_starts`, of what are now these. What another device left starts afresh."""
+        """Go on from what `state` and `warm_starts` returned, with the matrices that `sources` now has.
+
+        Sketches use `state` alone, counts and stacks `starts` alone: after a change from one to the other, as from a
+        CUDA device to a CPU, the bases or warm starts begin anew.
+        """
         if not self._by_sketch(sources):
             if self._by_kernels(sources):
                 self._without_sketch = self._counts
@@ -100,9 +110,10 @@ class Measurer:
             self._sketches.load(sources, state)
 
     def _by_sketch(self, sources: Sequence[Source]) -> bool:
-        """Products of FP64 numbers are not exact in FP64: such matrices are counted without a sketch."""
+        """Whether sketches can measure the matrices: none is empty, or FP64, whose products are not exact in FP64."""
         exact = all(s.matrix.dtype != torch.float64 and s.matrix.numel() for s in sources)
         return self._by_kernels(sources) and exact
 
     def _by_kernels(self, sources: Sequence[Source]) -> bool:
+        """Whether the kernels serve the device, and all matrices are on it."""
         return backend.kernels_serve(self._device) and all(s.matrix.device == self._device for s in sources)

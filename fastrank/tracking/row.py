@@ -1,4 +1,4 @@
-"""A row of the history: which columns are measured, and how they are made of what is known of a matrix."""
+"""A row of the history: which columns it has, and how they are made from what was measured of a matrix."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SPECTRUM_METRICS = {
     "participation_ratio": metrics.participation_ratio,
 }
 SPECTRUM = (*SPECTRUM_METRICS, "singular_values")
-"""What a tracker can be asked to record of the whole spectrum."""
+"""Names that the tracker's argument `spectrum` may have."""
 
 
 def columns(tolerances: Sequence[Tolerance], spectrum: Sequence[str]) -> list[str]:
-    """Names of the measured columns, in order. The bounds of the first tolerance bear no suffix."""
+    """Names of the measured columns, in their order. The bounds of the first tolerance have no suffix."""
     suffixes = ["", *(f"@{t.suffix}" for t in tolerances[1:])]
     ranks = [f"{bound}{suffix}" for suffix in suffixes for bound in ("rank_lower", "rank_upper")]
     return [
@@ -35,7 +35,7 @@ def columns(tolerances: Sequence[Tolerance], spectrum: Sequence[str]) -> list[st
 
 
 def metrics_of(sigma: Tensor | None, spectrum: Sequence[str]) -> list[Tensor]:
-    """Those metrics of `SPECTRUM_METRICS` that are in `spectrum`, of singular values `(..., r)`; none of None."""
+    """Those of `SPECTRUM_METRICS` that are in `spectrum`, from singular values `(..., r)`; none if `sigma` is None."""
     return [] if sigma is None else [f(sigma) for name, f in SPECTRUM_METRICS.items() if name in spectrum]
 
 
@@ -45,13 +45,13 @@ def row_of(
     """Measured columns of the rows of b matrices, `(b, columns)` FP64, in the order of `columns`.
 
     Args:
-        moments: of their GroupGrams: trace, scale, and which are finite.
+        moments: of the matrices' Grams: trace, scale, and which matrices are finite.
         bounds: of the ranks, for each tolerance.
         top: sigma_1 `(b,)` in the Gram's scale; NaN where it is not known.
         spectrum: the metrics of the whole spectrum that have columns.
-        metrics_: their values `(b,)` each; empty where they are not due, and then their columns are NaN.
+        metrics_: the values of those metrics, `(b,)` each; empty if they are not due, and then their columns are NaN.
 
-    A number that a matrix does not have, because it is not finite, is NaN, and -1 for a bound.
+    For a matrix that is not finite, bounds are -1, and norms and metrics are NaN.
     """
     frobenius = moments.trace.sqrt()
     bad, not_due = ~moments.finite, torch.full_like(frobenius, torch.nan)
@@ -67,7 +67,7 @@ def row_of(
 
 
 def check_tolerances(tolerance: Tolerance | Sequence[Tolerance] | None) -> tuple[Tolerance, ...]:
-    """One tolerance or several, as a tuple; raises `TypeError` or `ValueError` naming the argument."""
+    """One tolerance or several as a tuple, the default for None; `TypeError` or `ValueError` names the argument."""
     if tolerance is None or isinstance(tolerance, Tolerance):
         return (tolerance or Tolerance(),)
     tolerances = tuple(tolerance) if isinstance(tolerance, Sequence) else ()

@@ -1,12 +1,12 @@
-"""Sketch measurer: every column of the history on a CUDA device: what the sketches prove, and counts of the rest.
+"""Sketch measurer: measures on a CUDA device by sketches, and counts the ranks that a sketch leaves open. At each step:
 
-    sketch   of every matrix, in the optimizer's own pass over the weights where that can be
-    proof    bounds of each rank, sigma_1 and ||W||_F
-    count    of matrices whose rank that leaves open; for all others the launches return at once
+    sketch   every matrix, in the optimizer's own pass over the weights where possible
+    prove    bounds of each rank, of sigma_1 and of ||W||_F from the sketches
+    count    the matrices whose rank is still open; for all others the launches return at once
 
-Before the kernels of the sketches are compiled there are none, and all matrices are counted.
+Until the kernels of the sketches are compiled, all matrices are counted.
 
-Which matrices are counted is known to the device alone: the host waits for nothing, and a CUDA graph can hold it all.
+Only the device knows which matrices are counted: the host waits for nothing, and a CUDA graph can capture every step.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ if TYPE_CHECKING:
 TIGHT = 2e-4
 """Relative width of the interval of sigma_1^2 up to which sigma_1 is recorded: it is known to 1e-4 then."""
 ADAPT_EVERY = 64
-"""Measurements from which one looks at the ranks, to choose numbers of columns, to the next."""
-
-
+"""Measurements between two looks at the ranks, by which the numbers of columns are chosen."""
 UNCOMPILED = (
     "the kernels of the sketches are still being compiled: the graph that is captured counts every matrix at every "
     "replay, which is slower; call fastrank.prepare(model, optimizer) before capturing"
@@ -54,16 +52,17 @@ UNCOMPILED = (
 
 
 class StartVectors(NamedTuple):
-    """Where the search for sigma_1 starts where no sketch knows better: noise, then what the last search ended with."""
+    """Vectors from which the power iteration for sigma_1 starts: those that the sketches have found (`Bases.lift`) or,
+    as long as there are no sketches, those that the last iteration ended with, after noise at first."""
 
     vectors: Tensor
-    """(2, matrices, width) FP64, zero beyond a matrix' order; the second for every other product."""
+    """(2, matrices, width) FP64, zero beyond a matrix' order. Products with the Gram go from [0] to [1] and back."""
     noise: Tensor
-    """(matrices, width)"""
+    """(matrices, width) FP64, zero beyond a matrix' order."""
 
     @classmethod
     def of(cls, orders: Sequence[int], width: int, device: torch.device) -> StartVectors:
-        """width: at least every order; both vectors are to be aligned to 16 bytes."""
+        """For Grams of these orders. width: at least every order, and even: [0] and [1] are aligned to 16 bytes."""
         noise = torch.empty(len(orders), width, dtype=torch.float64, pin_memory=device.type == "cuda")
         noise.normal_(generator=torch.Generator().manual_seed(0))
         noise *= torch.arange(width) < torch.tensor(orders, dtype=torch.int64)[:, None]
@@ -71,14 +70,17 @@ class StartVectors(NamedTuple):
         return cls(vectors, noise.to(device, non_blocking=True))
 
     def renew(self) -> None:
-        """Of unit length; noise where there is nothing to go on from."""
+        """Scales the vectors in [0] to unit length; noise takes the place of those that are zero or not finite."""
         last = self.vectors[0]
         size = torch.linalg.vector_norm(last, dim=-1, keepdim=True)
         last.copy_(torch.where((size > 0) & size.isfinite(), last / size, self.noise))
 
 
 class SketchMeasurer:
-    """Measures the same matrices, or what has taken their places, time after time.
+    """Measures a list of matrices after each step; any of them may have been replaced since the last step.
+
+    At each step, call `prepare` before the optimizer's step, `fuse` in it, and `measure` after it. Only `measure` is
+    necessary: without the other two the sketches take a pass of their own over the weights.
 
     Args:
         tolerances, spectrum: what a row has columns for, see `row.columns`.
@@ -88,12 +90,12 @@ class SketchMeasurer:
     def __init__(self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device) -> None:
         self._tolerances, self._spectrum, self._device = tolerances, spectrum, device
         self._bases = Bases(tolerances, device)
-        self._begun = False
+        self._begun = False  # whether there are sketches
         self._copies = Copies()
         self._batch: RaggedBatch | None = None
-        self._at: list[Tensor] = []
+        self._at: list[Tensor] = []  # for each chunk of the batch, the indices of its matrices
         self._start = StartVectors.of([], 0, device)
-        self._ready = False
+        self._ready = False  # whether `prepare` has announced the coming measurement
         self._measured = 0
         self._ranks: tuple[Tensor, torch.cuda.Event | None] | None = None
         self._captured: list[tuple[RaggedBatch, StartVectors]] = []
@@ -104,7 +106,7 @@ class SketchMeasurer:
         return self._bases.nbytes + self._copies.nbytes + (0 if self._batch is None else self._batch.nbytes)
 
     def prepare(self, sources: Sequence[Source] | None) -> None:
-        """Announces a measurement after the step that is to come, which may `fuse` with it, or that none is."""
+        """Announces that the coming step will be measured, so that it may `fuse`; None: it will not be measured."""
         self._ready = False
         if sources is not None:
             if self._begun:
@@ -115,20 +117,20 @@ class SketchMeasurer:
             self._ready = True
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
-        """Steps parameters of a refreshed `descent` and sketches them; `id`s of those that are stepped."""
+        """Steps some parameters of `descent` and sketches the new weights; returns their `id`s. See `Bases.fuse`."""
         return self._bases.fuse(descent, grad_scale, found_inf) if self._ready and self._begun else set()
 
     def measure(
         self, sources: Sequence[Source], due: bool, found_inf: Tensor | None
     ) -> tuple[Tensor, dict[int, Tensor]]:
-        """Values `(matrices, columns)` and, where `due`, singular values by matrix.
+        """Values `(matrices, columns)` FP64 and, if `due`, the singular values `(r,)` FP64 of each matrix, by index.
 
-        found_inf: not 0 where the step was not taken: what is carried stays as it is.
+        found_inf: not 0 where the optimizer took no step: the bases then stay as they are. None: it took one.
         """
         if not self._ready:
             self.prepare(sources)
         self._ready = False
-        sources = self._copies.settle(sources, write=True)  # what was announced is from before the step
+        sources = self._copies.settle(sources, write=True)  # `prepare` saw the weights before the step
         matrices = [source.matrix for source in sources]
         self._begun = self._begun and self._bases.renew(sources)
         if self._begun:
@@ -151,22 +153,23 @@ class SketchMeasurer:
         return values, sigma
 
     def state(self) -> dict[str, Any] | None:
-        """Of `Bases`; None where it has not begun."""
+        """The state of `Bases`, for a checkpoint; None while there are no sketches. Waits for the device."""
         return self._bases.state() if self._begun else None
 
     def load(self, sources: Sequence[Source], state: Mapping[str, Any]) -> None:
-        """Go on from `state`. Waits until the kernels are compiled that it takes."""
+        """Go on from `state`. Waits until the kernels of its sketches are compiled."""
         self._begun = True
         self._bases.load(self._copies.settle(sources, write=True), state)
 
     def _nothing_proven(self, count: int) -> tuple[Tensor, Tensor]:
-        """What `Bases.prove` would say if it knew nothing, not even the norms."""
+        """What `Bases.prove` would return if nothing were known: bounds that hold for any matrix, and NaN as norm."""
         row = [torch.nan, 0.0, torch.inf, *[-1.0, 2.0**53] * len(self._tolerances)]
         columns = [torch.full((count,), value, dtype=torch.float64, device=self._device) for value in row]
         return torch.stack(columns, -1), torch.zeros(count, dtype=torch.int32, device=self._device)
 
     def _count(self, matrices: list[Tensor], proof: Tensor, decided: Tensor) -> tuple[list[RankBounds], Tensor, Tensor]:
-        """Bounds for each tolerance; sigma_1 where it is known well enough, NaN elsewhere; and ||W||_F^2."""
+        """Counts the matrices that are not `decided`, and puts counts and `proof` (of `Bases.prove`) together. Returns
+        bounds of the ranks for each tolerance; sigma_1, NaN unless known as well as `TIGHT` says; and ||W||_F^2."""
         norm, low, high = (x.clone() for x in proof[:, :3].unbind(-1))
         batch = self._batch_of(matrices)
         for chunk, at in zip(batch.chunks, self._at, strict=True):
@@ -179,6 +182,7 @@ class SketchMeasurer:
         places = dict(zip(map(id, batch.chunks), self._at, strict=True))
 
         def wanted(chunk: Chunk, moments: Moments, grams: Iterator[GroupGrams]) -> list[ShiftPair]:
+            """Where to count in a chunk: for each tolerance, and at last to certify sigma_1."""
             at = places[id(chunk)]
             if not self._begun:
                 norm[at] = moments.trace
@@ -203,7 +207,8 @@ class SketchMeasurer:
         return bounds, torch.where(high <= low * (1 + TIGHT), low.sqrt(), torch.nan), norm
 
     def _batch_of(self, matrices: list[Tensor]) -> RaggedBatch:
-        """Tables and workspace, made again only when a matrix is another or elsewhere; `RuntimeError` in a capture."""
+        """The batch with its tables and workspace. It is made again only when a matrix has been replaced or moved;
+        `RuntimeError` if that happens while a CUDA graph is captured."""
         if self._batch is None or not self._batch.fits(matrices):
             from ..kernels.device import to_device
 
@@ -219,7 +224,7 @@ class SketchMeasurer:
         return self._batch
 
     def _send_ranks(self, values: Tensor) -> None:
-        """Now and then, sends upper bounds of the ranks to the host; nobody waits for them."""
+        """Every `ADAPT_EVERY` measurements, sends the column `rank_upper` to the host, which does not wait for it."""
         if capturing(self._device):
             return
         self._measured += 1
@@ -227,7 +232,7 @@ class SketchMeasurer:
             self._ranks = to_host(values[:, 1]), mark(self._device)
 
     def _adapt(self) -> None:
-        """Chooses numbers of columns by the ranks that have arrived."""
+        """Adapts the numbers of columns to the ranks that `_send_ranks` has sent, once they have arrived."""
         if self._ranks is None or capturing(self._device):
             return
         ranks, event = self._ranks
@@ -237,8 +242,9 @@ class SketchMeasurer:
 
 
 def _certificates(moments: Moments, low: Tensor) -> Shifts:
-    """Where to count for `low` `(b,)` <= lambda_1: no eigenvalue above either shows lambda_1 within SLACK or TIGHT."""
+    """Shifts that certify a lower bound `low` `(b,)` of lambda_1: if no eigenvalue of the Gram is above the shift
+    `upper`, lambda_1 <= low (1 + SLACK); if none is above `lower`, lambda_1 <= low (1 + TIGHT)."""
     near, far = Affine(0.0, low * (1 + SLACK)), Affine(0.0, low * (1 + TIGHT))
     assert isinstance(moments.order, Tensor)
     shifts = shifts_around(moments, near, far, Affine(0.0, 0.0), unpivoted_growth(moments.order))
-    return Shifts(shifts.upper, far * 2.0 - shifts.lower, shifts.limit)
+    return Shifts(shifts.upper, far * 2.0 - shifts.lower, shifts.limit)  # near - delta and far - delta

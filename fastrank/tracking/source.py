@@ -1,4 +1,4 @@
-"""Source: a tracked matrix with its parameter, and memory that lasts for matrices that are copies of theirs."""
+"""Source: a tracked matrix with its parameter; and Copies: lasting memory for matrices that cannot be views of it."""
 
 from __future__ import annotations
 
@@ -12,37 +12,40 @@ from ..device import UNPREPARED, capturing
 
 
 class Source(NamedTuple):
-    """A tracked matrix, and the parameter it is a view of."""
+    """A tracked matrix and its parameter, of which the matrix is a view or, where strides allow none, a copy."""
 
     matrix: Tensor
     parameter: Tensor
 
     @property
     def offset(self) -> int | None:
-        """Where it starts in the parameter, in elements; None if it has memory of its own."""
+        """Where the matrix starts in the parameter, in elements; None if it is a copy, with memory of its own."""
         shared = self.matrix.untyped_storage().data_ptr() == self.parameter.untyped_storage().data_ptr()
         return int(self.matrix.storage_offset() - self.parameter.storage_offset()) if shared else None
 
     @property
     def layout(self) -> tuple[object, ...]:
-        """What tables depend on, but for the address."""
+        """All that the launches' tables depend on, except for the address."""
         return (self.matrix.shape, self.matrix.stride(), self.matrix.dtype, self.offset)
 
     def state(self, steps: int = 0) -> tuple[int, int]:
-        """Address, and the parameter's version, which whoever writes it in place counts up; after so many steps."""
+        """Address of the matrix and version of the parameter: equal states mean neither was replaced nor written.
+
+        Whoever writes a parameter in place counts its version up. steps: counts that are still to come (default 0).
+        """
         return self.matrix.data_ptr(), self.parameter._version + steps
 
 
 class Copies:
-    """Where the matrices are that have memory of their own, time after time.
+    """Memory that stays in its place, from step to step, for the matrices that are not views of their parameter.
 
-    Where a parameter's strides allow no view, its matrix is a copy, made at another place whenever it is asked for.
-    Tables of launches point at matrices, and a CUDA graph that has captured a measurement copies anew at each replay:
-    here such a matrix stays in its place.
+    Where a parameter's strides allow no view, `matrices_of` makes a copy, at another address each time. But the tables
+    of the launches hold the addresses of matrices, and a CUDA graph that has captured a measurement makes the copy anew
+    at each replay, at the address that it has captured. So the copies are kept here, one for each such matrix.
     """
 
     def __init__(self) -> None:
-        self._of: dict[int, Tensor] = {}
+        self._of: dict[int, Tensor] = {}  # copies by the index of the matrix
         self._captured: list[Tensor] = []
 
     @property
@@ -50,7 +53,13 @@ class Copies:
         return sum(copy.nbytes for copy in self._of.values())
 
     def settle(self, sources: Sequence[Source], *, write: bool) -> list[Source]:
-        """The same sources, copies moved here. Where there is one of the same shape, it is overwritten only if asked.
+        """The same sources, with every copy moved into its lasting memory; views stay as they are.
+
+        Memory is made for a matrix that is new, or has another shape, dtype or device, and receives its numbers.
+
+        Args:
+            sources: in the same order each time.
+            write: let memory that was there already receive the present numbers, too.
 
         Raises:
             RuntimeError: a CUDA graph is being captured, and there is no memory for one of the copies yet.

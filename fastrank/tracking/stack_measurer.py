@@ -1,4 +1,8 @@
-"""Measuring by PyTorch, a stack of equal matrices at a time: every column of the history, from one Gram."""
+"""Stack measurer: measures by PyTorch, on a CPU and wherever the kernels do not serve.
+
+Matrices of equal shape are measured together, as a stack. Every column of the history comes from one Gram of each, but
+for a rank that the Gram leaves open and the whole spectrum of an FP64 matrix.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +19,15 @@ from ..reference import SLACK, Gram, TopEigenvalue, exact_start, gram, inertia, 
 from .row import columns, metrics_of, row_of
 
 WarmStarts = dict[Group, Tensor | None]
-"""By group, `(b, r, k)` FP64 orthonormal: where the next power iteration starts; None where none is used."""
+"""For each group of matrices, the basis `(b, r, k)` FP64, orthonormal, from which the next power iteration starts; None
+where no power iteration is used."""
 
 
 class StackMeasurer:
-    """Measures the same matrices time after time, on whatever devices they are.
+    """Measures a list of matrices after each step, on whatever devices they are.
 
     Args:
-        tolerances, spectrum: what a row has columns for, see `columns`.
+        tolerances, spectrum: what a row has columns for, see `row.columns`.
         device: where the values go.
     """
 
@@ -34,7 +39,12 @@ class StackMeasurer:
         self._starts: WarmStarts = {}
 
     def measure(self, matrices: list[Tensor], due: bool) -> tuple[Tensor, dict[int, Tensor]]:
-        """Values `(matrices, columns)` FP64 and, where the spectrum is `due`, singular values `(r,)` by matrix."""
+        """Measures all matrices: ranks, norms and, if it is `due`, the whole spectrum.
+
+        Returns:
+            Values `(matrices, columns)` FP64, see `row.columns`; and, if `due`, the singular values `(r,)` FP64 of each
+            matrix, by its index.
+        """
         now = [(m.shape, m.dtype, m.device) for m in matrices]
         if now != self._grouped_for:
             self._groups = [(g, torch.tensor(g.indices, device=self._device)) for g in group(matrices)]
@@ -52,35 +62,39 @@ class StackMeasurer:
         return values, sigma
 
     def warm_starts(self) -> dict[int, Tensor]:
-        """The warm start of each matrix that has one, by index."""
+        """The warm start `(r, k)` of each matrix that has one, by its index."""
         return by_matrix(self._starts)
 
     def load(self, matrices: list[Tensor], starts: Mapping[int, Tensor]) -> None:
-        """Go on from `starts`, by index, of what are now these matrices."""
+        """Go on from the warm starts `starts`, by index, with `matrices` as they are now."""
         self._starts = by_group(group(matrices), matrices, starts)
 
 
 class Measurement(NamedTuple):
+    """What came out for a stack."""
+
     values: Tensor
-    """(b, columns) FP64, in the order of `columns`; NaN where a matrix is not finite or a column was not due."""
+    """(b, columns) FP64, see `row.row_of`; NaN where a matrix is not finite or a column was not due."""
     sigma: Tensor | None
-    """(b, r) FP64 singular values, descending, where they were asked for."""
+    """(b, r) FP64 singular values, descending; None if they were not due."""
     basis: Tensor | None
-    """(b, r, k) FP64 orthonormal: the warm start of the next step, where the power iteration was used."""
+    """(b, r, k) FP64 orthonormal: the warm start of the next step; None where no power iteration is used."""
 
 
 def measure_stack(
     stack: Tensor, tolerances: Sequence[Tolerance], spectrum: Sequence[str], due: bool, basis: Tensor | None
 ) -> Measurement:
-    """Measure a stack `(b, r, n)`, r <= n.
+    """Measure a stack of matrices.
+
+    The ranks and sigma_1 come from all eigenvalues of the Gram, or from its inertia and a power iteration: as
+    `backend.counting` says. On a CPU, the singular values decide a rank that this leaves open.
 
     Args:
-        stack: matrices of any floating dtype. On CUDA nothing here waits for the host, unless the spectrum is due or
-            there is no basis yet.
+        stack: `(b, r, n)`, r <= n, of any floating dtype. On CUDA the host waits for PyTorch's eigensolver.
         tolerances: at least one.
-        spectrum: the whole-spectrum metrics that have columns; computed where `due`, NaN otherwise.
-        due: compute the whole spectrum this time.
-        basis: last step's, if any.
+        spectrum: the metrics of the whole spectrum that have columns.
+        due: compute those metrics this time; their columns are NaN otherwise.
+        basis: the last step's `Measurement.basis`; None if there is none.
     """
     g = gram(stack)
     r = g.matrix.shape[-1]
@@ -99,7 +113,7 @@ def measure_stack(
 
 
 def top_of(g: Gram, basis: Tensor | None) -> TopEigenvalue:
-    """lambda_1, warm-started where there is a `basis`."""
+    """lambda_1 of each Gram by a power iteration, warm-started from `basis`; by all eigenvalues if that is None."""
     top = exact_start(g.matrix) if basis is None else power_iteration(g.matrix, basis)
     if g.matrix.device.type == "cpu" and not top.certified.all():
         # The basis has lost the top of the spectrum (the weights jumped): look again, from scratch.
@@ -111,18 +125,18 @@ def top_of(g: Gram, basis: Tensor | None) -> TopEigenvalue:
 
 
 def interval_of(top: TopEigenvalue, trace: Tensor) -> tuple[Tensor, Tensor]:
-    """Proven lower and upper bound of lambda_1 `(b,)`."""
+    """Proven lower and upper bound of lambda_1, `(b,)` each; the upper one is the trace if `top` is not certified."""
     return top.value, torch.where(top.certified, top.value * (1 + SLACK), trace)
 
 
 def by_matrix(starts: WarmStarts) -> dict[int, Tensor]:
-    """Warm starts by the index of the matrix."""
+    """Warm starts of groups as those of single matrices `(r, k)`, by the index of the matrix."""
     known = ((g, basis) for g, basis in starts.items() if basis is not None)
     return {i: b for g, basis in known for i, b in zip(g.indices, basis, strict=True)}
 
 
 def by_group(groups: Iterable[Group], matrices: Sequence[Tensor], starts: Mapping[int, Tensor]) -> WarmStarts:
-    """The same by group, on the matrices' device, of the groups whose matrices all have one."""
+    """The reverse of `by_matrix`, on the matrices' device, for each group whose matrices all have a warm start."""
     return {
         g: torch.stack([starts[i] for i in g.indices]).to(matrices[g.indices[0]].device)
         for g in groups

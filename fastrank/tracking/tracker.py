@@ -1,4 +1,4 @@
-"""RankTracker: hooks, cadence, what is measured when."""
+"""RankTracker: follows an optimizer's steps; `Measurer` measures those that are due, and `History` records the rows."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ class RankTracker:
 
     Args:
         model: its parameters with two or more dimensions are tracked; see `include`, `exclude`, `types`, `select`.
-        optimizer: whose steps are followed. None: call `tracker.step()` after each step.
+        optimizer: its steps are followed (default None: call `tracker.step()` after each step).
         tolerance: one `Tolerance` or several (default 1e-3 of the Frobenius norm). The first one's bounds are the
             columns `rank_lower` and `rank_upper`, a further one's `rank_lower@0.04` and so on.
         every: measure at step 1 and at each multiple of this (default 1: every step).
         include: globs; only parameters whose names match one are tracked (default: all).
-        exclude: globs; parameters whose names match one are not (default: none).
-        types: module types; only parameters these own are tracked (default: any).
+        exclude: globs; parameters whose names match one are not tracked (default: none).
+        types: module types; only parameters that modules of these types own are tracked (default: any).
         select: `"all"` (default), or `"paper"`: without the classifier head (the last linear layer) and without 1 x 1
             convolutions, as in arXiv 2206.05794.
-        spectrum: metrics of the whole spectrum to record as well, of `"effective_rank"`, `"nuclear_norm"`,
+        spectrum: metrics of the whole spectrum to record as well, any of `"effective_rank"`, `"nuclear_norm"`,
             `"participation_ratio"` and `"singular_values"` (default: none).
         spectrum_every: record those at step 1 and at each multiple of this (default 1).
         directory: folder where the history is written as Parquet parts while training goes on (default: kept in
-            memory). A part that cannot be written is warned of and tried again; training goes on.
+            memory). If a part cannot be written there is a warning, it is tried again, and training goes on.
         rows_per_part: rows, one for each (step, matrix), that make a part (default 32768).
 
     Raises:
@@ -93,7 +93,7 @@ class RankTracker:
         self._until_compiled = compile_ahead(matrices, optimizer, self._device)
         folder = Path(directory) if directory is not None else None
         self._history = History(layout, self._device, folder, check_count(rows_per_part, "rows_per_part", 1))
-        self._calls = 0
+        self._calls = 0  # steps as the host counts them: on CUDA it does not know which were skipped
         self._steps = torch.zeros((), dtype=torch.int64, device=self._device)
         self._measurer = Measurer(self.tolerances, self._spectrum, self._device)
         self._hooks = StepHooks(optimizer, self._measurer, self._announce, self.step)
@@ -110,10 +110,10 @@ class RankTracker:
         return sum(sides) / len(sides)
 
     def memory(self) -> dict[str, int]:
-        """Bytes on the device: `"history"`, rows that wait there, and `"workspace"`, Grams and factors of the kernels.
+        """Bytes on the device: `"history"`, rows that wait there, and `"workspace"`, what the kernels work in.
 
-        The workspace is there from the first measurement on, 0 before that and on a CPU. It is at most
-        `fastrank.counting.ragged.BUDGET`, unless one matrix alone takes more.
+        The workspace is there from the first measurement on, 0 before that and on a CPU. Its Grams and factors take at
+        most `fastrank.counting.ragged.BUDGET`, unless one matrix alone takes more; bases and copies come on top.
         """
         return {"history": self._history.nbytes, "workspace": self._measurer.nbytes}
 
@@ -123,12 +123,12 @@ class RankTracker:
 
     @torch.no_grad()
     def step(self, found_inf: Tensor | None = None) -> None:
-        """Count an optimizer step and measure, if it is time. Called by the optimizer's hook, or by hand.
+        """Count an optimizer step, and measure it if it is due. Called by the optimizer's hook, or by hand.
 
-        Captured in a CUDA graph, it counts when `replayed` is called, and always measures: no replay can leave it out.
+        A step captured in a CUDA graph counts when `replayed` is called, and is always measured: no replay skips that.
 
         Args:
-            found_inf: 0-d tensor, non-zero where gradients overflowed and nothing was stepped: not recorded.
+            found_inf: 0-d tensor, non-zero where gradients overflowed and no step was taken: nothing is recorded then.
 
         Raises:
             RuntimeError: a tracked parameter left the model or changed its number of matrices; `spectrum` in a capture.
@@ -159,28 +159,30 @@ class RankTracker:
     def replayed(self, steps: int = 1) -> None:
         """Count the steps a CUDA graph has just replayed. Call it after each `graph.replay()`, on the same stream.
 
-        A replay runs nothing on the host, which still has to fetch rows before others take their places. Nothing waits.
+        A replay runs nothing on the host, which still has to fetch rows before new ones overwrite them. Nothing waits.
 
         Args:
             steps: how many optimizer steps the graph has captured (default 1).
 
         Raises:
             ValueError: no graph has captured so many. RuntimeError: a graph is being captured.
-            HistoryError: calls were forgotten, or too many. Whatever reads the history raises it as well; as long as no
-                row has been overwritten, making up for them puts it right.
+            HistoryError: there were too few calls, or too many. Whatever reads the history raises it as well; as long
+                as no row has been overwritten, making the missing calls puts it right.
         """
         self._history.replayed(check_count(steps, "steps", 1))
         self._calls += steps
 
     def _cadence(self, call: int, captured: bool) -> tuple[bool, bool]:
-        """Whether to measure at this call, and whether the whole spectrum."""
+        """Whether to measure at this call of `step`, and whether to measure the whole spectrum as well."""
         due = bool(self._spectrum) and (call == 1 or call % self._spectrum_every == 0)
         return captured or call == 1 or due or call % self._every == 0, due
 
     def _sources(self) -> list[Source]:
+        """Every tracked matrix as it is now, with its parameter."""
         return [Source(view, tracked.parameter()) for tracked in self._parameters for view in tracked.views()]
 
     def _announce(self) -> None:
+        """Tells the measurer, before a step of `fastrank.SGD`, whether the step will be measured: it may then fuse."""
         self._until_compiled()
         measured, _ = self._cadence(self._calls + 1, capturing(self._device))
         self._measurer.prepare(self._sources() if measured else None)
@@ -204,11 +206,11 @@ class RankTracker:
         return frame
 
     def write_parquet(self, path: str | os.PathLike[str]) -> None:
-        """Write the whole history to one file, at once: it is whole or not there. Raises `OSError`."""
+        """Write the whole history to one file, at once: after an `OSError` the path is as it was before."""
         write_history(self.to_arrow(), path)
 
     def state_dict(self) -> dict[str, Any]:
-        """All it takes to continue in another process: tensors, numbers and strings. Waits for the device."""
+        """All that another process needs to continue: tensors, numbers and strings. Waits for the device."""
         layout = self._history.layout
         return {
             "version": STATE_VERSION,

@@ -1,6 +1,6 @@
-"""Counting ranks: the FP64 Gram of every matrix of a ragged batch, and the signs of its LDL^T's pivots.
+"""Counting ranks: the FP64 Gram of every matrix of a ragged batch, and the signs of the pivots of its shifted LDL^T.
 
-`Launches` has the order in which the kernels run. Sketches and the range finder factor their small matrices with `ldl`.
+`Launches` runs the kernels in their order. The sketches and the range finder factor their small matrices by `ldl` too.
 """
 
 from .elimination import UNIT, divide

@@ -1,14 +1,17 @@
-"""Elimination: LDL^T of one block that stands in registers, and how its errors are kept small without pivoting.
+"""Elimination: LDL^T of one diagonal block in registers, and the block steps that `count.ldl`, `count.ldl_windows` and
+`count.tiny` are made of.
 
     S = L D L^T,  L unit lower triangular,  X = L^-1        all (B, B), FP64; only S's lower triangle is read
 
-One column at a time: l = S[:, c] / d_c; S -= l S[c, :]; X -= l X[c, :]. A pivot smaller than `floor` is moved to it,
-away from zero or where it stands: a change of S by at most 2 floor, which the caller's error bound has room for, and
-which makes a zero column harmless and a column that is not show as growth.
+`factor_block` eliminates one column c at a time, without pivoting: l = S[:, c] / d_c below the diagonal, then
+S -= l S[:, c]^T and X -= l X[c, :]. A pivot whose magnitude is below `floor` is replaced by floor, with the pivot's
+sign. That changes S by at most 2 floor, which the caller's error bound allows for. Where the rest of the column is zero
+this does no harm, and where it is not, the large multipliers show as growth.
 
-A row of blocks below S is divided by it as T -> M with M L^T = T, by products with X, which tensor cores do. A plain
-M = T X^T would be off by kappa u |T|, kappa = || |L| |X| ||; the second product takes that back to what substitution
-gives, plus (kappa u)^2 |T|, and kappa is measured (Higham, Accuracy and Stability of Numerical Algorithms, 12.1).
+`divide` solves M L^T = T for the blocks T below S, by products with X because the tensor cores can do those. M = T X^T
+alone would have an error of kappa u |T|, kappa = || |L| |X| ||. One step of refinement, M + (T - M L^T) X^T, brings it
+down to that of substitution plus (kappa u)^2 |T|; kappa is measured, and goes into the growth (Higham, Accuracy and
+Stability of Numerical Algorithms, 12.1).
 """
 
 from __future__ import annotations
@@ -19,12 +22,12 @@ import triton.language as tl
 from .table import FIELDS, OFFSET, ORDER
 
 UNIT = tl.constexpr(2.0**-53)
-"""Unit roundoff of FP64."""
+"""Unit roundoff u of FP64."""
 
 
 @triton.jit
 def factor_block(s, floor, B: tl.constexpr):
-    """L (B, B), X (B, B) and d (B,) of the block `s`."""
+    """L (B, B), X = L^-1 (B, B) and d (B,) of the block `s` (B, B); no |d| is below `floor`."""
     o = tl.arange(0, B)
     i_row, i_column = o[:, None], o[None, :]
     lower = tl.where(i_row == i_column, 1.0, 0.0).to(tl.float64)
@@ -44,7 +47,7 @@ def factor_block(s, floor, B: tl.constexpr):
 
 @triton.jit
 def divide(t, lower, inverse):
-    """M (R, B) with M L^T = T, for T (R, B)."""
+    """M (R, B) with M L^T = T, from T (R, B), L (B, B) and its inverse."""
     right = tl.trans(inverse)
     m = tl.dot(t, right, out_dtype=tl.float64)
     rest = t - tl.dot(m, tl.trans(lower), out_dtype=tl.float64)
@@ -53,15 +56,16 @@ def divide(t, lower, inverse):
 
 @triton.jit
 def condition(lower, inverse):
-    """kappa^2, bounded by the Frobenius norms of L and X."""
+    """Upper bound of kappa^2, (||L||_F ||X||_F)^2."""
     return tl.sum(lower * lower) * tl.sum(inverse * inverse)
 
 
 @triton.jit
 def shift_of(p_coefficients, trace):
-    """Shift of one problem, from its pair (slope, intercept): linear in the trace. 1 for a zero matrix: any will do.
+    """Shift of one problem: slope * trace + intercept, from its pair of coefficients in memory.
 
-    NaN, and so the order to do nothing, where the trace is not finite.
+    A zero matrix gets a shift of 1, as any positive one gives it the count 0. Where the trace is not finite the shift
+    is NaN, which callers take as: nothing to do.
     """
     shift = tl.load(p_coefficients) * trace + tl.load(p_coefficients + 1)
     return tl.where(trace == 0, 1.0, tl.where(tl.abs(trace) < float("inf"), shift, float("nan")))
@@ -69,9 +73,11 @@ def shift_of(p_coefficients, trace):
 
 @triton.jit
 def problem(p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, i_problem, SHIFTS):
-    """Table row, index among all problems, shift and factor of the launch's problem number `i_problem`.
+    """Where the launch's problem number `i_problem` stands: problems are the matrices of `p_ids` times SHIFTS shifts.
 
-    The shift is NaN where there is nothing to do: the matrix is decided, or not finite.
+    Returns a pointer to the matrix's table row, the problem's index matrix * SHIFTS + shift in the arrays of the whole
+    batch, the order of the Gram, the shift, and a pointer to the factor. The shift is NaN where there is nothing to do
+    because the matrix is decided or not finite.
     """
     i_matrix = tl.load(p_ids + i_problem // SHIFTS).to(tl.int64)
     i_shift = i_problem % SHIFTS
@@ -86,7 +92,7 @@ def problem(p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, i_pro
 
 @triton.jit
 def minus_products(t, p_factor, o_row, m_row, o_column, order, begin, end, B: tl.constexpr):
-    """t - L[rows, begin:end] D L[columns, begin:end]^T"""
+    """t - L[rows, begin:end] D L[columns, begin:end]^T for a tile t: its update by columns that are factored."""
     total = tl.zeros(t.shape, tl.float64)
     for i_k in range(begin, end, B):
         o_k = i_k + tl.arange(0, B)
@@ -99,13 +105,13 @@ def minus_products(t, p_factor, o_row, m_row, o_column, order, begin, end, B: tl
 
 @triton.jit
 def weights_of(d, lower, inverse, m_column):
-    """|d_j| (1 + 128 u kappa^2), 0 for padding: what the squares of L's columns grow by."""
+    """Weights (B,) of the squares of L's columns in the growth: |d_j| (1 + 128 u kappa^2), and 0 for padding."""
     return tl.where(m_column, tl.abs(d) * (1 + 128 * UNIT * condition(lower, inverse)), 0.0)
 
 
 @triton.jit
 def block_row(t, p_factor, o_row, m_row, o_column, order, begin, end, lower, inverse, d, weights, B: tl.constexpr):
-    """Finishes L of one block row and block column and stores it; returns its share of the growth."""
+    """L of one block row in one block column, from the tile `t` of the matrix: stores it and returns its growth."""
     t = minus_products(t, p_factor, o_row, m_row, o_column, order, begin, end, B)
     b_l = divide(t, lower, inverse) / d[None, :]
     tl.store(p_factor + o_row[:, None] * order + o_column[None, :], b_l, mask=m_row[:, None])

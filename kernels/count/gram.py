@@ -1,16 +1,21 @@
-"""Gram: the smaller-side Gram of every matrix of a ragged batch, in FP64, in one launch a dtype.
+"""Gram: the smaller-side Gram of every matrix of a ragged batch, in one launch for each dtype of W.
 
-    G = W W^T / scale^2        W (r, n), r <= n, any strides; G of order r rounded up to PAD, FP64; trace = ||W||_F^2
+    G = W W^T / scale^2        W (r, n), r <= n, any strides and dtype; G FP64, of order r rounded up to PAD
+    trace(G) = ||W||_F^2 / scale^2
 
-Only tiles on and below the diagonal are computed; with `mirror` they are written above it as well. Products are
-accumulated in FP64 (see `fastrank.reference.grams`, the twin, for why). A matrix with many columns and few tiles is cut
-into chunks of columns, each summed by a program of its own and added up in a fixed order by `finish_`: two runs give
-the same bits. NaN and Inf arrive in the trace by themselves.
+The eigenvalues of G are the squared singular values of W, which `count.ldl` counts above a threshold. Products are
+accumulated in FP64; the twin, `fastrank.reference.grams`, says why. A NaN or Inf in W needs no check: it reaches the
+trace through the sums.
 
-Bytes: r n of W at least, once for each of the r / BLOCK tiles of a row (from L2 where it fits), 8 r^2 / 2 of G.
-Flops: r^2 n, FP64. On sm_90 the dot becomes DMMA (m8n8k4 by Triton 3.9, m16n8k16 by 3.6), so the tensor cores' 67
-TFLOP/s are the roof of both; ResNet-18 needs 4.9 GFLOP: 73 us. sm_86, sm_89 and sm_120 have no FP64
-tensor instruction.
+One program computes one BLOCK x BLOCK tile of G, on or below the diagonal, over one chunk of W's columns. A matrix with
+many columns and few tiles is cut into several chunks: `gram_` writes the sums over the first into G and those over the
+others into a workspace, and `finish_` adds them up in a fixed order: two runs give the same bits. With `mirror`,
+`finish_` also writes the tiles above the diagonal.
+
+Bytes: W (r n elements) at least once from memory, and once for each of the r / BLOCK tiles of a row of G, from L2 where
+W fits there; 8 r^2 / 2 of G. Flops: r^2 n, FP64. On sm_90 the dot becomes DMMA (m8n8k4 by Triton 3.9, m16n8k16 by 3.6),
+so the tensor cores' 67 TFLOP/s are the roof of both; ResNet-18 needs 4.9 GFLOP: 73 us. sm_86, sm_89 and sm_120 have no
+FP64 tensor instruction.
 
 Tried, by what the compiler makes of it (no time is measured):
     sm_80, sm_90     BLOCK 64, BLOCK_K 32, 8 warps: at most 182 registers, no spill; 4 warps: 255, and FP64 input spills
@@ -48,17 +53,18 @@ class Config(NamedTuple):
 
 
 def config(capability: tuple[int, int]) -> Config:
-    """By architecture alone: the shapes come in through the list of tiles."""
+    """Depends on the architecture alone: the shapes of the matrices only change the list of work."""
     return Config(64 if wide_tiles(capability) else 32, 32, 8, 2)
 
 
 TILE_FIELDS = tl.constexpr(4)
-"""Of the list of work: matrix, row of tiles, column of tiles, chunk."""
+"""Fields of an entry of the list of work: matrix, row of tiles, column of tiles, chunk of columns."""
 
 
 @triton.jit
 def gram_kernel(p_table, p_tiles, p_decided, p_scale, p_gram, p_partial, DTYPE: tl.constexpr, SCALED: tl.constexpr,
                 BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    """One tile of one Gram, over one chunk of W's columns."""
     p_tile = p_tiles + tl.program_id(0) * TILE_FIELDS
     i_matrix, i_row, i_column, i_chunk = (tl.load(p_tile + 0), tl.load(p_tile + 1), tl.load(p_tile + 2),
                                           tl.load(p_tile + 3))  # fmt: skip
@@ -87,7 +93,7 @@ def gram_kernel(p_table, p_tiles, p_decided, p_scale, p_gram, p_partial, DTYPE: 
 
 @triton.jit
 def finish_kernel(p_table, p_tiles, p_decided, p_gram, p_partial, MIRROR: tl.constexpr, BLOCK: tl.constexpr):
-    """Adds up the chunks of a tile, and writes it above the diagonal too."""
+    """Adds up the chunks of one tile, in place; MIRROR: writes the transposed tile above the diagonal too."""
     p_tile = p_tiles + tl.program_id(0) * TILE_FIELDS
     i_matrix, i_row, i_column = tl.load(p_tile + 0), tl.load(p_tile + 1), tl.load(p_tile + 2)
     if tl.load(p_decided + i_matrix) != 0:
@@ -113,6 +119,7 @@ def finish_kernel(p_table, p_tiles, p_decided, p_gram, p_partial, MIRROR: tl.con
 
 @triton.jit
 def trace_kernel(p_table, p_ids, p_decided, p_gram, p_trace, BLOCK: tl.constexpr):
+    """Trace of one finished Gram."""
     i_matrix = tl.load(p_ids + tl.program_id(0))
     if tl.load(p_decided + i_matrix) != 0:
         return
@@ -127,16 +134,20 @@ def trace_kernel(p_table, p_ids, p_decided, p_gram, p_trace, BLOCK: tl.constexpr
 
 
 def chunk_of(shape: Shape, block: int) -> int:
-    """Columns that one program sums: at least 512, and more where there are 264 tiles (two an H200's multiprocessor).
+    """Columns that one program sums for a matrix: a multiple of 32, and at least 512.
 
-    A chunk costs a write and a read of its tile, 16 bytes an element, against 2 x 512 flops to make it.
+    A matrix is cut only until it has about 264 programs, two for each multiprocessor of an H200: a chunk costs a write
+    and a read of its tile, 16 bytes an element, against 2 x 512 flops to make the element.
     """
     chunks = -(-264 // len(_triangle(shape.order, block)))
     return max(512, -(-shape.columns // (chunks * 32)) * 32)
 
 
 def tiles_of(shapes: Sequence[Shape], ids: Sequence[int], chunks: Sequence[int], block: int) -> Tensor:
-    """List of work `(programs, TILE_FIELDS)` int32 on the CPU of the matrices `ids`, chunk by chunk of each."""
+    """List of work `(programs, TILE_FIELDS)` int32 on the CPU for the matrices `ids`: their tiles, chunk by chunk.
+
+    chunks: columns of a chunk of each of the `shapes`, from `chunk_of`.
+    """
     listed = [torch.empty(0, TILE_FIELDS.value, dtype=torch.int32)]
     for i in ids:
         ends = torch.tensor([[i, 0, 0, c] for c in range(-(-shapes[i].columns // chunks[i]))], dtype=torch.int32)
@@ -161,13 +172,14 @@ def gram_(
     scale: Tensor | None,
     dtype: torch.dtype,
 ) -> None:
-    """Writes Grams, or their first chunks, into `gram`, and further chunks into `partial`.
+    """Writes the tiles on and below the diagonal of Grams of matrices of one `dtype`.
 
     Args:
-        gram, partial: FP64 workspaces of the sizes that `table.rows_of` says.
-        table: of matrices of one dtype, on the device. tiles: of the same, see `tiles_of`.
-        decided: `(b,)` int32; not 0: the matrix is passed over, and whatever stood in its place still does.
-        scale: `(b,)` FP64 powers of two that matrices are divided by; None: 1.
+        gram: FP64 workspace, written: the sums over each matrix' first chunk of columns.
+        partial: FP64 workspace, written: those over further chunks. `count.table.rows_of` gives both sizes.
+        table: `(b, FIELDS)` int64, see `count.table`. tiles: `(programs, TILE_FIELDS)` int32, from `tiles_of`.
+        decided: `(b,)` int32; where it is not 0 nothing is written for the matrix.
+        scale: `(b,)` FP64 powers of two that matrices are divided by; None stands for 1.
     """
     variant = gram_variant(dtype, scale is not None, config(capability(gram.device)))
     gram_kernel[len(tiles),](
@@ -176,18 +188,22 @@ def gram_(
 
 
 def finish_(gram: Tensor, partial: Tensor, table: Tensor, tiles: Tensor, decided: Tensor, mirror: bool) -> None:
-    """Adds further chunks to the first; `tiles` lists chunk 0 of the tiles. Needed for chunks, and to `mirror`."""
+    """Adds the further chunks in `partial` to the first in `gram`, in place, for matrices that have several.
+
+    tiles: as of `gram_`, but with every tile once, as chunk 0. mirror: also write the tiles above the diagonal, which
+    matrices with one chunk need as well.
+    """
     variant = finish_variant(mirror, config(capability(gram.device)))
     finish_kernel[len(tiles),](table, tiles, decided, gram, partial, **variant.constexprs, **variant.options)
 
 
 def trace_(trace: Tensor, table: Tensor, ids: Tensor, decided: Tensor, gram: Tensor) -> None:
-    """Traces `(b,)` of the finished Grams `ids` `(n,)` int32."""
+    """Writes the traces of the finished Grams of the matrices `ids` `(n,)` int32 into `trace` `(b,)` FP64."""
     trace_kernel[len(ids),](table, ids, decided, gram, trace, **TRACE.constexprs, **TRACE.options)
 
 
 def gram_cost(shapes: Sequence[Shape], itemsize: int) -> tuple[int, int]:
-    """Bytes and flops: W read once, the lower triangle written once; one half of the products."""
+    """Bytes and flops: W read once, the lower triangle of G written once; half the products of a full W W^T."""
     moved = sum(s.rows * s.columns * itemsize + 4 * s.order**2 for s in shapes)
     return moved, sum(s.rows**2 * s.columns for s in shapes)
 

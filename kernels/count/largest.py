@@ -1,7 +1,11 @@
-"""Largest: the largest magnitude of every FP64 matrix of a ragged batch, in one launch, to scale it by.
+"""Largest: the largest magnitude in every FP64 matrix of a ragged batch, in one launch.
 
-Squares of FP64 numbers leave the range; those of narrower dtypes cannot, and need none of this. Bound by its bytes:
-r n of W, once.
+    largest = max |w_ij|        W (r, n) FP64, any strides
+
+`count.gram` and `count.tiny` divide an FP64 matrix by the power of two next to it, because squares of FP64 numbers may
+leave the range of FP64. Squares of narrower dtypes cannot, and need no scale.
+
+Each matrix is shared by `_PARTS` programs. Bytes: 8 r n, W once; that is what bounds it.
 """
 
 from __future__ import annotations
@@ -17,12 +21,12 @@ from ..variant import Variant
 from .table import COLUMNS, FIELDS, POINTER, ROWS, STRIDE_COLUMN, STRIDE_ROW
 
 _PARTS = 32
-"""Programs a matrix."""
+"""Programs that share a matrix."""
 
 
 @triton.jit
 def largest_kernel(p_table, p_ids, p_largest, BLOCK: tl.constexpr):
-    """Largest magnitude of an FP64 matrix: its bits, which as an integer order as the number does, NaN above all."""
+    """Maximum over the bits of |w|, taken as integers: they are ordered as the numbers are, and NaN is above all."""
     i_matrix = tl.load(p_ids + tl.program_id(0))
     p_row = p_table + i_matrix * FIELDS
     rows, columns = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS)
@@ -33,14 +37,18 @@ def largest_kernel(p_table, p_ids, p_largest, BLOCK: tl.constexpr):
         o = i + tl.arange(0, BLOCK)
         b = tl.load(p + o // columns * stride_row + o % columns * stride_column, mask=o < rows * columns, other=0.0)
         largest = tl.maximum(largest, tl.abs(b).to(tl.int64, bitcast=True))
-    # The greatest of integers does not depend on the order: two runs give the same bits.
+    # A maximum does not depend on the order in which the programs come: two runs give the same bits.
     tl.atomic_max(p_largest + i_matrix, tl.max(largest))
 
 
 def largest_(largest: Tensor, table: Tensor, ids: Tensor) -> None:
-    """Largest magnitudes `(b,)` FP64 of the FP64 matrices `ids` `(n,)` int32, into zeros; NaN or Inf
-    where a matrix has one."""
-    grid = (len(ids), _PARTS)  # of the first there may be 2^31 - 1, of the second 65535
+    """Writes the largest magnitude of each of the FP64 matrices `ids`; NaN or Inf where a matrix has one.
+
+    Args:
+        largest: `(b,)` FP64, all zero before; written in place.
+        table: `(b, FIELDS)` int64, see `count.table`. ids: `(n,)` int32.
+    """
+    grid = (len(ids), _PARTS)  # CUDA allows 2^31 - 1 programs in the first dimension, and 65535 in the second
     largest_kernel[grid](table, ids, largest.view(torch.int64), **LARGEST.constexprs, **LARGEST.options)
 
 

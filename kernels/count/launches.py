@@ -1,11 +1,13 @@
-"""Launches: which kernels count a ragged batch, over which matrices each, decided once for a batch and kept.
+"""Launches: which kernels count the ranks of a ragged batch, and which matrices each launch takes.
 
-    Grams:   `gram_` a dtype, `finish_` where sums come in chunks, `trace_`
-    counts:  `tiny_` a dtype and size, straight from the matrices; `factor_` one program a problem, or
-             `factor_windows_` many, from the Grams
+    sum_grams   `gram_`, one launch a dtype; `finish_`, where a Gram is summed in chunks or is to be whole; `trace_`
+    count       matrices small enough for `count.tiny`: `tiny_`, one launch a dtype and size, straight from W
+                others, from their Grams: `factor_`, one program a matrix and shift, for r <= `ONE_PROGRAM_UP_TO`,
+                and `factor_windows_`, many programs a matrix and shift, above
 
-Every launch is of a size that is known beforehand and waits for nothing: a CUDA graph can capture all of them. How a
-matrix is cut up depends on its own shape alone: it gives the same bits whatever else is in the batch.
+The plan is made once for a batch and kept. The size of every launch is known beforehand, and none waits for the host:
+a CUDA graph can capture them all. How a matrix is cut into tiles and chunks depends on its own shape alone, so that it
+gives the same bits whatever else is in the batch.
 """
 
 from __future__ import annotations
@@ -23,21 +25,22 @@ from .largest import largest_
 from .ldl import Problems
 from .ldl_windows import factor_windows_
 from .power import power_
-from .table import Shape, rows_of
+from .table import OFFSET, Shape, rows_of
 
 Key = TypeVar("Key", bound=Hashable)
 
 ONE_PROGRAM_UP_TO = 512
-"""Largest r factored by one program a problem. At 512 both ways take about 0.25 ms by estimate, for few matrices: a
-chain of 512 pivots and 45 MFLOP of one multiprocessor, or 4 windows of 3 launches. Not measured."""
+"""Largest order that one program factors. For few matrices of order 512 both ways take about 0.25 ms by estimate: one
+program has a chain of 512 pivots and 45 MFLOP for its multiprocessor, many have 4 windows of 3 launches. Not
+measured."""
 PRODUCTS = 8
-"""With each Gram in search of lambda_1: what a step turns out of the basis falls by (lambda_i / lambda_1)^16. In
-training with layers of 100 x 100, k = 16 and noisy steps, sigma_1 is known to 1e-4 in 85 to 100 % of the steps, by
-layer, and in 2 to 18 % without any."""
+"""Products of each Gram with a vector in search of lambda_1, see `count.power`. The square of the vector's error in
+direction i falls by (lambda_i / lambda_1)^16. In training with layers of 100 x 100, k = 16 and noisy steps, sigma_1 is
+known to 1e-4 in 85 to 100 % of the steps, depending on the layer, and without any products in 2 to 18 %."""
 
 
 def variants_of_counts(orders: Collection[int], dtypes: Collection[torch.dtype], device: torch.device) -> list[Variant]:
-    """What launches that keep all Grams specialise their kernels on, of matrices of these orders and dtypes."""
+    """Every variant that `Launches(..., keep=True)` may launch on `device`, for matrices of these orders and dtypes."""
     at = capability(device)
     found = [gram.gram_variant(dtype, dtype == torch.float64, gram.config(at)) for dtype in dtypes]
     found += [gram.finish_variant(True, gram.config(at)), gram.TRACE, power.POWER]
@@ -51,7 +54,7 @@ def variants_of_counts(orders: Collection[int], dtypes: Collection[torch.dtype],
 
 
 def workspace_bytes(matrix: Tensor, shifts: int, keep: bool) -> int:
-    """What `Launches` takes for a 2-D `matrix`: its Gram, partial sums of it, and a factor for each of the shifts."""
+    """Bytes of workspace that `Launches` needs for a 2-D `matrix`: its Gram, partial sums of it, a factor a shift."""
     shape, at = Shape.of(matrix), capability(matrix.device)
     if not keep and tiny.config(shape.rows, at) is not None:
         return 0
@@ -63,17 +66,19 @@ class Launches:
     """What is launched for one batch.
 
     Args:
-        matrices: 2-D on one device, no side 0, of the dtypes in `limits.DTYPES`; whoever launches keeps them alive.
-        shifts: how many eigenvalue counts of each matrix.
-        keep: store every Gram, whole, so that others can work on it: none is counted without.
+        matrices: b of them, 2-D, on one device, with no side of 0 and of the dtypes in `limits.DTYPES`. Their memory is
+            read at every launch: the caller keeps it alive.
+        shifts: how many eigenvalue counts each matrix gets, S below.
+        keep: store every Gram whole, both triangles, for others to read. Then `tiny_`, which stores none, is not used.
 
     Attributes:
         shapes: `Shape` of each matrix.
-        table, ids: on the device; they must outlive a CUDA graph that has captured a launch.
-        decided: `(b,)` int32 on the device; written by whoever knows a matrix' rank already: its launches return at
-            once, its count is 0 and its trace stays as it is.
-        size: FP64 elements of the workspace: Grams, partial sums, and `shifts` factors a Gram.
-        offsets: of each Gram in the workspace, in elements; only stored ones mean anything.
+        table: `(b, FIELDS)` int64 on the device. A CUDA graph that has captured a launch reads it, and lists that only
+            this object holds: it must not outlive them.
+        decided: `(b,)` int32 on the device. The caller sets it, in place, where it knows the rank of a matrix already:
+            kernels then skip the matrix, its count is 0 and its trace keeps its value.
+        size: FP64 elements of the workspace: Grams, partial sums of Grams, and S factors a Gram, in this order.
+        offsets: where the Gram of each matrix begins in the workspace, in elements; meaningless where none is stored.
     """
 
     def __init__(self, matrices: Sequence[Tensor], shifts: int, keep: bool) -> None:
@@ -89,7 +94,7 @@ class Launches:
         chunks = [gram.chunk_of(shape, block) for shape in self.shapes]
         pointers = [matrix.data_ptr() for matrix in matrices]
         table, self._gram, self._partial = rows_of(pointers, self.shapes, chunks, stored)
-        self.table, self.offsets = to_device(table, self.device), table[:, 6].tolist()
+        self.table, self.offsets = to_device(table, self.device), table[:, OFFSET.value].tolist()
         self.size = self._gram * (1 + shifts) + self._partial
         self.parts = max(ldl.parts(shape.order, at) for shape in self.shapes)
 
@@ -112,11 +117,11 @@ class Launches:
 
     @property
     def scaled(self) -> bool:
-        """Whether there are FP64 matrices, which are divided by a power of two of their own."""
+        """Whether there are FP64 matrices: each of them is divided by a power of two of its own."""
         return len(self._fp64) > 0
 
     def largest(self) -> Tensor | None:
-        """Largest magnitude `(b,)` FP64 of each FP64 matrix, 0 for others; None if there are only others."""
+        """Largest magnitude `(b,)` FP64 of each FP64 matrix, 0 for other dtypes; None if no matrix is FP64."""
         if not self.scaled:
             return None
         largest = torch.zeros(len(self.shapes), dtype=torch.float64, device=self.device)
@@ -125,7 +130,12 @@ class Launches:
         return largest
 
     def sum_grams(self, workspace: Tensor, trace: Tensor, scale: Tensor | None) -> None:
-        """Writes Grams into the `workspace` and their traces into `trace` `(b,)`; matrices are divided by `scale`."""
+        """Writes the Grams that are stored into `workspace`, and their traces into `trace`.
+
+        Args:
+            workspace: `(size,)` FP64. trace: `(b,)` FP64.
+            scale: `(b,)` FP64 powers of two that FP64 matrices are divided by; None if there are no FP64 matrices.
+        """
         grams, partial = workspace[: self._gram], workspace[self._gram : self._gram + max(self._partial, 1)]
         with current(self.device):
             for dtype, tiles in self._tiles.items():
@@ -138,9 +148,13 @@ class Launches:
                 gram.trace_(trace, self.table, self._stored, self.decided, grams)
 
     def multiply(self, workspace: Tensor, trace: Tensor, vectors: Tensor, rows: Tensor) -> None:
-        """Writes G x / trace, `PRODUCTS` times over, from `vectors[0]` to `vectors[1]` and back; see `power`.
+        """Replaces x by G x / trace `PRODUCTS` times, see `count.power`; needs the whole Grams (`keep`).
 
-        vectors: `(2, all matrices, width)` FP64. rows: `(b,)`, whose there is whose here.
+        Args:
+            workspace, trace: as `sum_grams` left them.
+            vectors: `(2, all matrices, width)` FP64, overwritten: x is read from `vectors[0]`, the products go to
+                `vectors[1]`, back to `vectors[0]`, and so on.
+            rows: `(b,)` integers, the row of `vectors` that belongs to each matrix of this batch.
         """
         places = rows.to(torch.int32)
         with current(self.device):
@@ -151,9 +165,16 @@ class Launches:
     def count(
         self, workspace: Tensor, trace: Tensor, scale: Tensor | None, coefficients: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Counts `(b, S)` int64 above the shifts and growth `(b, S)` FP64, after `sum_grams`; completes `trace`.
+        """Counts the eigenvalues of each Gram above each shift. `sum_grams` comes first.
 
-        coefficients `(b, S, 2)` FP64: slope and intercept of each shift over the trace.
+        Args:
+            workspace: as `sum_grams` left it; the factors are written behind the Grams.
+            trace: `(b,)` FP64 of `sum_grams`; those of the matrices that `tiny_` counts are written here.
+            scale: as of `sum_grams`.
+            coefficients: `(b, S, 2)` FP64, slope and intercept: shift = slope * trace + intercept.
+
+        Returns:
+            counts `(b, S)` int64 and growth of the factors `(b, S)` FP64, see `count.ldl`.
         """
         b, shifts = coefficients.shape[:2]
         counts = torch.zeros(b, shifts, dtype=torch.int64, device=self.device)
@@ -172,7 +193,7 @@ class Launches:
         return counts, growth.sum(-1)
 
     def _ids(self, ids: list[int]) -> Tensor:
-        """On the device, the largest first: what takes longest starts first."""
+        """`ids` on the device, the largest matrices first: what takes longest starts first."""
         ordered = sorted(ids, key=lambda i: (self.shapes[i].order, self.shapes[i].columns), reverse=True)
         return to_device(torch.tensor(ordered, dtype=torch.int32), self.device)
 

@@ -1,18 +1,23 @@
-"""LDL: inertia of G - shift I for every matrix of a ragged batch and several shifts each, by unpivoted blocked LDL^T.
+"""LDL: how many eigenvalues of each Gram are above each of several shifts, by an unpivoted blocked LDL^T.
 
-    counts[i, s] = number of positive pivots,   growth[i, s] = sum_j |d_j| ||L_j||^2 (1 + 128 u kappa_j^2)
+    G - shift I = L D L^T                           G (r, r) FP64; one factor a matrix i and shift s
+    counts[i, s] = number of positive pivots d_j    = number of eigenvalues above the shift, by Sylvester's law
+    growth[i, s] = sum_j |d_j| ||L_j||^2 (1 + 128 u kappa_j^2)
 
-One program a problem (a matrix and a shift) goes through the block columns, left-looking, so that a factor is written
-once and only read after that; `count.ldl_windows` puts many programs to one problem. Both are made of the same block
-steps, `count.elimination`. A diagonal block of a factor keeps L below, D on and X^T above it.
+L_j is column j of L, and kappa_j the kappa of its diagonal block (`count.elimination`). The computed factors are exact
+for a matrix within (r + 64) u (||G - shift I||_F + growth) of G - shift I: at most r + 3 for the sums of products,
+2 B + 7 for `divide` and D, whose own B columns are not among those summed, and 2 for a moved pivot. The twin is
+`fastrank.reference.ldl`; `fastrank.counting.bounds` says what the counts prove.
 
-The twin is `fastrank.reference.ldl`; `fastrank.counting.bounds` says what the counts prove. The computed factors are
-exact for a matrix within (r + 64) u (||G - shift I||_F + growth): at most r + 3 for the sums of products, 2 B + 7 for
-`divide` and D, where B columns are not summed, and 2 for a moved pivot.
+One program factors one problem, a matrix and a shift. It takes the block columns left-looking: each is updated by all
+columns before it, then factored. So a factor is written once, and only read after that. `count.ldl_windows` puts many
+programs on one problem, by the same block steps, `count.elimination`. A factor is stored apart from its Gram; in its
+diagonal blocks L stands below the diagonal, D on it, and X^T = L^-T above it.
 
-Bytes: r^2 / 2 of G read and of L written, r^3 / (6 BLOCK_ROW) of L read again, from L2 (8 each). Flops: r^3 / 3, FP64.
-On sm_90, 640 of 512 have 29 GFLOP a shift: 0.43 ms of the tensor cores. What bounds a small batch is the chain of r
-pivots, each a few dependent reductions over a block: at an estimated 0.3 us a pivot, 0.15 ms for r = 512.
+Bytes: r^2 / 2 elements of G read and of L written, r^3 / (6 BLOCK_ROW) of L read again, from L2; 8 bytes each. Flops:
+r^3 / 3, FP64. On sm_90, 640 matrices of order 512 have 29 GFLOP a shift: 0.43 ms of the tensor cores. What bounds a
+small batch is the chain of r pivots, each a few dependent reductions over a block: at an estimated 0.3 us a pivot,
+0.15 ms for r = 512.
 
 Tried, by what the compiler makes of it (no time is measured):
     sm_80, sm_90     B 32, BLOCK_ROW 64, 8 warps: spills up to 280 bytes; B 16, 4 warps: none, with two stages
@@ -42,14 +47,15 @@ class Config(NamedTuple):
     """Launch configuration."""
 
     b: int
-    """Order of a diagonal block."""
+    """Order of a diagonal block, and so the width of a block column."""
     block_row: int
+    """Rows that are divided by a diagonal block at a time."""
     num_warps: int
     num_stages: int
 
 
 def config(capability: tuple[int, int]) -> Config:
-    """Of `factor_kernel` and `rows_kernel`, by architecture alone."""
+    """Of `factor_kernel` and `ldl_windows.rows_kernel`; depends on the architecture alone."""
     if wide_tiles(capability):
         return Config(16, 64, 4, 2)
     return Config(32, 32, 8, 1) if capability[0] >= 10 else Config(16, 32, 4, 1)
@@ -58,7 +64,10 @@ def config(capability: tuple[int, int]) -> Config:
 @triton.jit(do_not_specialize=["SHIFTS", "PARTS"])
 def factor_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_gram, p_factors, p_counts, p_growth, start,
                   span, SHIFTS, PARTS, IN_PLACE: tl.constexpr, BLOCK_ROW: tl.constexpr, B: tl.constexpr):  # fmt: skip
-    """Columns and rows start : start + span of each problem; IN_PLACE, of what the factor's place holds by then."""
+    """Factors rows and columns start : start + span of a problem, and adds to its count and to part 0 of its growth.
+
+    IN_PLACE: what is factored is what the factor's place holds (`count.ldl_windows`); else it is G - shift I.
+    """
     p_row, i, order, shift, p_factor = problem(
         p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, tl.program_id(0), SHIFTS
     )
@@ -79,7 +88,7 @@ def factor_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_gram, p_
         offsets = o_column[:, None] * order + o_column[None, :]
         t = tl.load(p_source + offsets)
         if not IN_PLACE:
-            # Padding has pivots of 1 and no neighbours: it counts for nothing below.
+            # Padding becomes rows of the identity: it changes no other pivot, and is left out of count and growth.
             t = tl.where(diagonal, tl.where(o_column < rows, t - shift, 1.0), t)
         t = minus_products(t, p_factor, o_column, o_column < order, o_column, order, start, i_column, B)
         lower, inverse, d = factor_block(t, floor, B)
@@ -95,43 +104,47 @@ def factor_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_gram, p_
             growth += block_row(
                 b, p_factor, o_row, m_row, o_column, order, start, i_column, lower, inverse, d, weights, B
             )
-        # What this block column has stored, other threads of the program load in the next one.
+        # For the next block column, threads load what other threads of the program have stored for this one.
         tl.debug_barrier()
     tl.store(p_counts + i, tl.load(p_counts + i) + count)
     tl.store(p_growth + i * PARTS, tl.load(p_growth + i * PARTS) + growth)
 
 
 class Problems(NamedTuple):
-    """What both ways of factoring are given, on the device."""
+    """What is to be factored and where the answers go, on the device, for b matrices and S shifts each."""
 
     table: Tensor
-    """(b, FIELDS) int64"""
+    """(b, FIELDS) int64, see `count.table`"""
     decided: Tensor
-    """(b,) int32; not 0: nothing to do, count 0"""
+    """(b,) int32; where it is not 0 the matrix is skipped, with a count of 0"""
     coefficients: Tensor
-    """(b, S, 2) FP64: shift = slope * trace + intercept; NaN: nothing to do, count 0"""
+    """(b, S, 2) FP64, slope and intercept: shift = slope * trace + intercept; NaN skips the problem, count 0"""
     trace: Tensor
-    """(b,) FP64"""
+    """(b,) FP64, of the Grams"""
     gram: Tensor
-    """FP64 workspace, finished"""
+    """FP64 workspace with the finished Grams, of which the lower triangles are read"""
     factors: Tensor
-    """FP64 workspace of S times the Gram's size"""
+    """FP64 workspace of S times the size of the Grams', written: the factors. May be `gram` itself where S = 1"""
     counts: Tensor
     """(b, S) int64, written"""
     growth: Tensor
-    """(b, S, parts) FP64, zeroed before: added to"""
+    """(b, S, parts) FP64, zero before: each program adds to a part of its own; their sum is the growth"""
 
     def addresses(self, ids: Tensor) -> dict[str, Tensor]:
+        """Pointer arguments of a launch over the matrices `ids`, by name."""
         return {f"p_{name}": value for name, value in self._asdict().items()} | {"p_ids": ids}
 
 
 def parts(order: int, capability: tuple[int, int]) -> int:
-    """How many parts the growth of a matrix needs: one for each row of blocks."""
+    """Parts that the growth of a matrix of this order needs: one for each block row."""
     return -(-order // config(capability).block_row)
 
 
 def factor_(problems: Problems, ids: Tensor) -> None:
-    """Counts and growth of the matrices `ids` `(n,)` int32, one program a problem; the largest first."""
+    """Writes factors, counts and growth of `problems` for the matrices `ids` `(n,)` int32, one program a problem.
+
+    Programs start in the order of `ids`: the largest matrices should come first.
+    """
     shifts = problems.coefficients.shape[1]
     variant = variant_of(factor_kernel, config(capability(ids.device)), IN_PLACE=False)
     factor_kernel[len(ids) * shifts,](
@@ -141,7 +154,7 @@ def factor_(problems: Problems, ids: Tensor) -> None:
 
 
 def ldl_cost(orders: list[int], shifts: int) -> tuple[int, int]:
-    """Bytes and flops: the triangle of each Gram read and of each factor written, once; r^3 / 3 a shift."""
+    """Bytes and flops: one triangle of each Gram read and of each factor written, once; r^3 / 3 flops a shift."""
     return sum(4 * r * r * (1 + shifts) for r in orders), sum(shifts * r**3 // 3 for r in orders)
 
 

@@ -1,13 +1,16 @@
-"""LDL by windows: the same as `count.ldl` with many programs a problem, for large orders.
+"""LDL by windows: the counts and growth of `count.ldl`, with many programs on each problem, for large orders.
 
-Right-looking, by windows of `WINDOW` columns, in three launches each: the window's own block by one program a problem,
-the rows below it by one program for every `block_row` of them, and everything to its right by one program a tile.
-One more launch before them puts G - shift I into the factor's place.
+A problem (a matrix and a shift) is factored right-looking, in the factor's place, by windows of `WINDOW` columns:
 
-Bytes: r^3 / (3 WINDOW) elements of the factor read and written. Flops: r^3 / 3. On sm_90 one 4096 moves 1.4 GB a shift
-(0.3 ms at 4.3 TB/s, less where the L2 holds it) and has 23 GFLOP a shift (0.34 ms of the tensor cores); its chain of
-4096 pivots takes an estimated 1.2 ms in the window launches, which the tiles to the right do not overlap yet: 97
-launches of which a third are one program a problem. Times are not measured.
+    first           factor's place = G - shift I                `update_kernel`, one program a tile
+    a window:       LDL^T of its diagonal block                 `factor_kernel` of `count.ldl`, one program a problem
+                    L in the rows below that block              `rows_kernel`, one program for BLOCK_ROW rows
+                    A -= L D L^T for all that is to the right   `update_kernel`, one program a tile
+
+Bytes: r^3 / (3 WINDOW) elements of the factor read and written. Flops: r^3 / 3. On sm_90 one matrix of order 4096 moves
+1.4 GB a shift (0.3 ms at 4.3 TB/s, less where the L2 holds it) and has 23 GFLOP a shift (0.34 ms of the tensor cores).
+Its chain of 4096 pivots takes an estimated 1.2 ms in the launches of `factor_kernel`, with which those of
+`update_kernel` do not overlap yet: of 95 launches a third have one program a problem. Times are not measured.
 
 Tried for `update_kernel`, by what the compiler makes of it; for the others see `count.ldl`:
     sm_86, sm_89     BLOCK_ROW 64 spills up to 804 bytes; BLOCK_ROW 32, 8 warps: 60 registers, no spill
@@ -28,17 +31,18 @@ from .ldl import Config, Problems, config, factor_kernel, variant_of
 from .table import OFFSET, ROWS
 
 WINDOW = 128
+"""Columns of a window."""
 
 
 def update_config(capability: tuple[int, int]) -> Config:
-    """Of `update_kernel`; `b` is the step of its sums."""
+    """Of `update_kernel`: tiles of block_row x block_row, summed over `b` columns of L at a time."""
     return Config(32, 64, 8, 2) if wide_tiles(capability) else Config(32, 32, 8, 1)
 
 
 @triton.jit(do_not_specialize=["SHIFTS", "PARTS"])
 def rows_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, p_growth, start, span, SHIFTS, PARTS,
                 BLOCK_ROW: tl.constexpr, B: tl.constexpr):  # fmt: skip
-    """The rows below a window that `factor_kernel` has finished."""
+    """L in BLOCK_ROW rows below the window start : start + span, whose diagonal block `factor_kernel` has factored."""
     p_row, i, order, shift, p_factor = problem(
         p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, tl.program_id(1), SHIFTS
     )
@@ -63,7 +67,7 @@ def rows_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, p
         t = tl.load(p_factor + (o_row[:, None] * order + o_column[None, :]), mask=m_row[:, None], other=0.0)
         growth += block_row(t, p_factor, o_row, m_row, o_column, order, start, i_column, lower, inverse, d, weights, B)
         tl.debug_barrier()
-    # One program adds to a part at a time: the launches of later windows come after this one.
+    # No other program adds to this part at the same time: launches for later windows come after this one.
     p_part = p_growth + i * PARTS + i_row // BLOCK_ROW
     tl.store(p_part, tl.load(p_part) + growth)
 
@@ -71,12 +75,16 @@ def rows_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, p
 @triton.jit(do_not_specialize=["SHIFTS"])
 def update_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_gram, p_factors, start, span, SHIFTS,
                   FIRST: tl.constexpr, BLOCK_ROW: tl.constexpr, B: tl.constexpr):  # fmt: skip
-    """A -= L D L^T for one tile on or below the diagonal, right of a window. FIRST: A = G - shift I, for no window."""
+    """A -= L D L^T for one tile, on or below the diagonal, right of the window start : start + span.
+
+    FIRST: A = G - shift I instead, with an empty window at 0, so that all tiles are to the right of it.
+    """
     p_row, _i, order, shift, p_factor = problem(
         p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, tl.program_id(1), SHIFTS
     )
     i_tile = tl.program_id(0)
-    # Tiles of a triangle in one dimension: row i has i + 1 of them. The root may be rounded either way.
+    # Tiles of the triangle are numbered row by row; row i has i + 1 of them. The root may be rounded either way, which
+    # the two lines after it correct.
     i_row = ((tl.sqrt(8.0 * i_tile.to(tl.float32) + 1.0) - 1.0) * 0.5).to(tl.int32)
     i_row -= (i_row * (i_row + 1) // 2 > i_tile).to(tl.int32)
     i_row += ((i_row + 1) * (i_row + 2) // 2 <= i_tile).to(tl.int32)
@@ -102,7 +110,12 @@ def update_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_gram, p_
 
 
 def factor_windows_(problems: Problems, ids: Tensor, order: int) -> None:
-    """The same with many programs a problem, for matrices of at most `order`; 3 order / WINDOW launches."""
+    """Writes what `ldl.factor_` does, with many programs a problem, by about 3 order / WINDOW launches.
+
+    Args:
+        problems: see `ldl.Problems`. ids: `(n,)` int32, the matrices.
+        order: of the largest of these matrices.
+    """
     shifts, device = problems.coefficients.shape[1], capability(ids.device)
     c, wide = config(device), update_config(device)
     count = len(ids) * shifts
@@ -133,7 +146,7 @@ def factor_windows_(problems: Problems, ids: Tensor, order: int) -> None:
 
 
 def variants_of(capability: tuple[int, int]) -> list[Variant]:
-    """What `factor_windows_` launches."""
+    """The variants that `factor_windows_` launches on a device of this compute capability."""
     c, wide = config(capability), update_config(capability)
     updates = [variant_of(update_kernel, wide, FIRST=first) for first in (True, False)]
     return [variant_of(factor_kernel, c, IN_PLACE=True), variant_of(rows_kernel, c), *updates]

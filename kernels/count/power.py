@@ -1,12 +1,15 @@
-"""Power: a few products of each Gram with one vector, from the first singular vector that a sketch has found.
+"""Power: one product of each Gram with a vector, a step of power iteration for lambda_1 = sigma_1^2.
 
-    y = G x / trace        x (r,) from a sketch (`sketch.lift`), then y again and again
+    y = G x / trace        G (r, r), x and y (r,), FP64
 
-A sketch knows sigma_1 as well as last step's basis fits this step's matrix: what the step has turned out of the basis
-lies in directions of smaller singular values, and is gone after a few products. Where a Gram is there at all it is read
-once more for each, which is little beside making and factoring it; decided matrices have none, and return.
+The first x is the first singular vector that a sketch has found (`sketch.lift`); then y takes the place of x, a few
+times. A sketch alone knows sigma_1 only as well as last step's basis fits this step's matrix. What its vector is off
+by, because the step has changed W, lies in directions of smaller singular values, and is gone after a few products.
+Where there is a Gram, each product reads it once, which is little beside making and factoring it. A decided matrix has
+no Gram, and its programs return.
 
-Bytes: 8 r^2 a product, from L2 where it fits. Flops: 2 r^2. Times are not measured.
+One program makes BLOCK elements of one y. Bytes: 8 r^2 a product, from L2 where it fits. Flops: 2 r^2. Times are not
+measured.
 """
 
 from __future__ import annotations
@@ -21,11 +24,12 @@ from ..variant import Variant
 from .table import FIELDS, OFFSET, ORDER
 
 BLOCK = 64
-"""Rows a program."""
+"""Rows of a Gram that one program multiplies."""
 
 
 @triton.jit(do_not_specialize=["WIDTH"])
 def power_kernel(p_table, p_places, p_decided, p_trace, p_gram, p_from, p_to, WIDTH, BLOCK: tl.constexpr):
+    """BLOCK elements of y of one matrix; its vectors are rows `p_places[i_matrix]` of `p_from` and `p_to`."""
     i_matrix = tl.program_id(0)
     p_row = p_table + i_matrix * FIELDS
     order = tl.load(p_row + ORDER)
@@ -48,12 +52,15 @@ def power_kernel(p_table, p_places, p_decided, p_trace, p_gram, p_from, p_to, WI
 def power_(
     to: Tensor, source: Tensor, places: Tensor, table: Tensor, decided: Tensor, trace: Tensor, gram: Tensor
 ) -> None:
-    """Writes G x / trace of each matrix of a table into its row of `to`, x being that of `source`.
+    """Writes y = G x / trace of each matrix of a table into its row of `to`; x is its row of `source`.
 
     Args:
-        to, source: `(all matrices, width)` FP64, width at least every order of a Gram.
-        places: `(b,)` int32, rows of both for the table's own matrices.
-        gram: the workspace, whole Grams.
+        to, source: `(all matrices, width)` FP64, width at least the order of every Gram.
+        places: `(b,)` int32, the row of `to` and of `source` that belongs to each matrix of the table.
+        table: `(b, FIELDS)` int64, see `count.table`.
+        decided: `(b,)` int32; where it is not 0 the matrix is skipped, and its row of `to` keeps its values.
+        trace: `(b,)` FP64, of the Grams.
+        gram: FP64 workspace with whole Grams, both triangles.
     """
     width = to.shape[1]
     power_kernel[len(table), -(-width // BLOCK)](
@@ -62,7 +69,7 @@ def power_(
 
 
 def power_cost(orders: list[int]) -> tuple[int, int]:
-    """Bytes and flops of one product: the Gram read once."""
+    """Bytes and flops of one product with each Gram of these `orders`: the Gram is read once."""
     return sum(8 * r * r for r in orders), sum(2 * r * r for r in orders)
 
 

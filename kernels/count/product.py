@@ -1,4 +1,4 @@
-"""Product: one tile of W W^T, summed in FP64, of a W of any dtype and strides. What the Gram kernels share."""
+"""Product: one tile of W W^T, summed in FP64, for W of any dtype and strides. For `count.gram` and `count.tiny`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,15 @@ TRITON_TYPES = {
     torch.float32: tl.float32,
     torch.float64: tl.float64,
 }
+"""Triton's name of each dtype of a matrix."""
 
 
 @triton.jit
 def _wide_tile(p, o_row, o_column, stride_row, stride_column, m_row, end, UNIT: tl.constexpr):
-    """Tile (BLOCK, BLOCK_K) of W. UNIT names the stride that is 1, so that the loads of a warp are neighbours."""
+    """Tile (BLOCK, BLOCK_K) of W; FP32 for half precision, else in W's dtype.
+
+    UNIT names the stride that is 1, "row", "column" or "none": along it the threads of a warp load neighbours.
+    """
     m_column = o_column < end
     if UNIT == "row":
         offsets = o_column[:, None] * stride_column + o_row[None, :]
@@ -26,7 +30,8 @@ def _wide_tile(p, o_row, o_column, stride_row, stride_column, m_row, end, UNIT: 
         offsets = o_row[:, None] * stride_row + o_column[None, :] * step
         tile = tl.load(p + offsets, mask=m_row[:, None] & m_column[None, :], other=0.0)
     if tile.dtype.primitive_bitwidth == 16:
-        # A sum of one: Triton 3.6 fails to feed an FP64 product from 16 bits, and does not look through this.
+        # A sum over one element. Triton 3.6 fails on FP64 products of what it sees to come from 16 bits, and does not
+        # look through a sum.
         tile = tl.sum(tile.to(tl.float32)[:, :, None], 2)
     return tile
 
@@ -34,6 +39,7 @@ def _wide_tile(p, o_row, o_column, stride_row, stride_column, m_row, end, UNIT: 
 @triton.jit
 def _sum_with(p, o_a, o_b, stride_row, stride_column, rows, begin, end, factor, UNIT: tl.constexpr,
               BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    """What `sum_products` returns, where UNIT names the stride that is 1."""
     total = tl.zeros((BLOCK, BLOCK), tl.float64)
     for i_k in range(begin, end, BLOCK_K):
         o_k = i_k + tl.arange(0, BLOCK_K).to(tl.int64)
@@ -46,7 +52,7 @@ def _sum_with(p, o_a, o_b, stride_row, stride_column, rows, begin, end, factor, 
 @triton.jit
 def sum_products(p, o_a, o_b, stride_row, stride_column, rows, begin, end, factor,
                  BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
-    """Tile (BLOCK, BLOCK) of the Gram: rows `o_a` by rows `o_b` of W, over columns begin : end."""
+    """Tile (BLOCK, BLOCK) of the Gram of factor * W, FP64: rows `o_a` by rows `o_b`, over columns begin : end of W."""
     if stride_column == 1:
         total = _sum_with(p, o_a, o_b, stride_row, 1, rows, begin, end, factor, "column", BLOCK, BLOCK_K)
     elif stride_row == 1:

@@ -1,10 +1,13 @@
-"""Table: what kernels need to know of a ragged batch of matrices, one row of 64-bit integers a matrix, on the device.
+"""Table: where the matrices of a ragged batch are and what shape they have, one row of int64 a matrix, on the device.
 
-A matrix is taken wide: r rows and n columns, r <= n, whichever of its sides is which; a tall one enters with its
-strides exchanged. Nothing is copied: the table points at the caller's memory, and whoever launches keeps it alive.
+    table (b, FIELDS) int64
 
-Grams and factors of r x r are kept with an order that is r rounded up to `PAD`, so that no kernel masks a column and
-every row is aligned. Padding is zero in a Gram.
+Every matrix is described as a wide one, with r rows and n columns, r <= n: a tall one enters as its transpose, rows and
+columns and their strides exchanged. Nothing is copied: the table points at the caller's memory, which the caller keeps
+alive.
+
+The Gram of a matrix and its factors, r x r, are stored with an order that is r rounded up to a multiple of `PAD`, so
+that no kernel masks a column and every row is aligned. The padding of a Gram is zero.
 """
 
 from __future__ import annotations
@@ -17,16 +20,27 @@ import triton.language as tl
 from torch import Tensor
 
 PAD = 32
-"""Orders are multiples of this, the width of a block of LDL^T."""
+"""Orders of Grams and factors are multiples of this, the width of the widest block column of LDL^T."""
 
 POINTER, ROWS, COLUMNS, STRIDE_ROW, STRIDE_COLUMN, ORDER, OFFSET, CHUNK, PARTIAL = map(tl.constexpr, range(9))
-"""Fields of a row. OFFSET: of the Gram in the workspace, in elements. CHUNK: columns that one program of the Gram sums;
-PARTIAL: offset of the sums of the second chunk and on."""
+"""Fields of a row:
+
+    POINTER                     address of the matrix' first element
+    ROWS, COLUMNS               r and n
+    STRIDE_ROW, STRIDE_COLUMN   from one row, and one column, to the next, in elements
+    ORDER                       r rounded up to a multiple of PAD
+    OFFSET                      where its Gram begins in the workspace of Grams, in elements; that of factor s of S
+                                begins at S * OFFSET + s * ORDER^2 in the workspace of factors
+    CHUNK                       columns of the matrix that one program of `count.gram` sums
+    PARTIAL                     where the sums of its second chunk begin in the workspace of partial sums, in elements;
+                                those of further chunks follow
+"""
 FIELDS = tl.constexpr(9)
+"""Number of fields of a row."""
 
 
 class Shape(NamedTuple):
-    """A wide matrix, as the table and the heuristics see it."""
+    """Shape and strides of a matrix taken as a wide one: rows <= columns."""
 
     rows: int
     columns: int
@@ -35,11 +49,12 @@ class Shape(NamedTuple):
 
     @property
     def order(self) -> int:
+        """Order that its Gram is stored with: `rows` rounded up to a multiple of `PAD`."""
         return -(-self.rows // PAD) * PAD
 
     @classmethod
     def of(cls, matrix: Tensor) -> Shape:
-        """Of a 2-D tensor of any strides."""
+        """Shape of a 2-D tensor of any strides, or of its transpose if the tensor is tall."""
         (m, n), (i, j) = matrix.shape, matrix.stride()
         return cls(m, n, i, j) if m <= n else cls(n, m, j, i)
 
@@ -47,9 +62,16 @@ class Shape(NamedTuple):
 def rows_of(
     pointers: Sequence[int], shapes: Sequence[Shape], chunks: Sequence[int], stored: Collection[int]
 ) -> tuple[Tensor, int, int]:
-    """The table `(b, FIELDS)` int64 on the CPU, and the sizes of all Grams and of all partial sums, in elements.
+    """The table, and the sizes of the workspaces that it has offsets into.
 
-    chunks: columns of each matrix that one program sums. Those that are not among the `stored` get no place.
+    Args:
+        pointers, shapes: address and shape of each matrix.
+        chunks: of each matrix, the columns that one program sums.
+        stored: indices of the matrices whose Grams are stored. The workspaces have no place for others, and their
+            offsets mean nothing.
+
+    Returns:
+        The table `(b, FIELDS)` int64 on the CPU, the size of all Grams and the size of all partial sums, in elements.
     """
     stored = set(stored)
     offset = partial = 0

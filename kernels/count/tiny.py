@@ -1,13 +1,15 @@
-"""Tiny: the inertia of every matrix with r <= 64 (32 where tiles are small) of a ragged batch, in one launch a size.
+"""Tiny: eigenvalue counts of small matrices, straight from W: those with r <= 64, or 32 where tiles must be small.
 
-    counts[i, s] = number of eigenvalues of W_i W_i^T above shift[i, s],  growth[i, s], trace[i] = ||W_i||_F^2
+    counts[i, s] = number of eigenvalues of W_i W_i^T above shift[i, s]        W_i (r, n), any strides and dtype
+    growth[i, s] as in `count.ldl`,  trace[i] = ||W_i||_F^2                    FP64
 
-One program a matrix: the Gram is summed and eliminated in registers and never written. Everything else is as in
-`count.gram` and `count.ldl`; the twin is `fastrank.reference.ldl`.
+One program a matrix, one launch a size and dtype. A program sums the Gram in registers, as `count.gram` does, and
+eliminates it there for one shift after the other, as `count.ldl` does; the Gram is never written. The twin is
+`fastrank.reference.ldl`.
 
-Bytes: r n of W, once. Flops: 2 r^2 n for the Gram (both triangles) and, for each shift, BLOCK steps that each touch
-3 BLOCK^2 elements: at most 64 x 3 x 4096 = 0.8 MFLOP, but one after the other: the steps' latency bounds a small
-batch, about 64 x 0.3 us a shift (an estimate; not measured).
+Bytes: r n elements of W, once. Flops: 2 r^2 n for the Gram (both triangles) and, for each shift, BLOCK steps that each
+touch 3 BLOCK^2 elements: at most 64 x 3 x 4096 = 0.8 MFLOP. But the steps come one after the other, and their latency
+bounds a small batch: about 64 x 0.3 us a shift (an estimate; not measured).
 
 Tried, by what the compiler makes of it:
     sm_86, sm_89     BLOCK 16, 2 warps and BLOCK 32, 8 warps, as on sm_120: 4 bytes spilled; 1 and 4 warps, two stages:
@@ -44,7 +46,7 @@ class Config(NamedTuple):
 
 
 def config(rows: int, capability: tuple[int, int]) -> Config | None:
-    """For matrices of `rows` rows, at least 1; None for those that are too large."""
+    """For matrices with this many rows, at least 1; None if they are too many for this way of counting."""
     narrow = ((16, 2, 1), (32, 8, 1)) if capability[0] >= 10 else ((16, 1, 2), (32, 4, 2))
     known = (*narrow, (64, 8, 2)) if wide_tiles(capability) else narrow
     found = (Config(*c) for c in known if rows <= c[0])
@@ -54,6 +56,7 @@ def config(rows: int, capability: tuple[int, int]) -> Config | None:
 @triton.jit(do_not_specialize=["SHIFTS", "PARTS"])
 def tiny_kernel(p_table, p_ids, p_decided, p_scale, p_coefficients, p_trace, p_counts, p_growth, SHIFTS, PARTS,
                 DTYPE: tl.constexpr, SCALED: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
+    """Trace of one matrix, and its count and growth for every shift."""
     i_matrix = tl.load(p_ids + tl.program_id(0))
     if tl.load(p_decided + i_matrix) != 0:
         return
@@ -73,7 +76,7 @@ def tiny_kernel(p_table, p_ids, p_decided, p_scale, p_coefficients, p_trace, p_c
         i = i_matrix * SHIFTS + i_shift
         shift = shift_of(p_coefficients + 2 * i, trace)
         if shift == shift:
-            # Padding has pivots of 1 and no neighbours: it counts for nothing below.
+            # Padding becomes rows of the identity: it changes no other pivot, and is left out of count and growth.
             s = tl.where(diagonal, tl.where(o < rows, gram - shift, 1.0), gram)
             lower, _, d = factor_block(s, UNIT * (trace + rows * tl.abs(shift)), BLOCK)
             weights = tl.where(o < rows, tl.abs(d), 0.0)
@@ -85,7 +88,15 @@ def tiny_kernel(p_table, p_ids, p_decided, p_scale, p_coefficients, p_trace, p_c
 
 
 def tiny_(problems: Problems, ids: Tensor, scale: Tensor | None, dtype: torch.dtype, config: Config) -> None:
-    """Traces, counts and growth of the matrices `ids` `(n,)` int32 of one dtype and of at most `config.block` rows."""
+    """Writes the traces, counts and growth of the matrices `ids`; `problems` says where they go.
+
+    Args:
+        problems: see `ldl.Problems`, whose `trace` is written here. `gram` and `factors` are not used.
+        ids: `(n,)` int32: matrices of one dtype, of at most `config.block` rows.
+        scale: `(b,)` FP64 powers of two that matrices are divided by; None stands for 1.
+        dtype: of the matrices.
+        config: of `config`, for their number of rows.
+    """
     variant = _variant(dtype, scale is not None, config)
     tiny_kernel[len(ids),](
         problems.table, ids, problems.decided, problems.trace if scale is None else scale, problems.coefficients,
@@ -95,7 +106,7 @@ def tiny_(problems: Problems, ids: Tensor, scale: Tensor | None, dtype: torch.dt
 
 
 def tiny_cost(shapes: list[tuple[int, int]], itemsize: int, shifts: int) -> tuple[int, int]:
-    """Bytes and flops: W read once; one half of the Gram's products, and r^3 / 3 a shift."""
+    """Bytes and flops for `shapes` (r, n): W read once; half the products of a full Gram, and r^3 / 3 flops a shift."""
     return sum(r * n * itemsize for r, n in shapes), sum(r * r * n + shifts * r**3 // 3 for r, n in shapes)
 
 

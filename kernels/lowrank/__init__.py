@@ -1,4 +1,4 @@
-"""The range finder of the randomised SVD, over a ragged batch: `RangeFinder` has the order of the kernels."""
+"""The range finder of the randomised SVD, over a ragged batch: `RangeFinder` runs the kernels in their order."""
 
 from .range_finder import LAST_PASSES, RangeFinder
 from .range_table import Layout

@@ -1,18 +1,19 @@
-"""Range finder: an orthonormal basis of the range of every matrix of a ragged batch, k columns each, and what is left.
+"""Range finder: k orthonormal columns that span nearly the range of every matrix of a ragged batch, by random products.
 
-    Omega (n, k)  noise                                      algorithm 4.4 of Halko, Martinsson & Tropp (2011)
+    Omega (n, k) = noise                                     A (m, n), its dtype FP32 or narrower
     Q = orth(A Omega);  power_iters times: P = orth(A^T Q), Q = orth(A P)
-    Z = A^T Q                                                C = Z^T Z, FP64
+    Z = A^T Q,  C = Z^T Z                                    FP64; Q (m, k), P (n, k) FP32
 
-A product is a pass over A (`sketch_`), and orth a few over what it gives: Cholesky-QR with FP64 Grams of columns that
-are scaled to unit length (`unit_gram`, `ldl.factor_`, `rotate_`). What is not in the span of the columns before it, to
-2^-18 of its length, is dead, and noise takes its place, which the next pass makes orthonormal to the others. So a
-basis has k orthonormal columns where the matrix has as many rows, whatever A's rank; two passes do, and the last bases
-have three, as one of many noise columns may itself come out dead, with a chance of about 1e-6 where no column is spare.
+This is algorithm 4.4 of Halko, Martinsson & Tropp (2011). A product is one pass over A (`sketch_`). orth is Cholesky-QR
+of the product, in two or three passes over it, each with an FP64 Gram of columns that are scaled to unit length
+(`unit_gram_`, `ldl.factor_`, `keep_`, `rotate_`). A column of which all but 2^-18 of the length is in the span of the
+columns before it is dead: noise takes its place, and the next pass makes the noise orthonormal to the others. So a
+basis has k orthonormal columns where the matrix has that many rows, whatever the rank of A. Two passes do; the bases
+that are answers get a third, because one of many noise columns may itself come out dead, with a chance of about 1e-6
+where no column is spare.
 
-Every launch is of a size that is known beforehand and waits for nothing.
-
-Bytes and flops of a product, of orth: see the kernels'. Times are not measured.
+The size of every launch is known beforehand, and none waits for the host. For bytes and flops see the kernels. Times
+are not measured.
 """
 
 from __future__ import annotations
@@ -27,21 +28,24 @@ from .range_table import Layout, Run
 from .unit_gram import keep_, unit_gram_
 
 PASSES = 2
-"""Of orth between two products;"""
+"""Passes of orth between two products."""
 LAST_PASSES = 3
-"""of the bases that are answers."""
+"""Passes of orth for the bases that are answers."""
 
 
 class RangeFinder:
-    """One search. `step` says which side's turn it is, and keys the noise: 1 at the start, then ever larger.
+    """One search, over b matrices. It starts with a basis of noise; `multiply` and `orthonormalise` take turns.
+
+    A counter of steps, 1 at first, keys the noise. Its parity is the side whose turn it is, 0 for products A P and 1
+    for A^T Q; the basis made from the product of one side is multiplied on the other.
 
     Attributes:
-        size: `(b, k)` FP64, the norms of the last product's columns, not finite where the matrix is not.
-        kept: `(b, k)` int32, columns of the last basis that are orthonormal; others are noise.
+        size: `(b, k)` FP64, the norms of the columns that `gram` is the Gram of; not finite where the matrix is not.
+        kept: `(b, k)` int32, 1 for the columns of the last basis that are orthonormal; others are noise.
     """
 
     def __init__(self, layout: Layout, pointers: Tensor, seed: int) -> None:
-        """pointers: `(b,)` int64, the address of each matrix."""
+        """pointers: `(b,)` int64 on the device, the address of each matrix. seed: key of the noise."""
         self.layout, self._pointers, self._seed, self._step = layout, pointers, seed, 1
         b, k = layout.count, layout.k
 
@@ -76,7 +80,7 @@ class RangeFinder:
         with current(layout.device):
             self._turn(0)
             self._products[self._side].zero_()
-            self._rotate()  # nothing is kept: all noise
+            self._rotate()  # no column is kept: the basis is all noise
 
     @property
     def _side(self) -> int:
@@ -84,17 +88,20 @@ class RangeFinder:
 
     @property
     def pivots(self) -> Tensor:
-        """`(b, k)` FP64: squares of what of each column was not in those before it, in the last pass of orth."""
+        """`(b, k)` FP64: squared length of the part of each column that is not in the span of those before it.
+
+        The columns are those that the last pass of orth was given.
+        """
         return self._small.diagonal(dim1=-2, dim2=-1)[:, : self.layout.k]
 
     def find(self, power_iters: int) -> None:
-        """Q, whose columns are the `product`, but for their lengths, the square roots of the `pivots`."""
+        """Leaves Q in `basis`, and in FP64 in `product`, there with columns of length sqrt(`pivots`)."""
         for i in range(1 + 2 * power_iters):
             self.multiply()
             self.orthonormalise(PASSES if i < 2 * power_iters else LAST_PASSES)
 
     def multiply(self) -> None:
-        """The product of the last basis with the other side of each matrix, and `gram`."""
+        """Multiplies each matrix, or its transpose, with the last basis: writes `product`, `gram` and `size`."""
         layout = self.layout
         with current(layout.device):
             self._turn(1)
@@ -102,12 +109,15 @@ class RangeFinder:
             self._unit_gram(self._scratch())
 
     def take_product(self) -> None:
-        """The `gram` of a product that its owner has changed."""
+        """Writes `gram` and `size` of a `product` that the caller has changed in place."""
         with current(self.layout.device):
             self._sum()
 
     def orthonormalise(self, passes: int) -> Tensor:
-        """The next basis, from the product and its Gram; the first `pivots`, 0 where a column was dead."""
+        """Writes the next basis, from the product and its Gram, both of which are overwritten.
+
+        Returns the `pivots` `(b, k)` FP64 of the first pass, 0 where a column was dead.
+        """
         pivots = self.size
         with current(self.layout.device):
             for i in range(passes):
@@ -124,18 +134,19 @@ class RangeFinder:
         return pivots
 
     def gram(self) -> Tensor:
-        """`(b, k, k)` FP64 of the product, with ones on its diagonal: `size` has the norms; zero if not finite."""
+        """`(b, k, k)` FP64, Gram of the product's columns scaled to unit length; zero for those 0 or not finite."""
         return self._small[:, : self.layout.k, : self.layout.k]
 
     def product(self, run: Run) -> Tensor:
-        """`(length, r, k)` FP64, a view: of the side whose turn it is."""
+        """The last product, or what orth has made of it, for the matrices of a run: a view `(length, r, k)` FP64."""
         return self._view(self._products[self._side], 0, run, self._side)
 
     def basis(self, run: Run) -> Tensor:
-        """`(length, r, k)` FP32, a view: the last one."""
+        """The last basis, for the matrices of a run: a view `(length, r, k)` FP32."""
         return self._view(self._bases, self._side * self.layout.sizes[0], run, self._side)
 
     def _view(self, tensor: Tensor, start: int, run: Run, side: int) -> Tensor:
+        """`(length, r, k)` of a run in `tensor`, in which that side begins at `start`."""
         k = self.layout.k
         start += k * sum(before.length * before.shape[side] for before in self.layout.runs if before.place < run.place)
         size = run.length * run.shape[side] * k
@@ -146,10 +157,11 @@ class RangeFinder:
         self._tensors["step"].fill_(self._step)
 
     def _scratch(self) -> dict[str, Tensor]:
+        """What the kernels take, by the name of the argument without `p_`."""
         return {**self._tensors, "table": self.layout.tables, "product": self._products[self._side]}
 
     def _sum(self) -> None:
-        """The Gram of a product that is whole already: as if it were its only chunk."""
+        """Writes `gram` and `size` of a product whose chunks are summed already: it is read as its only chunk."""
         own = {**self._scratch(), "table": self.layout.whole, "partial": self._products[self._side]}
         self._unit_gram(own)
 

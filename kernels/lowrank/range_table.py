@@ -1,8 +1,8 @@
-"""Range table: matrices of one dtype and k, as the launches of a range finder see them, on the device.
+"""Range table: the tables and lists of work that the launches of a range finder read, for matrices of one dtype and k.
 
-The rows are those of `sketch.table`, whose sides alternate whatever a matrix' shape: a basis that is
-complete is found like any other. Products and bases stand in the order of the matrices, those of one shape together, so
-that they can be viewed as stacks.
+The rows have the fields of `sketch.table`. Unlike there the sides alternate for every matrix: there are no complete
+bases, and a matrix with a side of at most k gets its basis like any other. Products and bases stand in the order of the
+matrices, with those of one shape side by side, so that they can be viewed as stacks.
 """
 
 from __future__ import annotations
@@ -39,32 +39,42 @@ from ..sketch.table import (
 )
 
 Work = list[tuple[int, int, int]]
-"""Matrix, strip and chunk of each program."""
+"""List of work: matrix, strip and chunk of each program."""
 
 
 class Run(NamedTuple):
-    """Matrices of one shape, at `place` and on."""
+    """Matrices of one shape that stand side by side in the batch."""
 
     place: int
+    """Index of the first."""
     length: int
+    """How many there are."""
     shape: tuple[int, int]
+    """Rows and columns (m, n)."""
 
     @property
     def matrices(self) -> slice:
+        """Indices of these matrices in the batch."""
         return slice(self.place, self.place + self.length)
 
 
 class Layout:
-    """Tables, and the sizes of what the launches write: for as many calls as there are with such matrices.
+    """Tables on the device, and the sizes of what the launches write. It depends on shapes, not on values or addresses:
+    one serves every search over matrices like these.
 
     Args:
-        views: where each matrix stands, those of one shape together; see `sketch_table.View`.
-        dtype, k: of `limits.NARROW` and `limits.KS`.
+        views: strides and shape of each of the b matrices, those of one shape side by side; see `sketch.table.View`.
+        dtype, k: of the matrices, one of `limits.NARROW`, and number of columns, one of `limits.KS`.
 
     Attributes:
-        tables, whole: `(2, b, FIELDS)` int64; of the second, products are their own only chunk.
-        tiles, strips: work of a product, and on what it gives; see `sketch_table.Tables`.
-        sizes: elements of the products, and of the bases made from them, of both sides.
+        tables: `(2, b, FIELDS)` int64, see `sketch.table`.
+        whole: the same, except that every product is its own only chunk, for products that are summed already.
+        tiles, strips: lists of work of a product, and on what it gives; see `sketch.table.Tables`.
+        problems: `(b, count.table.FIELDS)` int64, for `ldl.factor_` of a (k, k) Gram of each matrix.
+        sizes: elements of the products of side 0 and of side 1, and of the bases made from them.
+        partial, norms, grams: elements of the products over single chunks, programs of a product, strips.
+        small: elements of the Grams of all matrices.
+        runs: `Run` of each shape.
     """
 
     def __init__(self, views: Sequence[View], dtype: torch.dtype, k: int, device: torch.device) -> None:
@@ -109,7 +119,7 @@ class Layout:
 
 
 def _both(work: tuple[Work, Work]) -> Tensor:
-    """Of both sides, the shorter filled up with nothing."""
+    """The lists of work of both sides as one tensor `(2, programs, TILE_FIELDS)`, the shorter filled up with -1."""
     longest = max(map(len, work))
     nothing = (-1, 0, 0)
     filled = [[*side, *[nothing] * (longest - len(side))] for side in work]

@@ -1,18 +1,20 @@
-"""Unit Gram: what stands on both sides of the factorisation of C = Y^T Y when every column of Y that can be kept is.
+"""Unit Gram: scales the columns of a product Y to unit length for the LDL^T of C = Y^T Y, and undoes it in the factor.
 
-    before   C_s = D^-1 C D^-1,   D = diag(sqrt(c_jj))                 C the sum of its strips, (k, k), FP64
-    after    kept_j = d_s,j > DEAD,   L = D L_s D^-1,   d = D^2 d_s    of C_s = L_s diag(d_s) L_s^T, by `ldl.factor_`
+    unit_gram_   C_s = D^-1 C D^-1,   D = diag(sqrt(c_jj))              C (k, k) FP64, the sum of its strips
+    ldl.factor_  C_s = L_s diag(d_s) L_s^T
+    keep_        kept_j = d_s,j > DEAD,   L = D L_s D^-1,   d = D^2 d_s    in place of the factor of C_s
 
-LDL^T without pivots does not care how columns are scaled, but for two thresholds: the floor of a pivot, and what is
-dead. Held against its own column's norm a pivot tells how much of the column is not in those before it, and its error
-is about k u: columns of a product with an orthonormal basis may be as much smaller than the first as singular values
-are, and are sound all the same (van der Sluis 1969; Demmel 1989). Held against the largest pivot, as where a sketch
-gives some columns to noise anyway, all below 4e-6 sigma_1 would be lost.
+This is for `lowrank.range_finder`, which keeps every column of Y that it can. LDL^T without pivoting does not depend on
+how columns are scaled, except for two thresholds: the floor of a pivot, and the pivot below which a column is dead.
+With columns of unit length a pivot tells how much of its own column is not in the span of those before it, with an
+error of about k u. Columns of a product with an orthonormal basis may be as much smaller than the first as singular
+values are, and are sound all the same (van der Sluis 1969; Demmel 1989). A threshold relative to the largest pivot, as
+`sketch.conclude` has it because some of its columns become noise anyway, would lose all below 4e-6 sigma_1.
 
-A matrix that is not finite, or zero, keeps nothing. The twin is `fastrank.reference.orthonormal`; one program a matrix.
+A matrix that is not finite, or zero, keeps no column. The twin is `fastrank.reference.orthonormal`.
 
-Bytes: 8 k^2 a strip read, 8 k^2 written, and again read and written, from L2. Flops: 2 k^2 a strip. Bound by latency, a
-few us by estimate. Times are not measured.
+One program a matrix. Bytes: 8 k^2 a strip read, 8 k^2 written, and again read and written, from L2. Flops: 2 k^2 a
+strip. Bound by latency, a few us by estimate. Times are not measured.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from ..sketch.table import FIELDS, FIRST_STRIP, STRIP, STRIPS
 from ..variant import Variant, arguments
 
 BLOCK = 16
-"""Rows a step."""
+"""Rows of C that a program handles at a time."""
 WARPS = 4
 
 
@@ -69,22 +71,26 @@ def keep_kernel(p_size, p_small, p_kept, BLOCK: tl.constexpr, K: tl.constexpr, O
     d = tl.load(p_factor + o * (ORDER + 1))
     tl.store(p_kept + i_matrix * K + o, (usable & (d > DEAD)).to(tl.int32))
     size = tl.where(usable, size, 1.0)
-    tl.debug_barrier()  # every thread has d before what follows changes it
+    tl.debug_barrier()  # every thread has read d before the loop overwrites it
     for i in range(0, K, BLOCK):
         o_row = i + tl.arange(0, BLOCK)
         offsets = o_row[:, None] * ORDER + o[None, :]
         factor = tl.load(p_factor + offsets)
         of_rows = tl.sum(tl.where(o_row[:, None] == o[None, :], size[None, :], 0.0), 1)
         below, diagonal = o_row[:, None] > o[None, :], o_row[:, None] == o[None, :]
-        # Above the diagonal stands the transposed inverse of L.
+        # Above the diagonal stands the transposed inverse of L, which is scaled the other way round.
         ratio = tl.where(below, of_rows[:, None] / size[None, :], size[None, :] / of_rows[:, None])
         tl.store(p_factor + offsets, factor * tl.where(diagonal, of_rows[:, None] * size[None, :], ratio))
 
 
 def unit_gram_(scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
-    """Writes `small`, C_s of each matrix, of order `proof.order_of(k)`, and `size` `(b, k)`, the norms of Y's columns.
+    """Writes C_s of each matrix, and the norms of Y's columns.
 
-    `scratch` has every tensor of the kernel by its name without `p_`; `grams` are those of the strips.
+    Args:
+        scratch: every tensor that the kernel takes, by its name without `p_`. Read: `grams` `(strips, k, k)` FP64, the
+            share of each strip in C. Written: `small` FP64, C_s with the order `proof.order_of(k)`, and `size` `(b, k)`
+            FP64, the norms.
+        matrices: b.
     """
     variant = _variant(unit_gram_kernel, k)
     given = arguments(unit_gram_kernel, scratch)
@@ -92,13 +98,13 @@ def unit_gram_(scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
 
 
 def keep_(scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
-    """Writes `kept` `(b, k)`, and turns the factors of C_s that `small` holds into those of C."""
+    """Writes `kept` `(b, k)` int32, and turns the factors of C_s in `small` into those of C, in place."""
     variant = _variant(keep_kernel, k)
     keep_kernel[matrices,](**arguments(keep_kernel, scratch), **variant.constexprs, **variant.options)
 
 
 def unit_gram_cost(shapes: list[tuple[int, int]], k: int) -> tuple[int, int]:
-    """Bytes and flops of both: a Gram a strip, and three passes over the small matrix."""
+    """Bytes and flops of both, for products of `shapes` (r, n): the Gram of each strip, three passes over C."""
     strips = sum(-(-r // STRIP) for r, _ in shapes)
     return 8 * k * k * (strips + 3 * len(shapes)), k * k * (strips + 5 * len(shapes))
 

@@ -1,10 +1,17 @@
-"""Compare: the thresholds that a sketch is held against, theta_1 among them, and C - s B for each; a program a matrix.
+"""Compare: the thresholds s that a sketch can prove something about, and the small matrix C - s B for each.
 
-See `sketch.proof` for what becomes of them.
+    C = Y^T Y, B = V^T V (k, k)   summed over their strips; V (n, k) this step's basis, Y = W V; all FP64
+    t^2 = LEFT                    ||W||_F^2 - (2 tr C - <B, C>) + spare, over the columns of V that are kept
+    theta_1 = x^T C x / x^T B x   x (k,) by power iteration with C, begun where the last step found it
+    LOW = theta_1 - spare,   HIGH = theta_1 (1 + SLACK) + t^2 + 2 spare at most        bounds of sigma_1^2
 
-Bytes: 8 k^2 for each strip's Gram read, 8 k^2 (2 tolerances + 3) written and read again, from L2. Flops: 24 k^3 and
-12 k^2 for theta_1. What bounds it is the chain of squarings and of products with a vector that goes through L1: about
-2 us each by estimate. Times are not measured.
+The thresholds are theta_1 (1 + SLACK) + spare for problem 1, and tau^2 + spare and tau^2 - t^2 - spare for each
+tolerance. Where tau is relative to sigma_1 the first has HIGH in place of sigma_1^2, the second LOW. See `sketch.proof`
+for the problems and for what becomes of them, and `fastrank.reference.sketch`, the twin, for why.
+
+One program a matrix. Bytes: 8 k^2 for each strip's Gram read, 8 k^2 (2 tolerances + 3) written and read again, from L2.
+Flops: 24 k^3 and 12 k^2 for theta_1. What bounds it is the chain of squarings and of products with a vector that goes
+through L1: about 2 us each by estimate. Times are not measured.
 """
 
 from __future__ import annotations
@@ -22,13 +29,14 @@ from .proof import FIRST, FROBENIUS, HIGH, LEFT, LOW, NORM, NUMBERS, ORTHONORMAL
 from .table import COLUMNS, FIELDS, FIRST_NORM, FIRST_STRIP, NORMS, ROWS, STRIPS
 
 SLACK = tl.constexpr(1e-5)
-"""As `fastrank.reference.sketch` has it, and these:"""
+"""Relative width of the interval that theta_1 is certified to be in. All four constants are those of the twin."""
 POWERS, SQUARINGS, SQUARED = map(tl.constexpr, (4, 12, 64))
+"""Products of C with x in a step; squarings of C, for a product with C^4096 before those; the largest k that has it."""
 
 
 @triton.jit
 def _total(p_grams, p_row, i_block, BLOCK: tl.constexpr, K: tl.constexpr):
-    """Rows of the sum of the Grams of a matrix' strips."""
+    """Block row `i_block` (BLOCK, K) of the sum of the Grams of a matrix' strips."""
     o_row, o_column = i_block * BLOCK + tl.arange(0, BLOCK), tl.arange(0, K)
     p = p_grams + tl.load(p_row + FIRST_STRIP) * K * K + (o_row[:, None] * K + o_column[None, :])
     total = tl.zeros((BLOCK, K), tl.float64)
@@ -39,7 +47,7 @@ def _total(p_grams, p_row, i_block, BLOCK: tl.constexpr, K: tl.constexpr):
 
 @triton.jit
 def _times(p_matrix, p_x, p_y, kept, stride, BLOCK: tl.constexpr, K: tl.constexpr):
-    """y = M x over the kept columns, from and to memory; returns x^T M x."""
+    """y = M x / |x| over the kept columns, x and y (K,) in memory; returns x^T M x / |x|^2. stride: of M's rows."""
     o_column = tl.arange(0, K)
     x = tl.load(p_x + o_column)
     size = tl.sqrt(tl.sum(x * x))
@@ -59,7 +67,7 @@ def _times(p_matrix, p_x, p_y, kept, stride, BLOCK: tl.constexpr, K: tl.constexp
 
 @triton.jit
 def _powered(p_matrix, p_x, kept, SQUARINGS: tl.constexpr, ORDER: tl.constexpr, K: tl.constexpr):
-    """x = M^(2^SQUARINGS) x, but for its length, in place; M positive semidefinite."""
+    """x = M^(2^SQUARINGS) x up to a factor, in place; M (K, K) positive semidefinite, over the kept columns."""
     o = tl.arange(0, K)
     kept_too = tl.sum(tl.where(o[:, None] == o[None, :], kept[None, :].to(tl.int32), 0), 1) != 0
     m = tl.load(p_matrix + (o[:, None] * ORDER + o[None, :]))
@@ -116,7 +124,7 @@ def compare_kernel(p_table, p_step, p_norms, p_grams, p_basis_grams, p_kept, p_t
     left = tl.maximum(norm - (2 * trace - inner), 0.0) + spare
     orthonormal = deviation <= 0.25
 
-    # theta_1, from where it was last seen, or from the largest column
+    # theta_1: x starts from where it was last step or, if that is not known, at the longest column of Y.
     p_vector = p_x + i_matrix * K
     before = tl.load(p_top + i_matrix * K + o)
     diagonal = tl.where(kept, tl.load(p_first + o * (ORDER + 1)), -1.0)
@@ -163,18 +171,24 @@ def compare_kernel(p_table, p_step, p_norms, p_grams, p_basis_grams, p_kept, p_t
     tl.store(p_number + LOW, low)
     tl.store(p_number + HIGH, high)
     tl.store(p_number + ORTHONORMAL, orthonormal.to(tl.float64))
-    # Others multiply it with all columns, of which those that are not kept hold noise.
+    # Other kernels multiply x with all columns of the basis, of which those that are not kept hold noise.
     tl.store(p_vector + o, 0.0, mask=tl.load(p_kept + i_matrix * K + o) == 0)
 
 
 def compare_(scratch: Mapping[str, Tensor], matrices: int, tolerances: int, k: int) -> None:
-    """Writes the `small` problems of each matrix, and its `numbers`."""
+    """Writes the problems of each matrix, and the numbers that `conclude_` needs besides their counts.
+
+    Args:
+        scratch: see `Sketches.tensors`. Written are `small`, the problems; `trace` and `growth`, as `ldl.factor_` needs
+            them; `numbers`, see `sketch.proof`; `inner`, B; and `x`.
+        matrices, tolerances: how many.
+    """
     launch(compare_variant(k), scratch, matrices, tolerances)
 
 
 CONFIGS = {16: (4, 224), 32: (4, 128), 64: (16, None), 128: (8, 200)}
-"""Warps, and registers a thread may have, by k. A dozen scalars live all through the kernel: where nothing is said the
-compiler aims for fewer registers, and spills 4 to 56 bytes."""
+"""Number of warps, and of registers that a thread may have, for each k. A dozen scalars live all through the kernel:
+with no number given the compiler aims for fewer registers, and spills 4 to 56 bytes."""
 
 
 def compare_variant(k: int) -> Variant:

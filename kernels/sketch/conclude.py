@@ -1,9 +1,14 @@
-"""Conclude: from counts to bounds of ranks and of sigma_1, and the columns of the next basis; one program a matrix.
+"""Conclude: bounds of ranks and of sigma_1 from the counts of a sketch, and which columns the next basis keeps.
 
-See `sketch.proof` for what the counts are of, and `fastrank.reference.sketch` for the bounds. What column is
-kept is told by its pivot in C = L D L^T: the `k / 8` smallest are replaced, and those that hold rounding only.
+    rank_lower, rank_upper   counts of problems 2 + 2 t and 3 + 2 t where they can be believed, else 0 and min(r, n)
+    kept                     columns of the next basis that are made from Y; noise takes the place of the others
+    top = D^1/2 L^T x        where the first singular vector is in the next basis; C = L D L^T, x of `sketch.compare`
 
-Bytes: 8 k^2 of factors read, from L2. Flops: 3 k^2. Bound by latency, a few us. Times are not measured.
+`sketch.proof` says what the problems are, and `fastrank.reference.sketch`, the twin, why the bounds hold. A column of Y
+is kept unless its pivot in C is among the k / 8 smallest, or so small that the column holds rounding only.
+
+One program a matrix. Bytes: 8 k^2 of factors read, from L2. Flops: 3 k^2. Bound by latency, a few us. Times are not
+measured.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ from .proof import (
 from .table import COLUMNS, COMPLETE, FIELDS, ROWS
 
 DEAD = tl.constexpr(2.0**-36)
-"""As `fastrank.reference.sketch` has it."""
+"""Share of the largest pivot below which a column holds rounding only; as in `fastrank.reference.sketch`."""
 WARPS = 4
 
 
@@ -94,7 +99,7 @@ def conclude_kernel(p_table, p_step, p_skip, p_counts, p_growth, p_small, p_x, p
     kept = tl.where(finite & (norm > 0), alive, False)
     top = tl.where(kept, tl.sqrt(tl.maximum(d, 0.0)) * moved, 0.0)
     if tl.load(p_row + COMPLETE) != 0:
-        # The basis stays, and what was found in it is where it was found.
+        # A complete basis does not change: the vector stays where `sketch.compare` has found it.
         kept = tl.load(p_kept + i_matrix * K + o) != 0
         top = tl.where(finite, tl.load(p_x + i_matrix * K + o), 0.0)
     tl.store(p_kept + i_matrix * K + o, kept.to(tl.int32))
@@ -102,13 +107,20 @@ def conclude_kernel(p_table, p_step, p_skip, p_counts, p_growth, p_small, p_x, p
 
 
 def conclude_(scratch: Mapping[str, Tensor], matrices: int, tolerances: int, k: int) -> None:
-    """Writes `proof` `(b, 3 + 2 tolerances)` FP64: ||W||_F^2, bounds of sigma_1^2, bounds of each rank (-1 where W is
-    not finite); `decided` `(b,)` int32, 1 where all ranks are; and which columns are `kept` and where the `top` is."""
+    """Writes what a step has proven of each matrix, and what the next basis is made of; nothing where `skip` is not 0.
+
+    Args:
+        scratch: see `Sketches.tensors`, in which these are written:
+            `proof` `(b, 3 + 2 tolerances)` FP64: ||W||_F^2, lower and upper bound of sigma_1^2, lower and upper bound
+            of each rank, -1 where W is not finite; `decided` `(b,)` int32: 1 where the bounds of every rank are equal,
+            or W is not finite; `kept` `(b, k)` int32 and `top` `(b, k)` FP64, of the next basis.
+        matrices, tolerances: how many.
+    """
     launch(conclude_variant(k), scratch, matrices, tolerances)
 
 
 def conclude_variant(k: int) -> Variant:
-    # The compiler aims for fewer registers than there are, and spills 8 bytes.
+    # With no number of registers given the compiler aims for fewer, and spills 8 bytes.
     return variant_of(conclude_kernel, k, WARPS, 224)
 
 

@@ -1,11 +1,13 @@
-"""Lift: the first singular vector that a sketch has found, back in the space of the Gram's side.
+"""Lift: the first singular vector that a sketch has found, as a vector of the side of W that has the Gram.
 
-    x = V top  (n,)  or  V' top'  (r,), whichever is the Gram's side
+    V x (n,)  or  V' top (r,)        V (n, k) the step's basis, V' (r, k) the one made from its product, both FP32
 
-A sketch knows sigma_1 as well as last step's basis fits this step's matrix; where a Gram is made all the same,
-`count.power` goes on from here.
+x and top (k,), FP64, say where the vector is among the columns of V and of V' (`sketch.compare`, `sketch.conclude`).
+The one with the length of the Gram's side is made: W's smaller side, and the side of its rows where W is square. A
+sketch knows sigma_1 only as well as last step's basis fits this step's matrix. Where the ranks are not decided and a
+Gram is made all the same, `count.power` goes on from this vector.
 
-Bytes: 4 k r, and 8 r written. Flops: 2 k r. Times are not measured.
+One program makes BLOCK elements of one vector. Bytes: 4 k r, and 8 r written. Flops: 2 k r. Times are not measured.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from ..variant import Variant, arguments
 from .table import BASIS, COLUMNS, COMPLETE, FIELDS, NEXT, ROWS
 
 BLOCK = 64
-"""Rows a program."""
+"""Rows of a basis that one program multiplies."""
 
 
 @triton.jit(do_not_specialize=["MATRICES", "WIDTH"])
@@ -31,7 +33,7 @@ def lift_kernel(p_table, p_step, p_bases, p_x, p_top, p_places, p_vectors, MATRI
     side = tl.load(p_step) & 1
     p_row = p_table + (side * MATRICES + i_matrix) * FIELDS
     rows, columns = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS)
-    # A Gram is that of the smaller side, and of the rows of a square matrix, which are side 1's columns.
+    # The Gram is that of W's smaller side or, if W is square, of its rows; on side 1, W's rows are the table's columns.
     of_rows = (rows < columns + 1 - side) & (tl.load(p_row + COMPLETE) == 0)
     size = tl.where(of_rows, rows, columns)
     p_basis = p_bases + tl.load(p_row + tl.where(of_rows, NEXT, BASIS))
@@ -45,11 +47,12 @@ def lift_kernel(p_table, p_step, p_bases, p_x, p_top, p_places, p_vectors, MATRI
 
 
 def lift_(vectors: Tensor, places: Tensor, scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
-    """Writes the first singular vectors that sketches have found, on the Grams' sides, into `vectors`.
+    """Writes the first singular vector that the sketch of each matrix has found, on the Gram's side, into `vectors`.
 
     Args:
-        vectors: `(all matrices, width)` FP64, width at least every order of a Gram.
-        places: `(b,)` int32, rows of `vectors` for the sketches' own matrices. scratch: as of `sketch.sketch_`.
+        vectors: `(all matrices, width)` FP64, width at least the order of every Gram.
+        places: `(b,)` int32, the row of `vectors` that belongs to each matrix of the sketches.
+        scratch: see `Sketches.tensors`, after `conclude`. matrices: b.
     """
     given = arguments(lift_kernel, {**scratch, "vectors": vectors, "places": places})
     variant = lift_variant(k)

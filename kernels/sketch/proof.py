@@ -1,9 +1,15 @@
-"""Proof: what the two kernels share that lead from the Grams of a sketch to bounds of ranks and of sigma_1.
+"""Proof: constants that `sketch.compare` and `sketch.conclude` share, which prove bounds of ranks and of sigma_1.
 
-`sketch.compare` forms C - s B for each threshold s that something is to be proven about; `ldl` counts their
-positive pivots; `sketch.conclude` reads the counts. Problem 0 is C itself, whose factors make the next basis
-orthonormal (`sketch.rotate`); problem 1 certifies theta_1; 2 + 2 t and 3 + 2 t bound the rank for tolerance t
-from below and from above. `fastrank.reference.sketch`, the twin, has the mathematics.
+With Y = W V, C = Y^T Y and B = V^T V, the number of eigenvalues theta of (C, B) above a threshold s is the number of
+positive pivots of C - s B (k, k). `sketch.compare` forms these small matrices, `count.ldl` counts their positive
+pivots, and `sketch.conclude` turns the counts into bounds. There are 2 + 2 * tolerances of them for each W, called
+problems:
+
+    0                 C itself, whose factor makes the next basis orthonormal (`sketch.rotate`)
+    1                 s just above theta_1: a count of 0 proves that theta_1 is below
+    2 + 2 t, 3 + 2 t  s for the lower and for the upper bound of the rank at tolerance t
+
+The twin, `fastrank.reference.sketch`, has the mathematics.
 """
 
 from __future__ import annotations
@@ -17,22 +23,34 @@ from torch import Tensor
 from ..variant import Variant, arguments
 
 GROWTH_LIMIT = tl.constexpr(8.0)
+"""A count is believed where the growth of its factor is at most (GROWTH_LIMIT + k) ||W||_F^2."""
 FROBENIUS, SPECTRAL, ABSOLUTE = map(tl.constexpr, range(3))
-"""Kinds of tolerances."""
+"""What a tolerance is relative to. A row of `tolerances` is this kind and the square of the tolerance's value."""
 NORM, SPARE, LEFT, LOW, HIGH, ORTHONORMAL = map(tl.constexpr, range(6))
-"""Of a matrix' numbers: ||W||_F^2, what rounding may have done, t^2, bounds of sigma_1^2, 1 if V is orthonormal."""
+"""Fields of a matrix' row of `numbers`, from `sketch.compare` to `sketch.conclude`:
+
+    NORM          ||W||_F^2
+    SPARE         allowance for rounding
+    LEFT          t^2 = ||W||_F^2 - (2 tr C - <B, C>) + SPARE: how much of ||W||_F^2 may be outside of the basis
+    LOW, HIGH     bounds of sigma_1^2
+    ORTHONORMAL   1 if V is orthonormal enough for any of this to be a proof, else 0
+"""
 NUMBERS = tl.constexpr(6)
+"""Number of fields of a row of `numbers`."""
 FIRST = tl.constexpr(2)
-"""Problems before those of the tolerances."""
+"""Number of the first problem that belongs to a tolerance."""
 
 
 def order_of(k: int) -> int:
-    """Order that small problems are stored with."""
+    """Order that the small matrices (k, k) are stored with: `count.ldl` takes multiples of 32."""
     return max(32, k)
 
 
 def launch(variant: Variant, scratch: Mapping[str, Tensor], matrices: int, tolerances: int) -> None:
-    """One program a matrix; `scratch` has every tensor of the kernel by its name without `p_`."""
+    """Launches `compare_kernel` or `conclude_kernel`, one program a matrix.
+
+    scratch: every tensor that the kernel takes, by its name without `p_`, see `Sketches.tensors`.
+    """
     given = arguments(variant.kernel, scratch)
     variant.kernel[matrices,](
         **given, MATRICES=matrices, TOLERANCES=tolerances, **variant.constexprs, **variant.options

@@ -1,12 +1,13 @@
-"""Rotate: the next basis of every matrix, V' = orth(Y), from its product Y (r, k) and the factors of C = Y^T Y.
+"""Rotate: the next basis of every matrix, V' = orth(Y), from its product Y (r, k) and the factor of C = Y^T Y.
 
-    C = L D L^T,   Q L^T = Y,   V' = Q D^-1/2   in FP64, stored in FP32;   noise / sqrt(r) in columns that are not kept
+    C = L D L^T,   Q L^T = Y,   V' = Q D^-1/2        computed in FP64; V' (r, k) is stored in FP32, Q in place of Y
 
-Cholesky-QR with its Gram in FP64, sound to a condition number of 1e5 of Y; below that share columns are noise anyway.
-The triangle is solved block column by block column in place of Y, as `count.ldl` does. The twin is
+Columns that are not kept (`sketch.conclude`) get normal noise / sqrt(r) instead. This is Cholesky-QR with its Gram in
+FP64, sound up to a condition number of 1e5 of Y: columns below that share are replaced by noise anyway. The twin is
 `fastrank.reference.sketch.next_basis`.
 
-Bytes: 16 r k read and written, 4 r k written. Flops: r k^2. Times are not measured.
+One program takes a strip of `STRIP` rows, BLOCK rows at a time, and solves for Q block column by block column from left
+to right, as `count.ldl` does. Bytes: 16 r k read and written, 4 r k written. Flops: r k^2. Times are not measured.
 """
 
 from __future__ import annotations
@@ -25,19 +26,20 @@ from ..limits import KS
 from ..variant import Variant, arguments
 from .noise import normal
 from .proof import order_of
-from .sketch import place
+from .strip import place
 from .table import COMPLETE, KEY, NEXT, PRODUCT, ROWS, STRIP
 
 B = 16
-"""Order of a diagonal block: that of the factors' blocks, or half of it, which is as good: the inverse of a triangle
-has on its diagonal the inverses of the triangles there."""
+"""Order of a diagonal block here. `count.ldl` stores the inverses of L's diagonal blocks of 16 or of 32. Where they are
+of 32, blocks of 16 find theirs in them: the inverse of a triangle has on its diagonal the inverses of the triangles on
+the diagonal."""
 
 
 class Config(NamedTuple):
     """Launch configuration."""
 
     block: int
-    """Rows a step."""
+    """Rows that a program solves for at a time."""
     num_warps: int
 
 
@@ -79,14 +81,20 @@ def rotate_kernel(p_table, p_strips, p_step, p_skip, p_product, p_small, p_kept,
             fresh = normal(seed, o_row[:, None], o_column[None, :], key, step) * noise_size
             v = tl.where(kept[None, :], v, fresh)
             tl.store(p_v + (o_row[:, None] * K + o_column[None, :]), v, mask=m_row)
-            # What this block column has stored, other threads of the program load in the next one, and below.
+            # For the next block columns, threads load what other threads of the program have stored for this one.
             tl.debug_barrier()
 
 
 def rotate_(scratch: Mapping[str, Tensor], matrices: int, problems: int, k: int, seed: int) -> None:
-    """Writes the bases of the other side into `bases`.
+    """Writes the bases that are made from this step's products into `bases`, and Q in place of `product`.
 
-    `scratch` has every tensor of the kernel by its name without `p_`; `problems`: small matrices there are for each.
+    Complete bases stay as they are, and where `skip` is not 0 all of them do.
+
+    Args:
+        scratch: every tensor that the kernel takes, by its name without `p_`, see `Sketches.tensors`.
+        matrices: b.
+        problems: how many small matrices there are for each matrix; the first is the factor of C.
+        seed: key of the noise.
     """
     strips = scratch["strips"]
     variant = rotate_variant(k, config(k, capability(strips.device)))
@@ -97,7 +105,7 @@ def rotate_(scratch: Mapping[str, Tensor], matrices: int, problems: int, k: int,
 
 
 def rotate_cost(shapes: list[tuple[int, int]], k: int) -> tuple[int, int]:
-    """Bytes and flops: Y read and written, V' written; half of the products of a square."""
+    """Bytes and flops for products of `shapes` (r, n): Y read and Q written, V' written; r k^2 for the triangle."""
     return sum(20 * r * k for r, _ in shapes), sum(r * k * k for r, _ in shapes)
 
 
@@ -112,7 +120,7 @@ def rotate_variant(k: int, c: Config, architectures: tuple[str, ...] = ()) -> Va
         constexprs={"SPAN": STRIP, "BLOCK": c.block, "B": B, "K": k, "ORDER": order_of(k)},
         num_warps=c.num_warps,
         num_stages=1,
-        maxnreg=224,  # the compiler aims for fewer, and spills 4 bytes
+        maxnreg=224,  # with no number given the compiler aims for fewer, and spills 4 bytes
         architectures=architectures,
     )  # fmt: skip
 

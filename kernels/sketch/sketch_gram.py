@@ -1,12 +1,14 @@
-"""Sketch Gram: the chunks of each product added up, and the Grams of products and of bases, in FP64.
+"""Sketch Gram: adds up the chunks of each product Y, and forms the Grams of products and of bases, strip by strip.
 
-    Y = sum of chunks (r, k)        C = sum over strips of Y[strip]^T Y[strip]    (k, k)
-                                    B = sum over strips of V[strip]^T V[strip]    of the basis V (r, k) FP32 made from Y
+    Y = sum over chunks (r, k)           FP64, written
+    C[strip] = Y[strip]^T Y[strip]       (k, k) FP64: `product_grams_`
+    B[strip] = V[strip]^T V[strip]       (k, k) FP64, of the basis V (r, k) FP32 that was made from Y: `basis_grams_`
 
-One program a strip of `STRIP` rows and a tile of the Gram; `sketch.proof` adds the strips up. B is that of
-the numbers as they were stored.
+The kernels that read them, `sketch.compare` and `lowrank.unit_gram`, sum them over all strips to C and B. B is the Gram
+of V as it is stored, rounded to FP32.
 
-Bytes: 8 r k a chunk read, 8 r k written, 8 k^2 a strip. Flops: 2 r k^2, a k-th of which at most is needed twice.
+One program takes a strip of `STRIP` rows and one tile of the Gram, on or below the diagonal, and writes the tile's
+mirror image too. Bytes: 8 r k a chunk read, 8 r k written, 8 k^2 a strip. Flops: r k^2 (1 + TILE / k).
 
 Tried, by what the compiler makes of it:
     sm_86, sm_89     BLOCK 16 spills 8 bytes at k = 16 under Triton 3.6, with 4 warps as with 2; BLOCK 32: none
@@ -25,7 +27,7 @@ from torch import Tensor
 from ..device import capability, chosen
 from ..limits import KS
 from ..variant import Variant
-from .sketch import place
+from .strip import place
 from .table import CHUNKS, COLUMNS, COMPLETE, FIRST_STRIP, NEXT, PARTIAL, PRODUCT, ROWS, STRIP
 
 
@@ -33,7 +35,7 @@ class Config(NamedTuple):
     """Launch configuration."""
 
     block: int
-    """Rows a step."""
+    """Rows that a program multiplies at a time."""
     tile: int
     """Order of a tile of the Gram."""
     num_warps: int
@@ -46,7 +48,7 @@ def config(k: int, capability: tuple[int, int]) -> Config:
 
 @triton.jit
 def _rows_of(p, o_row, m_row, o_column, rows, chunks, K: tl.constexpr):
-    """The sum of all chunks of some rows and columns, FP64."""
+    """Rows `o_row`, columns `o_column` of the sum of all chunks, FP64."""
     offsets = o_row[:, None] * K + o_column[None, :]
     total = tl.load(p + offsets, mask=m_row[:, None], other=0.0).to(tl.float64)
     for i_chunk in range(1, chunks):
@@ -57,7 +59,7 @@ def _rows_of(p, o_row, m_row, o_column, rows, chunks, K: tl.constexpr):
 @triton.jit(do_not_specialize=["MATRICES"])
 def sketch_gram_kernel(p_table, p_strips, p_step, p_skip, p_from, p_product, p_grams, MATRICES, PRODUCTS: tl.constexpr,
                        SPAN: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr):  # fmt: skip
-    """PRODUCTS: of the chunks of products, which are summed; else of the bases made from them."""
+    """One tile of one strip's Gram. PRODUCTS: of Y, whose chunks are summed and stored; else of the basis from Y."""
     i_matrix, i_strip, _chunk, p_row, _side = place(p_table, p_strips, p_step, tl.program_id(0), MATRICES)
     i_tile = tl.program_id(1)
     i_a, i_b = i_tile // (K // TILE), i_tile % (K // TILE)
@@ -87,12 +89,15 @@ def sketch_gram_kernel(p_table, p_strips, p_step, p_skip, p_from, p_product, p_g
 
 
 def product_grams_(scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
-    """Writes `product`, the sums of the chunks in `partial`, and `grams` `(strips, k, k)`, one a strip."""
+    """Writes `product`, the sums of the chunks in `partial`, and their `grams` `(strips, k, k)` FP64, one a strip.
+
+    scratch: see `Sketches.tensors`; nothing is written where `skip` is not 0. matrices: b.
+    """
     _launch(scratch, scratch["partial"], scratch["grams"], True, matrices, k)
 
 
 def basis_grams_(scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
-    """Writes `basis_grams` `(strips, k, k)` of the `bases` that have just been made."""
+    """Writes `basis_grams` `(strips, k, k)` FP64, one a strip, of the `bases` that this step has made. As above."""
     _launch(scratch, scratch["bases"], scratch["basis_grams"], False, matrices, k)
 
 
@@ -109,7 +114,7 @@ def _launch(
 
 
 def sketch_gram_cost(shapes: list[tuple[int, int]], k: int) -> tuple[int, int]:
-    """Bytes and flops: Y read and written once, one half of the products."""
+    """Bytes and flops for products of `shapes` (r, n): Y read and written once; half the products of a full Gram."""
     return sum(16 * r * k for r, _ in shapes), sum(r * k * k for r, _ in shapes)
 
 

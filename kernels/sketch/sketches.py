@@ -1,9 +1,14 @@
-"""Sketches: the bases of matrices of one dtype and one k, from step to step, and the launches of a step.
+"""Sketches: bases of matrices of one dtype and one k that are carried from step to step, and the launches of a step.
 
-    multiply   `sketch_`, unless the optimizer's own pass over the weights has done it
-    conclude   `product_grams_`, `compare_`, `ldl.factor_`, `conclude_`, `rotate_`, `basis_grams_`
+    multiply   `sketch_`          Y = W V, unless the optimizer's own pass over the weights (`step.sgd_sketch`) made it
+    conclude   `product_grams_`   C = Y^T Y
+               `compare_`         C - s B for the thresholds s
+               `ldl.factor_`      counts of their positive pivots, and the factor of C
+               `conclude_`        bounds of ranks and of sigma_1, and which columns to keep
+               `rotate_`          the next basis, orth(Y)
+               `basis_grams_`     its Gram, next step's B
 
-Every launch is of a size that is known beforehand and waits for nothing: a CUDA graph can capture all of them.
+The size of every launch is known beforehand, and none waits for the host: a CUDA graph can capture them all.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from .table import View, is_complete, tables
 
 
 def variants_of_sketches(dtype: torch.dtype, k: int, device: torch.device) -> list[Variant]:
-    """What all launches of sketches of one dtype and k specialise their kernels on."""
+    """Every variant that sketches of matrices of one dtype and k launch on `device`."""
     at = capability(device)
     return [
         sketch.sketch_variant(dtype, k, config(k, at)),
@@ -42,19 +47,21 @@ def variants_of_sketches(dtype: torch.dtype, k: int, device: torch.device) -> li
 
 
 class Sketches:
-    """State of a group of matrices, all of it on the device.
+    """What is carried of b matrices, and what the launches of a step write, all of it on the device.
 
     Args:
-        views: where each matrix stands; see `sketch_table.View`.
-        dtype, k: of `limits.NARROW` and `limits.KS`.
-        tolerances: `(t, 2)` FP64, kind (see `proof`) and square of the value of each.
-        step: 0-d int64, the number of steps since the start, shared by all groups and advanced by their owner.
-        skip: 1-element FP32, not 0 where a step is not to change anything that is carried; likewise shared.
+        views: where each matrix stands in its parameter's memory; see `sketch.table.View`.
+        dtype, k: of the matrices, one of `limits.NARROW`, and number of columns, one of `limits.KS`.
+        tolerances: `(t, 2)` FP64, kind (see `sketch.proof`) and square of the value of each tolerance.
+        step: 0-d int64 on the device, the number of steps since the start; its parity is the side whose turn it is. All
+            groups share it, and their owner counts it up.
+        skip: 1 element, FP32, on the device; where it is not 0 a step changes nothing that is carried. Shared as well.
         seed: key of the noise.
 
     Attributes:
-        proof: `(b, 3 + 2 t)` FP64, see `proof.conclude_`; of the last step. decided: `(b,)` int32.
-        tensors: all there is, by name.
+        proof: `(b, 3 + 2 t)` FP64, what the last step has proven; see `conclude_`.
+        decided: `(b,)` int32, 1 where there is nothing left to count; see `conclude_`.
+        tensors: every tensor that the kernels take, by the name of its argument without `p_`.
     """
 
     def __init__(
@@ -88,26 +95,26 @@ class Sketches:
             "step": step,
             "skip": skip,
             "tolerances": to_device(tolerances, device),
-            "bases": zeros(made.bases, dtype=torch.float32),
-            "kept": zeros(b, k, dtype=torch.int32),
-            "top": zeros(b, k),
-            "basis_grams": zeros(made.grams, k, k),
-            "partial": zeros(made.partial),
-            "product": zeros(made.product),
-            "norms": zeros(made.norms),
-            "grams": zeros(made.grams, k, k),
-            "inner": zeros(b, k, k),
-            "small": small,
-            "x": zeros(2 * b, k),
-            "trace": zeros(count),
-            "growth": zeros(count, 1, 1),
-            "counts": zeros(count, 1, dtype=torch.int64),
+            "bases": zeros(made.bases, dtype=torch.float32),  # of both sides of all matrices
+            "kept": zeros(b, k, dtype=torch.int32),  # 1 where a column of the basis is orthonormal, 0 where it is noise
+            "top": zeros(b, k),  # where among those columns the first singular vector was last; 0: not known
+            "basis_grams": zeros(made.grams, k, k),  # V^T V of each strip of the bases
+            "partial": zeros(made.partial),  # W V over each chunk of columns
+            "product": zeros(made.product),  # Y = W V, then Q
+            "norms": zeros(made.norms),  # shares of ||W||_F^2
+            "grams": zeros(made.grams, k, k),  # Y^T Y of each strip of the products
+            "inner": zeros(b, k, k),  # B
+            "small": small,  # the problems, then their factors
+            "x": zeros(2 * b, k),  # the first singular vector in this step's basis; the second half is scratch
+            "trace": zeros(count),  # ||W||_F^2, as every problem's factorisation needs it
+            "growth": zeros(count, 1, 1),  # of the factors of the problems
+            "counts": zeros(count, 1, dtype=torch.int64),  # of the problems' positive pivots
             "numbers": zeros(b, NUMBERS.value),
             "proof": zeros(b, 3 + 2 * len(tolerances)),
             "decided": zeros(b, dtype=torch.int32),
         }
         t = self.tensors
-        coefficients = zeros(count, 1, 2)  # shifts of 0: each problem has its own in it
+        coefficients = zeros(count, 1, 2)  # shifts of 0: the threshold of a problem is in its matrix already
         problems = (
             to_device(places, device),
             zeros(count, dtype=torch.int32),
@@ -135,7 +142,7 @@ class Sketches:
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def restart(self) -> None:
-        """Forgets all bases: what follows is noise, of the side whose turn it is."""
+        """Forgets all bases: the one whose turn it is becomes noise, and complete ones the identity."""
         for name in ("kept", "top", "small", "product"):
             self.tensors[name].zero_()
         with current(self._ids.device):
@@ -148,17 +155,22 @@ class Sketches:
             basis_grams_(self._before(), len(self.views), self.k)
 
     def basis(self, place: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Of one matrix (m, n), views: bases (n, k) and (m, k), one of them stale; which columns are kept; the top."""
+        """What is carried of the matrix (m, n) at `place`, as views of the state.
+
+        Bases (n, k) and (m, k) FP32, of which only the one that is multiplied next is up to date; `kept` (k,) int32:
+        which of its columns are orthonormal, others are noise; `top` (k,) FP64: where among them the first singular
+        vector was last.
+        """
         view, bases = self.views[place], self.tensors["bases"]
         sides = zip((view.columns, view.rows), self._places[place], strict=True)
         right, left = (bases[at : at + n * self.k].view(n, self.k) for n, at in sides)
         return right, left, self.tensors["kept"][place], self.tensors["top"][place]
 
     def adopt(self, bases: Mapping[int, Sequence[Tensor]]) -> None:
-        """Takes what `basis` has of other sketches, by place, as far as there are columns for it."""
+        """Copies what the `basis` of other sketches has returned, by place here, as far as there are columns for it."""
         for place, given in bases.items():
             pairs = list(zip(self.basis(place), given, strict=True))
-            # A complete basis stays as it is: all there is to know is where in it the top was.
+            # A complete basis stays the identity: all that it can take over is where in it the vector was.
             for own, theirs in pairs[-1:] if place in self._complete else pairs:
                 k = min(self.k, theirs.shape[-1])
                 own[..., :k] = theirs[..., :k]
@@ -167,16 +179,16 @@ class Sketches:
                 basis_grams_(self._before(), len(self.views), self.k)
 
     def _before(self) -> dict[str, Tensor]:
-        """Last step's arguments: what it would leave behind is of the side whose turn it is."""
+        """The tensors as in the step before: what launches make from them is the basis whose turn it is now."""
         return self.tensors | {"step": self.tensors["step"] - 1, "skip": torch.zeros_like(self.tensors["skip"])}
 
     def multiply(self, pointers: Tensor) -> None:
-        """The products of all matrices with the bases whose turn it is."""
+        """Multiplies all matrices with the bases whose turn it is. pointers: `(b,)` int64, the matrices' addresses."""
         with current(self._ids.device):
             sketch_(self.tensors, pointers, len(self.views), self.k, self.dtype)
 
     def conclude(self) -> None:
-        """From products to `proof`, `decided` and the bases of the next step."""
+        """From the products of this step: writes `proof`, `decided` and the bases of the next step."""
         b, tolerances = len(self.views), (self.problems - FIRST.value) // 2
         with current(self._ids.device):
             product_grams_(self.tensors, b, self.k)

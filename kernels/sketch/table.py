@@ -1,8 +1,11 @@
-"""Table of sketches: one row of 64-bit integers a matrix and side, `(2, b, FIELDS)` on the device.
+"""Table of sketches: where a matrix, its bases and its products are; one row of int64 a side and matrix, on the device.
 
-Side 0 multiplies W (m, n) with a basis of n rows, side 1 multiplies W^T with one of m. Row and column, r and n are
-those of the product: side 1 has a matrix's strides exchanged. The basis of one side is made from the product of the
-other.
+    table (2, b, FIELDS) int64
+
+Steps alternate between two sides. On side 0 the product is Y = W V, with a basis V of n rows; on side 1 it is W^T V,
+with a basis of m rows, for W (m, n). In a row of the table "rows" r and "columns" n are those of the factor that the
+basis is multiplied with, W or W^T, so that a product is always (r, k) = (r, n) (n, k): side 1 has W's sizes and strides
+exchanged. The basis of either side is made from the product of the other.
 """
 
 from __future__ import annotations
@@ -16,28 +19,39 @@ from torch import Tensor
 
 (OFFSET, ROWS, COLUMNS, STRIDE_ROW, STRIDE_COLUMN, BASIS, NEXT, CHUNK, CHUNKS, PARTIAL, PRODUCT, FIRST_NORM, NORMS,
  FIRST_STRIP, STRIPS, KEY, COMPLETE) = map(tl.constexpr, range(17))  # fmt: skip
-"""OFFSET: of the matrix from the start of its parameter, in elements. BASIS, NEXT: offsets of this side's basis
-`(n, k)` and of the one made from its product, `(r, k)`. CHUNK: columns that one program multiplies; PARTIAL, PRODUCT:
-offsets of what each chunk gives, and of their sum. The norms and strips of a matrix are those of consecutive programs:
-FIRST and how many. KEY: of the matrix' noise. COMPLETE: 1 where the basis spans all of the smaller side, see `tables`.
+"""Fields of a row; offsets are in elements of the tensor named:
+
+    OFFSET                      of the matrix from the start of its parameter
+    ROWS, COLUMNS               r and n
+    STRIDE_ROW, STRIDE_COLUMN   from one row, and one column, to the next, in elements
+    BASIS, NEXT                 offsets in `bases` of this side's basis (n, k), and of the one made from Y (r, k)
+    CHUNK, CHUNKS               columns that one program multiplies, and how many such chunks there are
+    PARTIAL                     offset in `partial` of the product over chunk 0, (r, k); those of further chunks follow
+    PRODUCT                     offset in `product` of their sum Y (r, k)
+    FIRST_NORM, NORMS           which elements of `norms` sum to ||W||_F^2: the first, and how many
+    FIRST_STRIP, STRIPS         which k x k matrices of `grams` sum to Y^T Y: the first, and how many
+    KEY                         of the matrix' noise, see `sketch.noise`
+    COMPLETE                    1 where the basis spans the whole smaller side, see `tables`
 """
 FIELDS = tl.constexpr(17)
+"""Number of fields of a row."""
 TILE_FIELDS = tl.constexpr(3)
-"""Of a list of work: matrix (-1: none), strip, chunk."""
+"""Fields of an entry of a list of work: matrix (-1: nothing to do), strip of rows, chunk of columns."""
 STRIP = 256
-"""Rows whose share of a Gram one program sums."""
+"""Rows of a strip of Y: one program sums their share of a Gram."""
 
 
 class View(NamedTuple):
-    """A tracked matrix: how it stands in its parameter's memory."""
+    """A tracked matrix (m, n): how it stands in its parameter's memory. Offset and strides are in elements."""
 
     offset: int
+    """From the start of the parameter."""
     rows: int
     columns: int
     stride_row: int
     stride_column: int
     key: int
-    """Of its noise: its place in the whole batch."""
+    """Of its noise (`sketch.noise`): its place in the whole batch."""
 
     @property
     def transposed(self) -> View:
@@ -47,22 +61,26 @@ class View(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """What the launches of one k need, on the CPU, and the sizes of what they write."""
+    """What the launches for b matrices and one k read, on the CPU, and the sizes of what they write."""
 
     rows: Tensor
-    """(2, b, FIELDS) int64"""
+    """(2, b, FIELDS) int64, the table."""
     tiles: Tensor
-    """(2, programs, TILE_FIELDS) int32: work of the sketch; the shorter side is filled up with nothing"""
+    """(2, programs, TILE_FIELDS) int32, work of the sketch on either side; the shorter side is filled up with -1."""
     strips: Tensor
-    """(2, programs, TILE_FIELDS) int32: work on the product and on the basis made from it; chunk 0"""
+    """(2, programs, TILE_FIELDS) int32, work on the products and on the bases made from them; all chunks are 0."""
     places: list[tuple[int, int]]
-    """Offsets of each matrix' bases (n, k) and (m, k)"""
+    """Offsets in `bases` of the bases (n, k) and (m, k) of each matrix."""
     bases: int
+    """Elements of all bases."""
     partial: int
+    """Elements of the products over single chunks, of one side at a time."""
     product: int
+    """Elements of the products, of one side at a time."""
     norms: int
+    """Shares of ||W||_F^2: one a program of the sketch."""
     grams: int
-    """Elements of what the sketch and its Grams write."""
+    """Shares (k, k) of the Grams: one a strip of `STRIP` rows."""
 
 
 def is_complete(view: View, k: int) -> bool:
@@ -71,20 +89,20 @@ def is_complete(view: View, k: int) -> bool:
 
 
 def chunk_of(view: View, block: int) -> int:
-    """Columns that one program multiplies: at least 512, and so many that a matrix has 264 programs if it can.
+    """Columns that one program multiplies: a multiple of 64, at least 512, and as few as give up to 264 programs.
 
-    A chunk costs a write and a read of 8 k bytes a row, 1 % of the 20 bytes of each of 512 columns at k = 16 and, where
-    nothing is updated, a tenth.
+    A further chunk costs a write and a read of 8 k bytes a row. At k = 16 and 512 columns that is 1 % of the traffic of
+    a fused step, 20 bytes a column, and a tenth where nothing is updated.
     """
     chunks = max(1, 264 // -(-view.rows // block))
     return max(512, -(-view.columns // (chunks * 64)) * 64)
 
 
 def tables(views: Sequence[View], k: int, block: int) -> Tables:
-    """For sketches of `k` columns whose programs take strips of `block` rows.
+    """Tables for sketches of `k` columns, by programs that multiply strips of `block` rows.
 
-    A matrix with r <= k needs no basis that follows it: its smaller side has a complete one, which stays. Both of its
-    sides are that side, and what a sketch proves of it is exact.
+    A matrix whose smaller side has at most k elements gets a complete basis of that side, which never changes. Both of
+    its rows in the table then multiply from that side, whatever the step, and what a sketch proves of it is exact.
     """
     rows = torch.zeros(2, len(views), FIELDS.value, dtype=torch.int64)
     work: tuple[list[tuple[int, int, int]], ...] = ([], [])
@@ -115,6 +133,7 @@ def tables(views: Sequence[View], k: int, block: int) -> Tables:
 
 
 def _both(lists: tuple[list[tuple[int, int, int]], ...]) -> Tensor:
+    """The lists of work of both sides as one tensor, the shorter filled up with -1."""
     longest = max(map(len, lists))
     both = torch.full((2, longest, TILE_FIELDS.value), -1, dtype=torch.int32)
     for side, each in enumerate(lists):

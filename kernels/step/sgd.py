@@ -1,23 +1,24 @@
 """SGD: one step of all parameters of a dtype that share momentum, dampening and options, in one launch.
 
-    w, b <- descend(w, g, b)      see `step.descent`, also for the tables
+    w, b <- descend(w, g, b)      in place; see `step.descent` for the formula and the tables
 
-FP32 arithmetic for FP32, BF16 and FP16; w and b are rounded once each, and written in place. A gradient that is divided
-by `grad_scale` is written back, as PyTorch's fused SGD does. Where `found_inf` is not 0 nothing is touched.
+Parameters w, gradients g and momentum buffers b are FP32, BF16 or FP16. The arithmetic is FP32, and w and b are rounded
+once each. A gradient that is divided by `grad_scale` is written back too, as PyTorch's fused SGD does. Where
+`found_inf` is not 0 nothing is written.
 
-A program takes BLOCK elements of one slice of one parameter. Whether they are all there and all three addresses are
-multiples of 16 it finds out itself, because gradients move from step to step; then it reads and writes 16 bytes at a
-time. What is left over, and views that start anywhere, go element by element, PIECE at a time.
+A program takes BLOCK elements of one slice of one parameter. If the block is full and the addresses of w, g and b are
+multiples of 16, it reads and writes 16 bytes at a time. It finds that out itself, because gradients move from step to
+step. Blocks that are not full, and views that start at any address, go element by element, PIECE of them at a time.
 
 Bytes, FP32: 20 an element with momentum (w, g, b in; w, b out), 12 without, 4 more to unscale. Flops: 7. Bound by its
-bytes: 11.2M elements (ResNet-18) take 52 us at an H200's 4.3 TB/s. Each program first follows three loads that depend
-on each other (tile, row, elements), about 2 us of latency, in which the memory could bring 65 KB to a multiprocessor;
-its 9 programs ask for 220 KB. (Estimates; nothing is measured.)
+bytes: 11.2M elements (ResNet-18) take 52 us at an H200's 4.3 TB/s. Each program begins with three loads that depend on
+each other (tile, row, elements), about 2 us of latency. In that time the memory could bring 65 KB to a multiprocessor,
+whose 9 programs ask for 220 KB. (Estimates; nothing is measured.)
 
 Tried, by what the compiler makes of it:
-    masks alone        a mask up to a size that nobody knows costs the vectors: element by element everywhere
+    masks alone        the size that a mask goes up to is not known, so no vectors: element by element everywhere
     leftovers at once  2048 of them take up to 207 registers and spill 28 bytes under Triton 3.9; 512 take 80, no spill
-    one flat slice     a parameter's slices as one range need a 64-bit division and a gather of lr and decay an element
+    one flat slice     all slices of a parameter as one range: a 64-bit division and a gather of lr and decay an element
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ class Config(NamedTuple):
 
 
 def config() -> Config:
-    """The same everywhere: 16 elements a thread, 192 bytes in flight in FP32."""
+    """The same for every device: 16 elements a thread, 192 bytes in flight in FP32."""
     return Config(2048, 4)
 
 
 class Kind(NamedTuple):
-    """What parameters of one launch have in common."""
+    """What the parameters of one launch have in common: their dtype, and options of `torch.optim.SGD`."""
 
     dtype: torch.dtype
     momentum: float
@@ -59,9 +60,9 @@ class Kind(NamedTuple):
 
 
 TILE_FIELDS = tl.constexpr(3)
-"""Of the list of work: row of the tables, slice, block."""
+"""Fields of an entry of the list of work: row of the tables `pointers` and `meta`, slice, block of the slice."""
 PIECE = tl.constexpr(512)
-"""Elements at a time, where they cannot be moved 16 bytes at a time."""
+"""Elements that a program handles at a time where it cannot move 16 bytes at a time."""
 
 
 @triton.jit
@@ -100,14 +101,18 @@ def sgd_kernel(p_pointers, p_meta, p_tiles, p_hyper, p_scale, p_found_inf, momen
 def _update(w, g, b, left, lr, decay, momentum, undamped, scale, fresh, WHOLE: tl.constexpr, DTYPE: tl.constexpr,
             HAS_MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, MAXIMIZE: tl.constexpr,
             BLOCK: tl.constexpr):  # fmt: skip
-    """Updates up to BLOCK elements at addresses w, g, b; WHOLE: all of them."""
+    """Updates BLOCK elements at the addresses w, g and b, but at most `left`.
+
+    WHOLE: all BLOCK are there, and the addresses are multiples of 16.
+    """
     o = tl.arange(0, BLOCK)
     m = None if WHOLE else o < left
     p_w, p_g, p_b = w.to(tl.pointer_type(DTYPE)), g.to(tl.pointer_type(DTYPE)), b.to(tl.pointer_type(DTYPE))
     if WHOLE:
         p_w, p_g, p_b = tl.multiple_of(p_w, 16), tl.multiple_of(p_g, 16), tl.multiple_of(p_b, 16)
     else:
-        # or Triton gives a thread neighbours to load and not to store, and exchanges them through shared memory
+        # Without this hint Triton gives a thread neighbouring elements to load, but not to store, and exchanges them
+        # through shared memory.
         o = tl.max_contiguous(tl.multiple_of(o, 1), 1)
     p_w, p_g, p_b = p_w + o, p_g + o, p_b + o
     b_w, b_g = tl.load(p_w, mask=m).to(tl.float32), tl.load(p_g, mask=m).to(tl.float32)
@@ -123,7 +128,10 @@ def _update(w, g, b, left, lr, decay, momentum, undamped, scale, fresh, WHOLE: t
 
 
 def tiles_of(shapes: Sequence[tuple[int, int]], rows: Sequence[int]) -> Tensor:
-    """List of work `(programs, TILE_FIELDS)` int32 on the CPU; `shapes`: slices and elements of a slice, by row."""
+    """List of work `(programs, TILE_FIELDS)` int32 on the CPU for the parameters `rows` of the tables.
+
+    shapes: number of slices, and of elements of a slice, for each row of the tables.
+    """
     listed = [torch.empty(0, TILE_FIELDS.value, dtype=torch.int32)]
     for row in rows:
         slices, numel = shapes[row]
@@ -142,9 +150,13 @@ def sgd_(
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> None:
-    """One step of the parameters in `tiles`, all of one kind.
+    """Steps the parameters in `tiles`, all of one kind, in place: parameters and momentum buffers are written.
 
-    grad_scale, found_inf: one FP32 element each, on the device.
+    Args:
+        pointers, meta, hyper: tables on the device, see `step.descent`.
+        tiles: list of work on the device, from `tiles_of`.
+        grad_scale: one FP32 element on the device that gradients are divided by; they are written back. None: 1.
+        found_inf: one FP32 element on the device; where it is not 0 nothing is written. None: 0.
     """
     if len(tiles):
         variant = sgd_variant(kind, grad_scale is not None, found_inf is not None)
@@ -155,7 +167,7 @@ def sgd_(
 
 
 def sgd_cost(numel: int, itemsize: int, momentum: bool) -> tuple[int, int]:
-    """Bytes and flops of `numel` elements: decay, momentum and step are 2 flops each, and (1 - dampening) g one."""
+    """Bytes and flops of `numel` elements: 2 flops each for decay, momentum and step, and one for (1 - dampening) g."""
     return (5 if momentum else 3) * itemsize * numel, (7 if momentum else 4) * numel
 
 
@@ -187,7 +199,7 @@ def sgd_variant(kind: Kind, scaled: bool = False, guarded: bool = False) -> Vari
 
 
 def variants() -> Iterator[Variant]:
-    """Without momentum, with it, and what does most: with any other options less is done in between."""
+    """For each dtype the plain step without and with momentum, and the one with every option, which does most."""
     for dtype in NARROW:
         yield sgd_variant(Kind(dtype, 0.0, 0.0, False, False))
         yield sgd_variant(Kind(dtype, 0.9, 0.0, False, False))

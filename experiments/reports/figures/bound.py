@@ -1,4 +1,4 @@
-"""The paper's bound of the rank, for every cell of a sweep: where it bites, and how far above full rank it is."""
+"""The paper's bound of the rank, for every cell of a sweep: where it is below full rank, or how far above it is."""
 
 import numpy as np
 import pandas as pd
@@ -46,11 +46,18 @@ def bounds(results: Results, trials: pd.DataFrame, suffix: str = "") -> pd.DataF
 
 
 def average(results: Results, trial: str, suffix: str, steps: FloatArray) -> FloatArray:
-    """The bound of the average rank at each of `steps` of a trial of one of the cells that `bounds` knows, with decay.
+    """The bound of the average rank of a trial at each of `steps`.
 
-    The mean over the matrices of the bound, where it holds and is below full rank; of their full ranks elsewhere. NaN
-    where no matrix has a bound below its full rank. It holds once training is as old as `memory` says, unless the
-    matrix has lost more than half of its norm since that step, as the history has it.
+    It is a mean over the matrices: of the bound where that holds and is below full rank, of full rank elsewhere. It is
+    NaN where no matrix has a bound below its full rank. The bound of a matrix holds at a step if training has taken the
+    number of steps that `memory` gives, and the matrix has not lost more than half of its norm in them. The norms are
+    those of the history.
+
+    Args:
+        results: the sweep.
+        trial: one with weight decay, of a cell that `bounds` has a row for.
+        suffix: column suffix of the tolerance.
+        steps: (n,) steps, counted from 1.
 
     Raises:
         fastrank.HistoryError, OSError: the history is missing or damaged.
@@ -74,11 +81,11 @@ def average(results: Results, trial: str, suffix: str, steps: FloatArray) -> Flo
 
 
 def sentence(known: pd.DataFrame, biting: int) -> str:
-    """What the bound says, and where it says nothing; empty where it is not known.
+    """A sentence on where the bound is below full rank and where it says nothing; empty where no bound is known.
 
     Args:
-        known: what `bounds` gives.
-        biting: cells in which it is below the average full rank at some step.
+        known: what `bounds` returns.
+        biting: how many cells have a bound that is below the average full rank at some step.
     """
     finite = known[np.isfinite(known["most"])]
     if finite.empty:

@@ -48,7 +48,7 @@ def draw(means: Mapping[str, pd.DataFrame]) -> Drawing:
 
 
 def _draw_line(axes: Axes, line: pd.DataFrame, scale: Scale, quantity: str, name: str, number: int) -> None:
-    """A line; none leads from zero to the logarithm, because between them there is no distance."""
+    """Draw a sweep's line. Zero is not joined to the other values: on a logarithm there is no distance to it."""
     colour = COLOURS[number % len(COLOURS)]
     marker = MARKERS[(number + number // len(COLOURS)) % len(MARKERS)]
     places = line["value"].map(scale.positions())
@@ -65,7 +65,7 @@ def _draw_line(axes: Axes, line: pd.DataFrame, scale: Scale, quantity: str, name
 
 
 def _plain(name: str) -> str:
-    """A name as matplotlib shows it: a dollar begins no formula, and an underscore hides no line."""
+    """A name that matplotlib shows as it is: a dollar would begin a formula, and a first underscore hide the line."""
     shown = name.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 

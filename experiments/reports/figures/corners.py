@@ -16,12 +16,12 @@ from ..results import Results
 from .style import ALERT, MUTED, panel_grid
 
 MOST = 12  # trials
-FIRST = {1: (MOST,), 2: (4, MOST), 3: (3, 2, MOST), 4: (2, 2, 2, MOST)}  # most values of each axis that varies
+FIRST = {1: (MOST,), 2: (4, MOST), 3: (3, 2, MOST), 4: (2, 2, 2, MOST)}  # by axes that vary: most values of each
 
 
 @dataclass(frozen=True)
 class Corner:
-    """A cell of the grid; `trial`: its done one of the lowest seed; where that is None, `status` says why."""
+    """A cell of the grid. `trial` is its done trial of the lowest seed; where that is None, `status` says why."""
 
     settings: Mapping[str, Any]
     title: str
@@ -30,14 +30,14 @@ class Corner:
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """Indices of at most `most` of `count` things, first and last among them."""
+    """Indices of at most `most` of `count` things, evenly spaced, the first and the last among them."""
     return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
 
 
 def corners(results: Results) -> tuple[list[Corner], int]:
-    """At most 12 cells of the grid, its corners among them; and in how many columns their panels stand best.
+    """Choose at most 12 cells of the grid, its corners among them. Returns them and the number of columns of panels.
 
-    The first of the settings that vary varies fastest.
+    In the order of the cells the first of the settings that vary changes fastest.
     """
     varying, room, chosen = results.varying, MOST, []
     for axis, most in zip(varying, FIRST.get(len(varying), ()), strict=True):
@@ -49,7 +49,11 @@ def corners(results: Results) -> tuple[list[Corner], int]:
 
 
 def _columns(counts: list[int]) -> int:
-    """Of panels: a row for each value of the settings but the first, or two where the first has but two."""
+    """How many columns of panels, given how many values are shown of each setting that varies.
+
+    A row has a panel for each value of the first setting, or twice as many where that has two values and there are more
+    than six panels. Panels of a single setting are in rows of at most four.
+    """
     panels = math.prod(counts)
     if len(counts) < 2:
         return 4 if panels > 4 else max(panels, 1)
@@ -68,7 +72,7 @@ def _corner(results: Results, settings: dict[str, Any]) -> Corner:
 
 
 def corner_panels(results: Results, found: list[Corner], columns: int, height: float) -> tuple[Figure, list[Axes]]:
-    """A panel for every corner with its title, and whether it collapsed; one without a trial says why."""
+    """A figure with a panel for every corner: its title, and whether it collapsed, or why there is no trial."""
     figure, panels = panel_grid(len(found), columns, height)
     for axes, corner in zip(panels, found, strict=True):
         axes.set_title(corner.title)
@@ -92,7 +96,7 @@ def choice(results: Results, found: list[Corner]) -> str:
 
 
 def settings_columns(results: Results, corner: Corner, data: pd.DataFrame) -> pd.DataFrame:
-    """`data` with the corner's trial, its settings and how it ended before it."""
+    """Insert columns into `data`, before its own: the corner's trial, its settings and how it ended."""
     row = results.table.loc[str(corner.trial)]
     data.insert(0, "collapsed", row["collapsed"])
     data.insert(0, "final_test_accuracy", row["test_accuracy"])

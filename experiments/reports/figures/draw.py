@@ -13,12 +13,12 @@ from .style import styled
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as the report shows it; `svg` is None where there is nothing to draw, and `caption` says why."""
+    """A figure as the report shows it, PNG or SVG; None where there is nothing to draw, and `caption` says why."""
 
     name: str
     title: str
     caption: str
-    svg: bytes | None
+    image: bytes | None
 
 
 def draw_figures(results: Results, trial: str | None) -> list[Picture]:

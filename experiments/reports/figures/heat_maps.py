@@ -19,7 +19,7 @@ from .style import MUTED, SMALL, WIDTH
 
 NOT_FINITE = "#d5d8de"
 COLOURS = colormaps["viridis"].with_extremes(bad=NOT_FINITE)
-ROW, LOW_ROW, MANY = 0.34, 0.19, 24  # inches of a matrix; where there are many, of each
+ROW, LOW_ROW, MANY = 0.34, 0.19, 24  # inches of a matrix; LOW_ROW if there are more than MANY
 SMALL_HEIGHT = 1.7  # inches of a panel where there are several
 
 
@@ -49,7 +49,7 @@ def draw(results: Results, trial: str) -> Drawing:
 
 
 def draw_corners(results: Results) -> Drawing:
-    """Heat maps of at most 12 trials, at the first tolerance.
+    """The heat maps of at most 12 trials that stand for the grid, at the first tolerance.
 
     Raises:
         NothingToDraw: none of those that would be shown is done, or the sweep has but one cell.
@@ -96,7 +96,7 @@ def cells(known: Digest) -> pd.DataFrame:
 
 
 def _draw_cells(axes: Axes, known: Digest, ends: "np.ndarray[tuple[int], np.dtype[Any]]", apart: float) -> None:
-    """The heat map, its rows `apart` points from each other; `ends` are the times at which the runs of steps end."""
+    """Draw a heat map, with rows `apart` points from each other; `ends` are the times at which runs of steps end."""
     full = known.matrices[["rows", "cols"]].min(axis=1).to_numpy()
     edges, rows = np.append(0, ends), np.arange(len(full) + 1) - 0.5
     shares = np.ma.masked_invalid(known.matrix_means / full[:, None])

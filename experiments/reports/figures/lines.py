@@ -61,7 +61,7 @@ def draw(results: Results, suffix: str = "") -> Drawing:
 def _draw_lines(
     axes: Axes, data: pd.DataFrame, shown: tuple[str, str], scale: Scale, ramp: Ramp, quantity: str
 ) -> list[tuple[float, float, str, str]]:
-    """A line for each value of the second setting; where each ends, its name and colour."""
+    """Draw a line for each value of the second setting. Returns where each line ends, its name and its colour."""
     places, ends = scale.positions(), []
     for value, colour in ramp.items():
         line = data[data[shown[1]] == value]
@@ -90,7 +90,7 @@ def _draw_lines(
 def _draw_collapsed(
     axes: Axes, data: pd.DataFrame, shown: tuple[str, str], scale: Scale, ramp: Ramp, quantity: str
 ) -> None:
-    """Crosses over the cells with collapsed networks; those below the axis stand on its lower edge."""
+    """Draw crosses over the cells with collapsed networks; those below the axis stand on its lower edge."""
     places, bottom = scale.positions(), axes.get_ylim()[0]
     for _, cell in data[data["collapsed"] > 0].iterrows():
         y = max(cell[f"{quantity}_mean"], bottom)
@@ -98,7 +98,7 @@ def _draw_collapsed(
 
 
 def _reached(data: pd.DataFrame) -> "pd.Series[float]":
-    """Test accuracies that the axis shows: those of cells that have not collapsed, where there are any."""
+    """Test accuracies that the axis has to show: those of cells without a collapsed network, where there are any."""
     sound = data[data["collapsed"] == 0]
     return (sound if len(sound) else data)["test_accuracy_min"]
 

@@ -1,4 +1,4 @@
-"""One panel of a map over two settings: contours or cells, hatched where a network collapsed, open where none is."""
+"""One panel of a map over two settings: contours or cells, hatched where a network collapsed, and marked if empty."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Quantity:
     name: str
     colours: str
     written: Callable[[float], str]
-    least: float  # width of the range of colours
+    least: float  # least width of the range of colours
 
 
 QUANTITIES = (
@@ -38,11 +38,12 @@ def draw_panel(
     """Draw `quantity` over two settings.
 
     Args:
-        axes: an empty panel, so many `inches` wide.
+        axes: an empty panel.
         data: a row a cell of the grid; NaN where there is no result.
-        scales: horizontal and vertical. Even ones make a map of cells with their numbers, logarithms contours.
+        scales: horizontal and vertical. With even scales cells are drawn, with their numbers; with others contours.
         quantity: what is shown.
-        levels: of the contours; the first and the last are the ends of the colours.
+        levels: values at which contours lie; the colours go from the first to the last.
+        inches: width of the panel.
     """
     x, y = scales
     contours, norm = not x.even, Normalize(levels[0], levels[-1])
@@ -73,7 +74,10 @@ def draw_panel(
 
 
 def _cells(scale: Scale) -> dict[float, tuple[float, float]]:
-    """From where to where the cell of every value reaches: hardly beyond the outer values, where contours end."""
+    """From where to where the cell of every value reaches on a scale.
+
+    On a logarithm the outer cells reach hardly beyond their values, because contours end there.
+    """
     edges, places = scale.edges(), scale.positions()
     if scale.even:
         return edges
@@ -104,7 +108,7 @@ def _draw_contours(
 
 
 def _draw_cell(axes: Axes, place: tuple[Any, float, float], value: float, quantity: Quantity, colour: Any) -> None:
-    """A filled cell with its number; an outline with a dash where there is none."""
+    """Draw a filled cell with its number, or a dashed outline with a dash where it has no colour."""
     (left, bottom), width, height = place
     centre = left + width / 2, bottom + height / 2
     if colour is None:
@@ -119,7 +123,7 @@ def _draw_cell(axes: Axes, place: tuple[Any, float, float], value: float, quanti
 
 
 def _draw_point(axes: Axes, centre: tuple[float, float], *, missing: bool) -> None:
-    """Where a value was measured a dot; a cross where it is missing."""
+    """Draw a dot where a value was measured, a cross where it is missing."""
     style: dict[str, Any] = (
         {"marker": "x", "s": 34, "color": MUTED}
         if missing

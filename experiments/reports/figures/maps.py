@@ -16,7 +16,7 @@ from .scale import Scale
 from .style import WIDTH, columns_of
 
 MAPPED = AXES[:3]
-CONTOURS = 4  # values of both settings from which on contours are drawn: fewer say nothing of a shape
+CONTOURS = 4  # contours are drawn if both settings have so many values above 0; fewer show no shape
 HEIGHT = 2.6  # inches of a panel
 
 
@@ -85,7 +85,7 @@ def _panels(facets: int) -> tuple[Figure, tuple[list[list[Axes]], list[list[Axes
 
 
 def _levels(data: pd.DataFrame, quantity: Quantity) -> list[float]:
-    """Round numbers over what networks that have not collapsed reach, where there are any."""
+    """Round numbers over the range of all networks that have not collapsed, or of all where none is left."""
     sound = data[(data["collapsed"] == 0) & data[quantity.column].notna()]
     values = (sound if len(sound) else data)[quantity.column]
     low = min(values.min(), values.max() - quantity.least)

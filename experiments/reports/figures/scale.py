@@ -1,4 +1,4 @@
-"""Where the values of a setting lie on an axis: on a logarithm, or evenly; zero in a place of its own, set apart."""
+"""Where the values of a setting lie on an axis: on a logarithm or evenly, with zero, which has none, set apart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from ..axes import WORDS, number
 from .style import NEUTRAL
 
-GAP = 0.5  # of the mean distance between two values, more, from zero to the smallest of them
+GAP = 0.5  # how much farther zero is from the smallest value than two values are on average, as a share of that
 LETTER = 0.075  # inches, of a tick label
-LONG = 5  # letters of a number from which on all numbers of the axis are written like 2e-4
+LONG = 5  # letters of the longest number that is written out; beyond, all numbers of the axis are like 2e-4
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Scale:
 
     @property
     def label(self) -> str:
-        """The axis' name."""
+        """The name of the axis, as it is written at it."""
         return WORDS[self.axis] + (" (log scale)" if self.logarithmic else "")
 
     def positions(self) -> dict[float, float]:
@@ -47,7 +47,7 @@ class Scale:
         return at_zero | dict(zip(regular, map(float, places), strict=True))
 
     def edges(self) -> dict[float, tuple[float, float]]:
-        """From where to where the cell of every value reaches: half way to its neighbours."""
+        """From where to where the cell of every value reaches, which is half way to its neighbours."""
         places = self.positions()
         at_zero = places.pop(0.0) if self.zero else None
         middle = np.array(list(places.values()))
@@ -63,7 +63,7 @@ class Scale:
         return cells
 
     def draw_x(self, axes: Axes, inches: float) -> None:
-        """Ticks and name of the horizontal axis, which is so long; labels that would overlap are left out."""
+        """Draw ticks and name of a horizontal axis, `inches` long. Labels that would overlap are left out."""
         places = list(self.positions().values())
         labels = tick_labels(self.values)
         low, high = axes.get_xlim()
@@ -73,14 +73,14 @@ class Scale:
         axes.set_xlabel(self.label)
 
     def draw_y(self, axes: Axes) -> None:
-        """Ticks and name of the vertical axis."""
+        """Draw ticks and name of a vertical axis."""
         axes.yaxis.set_major_locator(FixedLocator(list(self.positions().values())))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(FixedFormatter(tick_labels(self.values)))
         axes.set_ylabel(self.label)
 
     def draw_gap(self, axes: Axes) -> None:
-        """A dotted line between zero and the logarithm, where there is a zero."""
+        """Draw a dotted line between zero and the other values, where there is a zero."""
         if self.zero:
             edges = self.edges()
             middle = (edges[0.0][1] + edges[self.values[1]][0]) / 2
@@ -88,7 +88,7 @@ class Scale:
 
 
 def thinned(labels: Sequence[str], places: Sequence[float]) -> list[str]:
-    """The labels, centred at these places (inches, increasing), without those that would touch one that is kept.
+    """The labels, centred at these places (inches, increasing), with those that would touch a kept one emptied.
 
     The first and the last are kept before all others, and then powers of ten before the rest.
     """
@@ -107,7 +107,7 @@ def _round(label: str) -> bool:
 
 
 def tick_labels(values: Sequence[float]) -> list[str]:
-    """The values as an axis has them: all like 0.005, or all like 5e-3 where one of them is long; zero is 0."""
+    """The values as an axis shows them: all like 0.005, or all like 5e-3 where one of them is long; zero is 0."""
     plain = [number(value) for value in values]
     if max(map(len, plain)) <= LONG or any(value >= 1 for value in values):
         return plain

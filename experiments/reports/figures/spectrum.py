@@ -1,4 +1,4 @@
-"""Singular values of every tracked matrix of one trial, first against last step, with the tolerance's threshold."""
+"""Singular values of every tracked matrix of one trial, at its first and last step, with the rank's thresholds."""
 
 from itertools import cycle
 
@@ -56,7 +56,7 @@ def draw(results: Results, trial: str) -> Drawing:
 
 
 def _values(ends: pd.DataFrame) -> pd.DataFrame:
-    """A row a singular value, of the `ends` that `spectra` gives."""
+    """A row for each singular value of `ends`, which `spectra` returned."""
     data = ends.explode("singular_values", ignore_index=True).rename(columns={"singular_values": "sigma"})
     data["sigma"] = data["sigma"].astype(float)
     data["index"] = data.groupby(["name", "stage"]).cumcount() + 1
@@ -84,21 +84,21 @@ def _draw_stages(axes: Axes, matrix: pd.DataFrame) -> None:
 
 
 def _draw_thresholds(axes: Axes, matrix: pd.DataFrame, tolerances: list[fastrank.Tolerance]) -> None:
-    """tau / ||W||_F of every tolerance, for W at its last step."""
+    """Draw a line at tau / ||W||_F for every tolerance, with W as at its last step."""
     for tolerance, dashes in zip(tolerances, cycle(DASHES)):
         name = f"τ = {tolerance.value:g}{OF[tolerance.relative_to]}"
         axes.axhline(_threshold(matrix, tolerance), color=INK, linewidth=1, linestyle=dashes, label=name)
 
 
 def _threshold(matrix: pd.DataFrame, tolerance: fastrank.Tolerance) -> float:
-    """tau / ||W||_F for the W of the first of these rows that is of a last step: it begins with sigma_1."""
+    """tau / ||W||_F for the first W of these rows, at its last step; the first row of that has its sigma_1."""
     last = matrix[matrix["stage"] == "last"].iloc[0]
     unit = {"frobenius": last["frobenius_norm"], "spectral": last["sigma"], "absolute": 1.0}
     return float(tolerance.value * unit[tolerance.relative_to] / last["frobenius_norm"])
 
 
 def _short(name: str, letters: int) -> str:
-    """As much of the end of a matrix's name as a panel is wide."""
+    """The end of a matrix's name, at most so many letters, for the title of a panel."""
     name = name.removesuffix(".weight")
     return name if len(name) <= letters else f"…{name[1 - letters :]}"
 

@@ -11,12 +11,12 @@ from .bound import average, bounds, sentence
 from .drawing import Drawing, NothingToDraw
 from .style import colours, columns_of, label_ends, panel_grid, reference_line
 
-HEIGHT, LOW = 2.5, 2.1  # inches of a panel; where there are many, of each
+HEIGHT, LOW = 2.5, 2.1  # inches of a panel; LOW if there are more than MANY
 MANY = 9  # panels
 
 
 def draw(results: Results, suffix: str = "") -> Drawing:
-    """The figure at the tolerance with this column suffix: lines of the first setting of `results.shown`.
+    """The figure at the tolerance with this column suffix; its lines are values of the first of `results.shown`.
 
     Raises:
         NothingToDraw: no done trial has a readable history.
@@ -53,13 +53,13 @@ def draw(results: Results, suffix: str = "") -> Drawing:
 
 
 def _columns(results: Results, trials: pd.DataFrame, panels: int) -> int:
-    """A row for each facet, where that is neither narrow nor wide."""
+    """How many columns of panels: with several facets a row for each, if that makes 2 to 4; or as `columns_of` says."""
     values = trials[results.shown[1]].nunique()
     return values if trials["facet"].nunique() > 1 and 1 < values <= 4 else columns_of(panels)
 
 
 def _curves(results: Results, trials: pd.DataFrame, suffix: str) -> pd.DataFrame:
-    """A row for every cell and run of steps: mean over the seeds, lowest and highest step of any."""
+    """A row for every cell and run of steps: mean rank over the seeds, and the lowest and highest of any seed."""
     parts = []
     for name, trial in trials.iterrows():
         curve = results.digests[str(name)].curves[suffix]
@@ -90,7 +90,7 @@ def _bounded(
         if place in covered:
             steps = data.loc[rows, "step_last"].to_numpy(dtype=np.float64)
             bounds_ = [average(results, trial, suffix, steps) for trial in of_cell[place]]
-            data.loc[rows, "bound"] = np.max(bounds_, axis=0)  # where it holds for every seed
+            data.loc[rows, "bound"] = np.max(bounds_, axis=0)  # NaN unless it holds for every seed
     return data
 
 

@@ -18,7 +18,8 @@ from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 INK, MUTED, GRID, NEUTRAL, ALERT = "#1f2430", "#6b7280", "#e8eaee", "#8b93a1", "#b3261e"
 WIDTH = 8.0  # inches; at 200 dots an inch, shown 800 pixels wide, 9 points are 12.5 pixels
 SIZE, SMALL = 9.0, 8.0  # points
-RAMPS = {  # of a colour map: from where, its dark end, to where; batch sizes alone are dark where they are small
+# Colour map, and the part of it that is used, from its dark end on. Batch sizes alone are dark where they are small.
+RAMPS = {
     "batch_size": ("viridis", 0.05, 0.74),
     "lr": ("BuPu", 1.0, 0.52),
     "weight_decay": ("YlOrRd", 0.98, 0.5),
@@ -74,10 +75,10 @@ def styled() -> Iterator[None]:
 
 
 def colours(axis: str, values: Sequence[float]) -> dict[float, str]:
-    """Colour of every value of a setting, each setting in a ramp of its own, told apart by lightness alone.
+    """Colour of every value of a setting. Each setting has a ramp of its own, whose colours differ in lightness.
 
     Weight decay goes from light orange to dark red, batch size from dark blue to light green, the learning rate from
-    light to dark violet, momentum from light to dark green. Zero is grey: nothing of what the setting does.
+    light to dark violet, momentum from light to dark green. Zero is grey.
     """
     positive = sorted(value for value in values if value > 0)
     ramp = _ramp(*RAMPS[axis], len(positive))
@@ -96,12 +97,12 @@ def lightness(colour: Any) -> float:
 
 
 def columns_of(count: int) -> int:
-    """In how many columns so many panels stand best: at most three, and four in two rows of two."""
+    """In how many columns `count` panels are arranged: at most three, but four panels in two rows of two."""
     return 2 if count == 4 else min(count, 3)
 
 
 def panel_grid(count: int, columns: int, height: float, **kwargs: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, `height` inches each, in rows of at most `columns`, sharing both axes."""
+    """A figure of `count` panels, each `height` inches high, in rows of at most `columns`, sharing both axes."""
     columns = min(count, columns)
     rows = ceil(count / columns)
     figure = Figure(figsize=(WIDTH, rows * height), layout="constrained")
@@ -115,7 +116,7 @@ def panel_grid(count: int, columns: int, height: float, **kwargs: Any) -> tuple[
 
 
 def reference_line(axes: Axes, y: float, text: str, *, below: bool = False, colour: str = MUTED) -> None:
-    """A dashed horizontal line with its name standing on it (or hanging from it) at the left."""
+    """Draw a dashed horizontal line, with its name at the left above it (or `below` it)."""
     axes.axhline(y, color=colour, linewidth=1, linestyle=(0, (4, 3)), zorder=1.5)
     axes.annotate(
         text,
@@ -131,7 +132,7 @@ def reference_line(axes: Axes, y: float, text: str, *, below: bool = False, colo
 
 
 def accuracy_axis(axes: Axes, accuracies: pd.Series) -> None:
-    """A vertical axis of per cents that ends at 100 and shows all of `accuracies`."""
+    """Make the vertical axis one of per cents that ends at 100 and shows all of `accuracies`."""
     room = max(1 - accuracies.min(), 0.02)
     axes.set_ylim(max(0, 1 - 1.15 * room), 1 + 0.06 * room)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))

@@ -40,7 +40,7 @@ def draw(results: Results) -> Drawing:
 
 
 def _curves(results: Results, corner: Corner) -> pd.DataFrame:
-    """A row for each run of steps, and for each epoch one with the test accuracy."""
+    """A row with the rank for each run of steps, and one with the test accuracy for each epoch."""
     trial = str(corner.trial)
     row, result = results.table.loc[trial], results.result(trial)
     curve = results.digests[trial].curves[""]

@@ -43,7 +43,7 @@ def test_with_nothing_done_nothing_is_drawn_and_earlier_files_go(make_sweep: Cal
     results = read_results(sweep.folder)
     assert results.choose(None) is None
     pictures = draw_figures(results, None)
-    assert [picture.svg for picture in pictures] == [None] * 8
+    assert [picture.image for picture in pictures] == [None] * 8
     assert all("Nothing to draw: no " in picture.caption for picture in pictures)
     assert [path.name for path in (sweep.folder / "figures").iterdir()] == ["mine.png"]
 
@@ -78,7 +78,7 @@ def test_figures_of_a_chosen_trial_with_a_damaged_history_say_so(make_sweep: Cal
     chosen = sweep.trials[0].id
     truncate_part(Layout(sweep.folder).history(chosen))
     pictures = draw_figures(read_results(sweep.folder), chosen)
-    drawn = [picture.name for picture in pictures if picture.svg]
+    drawn = [picture.name for picture in pictures if picture.image]
     assert drawn == ["rank_by_weight_decay", "rank_over_steps", "rank_against_accuracy", "rank_by_matrix_corners"]
     told = [p.name for p in pictures if f"the history of trial {chosen} could not be read" in p.caption]
     assert told == ["rank_by_matrix", "spectrum"]

@@ -1,6 +1,7 @@
 """The report is one file with everything in it, the same at every rebuild, and safe against what sweeps contain."""
 
 import re
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -84,7 +85,13 @@ FIGURES = (
 def test_report_is_self_contained_and_well_formed(mixed: Any) -> None:
     page = Page(mixed.folder / "report.html")
     assert len(page.references) == len(FIGURES)
-    assert all(reference.startswith("data:image/svg+xml;base64,") for reference in page.references)
+    shown = [b64decode(reference.partition(";base64,")[2]) for reference in page.references]
+    kinds = {"data:image/svg+xml;base64": "svg", "data:image/png;base64": "png"}
+    for name, reference, image in zip(FIGURES, page.references, shown, strict=True):
+        files = [mixed.folder / "figures" / f"{name}.{ending}" for ending in ("svg", "png")]
+        smaller = min(files, key=lambda file: file.stat().st_size)
+        assert kinds[reference.partition(",")[0]] == smaller.suffix[1:]
+        assert image == smaller.read_bytes()
     assert not re.search(r"url\(|@import|https?://", (mixed.folder / "report.html").read_text())
 
 
