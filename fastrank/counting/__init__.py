@@ -7,7 +7,6 @@ batches (`RaggedBatch`). In both cases `bounds` turns the counts into proven bou
 from .batch import WORKSPACE, Group, chunk_size, group, over_matrices
 from .bounds import (
     TRACE,
-    UNIT,
     Affine,
     Shifts,
     eigenvalue_bounds,
@@ -22,7 +21,6 @@ from .spectrum import singular_values, top_singular_value
 
 __all__ = [
     "TRACE",
-    "UNIT",
     "WORKSPACE",
     "Affine",
     "Chunk",

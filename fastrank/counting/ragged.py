@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..device import capturing
 from ..metrics import RankBounds, Tolerance
-from ..reference import Gram, Moments, power_of_two
+from ..reference import UNIT, Gram, Moments, power_of_two
 from .batch import Group
-from .bounds import UNIT, Shifts, judge, shifts, unpivoted_growth
+from .bounds import Shifts, judge, shifts, unpivoted_growth
 from .packing import packed
 
 if TYPE_CHECKING:

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from ..counting import (
-    UNIT,
     Affine,
     Chunk,
     GroupGrams,
@@ -33,7 +32,7 @@ from ..counting import (
 )
 from ..device import UNPREPARED, capturing, mark, to_host
 from ..metrics import RankBounds, Status, Tolerance
-from ..reference import SLACK, Moments
+from ..reference import SLACK, UNIT, Moments
 from .bases import Bases
 from .row import metrics_of, row_of
 from .source import Copies, Source

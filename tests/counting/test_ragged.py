@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from fastrank import Tolerance
-from fastrank.counting.bounds import UNIT
 from fastrank.counting.ragged import RaggedBatch
+from fastrank.reference import UNIT
 from fastrank.reference.grams import Moments
 
 pytest.importorskip("triton")

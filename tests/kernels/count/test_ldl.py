@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastrank import testing
-from fastrank.counting.bounds import UNIT
+from fastrank.reference import UNIT
 
 pytest.importorskip("triton")
 from fastrank.kernels.count import launches as module
