@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastrank.files import sync_folder
+from fastrank.files import sync
 
 from .folder import command
 from .info import DataError, DataInfo, Images
@@ -62,10 +61,10 @@ def write_set(path: Path, scratch: Path, info: DataInfo, parts: Mapping[str, Par
     fresh = scratch / path.name
     try:
         save_file(tensors, fresh, metadata=header)
-        _sync_file(fresh)
+        sync(fresh)
         fresh.chmod(0o644)
         fresh.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except SafetensorError as error:
         reason = str(error).rpartition("I/O error: ")[2].partition(" (os error")[0]
         raise cannot_write(path, reason) from None
@@ -76,14 +75,6 @@ def write_set(path: Path, scratch: Path, info: DataInfo, parts: Mapping[str, Par
 def cannot_write(path: Path, reason: str) -> DataError:
     """The error for a cache that is full or closed."""
     return DataError(f"{path}: cannot be written: {reason}. Another folder: --cache DIR, or the variable FASTRANK_DATA")
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_info(path: Path, name: str) -> DataInfo:

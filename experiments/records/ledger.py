@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fastrank.files import sync_folder
+from fastrank.files import sync
 
 from ..errors import UserError
 from .layout import Layout
@@ -100,7 +100,7 @@ class Ledger:
             connection.executemany("INSERT INTO trials (position, id, spec) VALUES (?, ?, ?)", rows)
             connection.commit()
         draft.replace(path)
-        sync_folder(folder)
+        sync(folder)
         return cls(path)
 
     @classmethod

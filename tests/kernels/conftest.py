@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastrank import backend
-from fastrank.tracking import compilation
+from fastrank.tracking import bases, basis_size, compilation
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
@@ -46,3 +46,16 @@ def short_strips(monkeypatch):
 
     for module in (table, sketch_gram, rotate):
         monkeypatch.setattr(module, "STRIP", 32)
+
+
+@pytest.fixture
+def small_bases(short_strips, monkeypatch):
+    """Little to interpret: bases that are not complete for matrices of 16 rows and more, one product to warm up."""
+    monkeypatch.setattr(basis_size, "COMPLETE", 15)
+    monkeypatch.setattr(bases, "WARM_UP", 1)
+
+
+@pytest.fixture
+def fresh_bases(small_bases, monkeypatch):
+    """The same, and a basis knows nothing before its first step."""
+    monkeypatch.setattr(bases, "WARM_UP", 0)

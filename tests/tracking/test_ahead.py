@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 import fastrank
-from fastrank import backend
 from fastrank.kernels.limits import KS
 from fastrank.tracking import ahead, basis_size, compilation
 
@@ -26,12 +25,7 @@ CPU, TARGET = torch.device("cpu"), GPUTarget("cuda", 90, 32)
 KIND = sgd.Kind(torch.float32, 0.0, 0.0, False, False)
 
 
-@pytest.fixture(autouse=True)
-def _compiled(monkeypatch):
-    """As if this process launched on a GPU, whatever Triton was told."""
-    monkeypatch.setattr(compilation, "_is_compiled", lambda: True)
-    monkeypatch.setattr(backend, "kernels_serve", lambda device: True)
-    monkeypatch.setattr(compiling, "target_of", lambda device: TARGET)
+pytestmark = pytest.mark.usefixtures("compiled_for_a_gpu")
 
 
 def keys(listed):

@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastrank import backend
-from fastrank.tracking import compilation
 from fastrank.tracking.compilation import Compilation
 
 pytest.importorskip("triton")
@@ -32,12 +30,7 @@ CPU, TARGET = torch.device("cpu"), GPUTarget("cuda", 90, 32)
 KIND = sgd.Kind(torch.float32, 0.0, 0.0, False, False)
 
 
-@pytest.fixture(autouse=True)
-def _compiled(monkeypatch):
-    """As if this process launched on a GPU, whatever Triton was told."""
-    monkeypatch.setattr(compilation, "_is_compiled", lambda: True)
-    monkeypatch.setattr(backend, "kernels_serve", lambda device: True)
-    monkeypatch.setattr(compiling, "target_of", lambda device: TARGET)
+pytestmark = pytest.mark.usefixtures("compiled_for_a_gpu")
 
 
 @pytest.fixture

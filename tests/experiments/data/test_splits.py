@@ -1,17 +1,16 @@
 """Reading prepared sets: sizes, stratified parts, and files that are not what was written."""
 
-import resource
 import stat
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from full_disk import full_disk
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
@@ -235,17 +234,6 @@ def test_a_damaged_file_is_never_read(cache: Path, damage: Callable[[bytes], byt
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=f"{path}: {message}.*: fastrank data prepare .* --name toy"):
         load_split("toy", test_fraction=None, train_examples=None, seed=0)
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """No file may grow past 1,000 bytes: the system's own refusal, in the middle of a write."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_leaves_the_old_file_and_says_so(cache: Path) -> None:

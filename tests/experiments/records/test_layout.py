@@ -1,30 +1,14 @@
 """Files that are never half written."""
 
 import errno
-import resource
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from full_disk import full_disk
 
 from fastrank.experiments.files import write_atomically, write_csv
 from fastrank.experiments.records.layout import Layout
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """No file may grow past 1,000 bytes: the system's own refusal, in the middle of a write.
-
-    Only around the write itself: the limit also holds for a file that pytest's own output goes to.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_file_is_replaced_and_others_may_read_it(tmp_path: Path) -> None:

@@ -6,19 +6,11 @@ import pytest
 import torch
 
 from fastrank import Tolerance, testing
-from fastrank.tracking import bases, basis_size
 from fastrank.tracking.bases import Bases
 from fastrank.tracking.source import Source
 
 pytest.importorskip("triton")
-pytestmark = pytest.mark.usefixtures("served", "short_strips")
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch):
-    """A basis that is not complete for r = 64, and nothing known beforehand."""
-    monkeypatch.setattr(basis_size, "COMPLETE", 15)
-    monkeypatch.setattr(bases, "WARM_UP", 0)
+pytestmark = pytest.mark.usefixtures("served", "fresh_bases")
 
 
 def test_columns_follow_the_rank_and_keep_what_they_know(device):

@@ -10,22 +10,14 @@ from torch import nn
 
 import fastrank
 from fastrank import RankTracker, Status, Tolerance, testing
-from fastrank.tracking import bases, basis_size
 from fastrank.tracking.compilation import Compilation
 from fastrank.tracking.sketch_measurer import SketchMeasurer
 from fastrank.tracking.source import Source
 
 pytest.importorskip("triton")
-pytestmark = pytest.mark.usefixtures("served", "short_strips")
+pytestmark = pytest.mark.usefixtures("served", "fresh_bases")
 
 TOLERANCES = [Tolerance(), Tolerance(0.1, "spectral")]
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch):
-    """A basis that is not complete for r = 20, and nothing known beforehand."""
-    monkeypatch.setattr(basis_size, "COMPLETE", 15)
-    monkeypatch.setattr(bases, "WARM_UP", 0)
 
 
 @pytest.fixture

@@ -12,21 +12,14 @@ from torch.nn import Parameter
 
 import fastrank
 from fastrank import RankTracker, testing
-from fastrank.tracking import bases, basis_size, count_measurer
+from fastrank.tracking import count_measurer
 
 pytest.importorskip("triton")
 from fastrank.counting.ragged import RaggedBatch
 from fastrank.kernels.sketch.sketches import Sketches
 from fastrank.tracking.sketch_measurer import SketchMeasurer
 
-pytestmark = pytest.mark.usefixtures("served", "short_strips")
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch):
-    """Little to interpret: a basis that is not complete for r = 18, one product to warm up."""
-    monkeypatch.setattr(basis_size, "COMPLETE", 15)
-    monkeypatch.setattr(bases, "WARM_UP", 1)
+pytestmark = pytest.mark.usefixtures("served", "small_bases")
 
 
 class Net(nn.Module):

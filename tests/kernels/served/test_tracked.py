@@ -12,20 +12,12 @@ from torch.nn import Parameter
 
 import fastrank
 from fastrank import RankTracker, Tolerance, backend, linalg, testing
-from fastrank.tracking import bases, basis_size
 
 pytest.importorskip("triton")
 from fastrank.kernels.count.launches import Launches
 from fastrank.tracking.sketch_measurer import SketchMeasurer
 
-pytestmark = pytest.mark.usefixtures("served", "short_strips")
-
-
-@pytest.fixture(autouse=True)
-def _small(monkeypatch):
-    """Little to interpret: bases that are not complete for r = 20, one product to warm up."""
-    monkeypatch.setattr(basis_size, "COMPLETE", 15)
-    monkeypatch.setattr(bases, "WARM_UP", 1)
+pytestmark = pytest.mark.usefixtures("served", "small_bases")
 
 
 @pytest.fixture
