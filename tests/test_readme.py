@@ -10,6 +10,7 @@ import pytest
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
+PAGES = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "bench/README.md", "bench/gpu.md"]
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 
 
@@ -42,7 +43,11 @@ def test_commands_exist():
                 assert (README.parent / word).exists(), line
 
 
-def test_links_and_pictures_exist():
-    for target in re.findall(r"\]\(([^)#]+)", README.read_text()):
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_exist(page):
+    text = (README.parent / page).read_text()
+    for target in re.findall(r"\]\(([^)#]+)", text):
         if not target.startswith("http"):
-            assert (README.parent / target).exists(), target
+            assert (README.parent / page).parent.joinpath(target).exists(), target
+    for path in re.findall(r"`((?:fastrank|kernels|experiments|bench|tests)/[\w./-]+)`", text):
+        assert (README.parent / path).exists(), path
