@@ -197,10 +197,10 @@ def _find(matrices: Sequence[Tensor], keys: Sequence[int], width: int, search: S
         right = finder.basis(run)
         for at in range(0, run.length, size):
             own = slice(at, min(at + size, run.length))
-            there = slice(run.place + own.start, run.place + own.stop)
-            v = right[own].gather(-1, _of_rows(order[there], run.shape[1]))
-            taken = _Taken.of(torch.stack(list(matrices[there])))
-            yield keys[there], taken.prove(left[own] @ x[there], s[there], v.mT.contiguous())
+            listed = slice(run.place + own.start, run.place + own.stop)
+            v = right[own].gather(-1, _of_rows(order[listed], run.shape[1]))
+            taken = _Taken.of(torch.stack(list(matrices[listed])))
+            yield keys[listed], taken.prove(left[own] @ x[listed], s[listed], v.mT.contiguous())
 
 
 def _of_rows(order: Tensor, rows: int) -> Tensor:
@@ -223,5 +223,5 @@ def _eigenvectors(gram: Tensor, size: Tensor, sound: Tensor) -> tuple[Tensor, Te
     # On CUDA eigh has other algorithms for one matrix than for many: one is added, so that there are many.
     vectors = torch.linalg.eigh(torch.cat([c, c[:1]])).eigenvectors[:-1].flip(-1)
     vectors = torch.where(sound[:, :, None], vectors, 0.0)
-    there = vectors.square().sum(1) > 0.5
-    return torch.where(there[:, None, :], vectors, 0.0), there
+    exist = vectors.square().sum(1) > 0.5
+    return torch.where(exist[:, None, :], vectors, 0.0), exist

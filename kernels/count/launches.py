@@ -96,7 +96,7 @@ class Launches:
         table, self._gram, self._partial = rows_of(pointers, self.shapes, chunks, stored)
         self.table, self.offsets = to_device(table, self.device), table[:, OFFSET.value].tolist()
         self.size = self._gram * (1 + shifts) + self._partial
-        self.parts = max(ldl.parts(shape.order, at) for shape in self.shapes)
+        self.parts = max(ldl.growth_parts(shape.order, at) for shape in self.shapes)
 
         dtypes = [matrix.dtype for matrix in matrices]
         self._fp64 = self._ids([i for i, dtype in enumerate(dtypes) if dtype == torch.float64])

@@ -135,7 +135,7 @@ class Problems(NamedTuple):
         return {f"p_{name}": value for name, value in self._asdict().items()} | {"p_ids": ids}
 
 
-def parts(order: int, capability: tuple[int, int]) -> int:
+def growth_parts(order: int, capability: tuple[int, int]) -> int:
     """Parts that the growth of a matrix of this order needs: one for each block row."""
     return -(-order // config(capability).block_row)
 

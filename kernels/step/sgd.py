@@ -182,8 +182,8 @@ def sgd_variant(kind: Kind, scaled: bool = False, guarded: bool = False) -> Vari
         kernel=sgd_kernel,
         signature=pointers
         | {"momentum": "fp32", "undamped": "fp32"}
-        | {name: "*fp32:16" for name, there in scalars.items() if there},
-        constexprs={name: None for name, there in scalars.items() if not there}
+        | {name: "*fp32:16" for name, given in scalars.items() if given},
+        constexprs={name: None for name, given in scalars.items() if not given}
         | {
             "DTYPE": TRITON_TYPES[kind.dtype],
             "HAS_MOMENTUM": kind.momentum != 0,

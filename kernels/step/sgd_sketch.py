@@ -191,7 +191,7 @@ def _variant(
     kinds = {"p_hyper": "*fp32:16", "p_tiles": "*i32:16", "p_bases": "*fp32:16", "p_partial": "*fp64:16",
              "p_norms": "*fp64:16", "p_scale": "*fp32:16", "p_found_inf": "*fp32:16", "momentum": "fp32",
              "undamped": "fp32", "MATRICES": "i32"}  # fmt: skip
-    constexprs = {name: None for name, there in scalars.items() if not there} | {
+    constexprs = {name: None for name, given in scalars.items() if not given} | {
         "DTYPE": TRITON_TYPES[kind.dtype],
         "HAS_MOMENTUM": kind.momentum != 0,
         "NESTEROV": kind.nesterov,

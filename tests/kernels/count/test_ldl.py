@@ -158,7 +158,7 @@ def test_configurations_hold_what_they_are_given():
         )
         assert [tiny.config(rows, at).block for rows in (1, 16, 17, 32)] == [16, 16, 32, 32]
         assert tiny.config(65, at) is None
-    assert ldl.parts(4096, capability(torch.device("cpu"))) == 64
+    assert ldl.growth_parts(4096, capability(torch.device("cpu"))) == 64
 
 
 def test_costs():
