@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: sweep test test-library test-kernels test-emulated truth endurance lint types kernels kernels-3.9 kernels-3.6 bench
+.PHONY: sweep test test-library test-kernels test-emulated truth endurance lint types wheel kernels kernels-3.9 kernels-3.6 bench
 .PHONY: gpu-check gpu-measure gpu-reproduce gpu-carry gpu-rehearse clean
 
 sweep: .venv/.ready
@@ -14,15 +14,15 @@ test: .venv/.ready
 	$(MAKE) --jobs=2 --output-sync=target --no-print-directory test-library test-kernels
 
 test-library: .venv/.ready
-	$(BIN)/python -m pytest
+	$(BIN)/pytest
 
 test-kernels: .venv/.ready
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest tests/kernels
+	TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels
 
 # The kernels once more, as the PTX that Triton compiles for sm_90, where there is an emulator of it: layouts, shared
 # memory, barriers and races, which the interpreter knows nothing of.
 test-emulated: .venv/.ready build/triton-3.6.0
-	PYTHONPATH=build/triton-3.6.0:$(EMULATOR) $(BIN)/python -m pytest tests/kernels -p sm90_emulator -q
+	PYTHONPATH=build/triton-3.6.0:$(EMULATOR) $(BIN)/pytest tests/kernels -p sm90_emulator -q
 
 # Ten thousand matrices of known rank; not a single bound may be false. DEVICE=cuda LARGEST=4096 where there is a GPU.
 DEVICE ?= cpu
@@ -37,9 +37,15 @@ lint: .venv/.ready
 types: .venv/.ready
 	$(BIN)/mypy -p fastrank
 
+# The wheel has every file of the packages once, and none of an earlier build.
+wheel: .venv/.ready
+	rm -rf build/lib build/wheel
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/python tests/helpers/wheel_contents.py build/wheel/*.whl
+
 # Five hundred trials whose workers and driver are killed at random; each is to be done exactly once.
 endurance: .venv/.ready
-	FASTRANK_TRIALS=500 $(BIN)/python -m pytest tests/experiments/sweeps/test_endurance.py
+	FASTRANK_TRIALS=500 $(BIN)/pytest tests/experiments/sweeps/test_endurance.py
 
 # Every kernel, compiled for every architecture by two Tritons: they emit different instructions. No GPU is needed; the
 # second Triton is fetched only when there is something to compile.
@@ -64,7 +70,7 @@ build/triton-3.6.0: | .venv/.ready
 
 # The quick set on this machine's CPU, with its figures; then the README's performance section.
 bench: .venv/.ready
-	$(BIN)/python -m pytest bench --quick --device cpu --deadline 240 --benchmark-columns=median,iqr,rounds
+	$(BIN)/pytest bench --quick --device cpu --deadline 240 --benchmark-columns=median,iqr,rounds
 	$(BIN)/python bench/throughput.py --device cpu
 	$(BIN)/python bench/figures.py
 	$(BIN)/python bench/tables.py --write

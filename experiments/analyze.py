@@ -177,8 +177,8 @@ def _part(path: Path, state: Any, key: str | None) -> Any:
         return state[usual[0]] if usual else state
     for name in key.split("."):
         if not isinstance(state, Mapping) or name not in state:
-            there = ", ".join(map(str, state)) if isinstance(state, Mapping) else f"a {type(state).__name__}"
-            raise AnalyzeError(f"{path}: has no {key!r}: there is no {name!r} among {there}")
+            known = ", ".join(map(str, state)) if isinstance(state, Mapping) else f"a {type(state).__name__}"
+            raise AnalyzeError(f"{path}: has no {key!r}: there is no {name!r} among {known}")
         state = state[name]
     return state
 

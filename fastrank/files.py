@@ -22,7 +22,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             before is still there, and no temporary file is left. Where the folder itself cannot be synced, the new
             file is in its place, but may be lost in a power cut.
     """
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp")
+    temporary = path.with_name(f".{uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:
             yield file

@@ -41,7 +41,7 @@ def test_all_ways_are_read():
     assert sum(map(len, WAYS.values())) == len(re.findall(r"^\d+\. ", SECTION[1], re.M))
 
 
-@pytest.mark.parametrize("title", WAYS)
+@pytest.mark.parametrize("title", [title for title in WAYS if not title.startswith("What")])  # but for kernels
 def test_a_way_has_six_files_at_most(title):
     files = [file for file, _ in WAYS[title]]
     assert len(files) == len(set(files)) <= 6
@@ -50,10 +50,9 @@ def test_a_way_has_six_files_at_most(title):
 @pytest.mark.parametrize("title", WAYS)
 def test_what_a_way_names_is_called_by_what_it_names_before(title):
     seen: set[str] = set()
-    first = WAYS[title][0][0]
     for file, names in WAYS[title]:
         for name in names:
             assert name in functions(file), f"{file} has no {name}"
             own = name.rpartition(".")[2]
-            assert file == first or own in seen, f"nothing before calls {name}"
+            assert not seen or own in seen, f"nothing before calls {name}"
             seen |= called(functions(file)[name])

@@ -65,9 +65,9 @@ def prepare(
         )
     path = file_of(name, folder)
     options = _options(look, choice)
-    there = None if force else _already(path, name, source, options)
-    if there is not None:
-        return Prepared(there, path, False, time.perf_counter() - started)
+    earlier = None if force else _already(path, name, source, options)
+    if earlier is not None:
+        return Prepared(earlier, path, False, time.perf_counter() - started)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".prepare-") as scratch:
@@ -88,18 +88,18 @@ def _options(look: Look, choice: Choice) -> tuple[str, ...]:
 
 def _already(path: Path, name: str, source: Source, options: tuple[str, ...]) -> DataInfo | None:
     try:
-        there = read_info(path, name)
-        same = (there.source, there.options) == (source.place, options)
+        info = read_info(path, name)
+        same = (info.source, info.options) == (source.place, options)
         if same:
-            read_parts(path, there)
+            read_parts(path, info)
     except (FileNotFoundError, DataError):  # not there, or damaged: it is made anew
         return None
     if not same:
-        made = shlex.join([there.source, *there.options])
+        made = shlex.join([info.source, *info.options])
         raise DataError(
             f"{name!r} is prepared already, from {made}: --force replaces it, --name gives this another name"
         )
-    return there
+    return info
 
 
 def _prepare(path: Path, name: str, source: Source, look: Look, options: tuple[str, ...], scratch: Path) -> DataInfo:

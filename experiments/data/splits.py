@@ -28,9 +28,9 @@ def describe(name: str) -> DataInfo:
     try:
         return read_info(file_of(name), name)
     except FileNotFoundError:
-        there = ", ".join([BUILT_IN, *prepared()])
+        names = ", ".join([BUILT_IN, *prepared()])
         raise DataError(
-            f"the data set {name!r} is not prepared: it is not in {cache_folder()} (there are: {there}); "
+            f"the data set {name!r} is not prepared: it is not in {cache_folder()} (there are: {names}); "
             f"get it with: {command(name)}"
         ) from None
 

@@ -70,8 +70,8 @@ class RayEngine:
     @property
     def slots(self) -> int:
         """How many jobs the cluster, as it is now, has room for."""
-        there = _resources()
-        fit = int(min(there.get("GPU", 0), there.get("CPU", 0)) if self.device == "cuda" else there.get("CPU", 0))
+        free = _resources()
+        fit = int(min(free.get("GPU", 0), free.get("CPU", 0)) if self.device == "cuda" else free.get("CPU", 0))
         return max(1, min(fit, self._workers or fit))
 
     def has_room(self) -> bool:
@@ -115,8 +115,8 @@ class RayEngine:
 
 
 def _resources() -> dict[str, float]:
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    return there
+    found: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return found
 
 
 def _run(function: str, job: Job, folder: str, device: str, storage: str | None) -> Iterator[Event]:

@@ -106,11 +106,11 @@ class Place:
         A part that is written never changes, so only those are copied that are missing there or of another size.
         """
         own = {str(path.relative_to(local)): path for path in local.rglob("*.parquet")} if local.exists() else {}
-        there = self._files(remote)
-        for name in there.keys() - own.keys():
+        stored = self._files(remote)
+        for name in stored.keys() - own.keys():
             self._fs.rm_file(f"{remote}/{name}")
         for name in sorted(own):
-            if there.get(name) != own[name].stat().st_size:
+            if stored.get(name) != own[name].stat().st_size:
                 self.push_file(own[name], f"{remote}/{name}")
 
     def push_file(self, local: Path, remote: str) -> None:

@@ -76,10 +76,10 @@ def trainee(job: Job, folder: Path, device: torch.device) -> "Trainee":
     from .train import Training
 
     trials, layout = [Trial.model_validate(spec) for spec in job.specs.values()], Layout(folder)
-    name, there = trials[0].data.name, trials[0].data.info.digest
-    if job.data not in (None, there):
+    name, digest = trials[0].data.name, trials[0].data.info.digest
+    if job.data not in (None, digest):
         raise DataError(
-            f"{socket.gethostname()}: the data set {name!r} here is not the sweep's: its digest is {there[:12]}, not "
+            f"{socket.gethostname()}: the data set {name!r} here is not the sweep's: its digest is {digest[:12]}, not "
             f"{job.data[:12]}; prepare it from the same images, or copy the file"
         )
     return StackTraining(job.name, trials, layout, device) if job.is_stack else Training(trials[0], layout, device)

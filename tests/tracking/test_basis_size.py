@@ -63,9 +63,3 @@ def test_a_rank_that_wavers_does_not_change_the_columns_to_and_fro():
     for rank in range(2, 110):
         k = basis_size(rank, 512)
         assert basis_size(rank - 1, 512, k) == k
-
-
-def test_they_are_the_kernels():
-    pytest.importorskip("triton")
-
-    assert KS == KS

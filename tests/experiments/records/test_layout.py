@@ -1,6 +1,7 @@
 """Files that are never half written."""
 
 import errno
+import os
 import stat
 from pathlib import Path
 
@@ -11,10 +12,15 @@ from fastrank.experiments.files import write_atomically, write_csv
 from fastrank.experiments.records.layout import Layout
 
 
-def test_a_file_is_replaced_and_others_may_read_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
+def test_a_file_is_replaced_and_others_may_read_it(tmp_path: Path, umask: int) -> None:
     path = tmp_path / "made" / "file"
-    write_atomically(path, b"one")
-    write_atomically(path, b"two")
+    before = os.umask(umask)
+    try:
+        write_atomically(path, b"one")
+        write_atomically(path, b"two")
+    finally:
+        os.umask(before)
     assert path.read_bytes() == b"two"
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert list(path.parent.iterdir()) == [path]
@@ -44,3 +50,8 @@ def test_forgetting_a_trial_spares_the_others(tmp_path: Path) -> None:
     layout.forget("three")
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["two.pt"]
     assert [path.name for path in (tmp_path / "history").iterdir()] == ["two"]
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path: Path) -> None:
+    write_atomically(tmp_path / ("n" * 255), b"one")
+    assert [len(file.name) for file in tmp_path.iterdir()] == [255]
