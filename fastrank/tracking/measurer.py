@@ -111,8 +111,7 @@ class Measurer:
 
     def _by_sketch(self, sources: Sequence[Source]) -> bool:
         """Whether sketches can measure the matrices: none is empty, or FP64, whose products are not exact in FP64."""
-        exact = all(s.matrix.dtype != torch.float64 and s.matrix.numel() for s in sources)
-        return self._by_kernels(sources) and exact
+        return self._by_kernels(sources) and all(s.matrix.dtype != torch.float64 and s.matrix.numel() for s in sources)
 
     def _by_kernels(self, sources: Sequence[Source]) -> bool:
         """Whether the kernels serve the device, and all matrices are on it."""
