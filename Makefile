@@ -47,12 +47,9 @@ wheel: .venv/.ready
 endurance: .venv/.ready
 	FASTRANK_TRIALS=500 $(BIN)/pytest tests/experiments/sweeps/test_endurance.py
 
-# Every kernel, compiled for every architecture by two Tritons: they emit different instructions. No GPU is needed; the
-# second Triton is fetched only when there is something to compile.
-KERNELS := $(filter-out kernels/__init__.py kernels/variant.py,$(wildcard kernels/*.py kernels/*/*.py))
-
-kernels: .venv/.ready $(if $(KERNELS),build/triton-3.6.0)
-	$(MAKE) --jobs=2 --output-sync=target --no-print-directory kernels-3.9 $(if $(KERNELS),kernels-3.6)
+# Every kernel, compiled for every architecture by two Tritons: they emit different instructions. No GPU is needed.
+kernels: .venv/.ready build/triton-3.6.0
+	$(MAKE) --jobs=2 --output-sync=target --no-print-directory kernels-3.9 kernels-3.6
 
 kernels-3.9: kernels-3.9-sm_80+sm_90 kernels-3.9-sm_86+sm_89 kernels-3.9-sm_100+sm_120
 
