@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastrank import backend, linalg, testing
+from fastrank.kernels.limits import NARROW
 from fastrank.linalg import lowrank
 from fastrank.reference.noise import normal
 from fastrank.reference.orthonormal import orthonormal, unit_gram
@@ -17,8 +18,6 @@ from fastrank.kernels.lowrank.range_table import Layout
 from fastrank.kernels.sketch.table import View
 
 pytestmark = pytest.mark.usefixtures("served")
-
-NARROW = (torch.float16, torch.bfloat16, torch.float32)
 
 
 @pytest.fixture
