@@ -16,7 +16,6 @@ __all__ = [
     "exact_start",
     "gaussian",
     "gram",
-    "grams",
     "inertia",
     "normalized",
     "power_iteration",

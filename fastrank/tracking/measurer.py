@@ -76,12 +76,8 @@ class Measurer:
         """
         if self._by_sketch(sources):
             values, sigma = self._sketches.measure(sources, due, found_inf)
-        elif self._by_kernels(sources):
-            self._without_sketch = self._counts
-            values, sigma = self._counts.measure(sources, due)
         else:
-            self._without_sketch = self._stacks
-            values, sigma = self._stacks.measure([source.matrix for source in sources], due)
+            values, sigma = self._choose_without_sketch(sources).measure(sources, due)
         recorded = due and "singular_values" in self._spectrum
         return values, torch.cat([sigma[i] for i in range(len(sources))]) if recorded else None
 
@@ -100,14 +96,14 @@ class Measurer:
         CUDA device to a CPU, the bases or warm starts begin anew.
         """
         if not self._by_sketch(sources):
-            if self._by_kernels(sources):
-                self._without_sketch = self._counts
-                self._counts.load(sources, starts)
-            else:
-                self._without_sketch = self._stacks
-                self._stacks.load([source.matrix for source in sources], starts)
+            self._choose_without_sketch(sources).load(sources, starts)
         elif state is not None:
             self._sketches.load(sources, state)
+
+    def _choose_without_sketch(self, sources: Sequence[Source]) -> StackMeasurer | CountMeasurer:
+        """Which of the two measures the matrices; `warm_starts` are those of the one chosen last."""
+        self._without_sketch = self._counts if self._by_kernels(sources) else self._stacks
+        return self._without_sketch
 
     def _by_sketch(self, sources: Sequence[Source]) -> bool:
         """Whether sketches can measure the matrices: none is empty, or FP64, whose products are not exact in FP64."""

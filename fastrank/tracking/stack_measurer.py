@@ -17,6 +17,7 @@ from ..counting import Group, eigenvalue_bounds, group, inertia_bounds, resolve_
 from ..metrics import Tolerance
 from ..reference import SLACK, Gram, TopEigenvalue, exact_start, gram, inertia, power_iteration
 from .row import columns, metrics_of, row_of
+from .source import Source
 
 WarmStarts = dict[Group, Tensor | None]
 """For each group of matrices, the basis `(b, r, k)` FP64, orthonormal, from which the next power iteration starts; None
@@ -38,13 +39,14 @@ class StackMeasurer:
         self._grouped_for: list[tuple[torch.Size, torch.dtype, torch.device]] = []
         self._starts: WarmStarts = {}
 
-    def measure(self, matrices: list[Tensor], due: bool) -> tuple[Tensor, dict[int, Tensor]]:
+    def measure(self, sources: Sequence[Source], due: bool) -> tuple[Tensor, dict[int, Tensor]]:
         """Measures all matrices: ranks, norms and, if it is `due`, the whole spectrum.
 
         Returns:
             Values `(matrices, columns)` FP64, see `row.columns`; and, if `due`, the singular values `(r,)` FP64 of each
             matrix, by its index.
         """
+        matrices = [source.matrix for source in sources]
         now = [(m.shape, m.dtype, m.device) for m in matrices]
         if now != self._grouped_for:
             self._groups = [(g, torch.tensor(g.indices, device=self._device)) for g in group(matrices)]
@@ -65,8 +67,9 @@ class StackMeasurer:
         """The warm start `(r, k)` of each matrix that has one, by its index."""
         return by_matrix(self._starts)
 
-    def load(self, matrices: list[Tensor], starts: Mapping[int, Tensor]) -> None:
-        """Go on from the warm starts `starts`, by index, with `matrices` as they are now."""
+    def load(self, sources: Sequence[Source], starts: Mapping[int, Tensor]) -> None:
+        """Go on from the warm starts `starts`, by index, with the matrices as they are now."""
+        matrices = [source.matrix for source in sources]
         self._starts = by_group(group(matrices), matrices, starts)
 
 

@@ -13,7 +13,6 @@ from fastrank.kernels.limits import KS
 from fastrank.tracking import ahead, basis_size, compilation
 
 pytest.importorskip("triton")
-from triton.backends.compiler import GPUTarget
 
 from fastrank.kernels import compile as compiling
 from fastrank.kernels import pointers
@@ -21,7 +20,7 @@ from fastrank.kernels.count import variants_of_counts
 from fastrank.kernels.sketch import variants_of_sketches
 from fastrank.kernels.step import sgd
 
-CPU, TARGET = torch.device("cpu"), GPUTarget("cuda", 90, 32)
+CPU = torch.device("cpu")
 KIND = sgd.Kind(torch.float32, 0.0, 0.0, False, False)
 
 
