@@ -120,14 +120,14 @@ def write(folder: Path, steps: int, matrices: int, rows_per_part: int = 32768, s
     """
     spectrum = ["effective_rank", "nuclear_norm", "participation_ratio"]
     tracker = fastrank.RankTracker(network(matrices), spectrum=spectrum, directory=folder, rows_per_part=rows_per_part)
-    history = tracker._history
+    history, shapes = tracker._history, tuple(tuple(matrix.shape) for matrix in matrices)
     seconds, step = 0.0, 0
     for chunk in measurements(steps, matrices, history.layout.columns, seed):
         values = torch.from_numpy(chunk)
         begin = time.perf_counter()
         for row in values:
             step += 1
-            history.append(torch.tensor(step), row, None)
+            history.append(torch.tensor(step), row, None, shapes)
         seconds += time.perf_counter() - begin
     begin = time.perf_counter()
     tracker.close()

@@ -57,16 +57,17 @@ def prepare(make: Callable[..., torch.optim.Optimizer], compiled: bool, paramete
 
 def prepare_tracked(parameters: list[Tensor]) -> Call:
     """The same step with every matrix' rank proven and recorded; its rows are overwritten, for nobody reads them."""
-    model = nn.ParameterList([nn.Parameter(parameter.detach()) for parameter in parameters])
-    for own, parameter in zip(model, parameters, strict=True):
-        own.grad = parameter.grad
+    model = nn.ModuleList([nn.Conv2d(1, 1, 1, bias=False) for _ in parameters])  # which sees kernels as matrices
+    for layer, parameter in zip(model, parameters, strict=True):
+        layer.weight = nn.Parameter(parameter.detach())
+        layer.weight.grad = parameter.grad
     optimizer = fastrank.SGD(model.parameters(), **OPTIONS)
     fastrank.prepare(model, optimizer)
     fastrank.RankTracker(model, optimizer)  # the optimizer's hooks hold it
 
     def call() -> list[Tensor]:
         optimizer.step()
-        return list(model)
+        return list(model.parameters())
 
     return call
 

@@ -9,11 +9,15 @@ read_history    reads a history that a tracker wrote, or only some of its matric
 write_history   writes a history to one file
 """
 
-from . import linalg
-from .history import HistoryError, HistoryWarning, read_history, write_history
-from .metrics import RankBounds, Status, Tolerance
-from .optim import SGD
-from .tracking import RankTracker, prepare
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import linalg
+    from .history import HistoryError, HistoryWarning, read_history, write_history
+    from .metrics import RankBounds, Status, Tolerance
+    from .optim import SGD
+    from .tracking import RankTracker, prepare
 
 __version__ = "0.1.0"
 
@@ -31,3 +35,26 @@ __all__ = [
     "read_history",
     "write_history",
 ]
+
+_ROOMS = {
+    "history": ("HistoryError", "HistoryWarning", "read_history", "write_history"),
+    "linalg": ("linalg",),
+    "metrics": ("RankBounds", "Status", "Tolerance"),
+    "optim": ("SGD",),
+    "tracking": ("RankTracker", "prepare"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first asked for: the command line imports this file, and can then say what it has to say, or be
+    # interrupted, before PyTorch is there.
+    room = next((room for room, names in _ROOMS.items() if name in names), None)
+    if room is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f".{room}", __name__)
+    globals()[name] = module if name == room else getattr(module, name)
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -18,3 +18,16 @@ def check_count(value: Any, name: str, smallest: int) -> int:
     if value < smallest:
         raise ValueError(f"{name}: must be at least {smallest}, not {value}")
     return int(value)
+
+
+def check_seconds(value: Any, name: str) -> float:
+    """Return `value` as a float if it is a number above 0, which may be infinite; errors call it `name`.
+
+    Raises:
+        TypeError: not a number. ValueError: not above 0.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name}: expected a number of seconds, not {value!r}")
+    if not value > 0:
+        raise ValueError(f"{name}: must be above 0 seconds, not {value}")
+    return float(value)

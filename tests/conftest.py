@@ -113,3 +113,17 @@ def train():
             optimizer.step()
 
     return run
+
+
+@pytest.fixture
+def compiled_for_a_gpu(monkeypatch):
+    """As if this process launched on a GPU, whatever Triton was told."""
+    from triton.backends.compiler import GPUTarget
+
+    from fastrank import backend
+    from fastrank.kernels import compile as compiling
+    from fastrank.measuring import compilation
+
+    monkeypatch.setattr(compilation, "_is_compiled", lambda: True)
+    monkeypatch.setattr(backend, "kernels_serve", lambda device: True)
+    monkeypatch.setattr(compiling, "target_of", lambda device: GPUTarget("cuda", 90, 32))

@@ -27,7 +27,7 @@ TOLERANCES = [Tolerance(), Tolerance(0.04), Tolerance(0.1, "spectral"), Toleranc
 
 @pytest.fixture(autouse=True)
 def _compiled_when_launched(monkeypatch):
-    monkeypatch.setattr("fastrank.tracking.compilation.AHEAD", False)  # what a capture finds must not hang on it
+    monkeypatch.setattr("fastrank.measuring.compilation.AHEAD", False)  # what a capture finds must not hang on it
 
 
 @contextmanager

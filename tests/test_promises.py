@@ -115,13 +115,14 @@ def test_overflow_leaves_no_trace(mlp, train, fused):
 
 def test_an_overflow_the_host_does_not_know_of_is_dropped_when_rows_arrive():
     """On CUDA the flag stays on the device: the row is marked there. The ring is the same on a CPU."""
-    from fastrank.history.ring import SKIPPED, Ring
+    from fastrank.history import SKIPPED
+    from fastrank.history.ring import Ring
 
-    ring = Ring(2, 1, torch.device("cpu"), capacity=3)
+    ring, shapes = Ring(2, 1, torch.device("cpu"), capacity=3), ((2, 2), (2, 3))
     for i, step in enumerate([1, SKIPPED, 2, SKIPPED, SKIPPED, SKIPPED, 3]):
         sigma = torch.full((4,), float(i)) if i in (1, 2) else None
-        ring.append(torch.tensor(step), torch.full((2, 1), float(i)), sigma)
-    blocks = ring.drain()
+        ring.append(torch.tensor(step), torch.full((2, 1), float(i)), sigma, shapes)
+    ring.drain(blocks := [])
     assert [b.steps.tolist() for b in blocks] == [[1, 2], [3]]
     assert [b.values[:, 0, 0].tolist() for b in blocks] == [[0.0, 2.0], [6.0]]
     assert {i: s.tolist() for i, s in blocks[0].spectra.items()} == {1: [2.0] * 4}

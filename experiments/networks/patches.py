@@ -23,8 +23,8 @@ def count_patches(model: nn.Module, sample_shape: Sequence[int]) -> dict[str, in
 
     Returns:
         N of every matrix, by the name that it has in a history, such as ``"blocks.0.conv1.weight"``. For a convolution
-        N is the number of output positions, times its groups; for a linear layer that of tokens, which is 1 where a
-        sample is one vector. For a matrix that is used several times it is the sum.
+        N is the number of output positions, in each of its groups; for a linear layer that of tokens, which is 1 where
+        a sample is one vector. For a matrix that is used several times it is the sum.
 
     Raises:
         NetworkError: the model does not accept such a sample, or a layer does not run.
@@ -35,18 +35,21 @@ def count_patches(model: nn.Module, sample_shape: Sequence[int]) -> dict[str, in
     counts: dict[str, int] = {}
     hooks = []
 
-    def counter(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+    def counter(names: Sequence[str]) -> Callable[[nn.Module, Any, Tensor], None]:
         def count(layer: nn.Module, _: Any, output: Tensor) -> None:
             weight: Any = layer.weight
-            counts[name] += output.numel() // len(weight) * getattr(layer, "groups", 1)
+            for name in names:
+                counts[name] += output.numel() // len(weight)
 
         return count
 
     for prefix, layer in model.named_modules():
         if isinstance(layer, LAYERS):
             name = names.setdefault(layer.weight, f"{prefix}.weight" if prefix else "weight")
-            counts[name] = 0
-            hooks.append(layer.register_forward_hook(counter(name)))
+            groups = getattr(layer, "groups", 1)
+            matrices = [name] if groups == 1 else [f"{name}[{group}]" for group in range(groups)]
+            counts.update(dict.fromkeys(matrices, 0))
+            hooks.append(layer.register_forward_hook(counter(matrices)))
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

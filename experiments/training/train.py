@@ -146,9 +146,9 @@ class Training:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what `state_dict` returned."""
+        self.tracker.load_state_dict(state["tracker"])  # which refuses that of another network before anything changes
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.tracker.load_state_dict(state["tracker"])
         self.train.load_state_dict(state["train"])
         self.steps.fill_(state["steps"])
         self.epoch, self.seconds, self.accuracies = state["epoch"], state["seconds"], state["accuracies"]

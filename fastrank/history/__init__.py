@@ -1,8 +1,9 @@
 """Histories, a row for each (step, matrix): brought from the device, kept in memory, and stored in Parquet files."""
 
-from .history import History, HistoryWarning
+from .block import SKIPPED
+from .history import History
 from .parquet import HistoryError, read_history, write_history
-from .ring import SKIPPED
+from .parts import HistoryWarning
 from .table import Layout
 
 __all__ = [

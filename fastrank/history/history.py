@@ -5,74 +5,100 @@ and renamed, so a part is either complete or not there. `state_dict` holds the r
 it removes the parts written after it was taken: a resumed run has neither a gap nor a double row. `row_groups` says how
 rows are stored in a part.
 
-`pyarrow` is imported when a table is first made.
+A part is complete when it has `rows_per_part` rows. In the meantime an alarm writes the rows that there are to the same
+file, so a process that is killed loses only the last `flush_every` seconds. The alarm rings in another thread, and what
+that does on a CUDA device can break the capture of a graph. There it writes what is on the host, and the next row sends
+the others, which are written with the first row after they have arrived.
 """
 
 from __future__ import annotations
 
+import threading
 import warnings
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import chain
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..device import capturing
 from . import ring
-from .parquet import HistoryError, concat, list_parts, part_path, read_parts, write_history
-from .ring import Block, Ring
-from .table import Layout, block_table, join
+from .alarm import Alarm
+from .block import Block, Shapes, join_small
+from .parquet import HistoryError, concat, part_path, read_parts
+from .parts import HistoryWarning, Parts
+from .ring import Ring
+from .table import Layout, block_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
-class HistoryWarning(UserWarning):
-    """A part could not be written. Its rows are kept in memory and written with the next part."""
-
-
 class History:
-    """Collects the rows of one run.
+    """Collects the rows of one run. Its methods may be called from any thread.
 
     Args:
         layout: the matrices and columns of a step's rows.
         device: where rows are measured.
         directory: folder of the Parquet parts, made if missing; None keeps every row in memory.
-        rows_per_part: number of rows in memory at which a part is written.
+        rows_per_part: number of rows in memory at which a part is complete.
+        overwrite: whether the first step removes parts of an earlier run that no loaded state counts on.
+        flush_every: seconds after which rows are written, even if they do not make a part.
 
     Raises:
-        OSError: the folder cannot be made.
+        HistoryError: another tracker writes to the folder.
+        OSError: the folder cannot be made. ImportError: there is a folder, but pyarrow is missing.
     """
 
-    def __init__(self, layout: Layout, device: torch.device, directory: Path | None, rows_per_part: int) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        device: torch.device,
+        directory: Path | None,
+        rows_per_part: int,
+        overwrite: bool = False,
+        flush_every: float = 60.0,
+    ) -> None:
         self.layout = layout
-        self._ring = Ring(len(layout.names), len(layout.columns), device, ring.CAPACITY)
-        self._pending: list[Block] = []
-        self._last: Block | None = None
-        self._directory = directory
+        self._parts = Parts(directory.expanduser(), overwrite) if directory is not None else None
         self._rows_per_part = rows_per_part
-        self._parts = 0
-        self._claimed = False
-        if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
+        self._device = device
+        self._ring = Ring(len(layout.names), len(layout.columns), device, ring.CAPACITY)
+        self._pending: list[Block] = []  # rows that are in no complete part
+        self._previous: Block | None = None  # the last row before those
+        self._full = False  # whether those make a part
+        self._safe = True  # whether they are on disk nevertheless
+        self._late = False  # whether they are to be written as soon as all have arrived
+        self._alarm = Alarm(flush_every, self._on_alarm)
+        self._lock = threading.RLock()
+        self._owner: Callable[[], object] = lambda: None
 
     @property
     def nbytes(self) -> int:
         """Bytes on the device of the buffer where rows wait."""
         return self._ring.nbytes
 
-    def append(self, step: Tensor, values: Tensor, spectra: Tensor | None) -> None:
+    def append(
+        self, step: Tensor, values: Tensor, spectra: Tensor | None, shapes: Shapes, *, claim: bool = True
+    ) -> None:
         """Add a step's rows, as in `Ring.append`. Never waits for the device, except to write a part.
 
+        Args:
+            claim: whether this is a step of training, before which parts of an earlier run are an error, or removed.
+                The row of a model that has not been trained may yet be dropped by `load_state_dict`, and leaves them.
+
         Raises:
-            HistoryError: the folder holds parts of another run, or replays were miscounted.
+            HistoryError: the folder holds parts of another run or is written by one, or replays were miscounted.
         """
-        if not self._claimed:
-            self._claim()
-        if self._ring.append(step, values, spectra):
-            self._gather()
+        with self._lock:
+            if claim and self._parts is not None and not self._parts.claimed:
+                self._parts.claim()
+            self._added(self._ring.append(step, values, spectra, shapes))
 
     def replayed(self, steps: int) -> None:
         """Count the rows that one replay of a CUDA graph with `steps` captured steps has added.
@@ -80,35 +106,60 @@ class History:
         Raises:
             HistoryError: replays were miscounted.
         """
-        if self._ring.replayed(steps):
-            self._gather()
+        with self._lock:
+            self._added(self._ring.replayed(steps))
 
-    def flush(self) -> None:
+    def flush(self, *, claim: bool = True) -> None:
         """Write the rows that are in no part yet, as one part.
+
+        Args:
+            claim: as in `append`, for rows that came without it. False leaves such rows, and parts of an earlier run.
 
         Raises:
             OSError: the part cannot be written; the rows are kept.
-            HistoryError: replays were miscounted; the rows that are certain have been written.
+            HistoryError: replays were miscounted, the rows that are certain have been written; or as in `append`.
         """
-        try:
-            self._drain()
-        finally:
-            if self._directory is not None and self._pending:
-                self._claim()
-                self._write_part(warn=False)
+        with self._lock:
+            try:
+                self._drain()
+            finally:
+                if self._parts is not None and (claim or self._parts.free):
+                    self._write(complete=True)
+
+    def close(self) -> None:
+        """Flush, and let others write to the folder; after an error of `flush` it is kept. A row that is added later
+        takes it again, if no other run has taken it."""
+        with self._lock:
+            self.flush(claim=False)
+            self._alarm.cancel()
+            if self._parts is not None:
+                self._parts.release()
+
+    def close_with(self, owner: object) -> None:
+        """Have this history closed when `owner` is collected, or at the latest when the process ends.
+
+        `multiprocessing` does so where `atexit` and `weakref.finalize` do not, at the end of the processes that it has
+        started; and it does not in a forked process, to which the history of its parent does not belong.
+        """
+        if self._parts is not None:
+            self._owner = weakref.ref(owner)
+            Finalize(owner, self._close_at_last, exitpriority=0)
 
     def last(self) -> Block | None:
         """The rows of the last step, as a block of one step; None before the first step."""
-        self._drain()
-        return self._last
+        with self._lock:
+            self._drain()
+            return self._last()
 
     def to_arrow(self) -> pa.Table:
         """All rows, from the parts and from memory."""
-        self._drain()
-        recent = self.table(self._pending)
-        if not self._parts or self._directory is None:
-            return recent
-        return concat(chain(read_parts([part_path(self._directory, i) for i in range(self._parts)]), [recent]))
+        with self._lock:
+            self._drain()
+            recent = self.table(self._pending)
+            if self._parts is None or not self._parts.count:
+                return recent
+            paths = [part_path(self._parts.directory, i) for i in range(self._parts.count)]
+            return concat(chain(read_parts(paths), [recent]))
 
     def table(self, blocks: Sequence[Block]) -> pa.Table:
         """An Arrow table of the rows of `blocks`."""
@@ -116,78 +167,94 @@ class History:
 
     def state_dict(self) -> dict[str, Any]:
         """The number of parts, the rows that are in none yet, and those of the last step, for `load_state_dict`."""
-        self._drain()
-        last = [] if self._last is None else [asdict(self._last)]
-        return {"parts": self._parts, "blocks": [asdict(block) for block in self._pending], "last": last}
+        with self._lock:
+            self._drain()
+            last, parts = self._last(), self._parts.count if self._parts is not None else 0
+            blocks = [asdict(block) for block in self._pending]
+            return {"parts": parts, "blocks": blocks, "last": [asdict(last)] if last is not None else []}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; parts that were written after it was taken are removed.
 
         Raises:
-            HistoryError: a part that `state` counts on is missing.
+            HistoryError: a part that `state` counts on is missing, or another tracker writes to the folder.
         """
-        parts = int(state["parts"])
-        if parts and self._directory is None:
-            raise HistoryError(f"the state has {parts} parts in a folder; make the tracker with directory=")
-        if self._directory is not None:
-            for i in range(parts):
-                if not part_path(self._directory, i).exists():
-                    raise HistoryError(f"{part_path(self._directory, i)}: missing, but the state counts on it")
-            for extra in list_parts(self._directory)[parts:]:
-                extra.unlink()
-        self._ring.clear()
-        self._pending = [Block(**block) for block in state["blocks"]]
-        self._last = Block(**state["last"][0]) if state["last"] else None
-        self._parts = parts
-        self._claimed = True
+        with self._lock:
+            parts = int(state["parts"])
+            if self._parts is not None:
+                self._parts.continue_after(parts)
+            elif parts:
+                raise HistoryError(f"the state has {parts} parts in a folder; make the tracker with directory=")
+            self._ring.clear()
+            self._pending = [Block(**saved) for saved in state["blocks"]]
+            self._previous = Block(**state["last"][0]) if state["last"] else None
+            self._full = self._safe = self._late = False
 
-    def _claim(self) -> None:
-        """Before the first row, check that the folder holds no parts of another run."""
-        if self._directory is not None and not self._claimed and list_parts(self._directory):
-            raise HistoryError(
-                f"{self._directory}: holds parts of an earlier run; load that run's tracker state to continue it, "
-                "or choose another folder"
-            )
-        self._claimed = True
+    def _added(self, sent: bool) -> None:
+        """After rows were added to the ring: keep the blocks that have arrived, and write those that are due."""
+        if (sent or self._full or self._late) and not capturing(self._device):
+            self._keep(self._ring.collect)
+            full = self._full
+            if full or (self._late and self._ring.idle):
+                self._full = self._late = False
+                try:
+                    self._write(complete=full)
+                except OSError as error:
+                    self._warn(f"not written ({error}); its rows are kept in memory and tried again later", 5)
+        if self._parts is not None:
+            self._alarm.set()
 
-    def _gather(self) -> None:
-        """After a block was sent to the host: keep the blocks that have arrived, and write a part if one is full."""
-        self._keep(self._ring.collect())
-        if self._directory is not None and self._pending_rows() >= self._rows_per_part:
-            self._write_part(warn=True)
+    def _on_alarm(self) -> None:
+        owner = self._owner()  # kept alive meanwhile, because its end would close this history in the midst of it
+        with self._lock:
+            try:
+                if self._device.type == "cuda":
+                    self._late = self._ring.overdue = True
+                else:
+                    self._drain()
+                if self._parts is not None and self._parts.free and not self._safe:
+                    self._write(complete=False)
+            except (OSError, HistoryError) as error:
+                self._warn(f"not written ({error}); its rows are kept in memory and tried again later", 1)
+        del owner
+
+    def _close_at_last(self) -> None:
+        try:
+            if capturing(self._device):  # so the device cannot be asked now
+                Finalize(None, self._close_at_last, exitpriority=0)
+            else:
+                self.close()
+        except Exception as error:  # whatever is left of the process at its end
+            self._warn(f"not written ({error}); its rows are lost", 1)
 
     def _drain(self) -> None:
-        self._keep(self._ring.drain())
+        self._keep(self._ring.drain)
 
-    def _keep(self, blocks: list[Block]) -> None:
-        for block in blocks:
-            # Whoever reads the last row at every step makes blocks of one step. A block is joined with those before it
-            # that are not larger, so that there are few.
-            while self._pending and len(self._pending[-1].steps) <= min(len(block.steps), ring.CAPACITY // 2):
-                block = join(self._pending.pop(), block)
-            self._pending.append(block)
-        if blocks:
-            self._last = blocks[-1].row(-1)
-        if surplus := self._ring.surplus:
-            wrong = f"{surplus} more" if surplus > 0 else f"{-surplus} fewer"
-            raise HistoryError(
-                f"the device has recorded {wrong} steps than were counted: after each replay() of a CUDA graph, call "
-                "the tracker's replayed() once, with the number of steps the graph has captured"
-            )
+    def _keep(self, move: Callable[[list[Block]], None]) -> None:
+        """Have blocks moved from the ring to those that are pending."""
+        known = len(self._pending)
+        move(self._pending)
+        if len(self._pending) > known:
+            join_small(self._pending, known, ring.CAPACITY // 2)
+            rows = sum(len(block.steps) for block in self._pending) * len(self.layout.names)
+            self._full, self._safe = self._parts is not None and rows >= self._rows_per_part, False
+        self._ring.check()
 
-    def _pending_rows(self) -> int:
-        return sum(len(b.steps) for b in self._pending) * len(self.layout.names)
+    def _last(self) -> Block | None:
+        return self._pending[-1].row(-1) if self._pending else self._previous
 
-    def _write_part(self, warn: bool) -> None:
-        assert self._directory is not None
-        path = part_path(self._directory, self._parts)
-        try:
-            write_history(self.table(self._pending), path)
-        except OSError as error:
-            if not warn:
-                raise
-            message = f"{path}: not written ({error}); its rows are kept in memory and tried again with the next part"
-            warnings.warn(message, HistoryWarning, stacklevel=5)
+    def _write(self, complete: bool) -> None:
+        """Write the pending rows as the next part. If it is not complete, they stay pending and are written again."""
+        if self._parts is None or not self._pending or not self._parts.claim():
             return
-        self._parts += 1
-        self._pending.clear()
+        last = self._last()
+        self._parts.write(self.table(self._pending))
+        # As in the ring, statements without a call, between which Ctrl-C cannot raise.
+        if complete:
+            self._parts.count, self._pending, self._previous, self._full = self._parts.count + 1, [], last, False
+        self._safe = True
+
+    def _warn(self, message: str, stacklevel: int) -> None:
+        assert self._parts is not None
+        where = part_path(self._parts.directory, self._parts.count)
+        warnings.warn(f"{where}: {message}", HistoryWarning, stacklevel + 1)

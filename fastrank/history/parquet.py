@@ -21,8 +21,8 @@ RETRIES = 2
 
 
 class HistoryError(RuntimeError):
-    """A history on disk is missing, damaged, of another run, or lacks what was asked for; the message names it. Or the
-    replays of a CUDA graph were miscounted."""
+    """A history on disk is missing, damaged, of another run, being written by another tracker, or lacks what was asked
+    for; the message names it. Or the replays of a CUDA graph were miscounted."""
 
 
 class _Missing(HistoryError):
@@ -54,7 +54,7 @@ def write_history(table: pa.Table, path: str | os.PathLike[str]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(path)
+    path = Path(path).expanduser()
     for column in ("step", "name"):
         if column not in table.column_names:
             raise HistoryError(_unknown(f"{path}: not written", "column", column, table.column_names))
@@ -96,8 +96,8 @@ def read_history(
     if columns is not None and len(set(columns)) < len(columns):
         raise ValueError(f"columns: one is there twice in {list(columns)}")
     if not isinstance(path, str | os.PathLike):
-        return concat(read_parts([Path(file) for file in path], names, columns))
-    single = Path(path)
+        return concat(read_parts([Path(file).expanduser() for file in path], names, columns))
+    single = Path(path).expanduser()
     if not single.is_dir():
         return concat(read_parts([single], names, columns))
     for _ in range(RETRIES):

@@ -8,41 +8,24 @@ A row's place in the buffer is read from a counter on the device, which the oper
 CUDA graph that has captured a row writes to the next place at every replay. The host counts too: the rows that it
 writes itself, and those that it is told a replay has written. Every block brings the device's count with it, and the
 two counts must agree.
+
+Ctrl-C raises between two calls, never between two plain statements. Where several things must change together, they
+change in statements without a call, so that what was recorded before Ctrl-C can be written after it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..device import capturing, mark, to_host
-
-SKIPPED = -1
-"""Step number of a row that must not be kept: the optimizer did not step (its gradients had overflowed)."""
+from .block import Block, Shapes
+from .parquet import HistoryError
 
 CAPACITY = 256
 """Rows that the device holds before they are sent to the host as a block."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Consecutive rows on the host."""
-
-    steps: Tensor
-    """(n,) int64."""
-    values: Tensor
-    """(n, matrices, columns) FP64."""
-    spectra: dict[int, Tensor]
-    """Singular values of all matrices, end to end, FP64, by the row's place in this block; only where recorded."""
-
-    def row(self, i: int) -> Block:
-        """Row `i` as a block of one row, which shares no memory with this block."""
-        i %= len(self.steps)
-        spectra = {0: self.spectra[i].clone()} if i in self.spectra else {}
-        return Block(self.steps[i : i + 1].clone(), self.values[i : i + 1].clone(), spectra)
 
 
 class _Sent(NamedTuple):
@@ -64,13 +47,15 @@ class Ring:
     Attributes:
         surplus: how many more rows the device has written than the host has counted, as found when blocks were last
             looked at. If it is not 0, neither the block where it was found nor any later one is handed out.
+        overdue: set it to have a block sent when the next row or replay is counted, however few its rows.
     """
 
     def __init__(self, matrices: int, columns: int, device: torch.device, capacity: int) -> None:
-        self.surplus = 0
+        self.surplus, self.overdue = 0, False
         self._steps = torch.empty(capacity, dtype=torch.int64, device=device)
         self._values = torch.empty(capacity, matrices, columns, dtype=torch.float64, device=device)
         self._spectra: dict[int, Tensor] = {}
+        self._shapes: Shapes = ()  # of the rows since a block was last sent
         self._written = torch.zeros(1, dtype=torch.int64, device=device)  # rows since a block was last sent
         self._counted = 0  # the same, as the host counts
         self._captured = 0  # rows captured since anything else happened: by one CUDA graph, or by several in a row
@@ -82,7 +67,12 @@ class Ring:
         """Bytes on the device; spectra come on top where they are recorded."""
         return self._steps.nbytes + self._values.nbytes
 
-    def append(self, step: Tensor, values: Tensor, spectra: Tensor | None) -> bool:
+    @property
+    def idle(self) -> bool:
+        """Whether no block is on its way to the host, or ought to be."""
+        return not self._moving and not self.overdue
+
+    def append(self, step: Tensor, values: Tensor, spectra: Tensor | None, shapes: Shapes) -> bool:
         """Add a row. Returns whether a block has been sent to the host.
 
         While a CUDA graph is being captured nothing is written yet, and nothing counted: see `replayed`.
@@ -91,18 +81,24 @@ class Ring:
             step: 0-d int64 on the device.
             values: `(matrices, columns)`.
             spectra: singular values of all matrices, end to end, FP64; None if they are not recorded at this step.
+            shapes: of the matrices at this step. All rows of a block have the same, so a block is sent first if these
+                differ from those of the row before. Replays have the shapes with which their graph was captured.
 
         Raises:
-            RuntimeError: a CUDA graph has captured more rows than are free.
+            RuntimeError: a CUDA graph has captured more rows than are free, or other shapes than the rows before it.
         """
         if capturing(self._values.device):
-            self._reserve()
-            self._write(step, values)
+            self._reserve(shapes)
+            self._write(step, values, counted=0)
             return False
-        self._write(step, values)
+        changed = self._counted > 0 and shapes != self._shapes
+        if changed or self._counted == len(self._steps):  # full: Ctrl-C came when the last block was to be sent
+            self._send()
+        self._shapes = shapes
+        self._write(step, values, counted=1)
         if spectra is not None:
-            self._spectra[self._counted] = spectra
-        return self._count(1)
+            self._spectra[self._counted - 1] = spectra
+        return self._send_if_full() or changed
 
     def replayed(self, rows: int) -> bool:
         """Count the `rows` that one replay of a CUDA graph has written. Returns whether a block has been sent.
@@ -113,22 +109,24 @@ class Ring:
         self._refuse_capture()
         if rows > self._longest:
             raise ValueError(f"steps: {rows} replayed, but no CUDA graph has captured more than {self._longest}")
-        return self._count(rows)
+        self._counted += rows
+        return self._send_if_full()
 
-    def collect(self) -> list[Block]:
-        """Blocks that have arrived on the host since the last call, in order. Does not wait."""
+    def collect(self, kept: list[Block]) -> None:
+        """Move the blocks that have arrived on the host to the end of `kept`, in order. Does not wait."""
         self.surplus = 0
-        arrived = []
         while self._moving and self._moving[0].arrived():
             _, written, block = self._moving[0]
             self.surplus = int(written) - len(block.steps)
             if self.surplus:
                 break  # some of its rows are wrong; it stays here, so that every later call finds it too
-            arrived.append(_without_skipped(self._moving.pop(0).block))
-        return [block for block in arrived if len(block.steps)]
+            block = block.without_skipped()
+            arrived = [block] if len(block.steps) else []
+            kept += arrived
+            del self._moving[0]
 
-    def drain(self) -> list[Block]:
-        """All rows that have not been collected yet, in order. Waits for the device."""
+    def drain(self, kept: list[Block]) -> None:
+        """Move all rows that have not been collected yet to the end of `kept`, in order. Waits for the device."""
         self._refuse_capture()
         self._captured = 0
         surplus = int(self._written) - self._counted
@@ -137,25 +135,39 @@ class Ring:
         for sent in self._moving:
             if sent.event is not None:
                 sent.event.synchronize()
-        blocks = self.collect()
+        self.collect(kept)
         self.surplus = self.surplus or surplus
-        return blocks
+
+    def check(self) -> None:
+        """Raise `HistoryError` if there is a surplus, or the contrary."""
+        if self.surplus:
+            wrong = f"{self.surplus} more" if self.surplus > 0 else f"{-self.surplus} fewer"
+            raise HistoryError(
+                f"the device has recorded {wrong} steps than were counted: after each replay() of a CUDA graph, call "
+                "the tracker's replayed() once, with the number of steps the graph has captured"
+            )
 
     def clear(self) -> None:
         """Forget every row. CUDA graphs that have captured rows stay valid."""
-        self._moving.clear()
-        self._restart()
+        self._restart([])
 
-    def _write(self, step: Tensor, values: Tensor) -> None:
-        """Write a row and advance the device's counter, by operations that a CUDA graph repeats at every replay."""
+    def _write(self, step: Tensor, values: Tensor, counted: int) -> None:
+        """Write a row and advance the device's counter, by operations that a CUDA graph repeats at every replay; and
+        the host's counter by `counted`."""
         place = self._written % len(self._steps)  # rows that the host did not count must not end up outside the buffer
         self._steps.index_copy_(0, place, step.reshape(1))
         self._values.index_copy_(0, place, values.to(self._values.dtype).unsqueeze(0))
         self._written += 1
+        self._counted += counted
 
-    def _reserve(self) -> None:
+    def _reserve(self, shapes: Shapes) -> None:
         """Check that one more captured row has room. All rows of a replay need room at the same time, because the host
-        hears of a replay only after it has written them."""
+        hears of a replay only after it has written them, and one list of shapes."""
+        if (self._counted or self._captured) and shapes != self._shapes:
+            raise RuntimeError(
+                "a tracked matrix has another shape than before: call flush() before capturing a CUDA graph"
+            )
+        self._shapes = shapes
         self._captured += 1
         free = len(self._steps) - self._counted
         if self._captured > free:
@@ -165,11 +177,10 @@ class Ring:
             )
         self._longest = max(self._longest, self._captured)
 
-    def _count(self, rows: int) -> bool:
-        """Count `rows`, and send a block if the next row or replay might find no room. Returns whether one was sent."""
+    def _send_if_full(self) -> bool:
+        """Send a block if the next row or replay might find no room, or it is overdue. Returns whether one was sent."""
         self._captured = 0
-        self._counted += rows
-        if self._counted + max(1, self._longest) <= len(self._steps):
+        if self._counted + max(1, self._longest) <= len(self._steps) and not self.overdue:
             return False
         self._send()
         return True
@@ -182,24 +193,15 @@ class Ring:
             to_host(self._steps[rows]),
             to_host(self._values[rows]),
             {i: to_host(sigma) for i, sigma in self._spectra.items()},
+            self._shapes,
         )
-        self._moving.append(_Sent(mark(self._values.device), written, block))
-        self._restart()
+        sent = _Sent(mark(self._values.device), written, block)
+        self._restart([*self._moving, sent])
 
-    def _restart(self) -> None:
-        self._spectra, self._counted = {}, 0
-        self._written.zero_()
+    def _restart(self, moving: list[_Sent]) -> None:
+        self._moving, self._spectra, self._counted, self.overdue = moving, {}, 0, False
+        self._written *= 0
 
     def _refuse_capture(self) -> None:
         if capturing(self._values.device):
             raise RuntimeError("a CUDA graph is being captured: the history can be read, and replays counted, outside")
-
-
-def _without_skipped(block: Block) -> Block:
-    """A block without its rows whose step is `SKIPPED`."""
-    kept = (block.steps != SKIPPED).nonzero().flatten()
-    if len(kept) == len(block.steps):
-        return block
-    place = {int(old): new for new, old in enumerate(kept)}
-    spectra = {place[i]: sigma for i, sigma in block.spectra.items() if i in place}
-    return Block(block.steps[kept], block.values[kept], spectra)

@@ -8,10 +8,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ..metrics import Status
-from .ring import Block
+from .block import Block
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,10 +21,8 @@ class Layout:
     """The matrices and columns of a history. A step has one row for each matrix."""
 
     names: tuple[str, ...]
-    shapes: tuple[tuple[int, int], ...]
-    """(rows, cols) of each matrix."""
     columns: tuple[str, ...]
-    """Measured columns, see `fastrank.tracking.row.columns`."""
+    """Measured columns, see `fastrank.measuring.row.columns`."""
     singular_values: bool
     """Whether there is a column of singular values."""
 
@@ -46,19 +43,13 @@ class Layout:
         return pa.schema(fields)
 
 
-def join(first: Block, second: Block) -> Block:
-    """Two consecutive blocks as one."""
-    spectra = first.spectra | {len(first.steps) + i: sigma for i, sigma in second.spectra.items()}
-    return Block(torch.cat((first.steps, second.steps)), torch.cat((first.values, second.values)), spectra)
-
-
 def block_table(layout: Layout, block: Block) -> pa.Table:
     """The rows of a block. Numbers that a matrix does not have are null: it is not finite, or they were not due."""
     import pyarrow as pa
 
     steps, count = len(block.steps), len(layout.names)
     values = block.values.numpy().reshape(steps * count, len(layout.columns))
-    rows, cols = np.array(layout.shapes, dtype=np.int32).reshape(count, 2).T
+    rows, cols = np.array(block.shapes, dtype=np.int32).reshape(count, 2).T
     arrays: list[pa.Array] = [
         pa.array(np.repeat(block.steps.numpy(), count)),
         _dictionary(np.tile(np.arange(count, dtype=np.int32), steps), layout.names),
@@ -74,7 +65,7 @@ def block_table(layout: Layout, block: Block) -> pa.Table:
         else:
             arrays.append(pa.array(data, mask=np.isnan(data)))
     if layout.singular_values:
-        arrays.append(_singular_values(layout, block))
+        arrays.append(_singular_values(block))
     return pa.Table.from_arrays(arrays, schema=layout.schema)
 
 
@@ -84,11 +75,11 @@ def _dictionary(indices: np.ndarray[tuple[int], np.dtype[np.int32]], words: Sequ
     return pa.DictionaryArray.from_arrays(pa.array(indices), pa.array(list(words), type=pa.string()))
 
 
-def _singular_values(layout: Layout, block: Block) -> pa.Array:
+def _singular_values(block: Block) -> pa.Array:
     """One list of singular values for each row; null where they were not due, or the matrix is not finite."""
     import pyarrow as pa
 
-    sizes = [min(shape) for shape in layout.shapes]
+    sizes = [min(shape) for shape in block.shapes]
     ends = np.cumsum(sizes)
     lists: list[np.ndarray[tuple[int], np.dtype[np.float64]] | None] = []
     for i in range(len(block.steps)):

@@ -1,14 +1,14 @@
-"""Tracking: measures the rank of every weight matrix of a model while it trains; `RankTracker` is the public class.
+"""Tracking: records the rank of every weight matrix of a model while it trains; `RankTracker` is the public class.
 
-The way from an optimizer's step to a row of the history:
+    tracker      the class
+    hooks        the optimizer's hooks that call the tracker
+    steps        counts the steps, and says after which of them the matrices are measured
+    optimizers   which optimizers can be followed, and `wrapped`, when the step of a wrapper is over
+    checkpoint   the form of a tracker's state
+    ahead        lists the kernels that a tracker may launch, and has them compiled
 
-    tracker, hooks      after which steps the matrices are measured; the optimizer's hooks that call the tracker
-    matricize, source   which parameters are tracked, as which matrices; a matrix together with its parameter
-    measurer            chooses one of the three ways to measure: by `sketch_measurer` (which stands on `bases`,
-                        `basis_groups` and `basis_size`), by `count_measurer` or by `stack_measurer`
-    row                 makes the columns of the history from what was measured
-
-`ahead` and `compilation` have the kernels compiled before they are launched.
+Which matrices there are is for `fastrank.weights` to say, what is measured of them for `fastrank.measuring`, and where
+the rows go for `fastrank.history`.
 """
 
 from .ahead import prepare

@@ -15,10 +15,11 @@ from torch.optim import Optimizer
 
 from .. import backend
 from ..kernels.limits import NARROW
+from ..measuring import basis_sizes
+from ..measuring.compilation import compilation_of
 from ..optim import SGD
-from .basis_size import basis_sizes
-from .compilation import compilation_of
-from .matricize import find_parameters
+from ..weights import Choice, Source, TrackedWeights
+from .optimizers import Followed, find_optimizers
 
 if TYPE_CHECKING:
     from ..kernels.step import Kind
@@ -32,7 +33,7 @@ class Needs(NamedTuple):
     later: list[Variant]
 
 
-def prepare(model: nn.Module, optimizer: Optimizer | None = None) -> None:
+def prepare(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None = None) -> None:
     """Compile all kernels that tracking `model` may launch, and wait until they are compiled.
 
     Without this call they are compiled in the background, from the construction of a `RankTracker` on: a step waits
@@ -43,36 +44,27 @@ def prepare(model: nn.Module, optimizer: Optimizer | None = None) -> None:
     Args:
         model: on the device where it is to be trained. On a device that the kernels do not serve, such as a CPU,
             nothing is done.
-        optimizer: the one whose steps will be followed (default None). The kernels of a `fastrank.SGD` are compiled as
-            well.
+        optimizer: the one, or those, whose steps will be followed (default None). The kernels of a `fastrank.SGD` are
+            compiled as well.
 
     Raises:
         TypeError: `model` is not a module, or `optimizer` is not an optimizer.
         ValueError: no parameter of the model is a matrix.
     """
-    check_training(model, optimizer)
-    parameters, _ = find_parameters(model, None, None, None, "all")
+    optimizers = [followed.optimizer for followed in find_optimizers(optimizer)]
     found: dict[torch.device, list[Tensor]] = {}
-    for matrix in (view for parameter in parameters for view in parameter.views()):
-        found.setdefault(matrix.device, []).append(matrix)
+    for source in TrackedWeights(model, Choice()).sources():
+        found.setdefault(source.matrix.device, []).append(source.matrix)
     for device, matrices in found.items():
         if backend.kernels_serve(device):
-            needs = needs_of(matrices, optimizer, device)
+            needs = needs_of(matrices, optimizers, device)
             compilation_of(device).request(*needs)
             compilation_of(device).wait(needs.urgent)
             compilation_of(device).wait(needs.later, here=False)
 
 
-def check_training(model: object, optimizer: object) -> None:
-    """Raises `TypeError`, naming the argument, if `model` is not a module, or `optimizer` neither None nor one."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, not {type(model).__name__}")
-    if optimizer is not None and not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer: expected a torch.optim.Optimizer, not {type(optimizer).__name__}")
-
-
-def compile_ahead(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: torch.device) -> Callable[[], None]:
-    """Begins to compile, in the background, the kernels that tracking `matrices` may launch.
+def compile_ahead(sources: Sequence[Source], followed: Sequence[Followed], device: torch.device) -> Callable[[], None]:
+    """Begins to compile, in the background, the kernels that tracking the matrices of `sources` may launch.
 
     Does nothing unless the kernels serve `device` and all matrices are on it.
 
@@ -80,9 +72,10 @@ def compile_ahead(matrices: Sequence[Tensor], optimizer: Optimizer | None, devic
         A function that waits until the kernels of the first step are compiled. Call it before that step: a launch that
         comes earlier would compile its kernel a second time.
     """
+    matrices = [source.matrix for source in sources]
     if not backend.kernels_serve(device) or any(matrix.device != device for matrix in matrices):
         return lambda: None
-    urgent, later = needs_of(matrices, optimizer, device)
+    urgent, later = needs_of(matrices, [found.optimizer for found in followed], device)
     compilation_of(device).request(urgent, later)
 
     def until_compiled() -> None:
@@ -94,8 +87,8 @@ def compile_ahead(matrices: Sequence[Tensor], optimizer: Optimizer | None, devic
     return until_compiled
 
 
-def needs_of(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: torch.device) -> Needs:
-    """All kernel variants that measuring `matrices` after each step of `optimizer` may launch on `device`.
+def needs_of(matrices: Sequence[Tensor], optimizers: Sequence[Optimizer], device: torch.device) -> Needs:
+    """All kernel variants that measuring `matrices` after each step of `optimizers` may launch on `device`.
 
     Urgent are the optimizer's step, the counts, and `POKE`, which writes tables. Later come, for each number of columns
     k that `basis_sizes` allows, the sketch and the step that is fused with it, then the other `_forms` of both steps.
@@ -105,7 +98,8 @@ def needs_of(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: to
     from ..kernels.sketch import variants_of_sketches
     from ..kernels.step import sgd_sketch_variant, sgd_variant
 
-    kinds, forms = list(_kinds(optimizer)), _forms(optimizer)
+    kinds = list(dict.fromkeys(kind for optimizer in optimizers for kind in _kinds(optimizer)))
+    forms = list(dict.fromkeys(form for optimizer in optimizers for form in _forms(optimizer))) or [(False, False)]
     present = [matrix for matrix in matrices if matrix.numel()]
     dtypes = list(dict.fromkeys(matrix.dtype for matrix in present))
     urgent = [sgd_variant(kind, *forms[0]) for kind in kinds]
@@ -130,18 +124,18 @@ def needs_of(matrices: Sequence[Tensor], optimizer: Optimizer | None, device: to
     return Needs(urgent, later)
 
 
-def _forms(optimizer: Optimizer | None) -> list[tuple[bool, bool]]:
+def _forms(optimizer: Optimizer) -> list[tuple[bool, bool]]:
     """Whether a step is given a `grad_scale` and a `found_inf`: first as it is now, then as it may be later.
 
     `torch.amp.GradScaler` gives both, or after `unscale_` only `found_inf`, to an optimizer made with `fused=True`, and
     only for the duration of its step.
     """
     now = (getattr(optimizer, "grad_scale", None) is not None, getattr(optimizer, "found_inf", None) is not None)
-    fused = optimizer is not None and any(group.get("fused") for group in optimizer.param_groups)
+    fused = any(group.get("fused") for group in optimizer.param_groups)
     return [now, *([(True, True), (False, True)] if fused and not any(now) else [])]
 
 
-def _kinds(optimizer: Optimizer | None) -> Iterable[Kind]:
+def _kinds(optimizer: Optimizer) -> Iterable[Kind]:
     """The kinds of step of the parameters that the kernels step, each once; none without a `fastrank.SGD`."""
     if not isinstance(optimizer, SGD):
         return ()

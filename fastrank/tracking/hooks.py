@@ -1,61 +1,122 @@
-"""StepHooks: hooks on an optimizer, by which a tracker announces a measurement before a step and takes it after it."""
+"""StepHooks: hooks on optimizers, by which a tracker announces a measurement before a step and takes it after it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ..optim import SGD, Companion
+from ..weights import Source, version_of
+from .optimizers import Followed, trains_nothing
+from .wrapped import WrappedStep
 
 
 class StepHooks:
-    """The hooks of one tracker on `optimizer`.
+    """The hooks of one tracker on the optimizers of one model, which take a step of the model when all have stepped.
 
     Every optimizer gets a hook that is called after its steps. A `fastrank.SGD` that has no companion yet takes
-    `companion`, and gets a hook that is called before its steps as well.
+    `companion`, and gets a hook that is called before its steps as well. A wrapper's step is watched, because it may go
+    on with the weights after the step of the optimizer inside.
+
+    Where an optimizer skips a step, as under AMP, another one may be the first for which all have stepped. Then the
+    step of the model lasts until the one has stepped with which the last step ended, or any one a second time.
 
     Args:
-        optimizer: None: there are no hooks.
+        followed: may be empty: there are no hooks.
         companion: the tracker's measurer, which has a pass of its own over the weights: `fastrank.SGD` may let it step
             them in the same pass (`fuse`).
-        before: called before each step of a `fastrank.SGD` that has taken the companion.
-        after: called after each step, with the optimizer's `found_inf` (None where it has none).
+        before: called before a step of the model in which a `fastrank.SGD` has taken the companion.
+        after: called after each step of the model, with a `found_inf`: None if any optimizer has none, else non-zero
+            where gradients of all of them overflowed.
+        sources: the tracked matrices as they are now.
     """
 
     def __init__(
         self,
-        optimizer: Optimizer | None,
+        followed: Sequence[Followed],
         companion: Companion,
         before: Callable[[], None],
-        after: Callable[[Any], None],
+        after: Callable[[Tensor | None], None],
+        sources: Sequence[Source],
     ) -> None:
-        self._optimizer, self._companion = optimizer, companion
+        self._optimizers, self._companion, self._after = [f.optimizer for f in followed], companion, after
+        self._stepped: dict[int, Tensor | None] = {}  # `found_inf` of those that have stepped, by `id`
+        self._beyond: set[int] = set()  # those that have stepped since all have
+        self._last = 0  # the `id` of the one with which the last step of the model ended
+        self._announced = False  # whether `before` was called for the coming step of the model
+        self._idle = [(s.parameter, version_of(s.parameter)) for s in sources if followed]  # until a step was taken
+        self._wrapped: list[WrappedStep] = []
         self._handles: list[RemovableHandle] = []
 
         # Dynamo must not trace the measurement when the optimizer's step is compiled. torch.compiler.disable has the
         # same effect, but imports Dynamo at once, which takes seconds; torch.optim itself uses _disable_dynamo.
         @_disable_dynamo
         def announce(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            before()
+            if not self._announced and not trains_nothing(optimizer):
+                self._announced = True
+                before()
 
         @_disable_dynamo
         def take(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            after(getattr(optimizer, "found_inf", None))
+            self._take(optimizer)
 
-        if optimizer is not None:
-            self._handles.append(optimizer.register_step_post_hook(take))
-        if isinstance(optimizer, SGD) and optimizer.companion is None:
-            optimizer.companion = companion
-            self._handles.append(optimizer.register_step_pre_hook(announce))
+        for optimizer, wrapper in followed:
+            if wrapper is not None:
+                self._wrapped.append(WrappedStep(wrapper, take))
+            self._handles.append(optimizer.register_step_post_hook(take if wrapper is None else self._wrapped[-1]))
+            if isinstance(optimizer, SGD) and optimizer.companion is None:
+                optimizer.companion = companion
+                self._handles.append(optimizer.register_step_pre_hook(announce))
+
+    def _take(self, optimizer: Optimizer) -> None:
+        """After a step of an optimizer: takes a step of the model, if that was the last one of it."""
+        if trains_nothing(optimizer):
+            self._idle = [(parameter, version_of(parameter)) for parameter, _ in self._idle]
+            return
+        self._stepped[id(optimizer)] = getattr(optimizer, "found_inf", None)
+        if len(self._stepped) == len(self._optimizers):
+            again = id(optimizer) in self._beyond
+            self._beyond.add(id(optimizer))
+            if again or self._last in (0, id(optimizer)):
+                flags = list(self._stepped.values())
+                self._last, self._stepped, self._beyond = id(optimizer), {}, set()
+                self._announced, self._idle = False, []
+                known = [flag for flag in flags if flag is not None]
+                self._after(reduce(torch.minimum, known) if len(known) == len(flags) else None)
 
     def stop(self) -> None:
-        """Removes the hooks, and takes the companion from the optimizer."""
+        """Removes the hooks, and takes the companion from the optimizers."""
         for handle in self._handles:
             handle.remove()
-        self._handles = []
-        if isinstance(self._optimizer, SGD) and self._optimizer.companion is self._companion:
-            self._optimizer.companion = None
+        for wrapped in self._wrapped:
+            wrapped.stop()
+        self._handles, self._wrapped = [], []
+        for optimizer in self._optimizers:
+            if isinstance(optimizer, SGD) and optimizer.companion is self._companion:
+                optimizer.companion = None
+
+    def warn_if_idle(self, *, recorded: bool, closing: bool = False) -> None:
+        """Warns, once, if the weights have changed though the optimizers have taken no step of the model.
+
+        Args:
+            recorded: whether steps were counted all the same, by calls of the tracker's `step`: there is no warning.
+            closing: nothing more will come (default False: there is no warning while the first step is under way).
+        """
+        if recorded or (self._stepped and not closing):
+            return
+        if any(version_of(parameter) != version for parameter, version in self._idle):
+            self._idle = []
+            warnings.warn(
+                "the optimizer that this RankTracker follows has never stepped (of several, not all have): nothing was "
+                "recorded. If another one trains the model (made anew, or inside SAM), give the tracker that one, or "
+                "call tracker.step()",
+                stacklevel=3,
+            )

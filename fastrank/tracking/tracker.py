@@ -3,201 +3,208 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ..arguments import check_count
+from ..arguments import check_count, check_seconds
 from ..device import capturing
-from ..history import SKIPPED, History, Layout, write_history
+from ..history import History, Layout, write_history
+from ..measuring import Measurer, check_spectrum, check_tolerances, columns
 from ..metrics import Tolerance
-from .ahead import check_training, compile_ahead
+from ..weights import Choice, CoverageTable, Select, TrackedWeights, WeightsOf
+from .ahead import compile_ahead
+from .checkpoint import pack, unpack
 from .hooks import StepHooks
-from .matricize import CoverageTable, Select, find_parameters
-from .measurer import Measurer
-from .row import check_spectrum, check_tolerances, columns
-from .source import Source
+from .optimizers import find_optimizers
+from .steps import Steps
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-STATE_VERSION = 2
+outside_inference = torch.inference_mode(False)
+"""Decorates what makes or changes tensors that are kept: those made in inference mode cannot be changed outside it."""
 
 
 class RankTracker:
     """Records the numerical rank of every weight matrix as a model trains. Training itself is not changed by a bit.
 
     Args:
-        model: its parameters with two or more dimensions are tracked; see `include`, `exclude`, `types`, `select`.
-        optimizer: its steps are followed (default None: call `tracker.step()` after each step).
+        model: its weights with two or more dimensions are tracked; see `include`, `exclude`, `types`, `select`.
+        optimizer: its steps are followed, also inside a wrapper such as Accelerate's. Of a list of optimizers, all have
+            to step for a row. Default None: call `tracker.step()` after each step.
         tolerance: one `Tolerance` or several (default 1e-3 of the Frobenius norm). The first one's bounds are the
             columns `rank_lower` and `rank_upper`, a further one's `rank_lower@0.04` and so on.
-        every: measure at step 1 and at each multiple of this (default 1: every step).
-        include: globs; only parameters whose names match one are tracked (default: all).
-        exclude: globs; parameters whose names match one are not tracked (default: none).
-        types: module types; only parameters that modules of these types own are tracked (default: any).
+        every: measure at the first step and at each multiple of this (default 1: every step).
+        include: globs; only weights whose names match one are tracked (default: all).
+        exclude: globs; weights whose names match one are not tracked (default: none).
+        types: a module type or its name, or several; only weights that such modules use are tracked (default: any).
         select: `"all"` (default), or `"paper"`: without the classifier head (the last linear layer) and without 1 x 1
             convolutions, as in arXiv 2206.05794.
+        weights: `"effective"` (default): of parametrized, normed and pruned layers, the weight that the layer uses;
+            `"raw"`: the parameters from which it is made.
+        split: `{glob: (parts, axis)}` for fused projections: a number of equal parts, their names, or their sizes.
+            `{"*c_attn.weight": ("qkv", 1)}` tracks `c_attn.weight[q]`, `c_attn.weight[k]` and `c_attn.weight[v]`.
         spectrum: metrics of the whole spectrum to record as well, any of `"effective_rank"`, `"nuclear_norm"`,
             `"participation_ratio"` and `"singular_values"` (default: none).
-        spectrum_every: record those at step 1 and at each multiple of this (default 1).
+        spectrum_every: record those at the first step and at each multiple of this (default 1).
+        initial: record the weights as they are now as well, as step 0 (default False).
         directory: folder where the history is written as Parquet parts while training goes on (default: kept in
             memory). If a part cannot be written there is a warning, it is tried again, and training goes on.
+        overwrite: at the first step, remove an earlier history from `directory` (default False: that step is then an
+            error, unless `load_state_dict` continues the history).
         rows_per_part: rows, one for each (step, matrix), that make a part (default 32768).
+        flush_every: seconds after which rows are written at the latest, though the part is not full (default 60).
 
     Raises:
-        ValueError: nothing to track, or an argument out of range. TypeError: an argument of the wrong type.
-        OSError: `directory` cannot be made.
+        ValueError: nothing to track, weights that cannot be read (of sharded models, on the meta device), or an
+            argument out of range. TypeError: an argument of the wrong type.
+        HistoryError: another tracker writes to `directory`. OSError: `directory` cannot be made.
 
-    Names are the model's, without the `module.` and `_orig_mod.` of wrappers. A parameter under several names is
-    tracked once, under the first. Parameters may be replaced or moved while they are tracked, as long as each keeps
-    its number of matrices.
+    A weight is seen as its layer sees it: attention's `in_proj_weight` is three matrices, `[q]`, `[k]` and `[v]`, those
+    of an LSTM are its gates, those of a convolution its groups, and other leading axes are stacks: see `coverage()`.
+
+    Names are the model's, without the `module.`, `_orig_mod.` and so on of wrappers. A weight under several names is
+    tracked under the first that is chosen. These weights are settled now: modules and parameters may be replaced or
+    moved later, as long as each weight keeps its number of matrices; new layers are not tracked. A frozen weight
+    (`requires_grad=False`) is measured again when it was replaced or written in place; on CUDA a write through `.data`,
+    which PyTorch does not count, goes unseen.
     """
 
+    @outside_inference
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
         *,
         tolerance: Tolerance | Sequence[Tolerance] | None = None,
         every: int = 1,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
-        types: Sequence[type[nn.Module]] | None = None,
+        types: type[nn.Module] | str | Sequence[type[nn.Module] | str] | None = None,
         select: Select = "all",
+        weights: WeightsOf = "effective",
+        split: Mapping[str, Any] | None = None,
         spectrum: Sequence[str] = (),
         spectrum_every: int = 1,
+        initial: bool = False,
         directory: str | os.PathLike[str] | None = None,
+        overwrite: bool = False,
         rows_per_part: int = 32768,
+        flush_every: float = 60.0,
     ) -> None:
-        check_training(model, optimizer)
+        followed = find_optimizers(optimizer)
         self.tolerances = check_tolerances(tolerance)
         self._spectrum = check_spectrum(spectrum)
-        self._every = check_count(every, "every", 1)
-        self._spectrum_every = check_count(spectrum_every, "spectrum_every", 1)
-        chosen = tuple(types) if types is not None else None
-        self._parameters, self._coverage = find_parameters(model, include, exclude, chosen, select)
-        matrices = [source.matrix for source in self._sources()]
-        layout = Layout(
-            names=tuple(name for p in self._parameters for name in p.matrices),
-            shapes=tuple((m.shape[0], m.shape[1]) for m in matrices),
-            columns=tuple(columns(self.tolerances, self._spectrum)),
-            singular_values="singular_values" in self._spectrum,
-        )
-        self._device = matrices[0].device
-        self._until_compiled = compile_ahead(matrices, optimizer, self._device)
-        folder = Path(directory) if directory is not None else None
-        self._history = History(layout, self._device, folder, check_count(rows_per_part, "rows_per_part", 1))
-        self._calls = 0  # steps as the host counts them: on CUDA it does not know which were skipped
-        self._steps = torch.zeros((), dtype=torch.int64, device=self._device)
+        every, spectrum_every = check_count(every, "every", 1), check_count(spectrum_every, "spectrum_every", 1)
+        choice = Choice(include, exclude, types, select, weights, split if split is not None else {})
+        self._weights = TrackedWeights(model, choice)
+        sources = self._weights.sources()
+        self._device = sources[0].matrix.device
+        self._until_compiled = compile_ahead(sources, followed, self._device)
+        recorded = columns(self.tolerances, self._spectrum)
+        layout = Layout(self._weights.names, recorded, "singular_values" in self._spectrum)
+        check_count(rows_per_part, "rows_per_part", 1)
+        check_seconds(flush_every, "flush_every")
+        folder = None if directory is None else Path(directory)
+        self._history = History(layout, self._device, folder, rows_per_part, overwrite, flush_every)
+        self._steps = Steps(every, spectrum_every, self._spectrum, self._device)
         self._measurer = Measurer(self.tolerances, self._spectrum, self._device)
-        self._hooks = StepHooks(optimizer, self._measurer, self._announce, self.step)
+        if initial:
+            self._until_compiled()
+            self._record(self._steps.zero(), bool(self._spectrum), None, claim=False)
+        self._hooks = StepHooks(followed, self._measurer, self._announce, self.step, sources)
+        self._history.close_with(self)
 
     @property
     def names(self) -> list[str]:
         """Name of each tracked matrix, in the order of the model."""
-        return list(self._history.layout.names)
+        return list(self._weights.names)
 
     @property
     def full_rank(self) -> float:
-        """Mean over the matrices of min(rows, cols): the average rank that no training can exceed."""
-        sides = [min(shape) for shape in self._history.layout.shapes]
+        """Mean over the matrices, as they are now, of min(rows, cols): the largest average rank that there can be."""
+        sides = [min(source.matrix.shape) for source in self._weights.sources()]
         return sum(sides) / len(sides)
 
     def memory(self) -> dict[str, int]:
-        """Bytes on the device: `"history"`, rows that wait there, and `"workspace"`, what the kernels work in.
-
-        The workspace is there from the first measurement on, 0 before that and on a CPU. Its Grams and factors take at
-        most `fastrank.counting.ragged.BUDGET`, unless one matrix alone takes more; bases and copies come on top.
-        """
+        """Bytes on the device: `"history"`, rows that wait there, and `"workspace"`, what the kernels work in: Grams
+        and factors, at most `fastrank.counting.ragged.BUDGET` unless one matrix takes more, bases, and copies."""
         return {"history": self._history.nbytes, "workspace": self._measurer.nbytes}
 
     def coverage(self) -> CoverageTable:
-        """A row for every parameter of the model: which matrices it is tracked as, or why it is not. `print` it."""
-        return self._coverage
+        """A row for every weight of the model: as which matrices it is tracked, or why it is not. `print` it."""
+        return self._weights.coverage
 
+    @outside_inference
     @torch.no_grad()
-    def step(self, found_inf: Tensor | None = None) -> None:
+    def step(self, found_inf: Tensor | None = None, *, step: int | None = None) -> None:
         """Count an optimizer step, and measure it if it is due. Called by the optimizer's hook, or by hand.
 
         A step captured in a CUDA graph counts when `replayed` is called, and is always measured: no replay skips that.
 
         Args:
             found_inf: 0-d tensor, non-zero where gradients overflowed and no step was taken: nothing is recorded then.
+            step: the number of this step, larger than the last one's (default None: one more than that).
 
         Raises:
-            RuntimeError: a tracked parameter left the model or changed its number of matrices; `spectrum` in a capture.
+            RuntimeError: a tracked weight left the model or changed its number of matrices; `spectrum` in a capture.
             HistoryError: `directory` holds another run's parts, or replays were miscounted.
+            ValueError: `step` is not larger than the last one's, or given while a CUDA graph is captured.
         """
         self._until_compiled()
-        captured = capturing(self._device)
-        if captured and self._spectrum:
-            raise RuntimeError(
-                f"spectrum: {', '.join(self._spectrum)} cannot be captured in a CUDA graph; make this tracker without, "
-                "and a second one with it and without optimizer, whose step() is called between replays"
-            )
-        if found_inf is not None and not found_inf.is_cuda and found_inf.item():
+        unknown = found_inf if found_inf is not None and found_inf.is_cuda else None
+        if found_inf is not None and unknown is None and found_inf.item():
             return
-        self._calls += not captured
-        if found_inf is None or not found_inf.is_cuda:
-            self._steps += 1
-            number = self._steps
-        else:
-            # The host does not know whether the step was taken, and does not wait to hear.
-            skipped = found_inf.to(self._device, non_blocking=True).reshape(()) != 0
-            self._steps += ~skipped
-            number = torch.where(skipped, SKIPPED, self._steps)
-        measured, due = self._cadence(self._calls, captured)
-        if measured:
-            self._history.append(number, *self._measurer.measure(self._sources(), due, found_inf))
+        number, due = self._steps.count(unknown, step, capturing(self._device))
+        if due.anything:
+            self._record(number, due.spectrum, found_inf)
+
+    def _record(self, number: Tensor, due: bool, found_inf: Tensor | None, *, claim: bool = True) -> None:
+        """Measures the weights as they are now, and appends a row of this number."""
+        sources = self._weights.sources()
+        shapes = tuple((source.matrix.shape[0], source.matrix.shape[1]) for source in sources)
+        values, spectra = self._measurer.measure(sources, due, found_inf)
+        self._history.append(number, values, spectra, shapes, claim=claim)
 
     def replayed(self, steps: int = 1) -> None:
         """Count the steps a CUDA graph has just replayed. Call it after each `graph.replay()`, on the same stream.
 
-        A replay runs nothing on the host, which still has to fetch rows before new ones overwrite them. Nothing waits.
+        A replay runs nothing on the host, which has to fetch rows before new ones overwrite them. Nothing waits.
 
         Args:
             steps: how many optimizer steps the graph has captured (default 1).
 
         Raises:
             ValueError: no graph has captured so many. RuntimeError: a graph is being captured.
-            HistoryError: there were too few calls, or too many. Whatever reads the history raises it as well; as long
-                as no row has been overwritten, making the missing calls puts it right.
+            HistoryError: there were too few calls, or too many; whatever reads the history raises it too. Making the
+                missing calls puts it right, unless rows have been overwritten.
         """
         self._history.replayed(check_count(steps, "steps", 1))
-        self._calls += steps
+        self._steps.replayed(steps)
 
-    def _cadence(self, call: int, captured: bool) -> tuple[bool, bool]:
-        """Whether to measure at this call of `step`, and whether to measure the whole spectrum as well."""
-        due = bool(self._spectrum) and (call == 1 or call % self._spectrum_every == 0)
-        return captured or call == 1 or due or call % self._every == 0, due
-
-    def _sources(self) -> list[Source]:
-        """Every tracked matrix as it is now, with its parameter."""
-        return [Source(view, tracked.parameter()) for tracked in self._parameters for view in tracked.views()]
-
+    @outside_inference
     def _announce(self) -> None:
         """Tells the measurer, before a step of `fastrank.SGD`, whether the step will be measured: it may then fuse."""
         self._until_compiled()
-        measured, _ = self._cadence(self._calls + 1, capturing(self._device))
-        self._measurer.prepare(self._sources() if measured else None)
+        due = self._steps.coming(capturing(self._device))
+        self._measurer.prepare(self._weights.sources() if due.anything else None)
 
     def latest(self) -> dict[str, dict[str, Any]]:
-        """The last recorded row of each matrix, `{name: {column: value}}`; empty before the first step.
-
-        Waits for the device.
-        """
+        """The last row of each matrix, `{name: {column: value}}`; empty before the first. Waits for the device."""
+        self._hooks.warn_if_idle(recorded=self._steps.begun)
         last = self._history.last()
         rows = self._history.table([last] if last is not None else []).to_pylist()
         return {row.pop("name"): row for row in rows}
 
     def to_arrow(self) -> pa.Table:
         """The whole history as a `pyarrow.Table`: a row for each (step, matrix)."""
+        self._hooks.warn_if_idle(recorded=self._steps.begun)
         return self._history.to_arrow()
 
     def to_pandas(self) -> pd.DataFrame:
@@ -210,44 +217,43 @@ class RankTracker:
         write_history(self.to_arrow(), path)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that another process needs to continue: tensors, numbers and strings. Waits for the device."""
-        layout = self._history.layout
-        return {
-            "version": STATE_VERSION,
-            "names": list(layout.names),
-            "columns": list(layout.columns),
-            "calls": self._calls,
-            "steps": int(self._steps),
-            "bases": {layout.names[i]: basis.cpu() for i, basis in self._measurer.warm_starts().items()},
-            "sketches": self._measurer.state(),
-            "history": self._history.state_dict(),
-        }
+        """All that another process needs to continue: numbers, strings and bytes. Waits for the device."""
+        sources = self._weights.sources()
+        kept = {"measurer": self._measurer.state(sources), "history": self._history.state_dict()}
+        return pack(self.names, self._history.layout.columns, sources, self._steps.state(), kept)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    @outside_inference
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state`. Rows measured since it was taken are dropped, and parts written since removed.
 
         Raises:
-            ValueError: the state is of another version, or of a tracker of other matrices or columns.
+            ValueError: the state is of another version, or of a tracker of other matrices, shapes or columns.
             HistoryError: a part the state counts on is missing.
         """
-        layout = self._history.layout
-        if state.get("version") != STATE_VERSION:
-            raise ValueError(f"state_dict: version {state.get('version')!r}, not {STATE_VERSION}")
-        for key, own in (("names", layout.names), ("columns", layout.columns)):
-            if tuple(state[key]) != own:
-                differing = sorted(set(state[key]) ^ set(own))
-                raise ValueError(f"state_dict: {key} differ from this tracker's: {', '.join(differing) or 'order'}")
-        self._history.load_state_dict(state["history"])
-        self._calls = int(state["calls"])
-        self._steps.fill_(state["steps"])
-        saved = {i: state["bases"][name] for i, name in enumerate(layout.names) if name in state["bases"]}
-        self._measurer.load(self._sources(), state["sketches"], saved)
+        sources = self._weights.sources()
+        kept = unpack(state, self.names, self._history.layout.columns, sources)
+        self._history.load_state_dict(kept["history"])
+        self._steps.load(state["calls"], state["steps"])
+        self._measurer.load(sources, kept["measurer"])
 
     def flush(self) -> None:
         """Write rows that are in no part yet to `directory`. Raises `OSError`; the rows are then kept."""
         self._history.flush()
 
     def close(self) -> None:
-        """Stop following the optimizer, and flush."""
+        """Stop following the optimizer, flush, and leave `directory` to others. The end of a `with` block does it."""
         self._hooks.stop()
-        self.flush()
+        self._history.close()
+        self._hooks.warn_if_idle(recorded=self._steps.begun, closing=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            "a RankTracker follows an optimizer and cannot be copied or pickled; save its state_dict(), and load that "
+            "into a new tracker of the other model"
+        )

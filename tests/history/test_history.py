@@ -33,8 +33,9 @@ def test_parts_are_written_as_training_goes_and_read_back(mlp, train, tmp_path):
     optimizer, tracker = attach(mlp, directory=tmp_path, rows_per_part=60, spectrum=spectrum, spectrum_every=7)
     train(mlp, optimizer, 50)
     parts = sorted(p.name for p in tmp_path.iterdir())
-    assert parts == ["part-00000.parquet", "part-00001.parquet"], "parts appear during training, nothing else does"
+    assert parts == [".writer.lock", "part-00000.parquet", "part-00001.parquet"], "parts appear during training"
     tracker.close()
+    assert sorted(p.name for p in tmp_path.iterdir())[0] == "part-00000.parquet", "nothing else is left"
     other, in_memory = attach(twin, spectrum=spectrum, spectrum_every=7)
     train(twin, other, 50)
     expected = in_memory.to_arrow()
@@ -83,8 +84,7 @@ def test_resumed_run_has_neither_gap_nor_double_row(mlp, train, tmp_path, cut, c
     state = {"model": mlp.state_dict(), "optimizer": optimizer.state_dict(), "tracker": tracker.state_dict()}
     torch.save(state, saved)
     train(mlp, optimizer, 50 - cut, start=cut)
-    tracker.flush()  # rows of the future, which the next process has to remove
-    del tracker
+    tracker.close()  # rows of the future, which the next process has to remove
 
     saved.seek(0)
     state = torch.load(saved, weights_only=True)
@@ -113,6 +113,7 @@ def test_a_state_with_a_missing_part_is_refused(mlp, train, tmp_path):
     optimizer, tracker = attach(mlp, directory=tmp_path, rows_per_part=50)
     train(mlp, optimizer, 30)
     state = tracker.state_dict()
+    tracker.close()
     (tmp_path / "part-00000.parquet").unlink()
     _, again = attach(mlp, directory=tmp_path)
     with pytest.raises(HistoryError, match=r"part-00000\.parquet: missing"):
@@ -163,7 +164,7 @@ def test_a_full_disk_is_named_and_training_goes_on(mlp, train, tmp_path, monkeyp
         patch.setattr(pq, "ParquetWriter", write)
         with pytest.warns(HistoryWarning, match=r"part-00000\.parquet: not written .*No space left"):
             train(mlp, optimizer, 30)
-        assert list(tmp_path.iterdir()) == [], "no part, and no half of one"
+        assert [path.name for path in tmp_path.iterdir()] == [".writer.lock"], "no part, and no half of one"
         with pytest.raises(OSError, match="No space left"):
             tracker.flush()
     assert tracker.to_arrow().num_rows == 90
@@ -182,7 +183,7 @@ def test_rows_looked_at_one_by_one_are_kept_in_few_blocks(mlp, train):
         train(mlp, optimizer, 1, start=step)
         assert tracker.latest()["0.weight"]["step"] == step + 1
     train(twin, other, 50)
-    blocks = tracker.state_dict()["history"]["blocks"]
+    blocks = tracker._history.state_dict()["blocks"]
     assert len(blocks) <= 50 / (ring.CAPACITY / 2) + 5, "as many as the digits of a binary number, and full ones"
     assert max(len(block["steps"]) for block in blocks) <= ring.CAPACITY
     assert tracker.to_arrow().equals(undisturbed.to_arrow())

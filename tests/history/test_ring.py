@@ -10,7 +10,8 @@ import torch
 import fastrank
 from fastrank import HistoryError, RankTracker
 from fastrank.history import ring
-from fastrank.history.ring import SKIPPED, Ring
+from fastrank.history.block import SKIPPED
+from fastrank.history.ring import Ring
 
 
 class Graph:
@@ -21,13 +22,13 @@ class Graph:
 
     def capture(self, run):
         with self.captured(), self.monkeypatch.context() as patch:
-            patch.setattr(self.target, "_write", lambda step, values: None)
+            patch.setattr(self.target, "_write", lambda step, values, counted: None)
             patch.setattr(self.target, "_send", lambda: pytest.fail("sent during capture"))
             run()
 
     def replay(self, run):
         with self.captured(), self.monkeypatch.context() as patch:
-            patch.setattr(self.target, "append", lambda step, values, spectra: self.target._write(step, values))
+            patch.setattr(self.target, "append", lambda step, values, *_: self.target._write(step, values, 0))
             run()
 
     def capture_rows(self, rows=1):
@@ -37,8 +38,18 @@ class Graph:
         self.replay(lambda: [append(self.target, step) for step in steps])
 
 
-def append(target, step):
-    return target.append(torch.tensor(step), torch.full((2, 1), float(step)), None)
+def append(target, step, shapes=((3, 2), (5, 4))):
+    return target.append(torch.tensor(step), torch.full((2, 1), float(step)), None, shapes)
+
+
+def drained(target):
+    target.drain(blocks := [])
+    return blocks
+
+
+def collected(target):
+    target.collect(blocks := [])
+    return blocks
 
 
 @pytest.fixture
@@ -63,12 +74,12 @@ def test_every_replay_writes_the_next_place(graph):
         sent.append(target.replayed(1))
     assert sent == [step == 10 for step in range(4, 14)]
     append(target, 14)
-    assert steps_in(target.collect()) == [list(range(1, 11))]
-    assert steps_in(target.drain()) == [[11, 12, 13, 14]]
+    assert steps_in(collected(target)) == [list(range(1, 11))]
+    assert steps_in(drained(target)) == [[11, 12, 13, 14]]
     graph.replay_rows(15)
     target.replayed(1)
-    assert steps_in(target.drain()) == [[15]]
-    assert target.drain() == []
+    assert steps_in(drained(target)) == [[15]]
+    assert drained(target) == []
     assert target.surplus == 0
 
 
@@ -79,7 +90,7 @@ def test_a_block_is_sent_while_there_is_room_for_a_whole_replay(graph):
     for first in range(1, 31, 3):
         graph.replay_rows(first, first + 1, first + 2)
         assert target.replayed(3) == (first % 9 == 7)
-    assert steps_in(target.drain()) == [list(range(i, min(i + 9, 31))) for i in (1, 10, 19, 28)]
+    assert steps_in(drained(target)) == [list(range(i, min(i + 9, 31))) for i in (1, 10, 19, 28)]
 
 
 def test_a_skipped_step_that_was_replayed_is_dropped(graph):
@@ -87,7 +98,7 @@ def test_a_skipped_step_that_was_replayed_is_dropped(graph):
     for step in (1, SKIPPED, 2):
         graph.replay_rows(step)
         graph.target.replayed(1)
-    assert steps_in(graph.target.drain()) == [[1, 2]]
+    assert steps_in(drained(graph.target)) == [[1, 2]]
 
 
 def test_a_graph_for_which_there_is_no_room_is_refused(graph):
@@ -95,11 +106,11 @@ def test_a_graph_for_which_there_is_no_room_is_refused(graph):
         append(graph.target, step)
     with pytest.raises(RuntimeError, match=r"4 tracked steps, but only 3 rows are free: call flush\(\) before"):
         graph.capture_rows(4)
-    graph.target.drain()
+    drained(graph.target)
     graph.capture_rows(10)
     graph.replay_rows(*range(8, 18))
     assert graph.target.replayed(10)
-    assert steps_in(graph.target.drain()) == [list(range(8, 18))]
+    assert steps_in(drained(graph.target)) == [list(range(8, 18))]
     with pytest.raises(RuntimeError, match=r"11 tracked steps.* at most 10"):
         graph.capture_rows(11)
 
@@ -110,7 +121,7 @@ def test_graphs_captured_at_different_times_are_different_graphs(graph):
         graph.capture_rows()
         graph.replay_rows(step)
         graph.target.replayed(1)
-    assert steps_in(graph.target.drain()) == [list(range(i, i + 10)) for i in (1, 11, 21)]
+    assert steps_in(drained(graph.target)) == [list(range(i, i + 10)) for i in (1, 11, 21)]
 
 
 def test_replays_that_were_not_counted_are_noticed_and_may_be_made_up_for(graph):
@@ -119,11 +130,11 @@ def test_replays_that_were_not_counted_are_noticed_and_may_be_made_up_for(graph)
     graph.replay_rows(2)
     graph.replay_rows(3)
     for _ in range(2):  # asking again does not help
-        assert graph.target.drain() == []
+        assert drained(graph.target) == []
         assert graph.target.surplus == 2
     graph.target.replayed(1)
     graph.target.replayed(1)
-    assert steps_in(graph.target.drain()) == [[1, 2, 3]]
+    assert steps_in(drained(graph.target)) == [[1, 2, 3]]
     assert graph.target.surplus == 0
 
 
@@ -138,15 +149,15 @@ def test_a_block_with_a_row_too_many_or_too_few_is_never_handed_out(graph, repla
         graph.replay_rows(step)
     for _ in range(counted):
         target.replayed(1)
-    assert steps_in(target.drain()) == [list(range(1, 11))]
+    assert steps_in(drained(target)) == [list(range(1, 11))]
     assert target.surplus == surplus
     for step in range(50, 90):
         append(target, step)
-    assert target.drain() == []
+    assert drained(target) == []
     assert target.surplus
     target.clear()
     append(target, 7)
-    assert steps_in(target.drain()) == [[7]]
+    assert steps_in(drained(target)) == [[7]]
     assert target.surplus == 0
 
 
@@ -159,7 +170,7 @@ def test_more_than_was_captured_cannot_have_been_replayed(graph):
 
 
 def test_nothing_is_read_or_counted_during_capture(graph, captured):
-    for call in (graph.target.drain, lambda: graph.target.replayed(1)):
+    for call in (lambda: graph.target.drain([]), lambda: graph.target.replayed(1)):
         with captured(), pytest.raises(RuntimeError, match="is being captured"):
             call()
 
@@ -175,12 +186,12 @@ def tracked(mlp, train, monkeypatch, captured, tmp_path):
         graph = Graph(tracker._history._ring, monkeypatch, captured)
 
         def run():
-            train(mlp, optimizer, 1, start=int(tracker._steps))
+            train(mlp, optimizer, 1, start=tracker._steps.state()["steps"])
 
         def capture():
-            before = tracker._steps.clone()
+            before = tracker._steps.state()
             graph.capture(tracker.step)
-            tracker._steps.copy_(before)
+            tracker._steps.load(**before)
 
         return tracker, run, capture, lambda: graph.replay(run)
 

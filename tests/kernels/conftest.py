@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fastrank import backend
-from fastrank.tracking import bases, basis_size, compilation
+from fastrank.measuring import bases, basis_size, compilation
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")

@@ -177,6 +177,9 @@ def test_close_stops_following(mlp, train):
         ({"tolerance": [Tolerance(), Tolerance()]}, ValueError, "twice"),
         ({"every": 0}, ValueError, "every: must be at least 1, not 0"),
         ({"every": 1.5}, TypeError, "every"),
+        ({"flush_every": 0}, ValueError, "flush_every: must be above 0 seconds, not 0"),
+        ({"flush_every": float("nan")}, ValueError, "flush_every"),
+        ({"flush_every": "1"}, TypeError, "flush_every: expected a number of seconds"),
         ({"spectrum": ["entropy"]}, ValueError, "unknown 'entropy'"),
         ({"spectrum": "effective_rank"}, TypeError, "spectrum"),
         ({"include": ["nothing.*"]}, ValueError, "nothing to track"),
@@ -201,7 +204,7 @@ def test_a_captured_step_is_always_measured(mlp, captured, monkeypatch):
     tracker = RankTracker(mlp, every=5)
     tracker.step()
     rows = []
-    monkeypatch.setattr(tracker._history, "append", lambda *row: rows.append(row))
+    monkeypatch.setattr(tracker._history, "append", lambda *row, claim: rows.append(row))
     tracker.step()
     assert not rows
     with captured():

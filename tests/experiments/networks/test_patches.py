@@ -50,7 +50,7 @@ BY_HAND: list[tuple[str, tuple[int, int, int], list[int]]] = [
 def test_numbers_by_hand(name: str, shape: tuple[int, int, int], expected: list[int], device: str) -> None:
     model = network(name, shape, device=device)
     counts = count_patches(model, shape)
-    assert list(counts) == fastrank.RankTracker(model, None).names
+    assert list(counts) == fastrank.RankTracker(network(name, shape), None).names
     assert list(counts.values()) == expected
 
 
@@ -105,9 +105,9 @@ class Odd(nn.Module):
 
 
 def test_a_matrix_used_several_times_has_the_sum() -> None:
-    """Samples of 4 vectors: three times 4; and 4 output positions of 2 groups each."""
+    """Samples of 4 vectors: three times 4; and 4 output positions in each of 2 groups."""
     model = Odd(idle=False)
-    assert count_patches(model, (4, 6)) == {"first.weight": 12, "grouped.weight": 8}
+    assert count_patches(model, (4, 6)) == {"first.weight": 12, "grouped.weight[0]": 4, "grouped.weight[1]": 4}
     assert list(count_patches(model, (4, 6))) == fastrank.RankTracker(model, None).names
     assert count_patches(nn.Linear(3, 2), (5, 3)) == {"weight": 5}
 

@@ -14,7 +14,7 @@ from fastrank.experiments.training.events import EpochEnd, Finished
 from fastrank.experiments.training.job import Job, run, trainee
 from fastrank.experiments.training.stack import StackTraining
 from fastrank.experiments.trial import Trial
-from fastrank.tracking import compilation
+from fastrank.measuring import compilation
 
 pytestmark = pytest.mark.gpu
 SPEC: dict[str, Any] = {

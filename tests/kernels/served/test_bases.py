@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fastrank import Tolerance, testing
-from fastrank.tracking.bases import Bases
-from fastrank.tracking.source import Source
+from fastrank.measuring.bases import Bases
+from fastrank.weights import Source
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.usefixtures("served", "fresh_bases")

@@ -12,25 +12,28 @@ from torch.nn import Parameter
 
 import fastrank
 from fastrank import RankTracker, testing
-from fastrank.tracking import count_measurer
+from fastrank.measuring import count_measurer
 
 pytest.importorskip("triton")
 from fastrank.counting.ragged import RaggedBatch
 from fastrank.kernels.sketch.sketches import Sketches
-from fastrank.tracking.sketch_measurer import SketchMeasurer
+from fastrank.measuring.sketch_measurer import SketchMeasurer
 
 pytestmark = pytest.mark.usefixtures("served", "small_bases")
 
 
-class Net(nn.Module):
-    """`view` is a matrix by itself, `dense` and `sliced` are kernels of which no strides make one.
+class Net(nn.Conv2d):
+    """A layer that sees its weights as kernels.
+
+    `view` is a matrix by itself, `dense` and `sliced` are kernels of which no strides make one.
 
     `dense` has its input channels first in memory, without gaps, so that the optimizer's kernels take it; `sliced` is
     two of the three rows of every kernel of a larger one.
     """
 
     def __init__(self, device):
-        super().__init__()
+        super().__init__(1, 1, 1, bias=False)
+        del self.weight
         planted = {
             "view": testing.make("low_rank", 18, 20, seed=0).matrix,
             "dense": testing.make("low_rank", 18, 24, seed=1).matrix.view(18, 6, 2, 2),
@@ -88,7 +91,7 @@ def counted(monkeypatch):
 
 def test_these_matrices_are_copies(device):
     """Or the other tests would show nothing."""
-    assert [source.offset for source in RankTracker(Net(device))._sources()] == [0, None, None]
+    assert [source.offset for source in RankTracker(Net(device))._weights.sources()] == [0, None, None]
 
 
 @pytest.mark.parametrize("kind", [fastrank.SGD, torch.optim.SGD, torch.optim.Adam], ids=["ours", "torch", "adam"])
@@ -102,7 +105,7 @@ def test_every_row_is_of_the_weights_after_its_step(kind, device, counted):
         net.set_gradients()
         optimizer.step()
         assert_latest(tracker, net)
-        batches.append(tracker._measurer._sketches._batch)
+        batches.append(tracker._measurer._trained._sketches._batch)
     assert counted == ([[1, 1]] * 3 if kind is fastrank.SGD else [])
     assert all(batch is batches[0] for batch in batches)
 
@@ -156,13 +159,13 @@ def test_a_captured_step_copies_to_memory_that_lasts(device, captured):
     with pytest.raises(RuntimeError, match="take one with the same parameters"):
         capture(tracker.step)
     tracker.step()
-    copies = [source.matrix for source in tracker._measurer._sketches._bases._sources]
+    copies = [source.matrix for source in tracker._measurer._trained._sketches._bases._sources]
     capture(tracker.step)
     tracker.replayed()
     assert_latest(tracker, net)
     kept = [weakref.ref(copy) for copy in copies]
     addresses = [copy.data_ptr() for copy in copies]
-    now = [source.matrix.data_ptr() for source in tracker._measurer._sketches._bases._sources]
+    now = [source.matrix.data_ptr() for source in tracker._measurer._trained._sketches._bases._sources]
     assert now == addresses
     del copies
     net.dense, net.sliced = Parameter(net.dense[:17].detach()), Parameter(net.sliced[:5].detach())
@@ -201,7 +204,7 @@ def test_tables_of_fp64_copies_are_made_once(device, monkeypatch):
         return made[-1]
 
     monkeypatch.setattr(count_measurer, "RaggedBatch", noted)
-    layer = torch.nn.Module()
+    layer = nn.Conv2d(1, 1, 1, bias=False)
     layer.weight = Parameter(torch.randn(9, 4, 3, 3, dtype=torch.float64, device=device)[:, ::2, :, ::2])
     tracker = RankTracker(layer)
     for scale in (1.0, 3.0):

@@ -15,7 +15,7 @@ from fastrank import RankTracker, Tolerance, backend, linalg, testing
 
 pytest.importorskip("triton")
 from fastrank.kernels.count.launches import Launches
-from fastrank.tracking.sketch_measurer import SketchMeasurer
+from fastrank.measuring.sketch_measurer import SketchMeasurer
 
 pytestmark = pytest.mark.usefixtures("served", "small_bases")
 
@@ -174,7 +174,9 @@ def bits(tracker):
     """Everything a step may change of a tracker's sketches."""
     state = tracker.state_dict()["sketches"]
     kept = [x.clone() for basis in state["bases"].values() for x in basis.values()]
-    grams = [g.sketches.tensors["basis_grams"].cpu().clone() for g in tracker._measurer._sketches._bases._groups]
+    grams = [
+        g.sketches.tensors["basis_grams"].cpu().clone() for g in tracker._measurer._trained._sketches._bases._groups
+    ]
     return [torch.tensor(state["step"]), *kept, *grams]
 
 

@@ -11,7 +11,7 @@ import torch
 
 import fastrank
 from fastrank import RankTracker, Tolerance, backend, testing
-from fastrank.tracking import bases
+from fastrank.measuring import bases
 
 pytest.importorskip("triton")
 pytestmark = pytest.mark.usefixtures("served")
@@ -50,7 +50,7 @@ def test_a_tracked_run_is_that_of_the_cpu(mlp, train, device, monkeypatch):
         assert ((a[column] - b[column]).abs()[there] <= 1.01 * known * a[column].abs()[there]).all()
     assert ((a.effective_rank - b.effective_rank).abs().dropna() <= 2e-5 * a.effective_rank.dropna()).all()
     assert a.effective_rank.isna().tolist() == b.effective_rank.isna().tolist()
-    sketch = by_kernels._measurer._sketches
+    sketch = by_kernels._measurer._trained._sketches
     assert by_kernels.memory() == {"history": by_kernels._history.nbytes, "workspace": sketch.nbytes}
     assert sketch._batch.nbytes == 8 * 3 * 32 * 32 * (1 + 2 * (len(tolerances) + 1))
     assert sketch.nbytes == sketch._bases.nbytes + sketch._batch.nbytes
@@ -61,7 +61,7 @@ def test_a_replaced_or_reshaped_parameter_is_planned_anew(mlp, device):
     model = mlp.to(device)
     tracker = RankTracker(model)
     tracker.step()
-    sketch = tracker._measurer._sketches
+    sketch = tracker._measurer._trained._sketches
     first, groups = sketch._batch, sketch._bases._groups
     tracker.step()
     assert sketch._batch is first
@@ -139,7 +139,10 @@ def test_what_a_captured_step_reads_outlives_what_replaces_it(fp64, captured):
     with captured():
         tracker.step()
     tracker.replayed()
-    kept = [weakref.ref(x) for x in (tracker._measurer._counts._batch, *tracker._measurer._counts._starts.values())]
+    kept = [
+        weakref.ref(x)
+        for x in (tracker._measurer._trained._counts._batch, *tracker._measurer._trained._counts._starts.values())
+    ]
     model.weight = torch.nn.Parameter(model.weight[:10].clone())
     tracker.step()
     gc.collect()

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..device import UNPREPARED, capturing
 from ..metrics import Tolerance
+from ..weights import Source
 from .basis_groups import Basis, BasisGroup, are_whole, indices_of, views_of
 from .basis_size import basis_size
 from .compilation import compilation_of
-from .source import Source
 
 if TYPE_CHECKING:
     from ..kernels.variant import Variant

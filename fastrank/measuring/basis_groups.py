@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..device_table import DeviceTable
-from .source import Source
+from ..weights import Source
 
 if TYPE_CHECKING:
     from ..kernels.sketch import Sketches

@@ -20,18 +20,18 @@ SPECTRUM = (*SPECTRUM_METRICS, "singular_values")
 """Names that the tracker's argument `spectrum` may have."""
 
 
-def columns(tolerances: Sequence[Tolerance], spectrum: Sequence[str]) -> list[str]:
+def columns(tolerances: Sequence[Tolerance], spectrum: Sequence[str]) -> tuple[str, ...]:
     """Names of the measured columns, in their order. The bounds of the first tolerance have no suffix."""
     suffixes = ["", *(f"@{t.suffix}" for t in tolerances[1:])]
     ranks = [f"{bound}{suffix}" for suffix in suffixes for bound in ("rank_lower", "rank_upper")]
-    return [
+    return (
         *ranks,
         "stable_rank",
         "spectral_norm",
         "frobenius_norm",
         "status",
         *(m for m in SPECTRUM_METRICS if m in spectrum),
-    ]
+    )
 
 
 def metrics_of(sigma: Tensor | None, spectrum: Sequence[str]) -> list[Tensor]:

@@ -17,8 +17,9 @@ from ..counting import Chunk, GroupGrams, RaggedBatch, ShiftPair, singular_value
 from ..device import capturing
 from ..metrics import Tolerance
 from ..reference import Moments, TopEigenvalue
+from ..weights import Source
+from .copies import Copies
 from .row import metrics_of, row_of
-from .source import Copies, Source
 from .stack_measurer import WarmStarts, by_group, by_matrix, interval_of, measure_stack, top_of
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastrank.tracking.compilation import Compilation
+from fastrank.measuring.compilation import Compilation
 
 pytest.importorskip("triton")
 from triton.backends.compiler import GPUTarget
@@ -174,7 +174,8 @@ def test_a_compiler_that_cannot_be_imported_hangs_nobody(made, monkeypatch):
 
 def test_a_program_that_ends_early_does_not_wait_for_the_rest(tmp_path):
     script = (
-        "import torch\nfrom fastrank.tracking import compilation\nfrom fastrank.kernels import compile as c, pointers\n"
+        "import torch\nfrom fastrank.measuring import compilation\n"
+        "from fastrank.kernels import compile as c, pointers\n"
         "from fastrank.kernels.sketch import variants_of_sketches as of\n"
         "import time\nc.warm = lambda v, d: time.sleep(0.5)\ncompilation._is_compiled = lambda: True\n"
         "wanted = [v for k in (16, 32, 64, 128) for v in of(torch.float32, k, torch.device('cpu'))]\n"

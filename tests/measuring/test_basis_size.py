@@ -3,8 +3,8 @@
 import pytest
 
 from fastrank.kernels.limits import KS
+from fastrank.measuring.basis_size import COMPLETE, ROOM, basis_size
 from fastrank.reference.sketch import noise_columns
-from fastrank.tracking.basis_size import COMPLETE, ROOM, basis_size
 
 CASES = [
     # (rank, r, now) -> k. Small sides have a complete basis, whatever the rank.

@@ -33,9 +33,10 @@ from ..counting import (
 from ..device import UNPREPARED, capturing, mark, to_host
 from ..metrics import RankBounds, Status, Tolerance
 from ..reference import SLACK, UNIT, Moments
+from ..weights import Source
 from .bases import Bases
+from .copies import Copies
 from .row import metrics_of, row_of
-from .source import Copies, Source
 
 if TYPE_CHECKING:
     from ..optim import Descent

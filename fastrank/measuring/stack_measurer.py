@@ -16,8 +16,8 @@ from .. import backend
 from ..counting import Group, eigenvalue_bounds, group, inertia_bounds, resolve_bounds, singular_values
 from ..metrics import Tolerance
 from ..reference import SLACK, Gram, TopEigenvalue, exact_start, gram, inertia, power_iteration
+from ..weights import Source
 from .row import columns, metrics_of, row_of
-from .source import Source
 
 WarmStarts = dict[Group, Tensor | None]
 """For each group of matrices, the basis `(b, r, k)` FP64, orthonormal, from which the next power iteration starts; None

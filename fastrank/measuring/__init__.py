@@ -1,0 +1,23 @@
+"""Measuring: what is measured of the tracked matrices after a step, and how.
+
+measurer            `Measurer`: those that are trained at each step, `frozen` ones when they change. It chooses one of
+                    three ways: by `sketch_measurer` (which stands on `bases`, `basis_groups` and `basis_size`), by
+                    `count_measurer` or by `stack_measurer`
+copies              lasting memory for matrices that are no views of a parameter
+row                 the columns of the history, made from what was measured
+compilation         has the kernels compiled in the background, before they are launched
+"""
+
+from . import compilation
+from .basis_size import basis_sizes
+from .measurer import Measurer
+from .row import check_spectrum, check_tolerances, columns
+
+__all__ = [
+    "Measurer",
+    "basis_sizes",
+    "check_spectrum",
+    "check_tolerances",
+    "columns",
+    "compilation",
+]

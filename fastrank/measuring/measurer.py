@@ -1,0 +1,179 @@
+"""Measurer: measures the tracked matrices after a step: those that are trained each time, frozen ones when they change.
+
+Either are measured in one of three ways, which `ChosenMeasurer` chooses anew at each step:
+
+sketches   `SketchMeasurer`: where all matrices are on a CUDA device that the kernels serve
+counts     `CountMeasurer`: there as well, if any of the matrices is FP64 or empty
+stacks     `StackMeasurer`: everywhere else, by PyTorch
+
+`RankTracker.step` calls `Measurer.measure`, and appends what it returns to the history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .. import backend
+from ..metrics import Tolerance
+from ..weights import Source
+from .count_measurer import CountMeasurer
+from .frozen import FrozenRows
+from .row import SPECTRUM_METRICS
+from .sketch_measurer import SketchMeasurer
+from .stack_measurer import StackMeasurer
+
+if TYPE_CHECKING:
+    from ..optim import Descent
+
+
+class Measurer:
+    """Measures the tracked matrices after each step; any of them may have been replaced since the last step.
+
+    At each step, `prepare` is called before the optimizer's step, `fuse` in the step of a `fastrank.SGD`, and `measure`
+    after it. Only `measure` is necessary: the other two save a pass over the weights.
+
+    Args:
+        tolerances: of the ranks, at least one.
+        spectrum: metrics of the whole spectrum that a row has columns for, any of `row.SPECTRUM`.
+        device: where the values go. If all matrices are there too, the kernels may measure them.
+    """
+
+    def __init__(self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device) -> None:
+        self._singular_values, self._device = "singular_values" in spectrum, device
+        self._trained = ChosenMeasurer(tolerances, spectrum, device)
+        self._at_rest = ChosenMeasurer(tolerances, spectrum, device)
+        self._frozen = FrozenRows(self._at_rest, device, sum(name in spectrum for name in SPECTRUM_METRICS))
+        self._order: tuple[list[int], Tensor] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device that the kernels work in; 0 on a CPU."""
+        return self._trained.nbytes + self._at_rest.nbytes
+
+    def prepare(self, sources: Sequence[Source] | None) -> None:
+        """Announce that the coming step will be measured, so that it may `fuse`; None: it will not be measured."""
+        self._trained.prepare(sources if sources is None else [sources[i] for i in _trained(sources)])
+
+    def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
+        """Step some parameters of `descent` in the pass that sketches them; return their `id`s. See `Bases.fuse`."""
+        return self._trained.fuse(descent, grad_scale, found_inf)
+
+    def measure(
+        self, sources: Sequence[Source], due: bool, found_inf: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Measure all matrices, after a step.
+
+        Args:
+            sources: the matrices with their parameters.
+            due: measure the whole spectrum as well.
+            found_inf: on CUDA, not 0 where the optimizer took no step: the bases of the sketches then stay as they are
+                (default None: it took one).
+
+        Returns:
+            Values `(matrices, columns)` FP64, see `row.columns`; and the singular values of all matrices, end to end,
+            if the spectrum is due and `"singular_values"` is recorded (else None).
+        """
+        trained = _trained(sources)
+        if len(trained) == len(sources):
+            values, sigma = self._trained.measure(sources, due, found_inf)
+        else:
+            frozen = [i for i, source in enumerate(sources) if source.frozen]
+            values, sigma = self._frozen.measure([sources[i] for i in frozen], due)
+            sigma = {frozen[i]: x for i, x in sigma.items()}
+            if trained:
+                own, more = self._trained.measure([sources[i] for i in trained], due, found_inf)
+                values = torch.cat([own, values])[self._places([*trained, *frozen])]
+                sigma |= {trained[i]: x for i, x in more.items()}
+        recorded = due and self._singular_values
+        return values, torch.cat([sigma[i] for i in range(len(sources))]) if recorded else None
+
+    def state(self, sources: Sequence[Source]) -> dict[str, Any]:
+        """What `load` needs, for a checkpoint. Waits for the device. Frozen matrices have no state."""
+        trained = _trained(sources)
+        starts = {trained[i]: basis.cpu() for i, basis in self._trained.warm_starts().items() if i < len(trained)}
+        return {"trained": trained, "starts": starts, "sketches": self._trained.state()}
+
+    def load(self, sources: Sequence[Source], state: Mapping[str, Any]) -> None:
+        """Go on from what `state` returned, with the matrices that `sources` now has.
+
+        Sketches use their own state alone, and only if the same matrices are trained; counts and stacks use the warm
+        starts alone. After a change from one to the other, as from a CUDA device to a CPU, all begin anew.
+        """
+        trained = _trained(sources)
+        starts = {place: state["starts"][i] for place, i in enumerate(trained) if i in state["starts"]}
+        sketches = state["sketches"] if state["trained"] == trained else None
+        self._trained.load([sources[i] for i in trained], sketches, starts)
+
+    def _places(self, order: list[int]) -> Tensor:
+        """Where each matrix stands in `order`, on the device."""
+        if self._order is None or self._order[0] != order:
+            places = torch.tensor(order, dtype=torch.int64).argsort()
+            self._order = order, places.to(self._device)
+        return self._order[1]
+
+
+def _trained(sources: Sequence[Source]) -> list[int]:
+    """Indices of the matrices that are not frozen."""
+    return [i for i, source in enumerate(sources) if not source.frozen]
+
+
+class ChosenMeasurer:
+    """Measures matrices in the way that suits them; arguments and methods are as those of `Measurer`."""
+
+    def __init__(self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device) -> None:
+        self._device = device
+        self._stacks = StackMeasurer(tolerances, spectrum, device)
+        self._counts = CountMeasurer(tolerances, spectrum, device)
+        self._sketches = SketchMeasurer(tolerances, spectrum, device)
+        self._without_sketch: StackMeasurer | CountMeasurer = self._stacks
+        """Which of the two has measured last: its warm starts are the ones to save."""
+
+    @property
+    def nbytes(self) -> int:
+        return self._sketches.nbytes + self._counts.nbytes
+
+    def prepare(self, sources: Sequence[Source] | None) -> None:
+        self._sketches.prepare(sources if sources and self._by_sketch(sources) else None)
+
+    def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
+        return self._sketches.fuse(descent, grad_scale, found_inf)
+
+    def measure(
+        self, sources: Sequence[Source], due: bool, found_inf: Tensor | None = None
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """Values `(matrices, columns)` FP64 and, if `due`, the singular values `(r,)` FP64 of each matrix, by index."""
+        if self._by_sketch(sources):
+            return self._sketches.measure(sources, due, found_inf)
+        return self._choose_without_sketch(sources).measure(sources, due)
+
+    def state(self) -> dict[str, Any] | None:
+        """The bases of the sketches; None while there are none."""
+        return self._sketches.state()
+
+    def warm_starts(self) -> dict[int, Tensor]:
+        """The warm start of the search for sigma_1, by index, of each matrix that is measured without a sketch."""
+        return self._without_sketch.warm_starts()
+
+    def load(self, sources: Sequence[Source], state: Mapping[str, Any] | None, starts: Mapping[int, Tensor]) -> None:
+        """Go on from what `state` and `warm_starts` returned."""
+        if not self._by_sketch(sources):
+            self._choose_without_sketch(sources).load(sources, starts)
+        elif state is not None:
+            self._sketches.load(sources, state)
+
+    def _choose_without_sketch(self, sources: Sequence[Source]) -> StackMeasurer | CountMeasurer:
+        """Which of the two measures the matrices; `warm_starts` are those of the one chosen last."""
+        self._without_sketch = self._counts if self._by_kernels(sources) else self._stacks
+        return self._without_sketch
+
+    def _by_sketch(self, sources: Sequence[Source]) -> bool:
+        """Whether sketches can measure the matrices: none is empty, or FP64, whose products are not exact in FP64."""
+        return self._by_kernels(sources) and all(s.matrix.dtype != torch.float64 and s.matrix.numel() for s in sources)
+
+    def _by_kernels(self, sources: Sequence[Source]) -> bool:
+        """Whether the kernels serve the device, and all matrices are on it."""
+        return backend.kernels_serve(self._device) and all(s.matrix.device == self._device for s in sources)

@@ -1,0 +1,98 @@
+"""Steps: counts the steps of a model, and says at which of them the matrices are measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_count
+from ..history import SKIPPED
+
+
+class Due(NamedTuple):
+    """What is to be measured after a step."""
+
+    anything: bool
+    spectrum: bool
+    """The whole spectrum as well."""
+
+
+class Steps:
+    """The steps of one training.
+
+    Args:
+        every: measure at the first step and at each multiple of this.
+        spectrum_every: the same for metrics of the whole spectrum.
+        spectrum: their names; may be empty.
+        device: where the number of a step is written into a row.
+    """
+
+    def __init__(self, every: int, spectrum_every: int, spectrum: Sequence[str], device: torch.device) -> None:
+        self._every, self._spectrum_every, self._spectrum = every, spectrum_every, spectrum
+        self.begun = False
+        """Whether any step was counted."""
+        self._calls = 0  # steps as the host counts them: on CUDA it does not know which were skipped
+        self._taken = torch.zeros((), dtype=torch.int64, device=device)
+
+    def count(self, found_inf: Tensor | None, step: int | None, captured: bool) -> tuple[Tensor, Due]:
+        """Count a step. Returns the number of its row, 0-d int64 on the device, and what is to be measured.
+
+        Args:
+            found_inf: on CUDA; not 0 where no step was taken: the number is then `SKIPPED`. None: it was taken.
+            step: its number (None: one more than the last one's).
+            captured: a CUDA graph is being captured: the host counts the step when it is replayed.
+
+        Raises:
+            ValueError: `step` is not larger than the last one's, or given in a capture. TypeError: not an integer.
+            RuntimeError: a whole spectrum would be captured.
+        """
+        if captured and self._spectrum:
+            raise RuntimeError(
+                f"spectrum: {', '.join(self._spectrum)} cannot be captured in a CUDA graph; make this tracker without, "
+                "and a second one with it and without optimizer, whose step() is called between replays"
+            )
+        if step is not None and captured:
+            raise ValueError("step: replays of a CUDA graph count by themselves; leave out step= while it is captured")
+        call = self._calls + 1 if step is None else check_count(step, "step", self._calls + 1)
+        due = self.due(call, captured)
+        if not captured:
+            self._calls, self.begun = call, True
+        if step is not None:
+            self._taken.fill_(step - 1)
+        if found_inf is None:
+            self._taken += 1
+            return self._taken, due
+        # The host does not know whether the step was taken, and does not wait to hear.
+        skipped = found_inf.to(self._taken.device, non_blocking=True).reshape(()) != 0
+        self._taken += ~skipped
+        return torch.where(skipped, SKIPPED, self._taken), due
+
+    def coming(self, captured: bool) -> Due:
+        """What is to be measured after the coming step, if it has no number of its own."""
+        return self.due(self._calls + 1, captured)
+
+    def due(self, call: int, captured: bool) -> Due:
+        """What is to be measured after the step `call`: everything at the first, and whatever a graph captures."""
+        first = captured or not self.begun
+        spectrum = bool(self._spectrum) and (first or call % self._spectrum_every == 0)
+        return Due(first or spectrum or call % self._every == 0, spectrum)
+
+    def replayed(self, steps: int) -> None:
+        """Count the steps that a CUDA graph has replayed."""
+        self._calls += steps
+
+    def zero(self) -> Tensor:
+        """The number of the row of a model that has not been trained."""
+        return torch.zeros_like(self._taken)
+
+    def state(self) -> dict[str, int]:
+        """Numbers for a checkpoint. Waits for the device."""
+        return {"calls": self._calls, "steps": int(self._taken)}
+
+    def load(self, calls: int, steps: int) -> None:
+        """Go on from a `state`."""
+        self._calls, self.begun = calls, calls > 0
+        self._taken.fill_(steps)

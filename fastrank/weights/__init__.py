@@ -1,0 +1,24 @@
+"""Weights: which weights of a model are tracked, as which matrices, and what these are now.
+
+places      where a model keeps its weights, and their names
+effective   the weight that a parametrized, pruned or normed layer uses
+layers      as which matrices a layer sees its weight
+coverage    which weights are wanted
+readable    of which tensors a rank can be counted
+tracked     all of that together: `TrackedWeights`
+source      a matrix with its parameter, as the rest of the library takes it
+"""
+
+from .coverage import Choice, CoverageTable, Select, WeightsOf
+from .source import Source, version_of
+from .tracked import TrackedWeights
+
+__all__ = [
+    "Choice",
+    "CoverageTable",
+    "Select",
+    "Source",
+    "TrackedWeights",
+    "WeightsOf",
+    "version_of",
+]

@@ -1,0 +1,42 @@
+"""Source: a tracked matrix with the parameter that it comes from."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Source(NamedTuple):
+    """A tracked matrix and its parameter, of which the matrix is a view or, where strides allow none, a copy.
+
+    The matrix of an effective weight is a copy, too: its parameter is the first of those that it is made from.
+    """
+
+    matrix: Tensor
+    parameter: Tensor
+    frozen: bool = False
+    """Whether the parameter is not trained, and the matrix depends on nothing else."""
+
+    @property
+    def offset(self) -> int | None:
+        """Where the matrix starts in the parameter, in elements; None if it is a copy, with memory of its own."""
+        shared = self.matrix.untyped_storage().data_ptr() == self.parameter.untyped_storage().data_ptr()
+        return int(self.matrix.storage_offset() - self.parameter.storage_offset()) if shared else None
+
+    @property
+    def layout(self) -> tuple[object, ...]:
+        """All that the launches' tables depend on, except for the address."""
+        return (self.matrix.shape, self.matrix.stride(), self.matrix.dtype, self.offset)
+
+    def state(self, steps: int = 0) -> tuple[int, int]:
+        """Address of the matrix and version of the parameter: equal states mean neither was replaced nor written.
+
+        Whoever writes a parameter in place counts its version up. steps: counts that are still to come (default 0).
+        """
+        return self.matrix.data_ptr(), version_of(self.parameter) + steps
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was written in place; -1 for one made under `torch.inference_mode`, which does not count."""
+    return -1 if tensor.is_inference() else tensor._version

@@ -1,0 +1,193 @@
+"""TrackedWeights: the weights of a model that are tracked, and their matrices as they are now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from .coverage import Choice, Coverage, CoverageTable, type_name
+from .effective import child_of
+from .layers import Split, matrices_of
+from .places import Place, clean_name, list_places
+from .readable import is_quantised, is_uninitialised, reason_without_matrix, refuse_model, refuse_unreadable
+from .source import Source
+
+
+@dataclass
+class TrackedWeight:
+    """A weight that is tracked, and the names of its matrices in the history."""
+
+    name: str
+    place: Place
+    split: Split | None
+    matrices: tuple[str, ...]
+    _layout: object = None
+    _views: tuple[Tensor, ...] = ()
+
+    def read(self) -> list[Source]:
+        """Its matrices as they are now.
+
+        Raises:
+            RuntimeError: the model no longer has it, it has another number of matrices, or it cannot be read any more.
+        """
+        try:
+            weight = self.place.read()
+        except Exception as error:  # of a parametrization, whoever has written it
+            error.add_note(f"raised while the weight {self.name!r} was read, to measure its rank")
+            raise
+        if weight is None:
+            raise _gone(self.name)
+        tensor = weight.tensor
+        plain = not weight.is_made and type(tensor) is Tensor
+        layout = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if plain else None
+        if layout is not None and layout == self._layout:
+            views = self._views
+        else:
+            views = self._cut(tensor)
+            # They keep their memory alive, so that no other weight can get its address as long as `_layout` has it.
+            shared = plain and all(Source(view, weight.parameter).offset is not None for view in views)
+            self._layout, self._views = (layout, views) if shared else (None, ())
+        frozen = not weight.is_made and not weight.parameter.requires_grad
+        return [Source(view, weight.parameter, frozen) for view in views]
+
+    def _cut(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        try:
+            matrices = cut(self.name, tensor, self.place, self.split)
+        except ValueError as error:
+            raise RuntimeError(f"tracked {error}; make a new RankTracker") from error
+        if len(matrices) != len(self.matrices):
+            raise RuntimeError(
+                f"tracked parameter {self.name!r} had {len(self.matrices)} matrices and now, with shape "
+                f"{tuple(tensor.shape)}, has {len(matrices)}; make a new RankTracker"
+            )
+        return tuple(matrices.values())
+
+
+class TrackedWeights:
+    """The weights of a model that are tracked.
+
+    Args:
+        model: its modules and parameters may be replaced later, under the same names.
+        choice: which of its weights.
+
+    Raises:
+        TypeError: `model` is not a module.
+        ValueError: nothing to track, or a weight that cannot be read, such as one of a sharded model.
+
+    Attributes:
+        coverage: a row for each weight of the model.
+        names: of the matrices, in the order of `sources`.
+    """
+
+    def __init__(self, model: nn.Module, choice: Choice) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model: expected a torch.nn.Module, not {type(model).__name__}")
+        refuse_model(model)
+        self._model, self._raw = model, choice.weights == "raw"
+        self._tracked: list[TrackedWeight] = []
+        self.coverage = CoverageTable()
+        found = _named_places(model, self._raw)
+        choice.check_names(model, list(found))
+        linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        head = linear[-1] if linear and choice.select == "paper" else None
+        tied: dict[object, str] = {}
+        for name, place in found.items():
+            weight = place.read()
+            assert weight is not None
+            tensor = weight.tensor
+            reason = reason_without_matrix(tensor, place.layer, place.attribute)
+            reason = reason or choice.reason_against(name, place.layer)
+            if place.part_of:
+                reason = f"({clean_name(place.part_of)} is made from it)"
+            elif place.key in tied and not reason:
+                reason = f"(the same parameter as {tied[place.key]})"
+            elif place.layer is head and not reason:
+                reason = "(classifier head)"
+            matrices: tuple[str, ...] = ()
+            if not reason:
+                split = choice.split_of(name)
+                labels = cut(name, tensor, place, split)
+                matrices = tuple(f"{name}[{label}]" if label else name for label in labels)
+                self._tracked.append(TrackedWeight(name, place, split, matrices))
+                tied[place.key] = name
+            shape = () if is_uninitialised(tensor) else tuple(tensor.shape)
+            self.coverage.append(Coverage(name, shape, type_name(place.layer), matrices, reason))
+        _refuse_quantised(model, choice)
+        if not self._tracked:
+            raise ValueError(f"nothing to track: no parameter of the model matches\n{self.coverage}")
+        self.names = tuple(name for weight in self._tracked for name in weight.matrices)
+        self._links = self._all_links()
+
+    def sources(self) -> list[Source]:
+        """Every tracked matrix as it is now, with its parameter.
+
+        Raises:
+            RuntimeError: as in `TrackedWeight.read`.
+        """
+        if not all(child_of(parent, name) is child for parent, name, child in self._links):
+            self._find_again()
+        return [source for weight in self._tracked for source in weight.read()]
+
+    def _find_again(self) -> None:
+        """Looks up the weights by their names, after a module of the model was replaced."""
+        everywhere = list(list_places(self._model, self._raw))
+        for i, weight in enumerate(self._tracked):
+            named = [p for p in everywhere if not p.part_of and weight.name in (p.name, clean_name(p.name))]
+            # Two may have this name once wrappers' parts are left out: the same weight, or else the same place, counts.
+            same = [p for p in named if p.key == weight.place.key] or [p for p in named if p.name == weight.place.name]
+            if not same and len({p.key for p in named}) != 1:
+                raise _gone(weight.name)
+            self._tracked[i] = replace(weight, place=(same or named)[0], _layout=None, _views=())
+        self._links = self._all_links()
+
+    def _all_links(self) -> list[tuple[nn.Module, str, nn.Module]]:
+        return list(dict.fromkeys(link for weight in self._tracked for link in weight.place.links))
+
+
+def cut(name: str, tensor: Tensor, place: Place, split: Split | None) -> dict[str, Tensor]:
+    """The matrices of a weight by label. Raises `ValueError`, which names it, if it has none or cannot be read."""
+    refuse_unreadable(name, tensor)
+    reason = reason_without_matrix(tensor, place.layer, place.attribute)
+    if isinstance(place.layer, torch.jit.ScriptModule) and tensor.ndim > 2 and split is None:
+        raise ValueError(
+            f"parameter {name!r} is in a scripted module, which does not tell what its axes mean; track the model "
+            f"before it is scripted, or leave it out with exclude=[{name!r}]"
+        )
+    if reason:
+        raise ValueError(f"parameter {name!r}, of shape {tuple(tensor.shape)}, has no matrices {reason}")
+    try:
+        return matrices_of(tensor, place.layer, place.attribute, split)
+    except ValueError as error:
+        raise ValueError(f"split: parameter {name!r} of {error}") from error
+
+
+def _named_places(model: nn.Module, raw: bool) -> dict[str, Place]:
+    """The places of a model's weights by name, without the parts of names that wrappers put in; weights that these
+    alone tell apart keep the whole of their names."""
+    by_name: dict[str, dict[tuple[int, str], list[Place]]] = {}
+    for place in list_places(model, raw):
+        by_name.setdefault(clean_name(place.name), {}).setdefault(place.key, []).append(place)
+    found = {}
+    for name, weights in by_name.items():
+        if len(weights) == 1:
+            found[name] = next(iter(weights.values()))[0]
+        else:
+            found.update({place.name: place for same in weights.values() for place in same})
+    return found
+
+
+def _gone(name: str) -> RuntimeError:
+    return RuntimeError(f"tracked parameter {name!r} is no longer part of the model; make a new RankTracker")
+
+
+def _refuse_quantised(model: nn.Module, choice: Choice) -> None:
+    """Raises `ValueError` for a quantised module whose weight is wanted."""
+    for path, module in model.named_modules():
+        name = clean_name(f"{path}.weight".removeprefix("."))
+        if is_quantised(module) and not choice.reason_against(name, module):
+            raise ValueError(
+                f"parameter {name!r} is packed in a quantised module, {type_name(module)}, and is not trained; track "
+                f"the model before it is converted, or leave it out with exclude=[{name!r}]"
+            )
