@@ -1,33 +1,29 @@
 """``fastrank analyze``: ranks and spectra of the matrices in anybody's checkpoint, without the code of its model."""
 
-import pickle
-import warnings
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+import glob
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import fastrank
 
-from .errors import UserError
+from .checkpoints import AnalyzeError, Split, as_layer, choose, pieces, read, weights_in_use
+from .errors import UsageError
 from .files import write_csv
 from .sweeps import kind, number, titled
+from .terminal import open_console
+
+__all__ = ["Analysis", "AnalyzeError", "analyze", "parse_split", "print_analysis"]
 
 SPECTRUM = ("effective_rank", "nuclear_norm", "participation_ratio")
-USUAL_KEYS = ("state_dict", "model_state_dict", "model")
-SAFETENSORS = ".safetensors"
-
-
-class AnalyzeError(UserError):
-    """A checkpoint cannot be analysed. The message names the file and says what to do."""
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LISTED = 5  # names in an error
 
 
 class Analysis(NamedTuple):
@@ -37,6 +33,8 @@ class Analysis(NamedTuple):
     """A row for each matrix: name, rows, cols, rank bounds, norms and the metrics of the spectrum, as in a history."""
     left_out: list[str]
     """Tensors of which no rank is counted, such as those of integers, each with the reason."""
+    not_looked_at: list[str]
+    """Groups of tensors beside the one that was analysed, each with the key that leads there."""
 
 
 class Parameters(nn.Module):
@@ -56,19 +54,52 @@ def print_analysis(
     exclude: Sequence[str] | None,
     device: str,
     out: Path | None,
+    split: Sequence[str] = (),
 ) -> None:
     """Print the table of a checkpoint's matrices, and write its rows to the CSV file ``out`` where one is given."""
     try:
         tolerance = fastrank.Tolerance(*threshold)  # type: ignore[arg-type]  # what it cannot be is refused here
     except ValueError as error:
         raise AnalyzeError(str(error)) from error
-    found = analyze(checkpoint, tolerance=tolerance, key=key, include=include, exclude=exclude, device=kind(device))
-    console = Console()
+    found = analyze(
+        checkpoint,
+        tolerance=tolerance,
+        key=key,
+        include=include,
+        exclude=exclude,
+        split=dict(map(parse_split, split)),
+        device=kind(device),
+    )
+    console = open_console()
     console.print(table(found.rows, tolerance))
-    for text in found.left_out:
-        console.print(f"left out: {text}", markup=False, highlight=False)
+    for text in (*(f"left out: {x}" for x in found.left_out), *(f"not looked at: {x}" for x in found.not_looked_at)):
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
     if out is not None:
         write_csv(out, list(found.rows[0]), found.rows)
+
+
+def parse_split(text: str) -> tuple[str, Split]:
+    """``GLOB=PARTS`` or ``GLOB=PARTS:AXIS`` as an item of the argument ``split`` of `fastrank.RankTracker`.
+
+    PARTS is a number of equal parts (``3``), their names (``q,k,v``) or their sizes (``4096,1024,1024``). Raises
+    UsageError for any other text.
+    """
+    name, _, rule = text.rpartition("=")
+    parts, _, axis = rule.partition(":")
+    listed = parts.split(",")
+    try:
+        along = int(axis or 0)
+        if not name or not all(listed):
+            raise ValueError
+        if len(listed) > 1 and not any(part.isdecimal() for part in listed):
+            return name, (listed, along)
+        sizes = [int(part) for part in listed]
+        return name, (sizes if len(sizes) > 1 else sizes[0], along)
+    except ValueError:
+        raise UsageError(
+            f"--split {text}: expected GLOB=PARTS or GLOB=PARTS:AXIS, with PARTS a number (3), names (q,k,v) or sizes "
+            "(4096,1024,1024)"
+        ) from None
 
 
 def analyze(
@@ -78,47 +109,106 @@ def analyze(
     key: str | None = None,
     include: Sequence[str] | None = None,
     exclude: Sequence[str] | None = None,
+    split: Mapping[str, Split] | None = None,
     device: str = "cpu",
 ) -> Analysis:
     """Measure every matrix of a checkpoint, once.
 
     Args:
-        checkpoint: what ``torch.save`` wrote, a ``.safetensors`` file, or a folder of those (the parts of one model).
+        checkpoint: what ``torch.save`` wrote, a file of safetensors or NumPy, a folder of the parts of one model, or
+            the index of such parts.
         tolerance: threshold of the numerical rank.
-        key: where in the checkpoint the parameters are, ``"a.b"`` for ``checkpoint["a"]["b"]``; by default under the
-            first of `USUAL_KEYS` that it has, otherwise everywhere in it.
-        include, exclude: globs of names, as of `fastrank.RankTracker`.
+        key: where in the checkpoint the parameters are; see `checkpoints.choose`.
+        include, exclude: globs of names; a matrix is measured if one of the former matches it and none of the latter.
+        split: how weights that stack several matrices are cut, as for `fastrank.RankTracker`. A convolution's kernel
+            is a matrix by then.
         device: where ranks are counted.
 
-    A tensor of three dimensions is taken for a stack of matrices, and one of more dimensions for the kernel of a
-    convolution. The kernel of a one-dimensional convolution is taken for a stack, since a checkpoint does not tell.
+    What names and shapes tell of layers is used; see `checkpoints.layers`. Tensors that share their memory are measured
+    once, under the first name that is chosen.
 
     Raises AnalyzeError for a file that cannot be read, a key that is not there, and where nothing is a matrix.
     """
-    state = _read(checkpoint)
-    tensors = dict(_tensors(_part(checkpoint, state, key)))
-    if not tensors:
-        raise AnalyzeError(f"{checkpoint}: holds no tensors{f' under {key}' if key else ''}")
-    sparse = [f"{name} ({str(x.layout).removeprefix('torch.')})" for name, x in tensors.items() if not _is_dense(x)]
-    matrices = {name: x.to(device) for name, x in tensors.items() if x.ndim > 1 and _is_dense(x)}
+    chosen = choose(checkpoint, read(checkpoint), key)
+    reasons = {name: reason for name, x in chosen.tensors.items() if (reason := _reason_without_rank(x))}
+    tensors, part_of = weights_in_use({name: x for name, x in chosen.tensors.items() if name not in reasons})
+    reasons |= {name: f"part of {weight}" for name, weight in part_of.items()}
+    known = [name for name, x in tensors.items() if x.ndim > 1]
+    wanted = [name for name in known if _is_chosen(name, include, exclude)]
+    first: dict[object, str] = {}
+    matrices: dict[str, Tensor] = {}
+    for name in wanted:
+        x, matrix = tensors[name], as_layer(name, tensors)
+        same = first.setdefault((x.data_ptr(), x.dtype, x.shape, x.stride(), matrix.shape), name)
+        if same == name:
+            matrices[name] = matrix.to(device)
+        else:
+            reasons[name] = f"the same tensor as {same}"
+    left_out = [f"{name} ({reasons[name]})" for name in {**chosen.tensors, **tensors} if name in reasons]
+    left_out += chosen.left_out
+    left_out += _counted(len(tensors) - len(known), "vector or scalar", "vectors and scalars")
+    left_out += _counted(len(known) - len(wanted), "matrix that is not chosen", "matrices that are not chosen")
+    if not matrices:
+        what = f"none of its {len(known)} matrices is chosen" if known else "has no matrix whose rank could be counted"
+        raise AnalyzeError(f"{checkpoint}: {what}: {_some(known or left_out)}")
+    rows = _measure(checkpoint, matrices, tolerance, _splits(matrices, tensors, split or {}))
+    return Analysis(rows, left_out, chosen.not_looked_at)
+
+
+def _reason_without_rank(tensor: Tensor) -> str:
+    """Why no rank of a tensor can be counted; empty for dense matrices, and for vectors, which are not listed."""
+    if tensor.is_nested:  # its shape must not be asked for
+        return "nested"
+    if tensor.layout != torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    if tensor.is_meta:
+        return "meta"
+    if tensor.ndim < 2:
+        return ""
+    if tensor.is_quantized or tensor.dtype not in DTYPES:
+        return f"dtype {str(tensor.dtype).removeprefix('torch.')}"
+    return "" if tensor.numel() else "empty"
+
+
+def _is_chosen(name: str, include: Sequence[str] | None, exclude: Sequence[str] | None) -> bool:
+    included = include is None or any(fnmatchcase(name, pattern) for pattern in include)
+    return included and not any(fnmatchcase(name, pattern) for pattern in exclude or ())
+
+
+def _splits(
+    matrices: Mapping[str, Tensor], tensors: Mapping[str, Tensor], asked: Mapping[str, Split]
+) -> dict[str, Split]:
+    """What names and shapes tell, after what the user asks for: the first glob that matches a name decides."""
+    told = {glob.escape(name): parts for name in matrices if (parts := pieces(name, tensors))}
+    return {**asked, **{name: (parts, 0) for name, parts in told.items() if name not in asked}}
+
+
+def _measure(
+    checkpoint: Path, matrices: Mapping[str, Tensor], tolerance: fastrank.Tolerance, splits: Mapping[str, Split]
+) -> list[dict[str, Any]]:
     try:
-        tracker = fastrank.RankTracker(
-            Parameters(matrices), tolerance=tolerance, include=include, exclude=exclude, spectrum=SPECTRUM
-        )
+        tracker = fastrank.RankTracker(Parameters(matrices), tolerance=tolerance, split=splits, spectrum=SPECTRUM)
     except ValueError as error:
-        names = ", ".join(list(tensors)[:5]) + (", ..." if len(tensors) > 5 else "")
-        raise AnalyzeError(f"{checkpoint}: none of its {len(tensors)} tensors is chosen: {names}") from error
+        raise AnalyzeError(f"{checkpoint}: {error}; it has {_some(list(matrices))}") from error
     tracker.step()
     rows = [{column: x for column, x in row.items() if column != "step"} for row in tracker.to_arrow().to_pylist()]
     tracker.close()
-    other = [f"{c.name} {c.reason}" for c in tracker.coverage() if c.reason.startswith("(dtype")]
-    return Analysis(rows, [*other, *sparse])
+    return rows
+
+
+def _counted(count: int, one: str, many: str) -> list[str]:
+    return [f"{count} {one if count == 1 else many}"] if count else []
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
 
 
 def table(rows: Sequence[Mapping[str, Any]], tolerance: fastrank.Tolerance) -> Table:
     """The matrices as a table for the terminal. A rank that is not certified is shown as its bounds."""
     units = {"frobenius": " of the Frobenius norm", "spectral": " of the spectral norm", "absolute": ""}
-    title = f"{len(rows)} matrices; rank: singular values above {tolerance.value:g}{units[tolerance.relative_to]}"
+    many = "matrix" if len(rows) == 1 else "matrices"
+    title = f"{len(rows)} {many}; rank: singular values above {tolerance.value:g}{units[tolerance.relative_to]}"
     table = titled(title, min_width=len(title), padding=(0, 1, 0, 0))  # a title is wrapped to its table
     table.add_column("matrix", overflow="fold")
     for head in ("rows x cols", "rank", "of", "stable\nrank", "effective\nrank", "spectral\nnorm"):
@@ -136,58 +226,8 @@ def table(rows: Sequence[Mapping[str, Any]], tolerance: fastrank.Tolerance) -> T
     return table
 
 
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_quantized
-
-
 def _rank(row: Mapping[str, Any]) -> str:
     lower, upper = row["rank_lower"], row["rank_upper"]
     if lower is None:
         return "not finite"
     return str(lower) if lower == upper else f"{lower} to {upper}"
-
-
-def _read(path: Path) -> Any:
-    parts = sorted(path.glob(f"*{SAFETENSORS}")) if path.is_dir() else [path]
-    if not parts:
-        raise AnalyzeError(f"{path}: a folder with no {SAFETENSORS} file in it; name the checkpoint's file")
-    if parts[0].suffix == SAFETENSORS:
-        try:
-            return {name: tensor for part in parts for name, tensor in load_file(part).items()}
-        except SafetensorError as error:
-            raise AnalyzeError(f"{path}: is not a whole {SAFETENSORS} file: {error}") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch warns of pickles that it then refuses
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, LookupError, AttributeError, TypeError, AssertionError) as error:
-        raise AnalyzeError(
-            f"{path}: holds more than tensors and plain values, or is no checkpoint, and is not unpickled, since that "
-            f"could run any code. Save model.state_dict() instead"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.filename:  # an error of the system; those of torch do not name the file
-            raise
-        raise AnalyzeError(f"{path}: is not a whole checkpoint of torch.save: {error}") from error
-
-
-def _part(path: Path, state: Any, key: str | None) -> Any:
-    if key is None:
-        usual = [k for k in USUAL_KEYS if isinstance(state, Mapping) and isinstance(state.get(k), Mapping)]
-        return state[usual[0]] if usual else state
-    for name in key.split("."):
-        if not isinstance(state, Mapping) or name not in state:
-            known = ", ".join(map(str, state)) if isinstance(state, Mapping) else f"a {type(state).__name__}"
-            raise AnalyzeError(f"{path}: has no {key!r}: there is no {name!r} among {known}")
-        state = state[name]
-    return state
-
-
-def _tensors(state: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors in nested dictionaries and lists, by their dotted names."""
-    if isinstance(state, Tensor):
-        yield prefix or "tensor", state.detach()
-    elif isinstance(state, Mapping | list | tuple):
-        items = state.items() if isinstance(state, Mapping) else enumerate(state)
-        for name, value in items:
-            yield from _tensors(value, f"{prefix}.{name}" if prefix else str(name))

@@ -1,6 +1,16 @@
-"""Plain tables for the terminal."""
+"""The terminal, or the file or pipe in its place, and plain tables for it."""
 
+import sys
 from collections.abc import Sequence
+
+from rich.console import Console
+
+WIDE = 10_000  # columns
+
+
+def open_console() -> Console:
+    """The standard output. What goes into a file or a pipe is as wide as it is: nothing is cut short or wrapped."""
+    return Console(width=None if sys.stdout.isatty() else WIDE)
 
 
 def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:

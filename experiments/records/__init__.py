@@ -6,7 +6,7 @@ driver and the reports see histories and checkpoints that are kept elsewhere, `P
 
 from .layout import Layout, history_parts
 from .ledger import MAX_ATTEMPTS, Ledger, Status, TrialRecord
-from .storage import Place, Storage, absolute
+from .storage import Place, Storage, absolute, check_scheme
 
 __all__ = [
     "MAX_ATTEMPTS",
@@ -17,5 +17,6 @@ __all__ = [
     "Storage",
     "TrialRecord",
     "absolute",
+    "check_scheme",
     "history_parts",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastrank import HistoryError
 
-from ..errors import UserError
+from ..errors import UsageError, UserError
 from .layout import Layout
 
 
@@ -17,9 +17,27 @@ class StorageError(UserError):
     """A place cannot be used. The message names it."""
 
 
+LOCAL = "file://"
+
+
 def absolute(url: str | None) -> str | None:
-    """A place as a URL that means the same in every process; a relative path is one from the user's current folder."""
-    return url if url is None or "://" in url else Path(url).absolute().as_uri()
+    """A place as a URL that means the same in every process; a relative path is one from the user's current folder.
+
+    What follows ``file://`` is a path as it is: fsspec takes ``%20`` for three characters.
+    """
+    return url if url is None or "://" in url else f"{LOCAL}{Path(url).expanduser().absolute()}"
+
+
+def check_scheme(url: str | None) -> None:
+    """Raise UsageError for a URL of a scheme that no installed package knows. Nothing is opened or made."""
+    import fsspec
+
+    place = absolute(url)
+    for part in place.split("::") if place and not place.startswith(LOCAL) else ():
+        try:
+            fsspec.get_filesystem_class(part.partition("://")[0])
+        except (ImportError, ValueError) as error:
+            raise UsageError(f"--storage {url}: cannot be used: {error}") from error
 
 
 class Storage:
@@ -72,7 +90,11 @@ class Place:
         import fsspec
 
         try:
-            self._fs, root = fsspec.core.url_to_fs(url)
+            if url.startswith(LOCAL):  # fsspec would take a '::' in the path for a chain of URLs
+                self._fs = fsspec.filesystem("file")
+                root = self._fs._strip_protocol(url)
+            else:
+                self._fs, root = fsspec.core.url_to_fs(url)
             self._fs.makedirs(root, exist_ok=True)
         except (ImportError, ValueError, OSError) as error:
             raise StorageError(f"--storage {url}: cannot be written: {error}") from error
@@ -103,7 +125,7 @@ class Place:
     def push(self, local: Path, remote: str) -> None:
         """Make a remote folder hold the same Parquet parts as a local one.
 
-        A part that is written never changes, so only those are copied that are missing there or of another size.
+        Only those are copied that are missing there, or of another size: but for the last one, parts never change.
         """
         own = {str(path.relative_to(local)): path for path in local.rglob("*.parquet")} if local.exists() else {}
         stored = self._files(remote)

@@ -4,9 +4,10 @@
 fails is left out, and the sweep goes on.
 """
 
-from .sink import Sink, open_sinks
+from .sink import Sink, check_sinks, open_sinks
 
 __all__ = [
     "Sink",
+    "check_sinks",
     "open_sinks",
 ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from ..trial import Trial
 from .relay import Relay
 from .tracker import SinkError, Sweep, Tracker, read_sweep, reason
 
-__all__ = ["TITLES", "Sink", "SinkError", "open_sinks"]
+__all__ = ["TITLES", "Sink", "SinkError", "check_sinks", "open_sinks"]
 
 TITLES = {"tensorboard": "TensorBoard", "wandb": "Weights & Biases", "mlflow": "MLflow"}
 
@@ -26,6 +27,23 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """This session of the sweep is over."""
+
+
+def check_sinks(names: Sequence[str]) -> None:
+    """Raise SinkError for a name that is not known, and for one whose package is not installed. Nothing is imported."""
+    for name in names:
+        _check_name(name)
+        if find_spec(name) is None:
+            raise _needs(name, name)
+
+
+def _check_name(name: str) -> None:
+    if name not in TITLES:
+        raise SinkError(f"--log {name}: expected one of {', '.join(TITLES)}")
+
+
+def _needs(name: str, package: str) -> SinkError:
+    return SinkError(f"--log {name}: needs {package}, which is not installed: pip install 'fastrank[{name}]'")
 
 
 @contextmanager
@@ -54,15 +72,11 @@ def open_sinks(names: Sequence[str], folder: Path, console: Console) -> Iterator
 
 
 def _open(name: str, folder: Path, say: Callable[[str], None]) -> Tracker | None:
-    if name not in TITLES:
-        raise SinkError(f"--log {name}: expected one of {', '.join(TITLES)}")
+    _check_name(name)
     try:
         return _maker(name)(read_sweep(folder), say)
     except ModuleNotFoundError as missing:
-        package = (missing.name or "").partition(".")[0]
-        raise SinkError(
-            f"--log {name}: needs {package}, which is not installed: pip install 'fastrank[{name}]'"
-        ) from None
+        raise _needs(name, (missing.name or "").partition(".")[0]) from None
     except UserError:
         raise
     except Exception as error:  # whatever the tracker's package has against this machine

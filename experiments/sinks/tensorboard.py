@@ -1,5 +1,6 @@
 """TensorBoard: a folder of event files for each trial, in ``tensorboard/`` of the sweep's folder."""
 
+import shlex
 import socket
 import struct
 import time
@@ -22,7 +23,7 @@ class TensorBoard:
         self._folder = sweep.folder / "tensorboard"
         self._files: dict[str, Path] = {}
         self._epochs: dict[str, int] = {}
-        say(f"To watch the sweep: tensorboard --logdir {self._folder}")
+        say(f"To watch the sweep: tensorboard --logdir {shlex.quote(str(self._folder))}")
 
     def epoch(self, trial: Trial, epoch: int, values: Mapping[str, float]) -> None:
         """Add a point to each curve. A repeated epoch begins a new file, at which TensorBoard drops older points."""

@@ -10,7 +10,7 @@ import torch
 
 import fastrank
 
-from ..errors import UserError
+from ..errors import UsageError
 from ..records import Ledger
 from ..training import EpochEnd, Finished, build_network
 from ..trial import Trial, short_hash
@@ -18,7 +18,7 @@ from ..trial import Trial, short_hash
 HEAT_MAP = "rank/by_matrix"
 
 
-class SinkError(UserError):
+class SinkError(UsageError):
     """A sink cannot be used. The message names it and what it lacks."""
 
 
@@ -94,8 +94,8 @@ def outcome(trial: Trial, event: Finished, heat_map: bytes | None) -> Outcome:
 
 
 def full_rank(trial: Trial) -> float:
-    """Mean of min(rows, cols) over the tracked matrices, from their shapes alone."""
-    model = build_network(trial.model, trial.data, seed=0, device="meta")
+    """Mean of min(rows, cols) over the tracked matrices."""
+    model = build_network(trial.model, trial.data, seed=0)
     optimizer = torch.optim.SGD(model.parameters())
     return fastrank.RankTracker(model, optimizer, select=trial.tracking.select).full_rank
 

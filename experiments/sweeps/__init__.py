@@ -6,9 +6,10 @@ shows the progress. `print_plan` and `print_status` only look. `kind`, `number` 
 
 from .config import load_config
 from .devices import kind
+from .options import Options
 from .plan import print_plan, print_status
 from .summary import number, titled
-from .sweep import Options, run_sweep
+from .sweep import run_sweep
 
 __all__ = [
     "Options",

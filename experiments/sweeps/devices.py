@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ..engines import LocalEngine, available_cores
-from ..errors import UserError
+from ..errors import UsageError, UserError
 from ..training import Crashed, Job, JobCost
 
 COST = "fastrank.experiments.training.cost:run"
@@ -20,15 +20,20 @@ class CostError(UserError):
     """A short run, which was to tell time and memory, has failed. The message says how."""
 
 
+def check_device(device: str) -> None:
+    """Raise UsageError for a name that is none of ``auto``, ``cpu`` and ``cuda``."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"--device: expected auto, cpu or cuda, not {device!r}")
+
+
 def kind(device: str) -> str:
     """What jobs run on, ``cpu`` or ``cuda``, from what the user has asked for: one of those, or ``auto``.
 
-    Raises UserError for a device that is not there.
+    Raises UsageError for a device that is not there.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UserError(f"--device: expected auto, cpu or cuda, not {device!r}")
+    check_device(device)
     if device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch sees no CUDA device here; 'fastrank doctor' says why")
+        raise UsageError("--device cuda: PyTorch sees no CUDA device here; 'fastrank doctor' says why")
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 

@@ -6,15 +6,17 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..errors import UserError
+from ..errors import UsageError
 from ..records import Layout, Ledger, Status, TrialRecord
+from ..terminal import open_console
 from ..training import Job, JobCost
 from ..trial import Trial
 from .config import load_config
 from .devices import cost_of, kind, slots
+from .options import STACK_LIMIT, Options, check_options
 from .stacks import jobs, kind_of
 from .summary import print_tables
-from .sweep import STACK_LIMIT, Options, check_config, driver_of, widest
+from .sweep import check_config, driver_of, widest
 
 SHOWN = 60  # trials that are listed one by one
 
@@ -24,11 +26,12 @@ def print_plan(config_file: Path, folder: Path, options: Options) -> None:
 
     Every kind of job is run for a second or so, to measure its steps and its memory.
 
-    Raises ConfigError, DataError or LedgerError where a run would, CostError where a trial does not fit the device,
-    and UserError for an engine that is elsewhere.
+    Raises UsageError, ConfigError, DataError or LedgerError where a run would, CostError where a trial does not fit the
+    device, and UsageError for an engine that is elsewhere.
     """
+    check_options(options)
     if options.engine != "local":
-        raise UserError(
+        raise UsageError(
             f"--plan measures this machine, not what --engine {options.engine} runs on: leave one of them out"
         )
     config = load_config(config_file)
@@ -112,7 +115,7 @@ def _duration(seconds: float) -> str:
 def print_status(folder: Path) -> None:
     """Print the trials of ``folder`` as its ledger has them. Raises LedgerError."""
     records = Ledger.open(folder).trials()
-    console = Console()
+    console = open_console()
     print_tables(console, records)
     counts = [(status, sum(record.status is status for record in records)) for status in Status]
     console.print(", ".join(f"{count} {status}" for status, count in counts if count))

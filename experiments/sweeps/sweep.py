@@ -2,11 +2,11 @@
 
 import fcntl
 import os
+import shlex
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,39 +19,17 @@ from ..files import write_atomically
 from ..provenance import commit, versions
 from ..records import Layout, Ledger, Status, Storage, TrialRecord, absolute
 from ..sinks import open_sinks
-from ..training import RUN, Job
+from ..terminal import open_console
+from ..training import Job
 from .config import ConfigError, SweepConfig, differences, load_config
 from .devices import kind, slots
 from .driver import Driver
+from .options import DEFAULT, STACK_LIMIT, Options, check_options
 from .progress import Board, display_for
 from .stacks import jobs, kind_of
 from .summary import print_tables, write_summary
 
 INTERRUPTED = 130
-STACK_LIMIT = {"cpu": 32, "cuda": 512}  # trials of a stack, unless the user says otherwise
-
-
-@dataclass(frozen=True)
-class Options:
-    """How a sweep is run. Nothing here changes its results by more than rounding.
-
-    Attributes:
-        workers: slots; None for one a core, or as many as fit on the GPUs.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        stack: most perceptrons that are trained as one program; None for 32 on a CPU and 512 on a GPU, 1 for none.
-        engine: ``local`` or ``ray``.
-        storage: URL of a folder for histories and checkpoints, as fsspec has it; None for the sweep's own.
-        sinks: ``tensorboard``, ``wandb``, ``mlflow``.
-        function: ``module:name`` of what runs a job, with the signature of `job.run`.
-    """
-
-    workers: int | None = None
-    device: str = "auto"
-    stack: int | None = None
-    engine: str = "local"
-    storage: str | None = None
-    sinks: Sequence[str] = ()
-    function: str = RUN
 
 
 def check_config(config: SweepConfig, folder: Path) -> None:
@@ -75,7 +53,7 @@ def check_config(config: SweepConfig, folder: Path) -> None:
             )
 
 
-def run_sweep(config_file: Path, folder: Path, options: Options = Options()) -> int:
+def run_sweep(config_file: Path, folder: Path, options: Options = DEFAULT) -> int:
     """Run the trials of a configuration that ``folder`` has no result of yet.
 
     Args:
@@ -84,12 +62,14 @@ def run_sweep(config_file: Path, folder: Path, options: Options = Options()) -> 
         options: how it is run.
 
     Returns the exit status: 0 when all trials have a result, 1 when some failed, 130 when interrupted.
-    Raises ConfigError (also when the folder holds another configuration), LedgerError, UserError (another
-    driver is at work there; a device or a cluster that is not there) or OSError.
+    Raises UsageError for options that cannot be, before anything is made; ConfigError (also when the folder holds
+    another configuration), LedgerError, UserError (another driver is at work there; a cluster that is not there) or
+    OSError.
     """
+    check_options(options)
     config = load_config(config_file)
     folder.mkdir(parents=True, exist_ok=True)
-    console = Console()
+    console = open_console()
     with _exclusive(Layout(folder)):
         check_config(config, folder)
         ledger = _ledger(config, config_file, folder, absolute(options.storage))
@@ -124,13 +104,9 @@ def _drive(ledger: Ledger, folder: Path, options: Options, console: Console) -> 
 def _engine(records: Sequence[TrialRecord], storage: Storage, options: Options) -> Engine:
     folder, url = storage.layout.folder, storage.url
     if options.engine == "ray":
-        try:
-            from ..engines.ray import RayEngine
-        except ModuleNotFoundError as error:
-            raise UserError("--engine ray: Ray is not installed: pip install 'fastrank[ray]'") from error
+        from ..engines.ray import RayEngine
+
         return RayEngine(folder, options.device, options.workers, options.function, url)
-    if options.engine != "local":
-        raise UserError(f"--engine: expected local or ray, not {options.engine!r}")
     device = kind(options.device)
     return LocalEngine(folder, slots(device, options.workers, widest(records, options)), options.function, url)
 
@@ -148,6 +124,7 @@ def _ledger(config: SweepConfig, config_file: Path, folder: Path, storage: str |
         if storage not in (None, ledger.meta["storage"]):
             raise UserError(f"{folder}: this sweep is stored at {ledger.meta['storage'] or folder}, not at {storage}")
         return ledger
+    Storage(storage, Layout(folder))  # a place that cannot be written to is refused while another can still be named
     write_atomically(Layout(folder).config, config_file.read_bytes())
     meta = {"config": config.canonical, "data": known_data(config), "storage": storage}
     meta |= {"commit": commit(), "versions": versions()}
@@ -169,7 +146,7 @@ def _conclude(console: Console, records: list[TrialRecord], config_file: Path, f
         left = sum(not record.status.is_result for record in records)
         console.print(
             f"Interrupted with {left} of {len(records)} trials to go. Resume with: "
-            f"fastrank sweep {config_file} --out {folder}",
+            + shlex.join(["fastrank", "sweep", str(config_file), "--out", str(folder)]),
             markup=False,
             soft_wrap=True,
         )

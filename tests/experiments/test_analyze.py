@@ -1,6 +1,7 @@
 """Checkpoints of other people's models: what their matrices are, and what is said of a file that cannot be read."""
 
 import csv
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 import fastrank
-from fastrank.experiments.analyze import AnalyzeError, analyze, print_analysis
+from fastrank.experiments.analyze import AnalyzeError, analyze, parse_split, print_analysis
+from fastrank.experiments.errors import UsageError
 from fastrank.experiments.training.checkpoint import save_checkpoint
 from fastrank.testing.matrices import planted
 
@@ -62,7 +64,7 @@ def test_a_key_and_globs_choose(state: dict[str, torch.Tensor], tmp_path: Path) 
     assert "conv.weight" not in ranks(tmp_path / "x.pt", exclude=["conv*"])
     with pytest.raises(AnalyzeError, match=r"has no 'average\.biases': there is no 'biases' among weights"):
         ranks(tmp_path / "x.pt", key="average.biases")
-    with pytest.raises(AnalyzeError, match=r"none of its 5 tensors is chosen: first\.weight, first\.bias"):
+    with pytest.raises(AnalyzeError, match=r"none of its 3 matrices is chosen: first\.weight, conv\.weight, experts"):
         ranks(tmp_path / "x.pt", include=["nothing"])
 
 
@@ -89,9 +91,115 @@ def test_what_has_no_rank_is_said_to_have_none(
     assert "not finite" in printed
     assert "left out: steps (dtype int64)" in printed
     assert "left out: sparse (sparse_coo)" in printed
+    assert "left out: 1 vector or scalar" in printed
     rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
     assert [row["rank_lower"] for row in rows] == ["", "5", "3", "9"]
     assert rows[0]["status"] == "NONFINITE"
+
+
+def test_every_tensor_without_a_rank_has_its_reason(tmp_path: Path) -> None:
+    pieces = [torch.eye(2), torch.ones(3, 2)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nested, quantised and CSR tensors are unfinished, and say so
+        odd = {
+            "meta": torch.empty(3, 3, device="meta"),
+            "meta bias": torch.empty(3, device="meta"),
+            "nested": torch.nested.nested_tensor(pieces),
+            "jagged": torch.nested.nested_tensor(pieces, layout=torch.jagged),
+            "csr": torch.eye(3).to_sparse_csr(),
+            "quantised": torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8),
+            "float8": torch.eye(3).to(torch.float8_e4m3fn),
+            "complex": torch.eye(3, dtype=torch.complex64),
+            "mask": torch.ones(3, 3, dtype=torch.bool),
+            "empty": torch.empty(0, 3),
+            "stack": torch.empty(0, 3, 3),
+        }
+        torch.save(
+            {**odd, "counts": torch.arange(3), "number": torch.tensor(2.0), "w": torch.eye(2)}, tmp_path / "x.pt"
+        )
+        found = analyze(tmp_path / "x.pt", tolerance=TOLERANCE)
+    assert [row["name"] for row in found.rows] == ["w"]
+    reasons = (
+        "meta",
+        "meta",
+        "nested",
+        "nested",
+        "sparse_csr",
+        "dtype qint8",
+        "dtype float8_e4m3fn",
+        "dtype complex64",
+    )
+    reasons += ("dtype bool", "empty", "empty")
+    listed = [f"{name} ({reason})" for name, reason in zip(odd, reasons, strict=True)]
+    assert found.left_out == [*listed, "2 vectors and scalars"]
+    torch.save({"counts": torch.ones(2, 2, dtype=torch.int8)}, tmp_path / "none.pt")
+    with pytest.raises(AnalyzeError, match=r"no matrix whose rank could be counted: counts \(dtype int8\)"):
+        analyze(tmp_path / "none.pt", tolerance=TOLERANCE)
+
+
+def test_tied_weights_are_measured_once_under_the_first_name_that_is_chosen(tmp_path: Path) -> None:
+    shared = planted_rank(12, 8, 3)
+    state = {
+        "wte.weight": shared,
+        "h.weight": shared.clone(),
+        "lm_head.weight": shared,
+        "half": shared[:6],
+        "t": shared.T,
+    }
+    torch.save(state, tmp_path / "x.pt")
+    found = analyze(tmp_path / "x.pt", tolerance=TOLERANCE)
+    assert [row["name"] for row in found.rows] == ["wte.weight", "h.weight", "half", "t"]
+    assert found.left_out == ["lm_head.weight (the same tensor as wte.weight)"]
+    chosen = analyze(tmp_path / "x.pt", tolerance=TOLERANCE, exclude=["wte*", "h*", "t"])
+    assert [row["name"] for row in chosen.rows] == ["lm_head.weight"]
+    assert chosen.left_out == ["4 matrices that are not chosen"]
+
+
+def test_fused_projections_are_cut_as_asked(tmp_path: Path) -> None:
+    q, k, v = (planted_rank(8, 8, rank) for rank in (1, 3, 5))
+    state = {
+        "h.c_attn.weight": torch.cat([q, k, v], dim=1),
+        "w": torch.cat([q, k]),
+        "s.in_proj_weight": torch.cat([q, k, v]),
+    }
+    torch.save(state, tmp_path / "x.pt")
+    attention = {f"s.in_proj_weight[{name}]": rank for name, rank in {"q": 1, "k": 3, "v": 5}.items()}
+    split = dict(map(parse_split, ["*c_attn*=3:1", "w=8,8"]))
+    cut = {"h.c_attn.weight[0]": 1, "h.c_attn.weight[1]": 3, "h.c_attn.weight[2]": 5, "w[0]": 1, "w[1]": 3}
+    assert ranks(tmp_path / "x.pt", split=split) == cut | attention
+    # What is asked for takes the place of what names and shapes tell.
+    for name in ("s.in_proj_weight", "*in_proj_weight"):
+        asked = ranks(tmp_path / "x.pt", include=["s.*"], split=dict([parse_split(f"{name}=a,b")]))
+        assert asked == {"s.in_proj_weight[a]": 4, "s.in_proj_weight[b]": 8}
+    for wrong, reason in {
+        "none*=3": "none\\*",
+        "w=3": "3 equal parts",
+        "w=9,8": "parts of 9, 8",
+        "w=2:5": "axis 5",
+    }.items():
+        with pytest.raises(AnalyzeError, match=rf"x\.pt: split: .*{reason}.*; it has h\.c_attn\.weight, w, "):
+            ranks(tmp_path / "x.pt", split=dict([parse_split(wrong)]))
+
+
+def test_a_split_is_a_glob_with_parts_and_an_axis() -> None:
+    assert parse_split("*.c_attn.weight=q,k,v:1") == ("*.c_attn.weight", (["q", "k", "v"], 1))
+    assert parse_split("a=b=3") == ("a=b", (3, 0))
+    assert parse_split("w=4096,1024,1024:-1") == ("w", ([4096, 1024, 1024], -1))
+    for wrong in ("w", "w=", "=3", "w=q", "w=q,3", "w=q,,v", "w=3:x", "w=2.5"):
+        with pytest.raises(UsageError, match=rf"^--split {wrong}: expected GLOB=PARTS"):
+            parse_split(wrong)
+
+
+def test_whole_names_are_printed_when_piped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each matrix, and one for each reason, however long: grep and awk find what they look for."""
+    name = ".".join(f"a_module_of_a_long_name_{i}" for i in range(20))
+    state = {f"{name}.weight": torch.eye(3), f"{name}.counts": torch.ones(2, 2, dtype=torch.int8)}
+    torch.save({"model": state, f"{name}.ema": state}, tmp_path / "x.pt")
+    print_analysis(tmp_path / "x.pt", (1e-3, "frobenius"), None, None, None, "cpu", None)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:5] for line in lines if line.startswith(name)] == [[f"{name}.weight", "3", "x", "3", "3"]]
+    assert f"left out: {name}.counts (dtype int8)" in lines
+    assert f"not looked at: {name}.ema (2 tensors; --key {name}.ema)" in lines
 
 
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(state: dict[str, torch.Tensor], tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 import fastrank
 from fastrank.experiments.engines.execute import execute
+from fastrank.experiments.errors import UsageError
 from fastrank.experiments.records.layout import Layout
 from fastrank.experiments.records.ledger import Ledger, Status
-from fastrank.experiments.records.storage import Place, Storage, StorageError
+from fastrank.experiments.records.storage import Place, Storage, StorageError, absolute, check_scheme
 from fastrank.experiments.reports.results import read_results
 from fastrank.experiments.sweeps.sweep import Options, run_sweep
 from fastrank.experiments.training.events import EpochEnd
@@ -104,6 +105,60 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match=r"--storage .* cannot be written") as caught:
             Storage(url, Layout(tmp_path))
         assert url in str(caught.value)
+
+
+NAMES = ["my rüns", "run #1", "100%", "100%20", "a::b", "[x]*?", "a&b;c", "日本"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_may_have_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative to the user's folder, absolute, and after `file://`: always the folder of this name, and no other."""
+    monkeypatch.chdir(tmp_path)
+    local = tmp_path / "local"
+    local.mkdir()
+    (local / "part-00000.parquet").write_bytes(b"one")
+    urls = {absolute(name), absolute(str(tmp_path / name)), absolute(f"file://{tmp_path / name}")}
+    assert len(urls) == 1
+    place = Place(str(urls.pop()))
+    monkeypatch.chdir(local)  # a worker stands elsewhere
+    place.push(local, place.history("t"))
+    place.push_file(local / "part-00000.parquet", place.checkpoint("t"))
+    assert (tmp_path / name / "history" / "t" / "part-00000.parquet").read_bytes() == b"one"
+    assert (tmp_path / name / "checkpoints" / "t.pt").exists()
+    place.pull(place.history("t"), tmp_path / "back")
+    assert (tmp_path / "back" / "part-00000.parquet").read_bytes() == b"one"
+    place.remove(place.history("t"))
+    place.remove(place.checkpoint("t"))
+    assert [path for path in (tmp_path / name).rglob("*") if path.is_file()] == []
+    assert {path.name for path in tmp_path.iterdir()} == {name, "local", "back"}
+
+
+def test_a_sweep_in_a_folder_of_an_odd_name_stored_in_another(config_file: Callable[..., Path], tmp_path: Path) -> None:
+    out, away = tmp_path / "out #1 ü", tmp_path / "100% my rüns"
+    small = CONFIG | {"grid": CONFIG["grid"] | {"batch_size": [128], "seed": [0]}, "epochs": 1}
+    assert run_sweep(config_file(small), out, Options(workers=1, storage=str(away))) == 0
+    assert sorted(path.name for path in away.iterdir()) == ["checkpoints", "history"]
+    assert len(read_results(out).digests) == 1
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {out.name, away.name}
+
+
+def test_a_place_that_cannot_be_used_is_not_written_into_the_ledger(
+    config_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Otherwise the next try, with another place, would be that of another sweep."""
+    (tmp_path / "file").touch()
+    config, out = config_file(CONFIG), tmp_path / "out"
+    with pytest.raises(StorageError, match="cannot be written"):
+        run_sweep(config, out, Options(storage=str(tmp_path / "file" / "run")))
+    assert not Layout(out).ledger.exists()
+
+
+def test_schemes_are_known_before_anything_is_opened(tmp_path: Path) -> None:
+    for url in (None, str(tmp_path), "a::b", "memory://x", "simplecache::memory://x", "file:///no/such/folder"):
+        check_scheme(url)
+    for url in ("nosuch://x", "simplecache::nosuch://x", "nosuch::memory://x"):
+        with pytest.raises(UsageError, match=f"--storage {url}: cannot be used: .*nosuch"):
+            check_scheme(url)
 
 
 def test_only_what_is_new_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,63 @@
+"""``fastrank analyze``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .paths import path_of
+
+
+def analyze(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT",
+            parser=path_of,
+            help="A file of torch.save, safetensors or NumPy; or the parts of a model: their folder or index.json.",
+        ),
+    ],
+    tolerance: Annotated[float, typer.Option(min=0, help="Threshold of the numerical rank.")] = 1e-3,
+    relative_to: Annotated[
+        str, typer.Option(metavar="frobenius|spectral|absolute", help="What the threshold is relative to.")
+    ] = "frobenius",
+    key: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the parameters are; a.0 is the first under a.",
+            show_default="state_dict, model_state_dict, model, or everywhere",
+        ),
+    ] = None,
+    include: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only matrices of such names.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="No matrices of such names.")] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="GLOB=PARTS[:AXIS]",
+            help="Names whose weights stack several matrices: a number (3), names (q,k,v) or sizes (4096,1024,1024).",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where ranks are counted.")] = "auto",
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", parser=path_of, help="Write a CSV as well.")
+    ] = None,
+) -> None:
+    """Show rank and spectrum of every matrix in a checkpoint, of any model; its code is not needed.
+
+    Names and shapes tell what a layer makes of its tensors:
+
+    weight norm, spectral norm, pruning: the weight that is used
+
+    four axes, or three and a bias of the first one's length: the kernel of a convolution
+
+    three axes or more and a bias of the second one's length: the kernel of a transposed convolution
+
+    three axes otherwise: a stack of matrices
+
+    in_proj_weight: q, k and v
+
+    weight_ih, weight_hh: the gates of an LSTM or a GRU
+    """
+    from ..analyze import print_analysis
+
+    print_analysis(checkpoint, (tolerance, relative_to), key, include, exclude, device, out, split or ())
