@@ -10,8 +10,10 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal, NamedTuple, get_args
+from numbers import Real
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,7 +38,8 @@ class Tolerance:
     """Threshold `tau` of the numerical rank, which is the number of singular values strictly above `tau`.
 
     Args:
-        value: a finite number, at least 0 (default 1e-3, the paper's).
+        value: a finite number, at least 0 (default 1e-3, the paper's). A number of NumPy, or a tensor or array with no
+            dimensions, stands for the float of its value.
         relative_to: `"frobenius"`: tau = value * ||W||_F (default, the paper's); `"spectral"`: tau = value * sigma_1;
             `"absolute"`: tau = value.
 
@@ -48,11 +51,14 @@ class Tolerance:
     relative_to: RelativeTo = "frobenius"
 
     def __post_init__(self) -> None:
-        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+        value: Any = self.value
+        if isinstance(value, Tensor | np.ndarray | np.generic) and value.ndim == 0:
+            value = value.item()
+        if isinstance(value, bool) or not isinstance(value, Real):
             raise ValueError(f"Tolerance: value must be a number, not {self.value!r}")
-        if not 0 <= self.value <= sys.float_info.max:
+        if not 0 <= value <= sys.float_info.max:  # type: ignore[operator]  # which `Real` does not declare for int
             raise ValueError(f"Tolerance: value must be finite and at least 0, not {self.value!r}")
-        object.__setattr__(self, "value", float(self.value))
+        object.__setattr__(self, "value", float(value))
         if self.relative_to not in get_args(RelativeTo):
             names = ", ".join(map(repr, get_args(RelativeTo)))
             raise ValueError(f"Tolerance: relative_to must be one of {names}, not {self.relative_to!r}")
@@ -83,8 +89,8 @@ class RankBounds(NamedTuple):
 
 
 def numerical_rank(sigma: Tensor, tau: Tensor | float) -> Tensor:
-    """Number of singular values strictly above `tau` (broadcast against `(...)`); int64."""
-    return (sigma > torch.as_tensor(tau, dtype=sigma.dtype, device=sigma.device).unsqueeze(-1)).sum(-1)
+    """Number of singular values strictly above `tau` (broadcast against `(...)`), compared in FP64; int64."""
+    return (sigma > torch.as_tensor(tau, dtype=torch.float64, device=sigma.device).unsqueeze(-1)).sum(-1)
 
 
 def stable_rank(frobenius: Tensor, spectral: Tensor) -> Tensor:

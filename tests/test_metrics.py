@@ -3,6 +3,7 @@
 import math
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,7 +37,26 @@ def test_suffix(tolerance, suffix):
     assert tolerance.suffix == suffix
 
 
-@pytest.mark.parametrize("value", [-1e-9, math.nan, math.inf, -math.inf, "0.1", None, True, 1j, 10**400])
+NUMBERS = [np.float16(0.1), np.float32(1e-3), np.float64(1e-3), np.longdouble(0.5), np.int64(2), np.uint8(0)]
+ARRAYS = [np.array(1e-3, dtype=np.float32), torch.tensor(1e-3), torch.tensor(1e-3).bfloat16(), torch.tensor(3)]
+
+
+@pytest.mark.parametrize("value", [*NUMBERS, *ARRAYS], ids=lambda v: f"{type(v).__name__}-{v.dtype}")
+def test_tolerance_takes_numbers_of_numpy_and_torch_at_their_values(value):
+    tolerance = Tolerance(value, "spectral")
+    assert type(tolerance.value) is float
+    assert tolerance == Tolerance(float(value), "spectral")
+    assert hash(tolerance) == hash(Tolerance(float(value), "spectral"))
+    assert float(tolerance.suffix.removesuffix("-spectral")) == float(value)
+
+
+NO_NUMBERS = [np.bool_(True), np.array([0.1]), np.float32("nan"), np.float32(-1), torch.tensor(True), torch.ones(1)]
+NO_NUMBERS += [np.complex64(1), np.str_("0.1"), np.datetime64(1, "s"), torch.tensor(1j), torch.tensor(-math.inf)]
+
+
+@pytest.mark.parametrize(
+    "value", [-1e-9, math.nan, math.inf, -math.inf, "0.1", None, True, 1j, 10**400, *NO_NUMBERS], ids=repr
+)
 def test_tolerance_refuses_what_is_no_threshold(value):
     with pytest.raises(ValueError, match="Tolerance: value must be"):
         Tolerance(value)
@@ -58,6 +78,9 @@ def test_numerical_rank_counts_strictly_above():
     sigma = sigma_of(4.0, 2.0, 1.0).expand(3, 3)
     assert metrics.numerical_rank(sigma, torch.tensor([2.0, 1.9, 0.0])).tolist() == [1, 2, 3]
     assert metrics.numerical_rank(sigma, 4.0).tolist() == [0, 0, 0]
+    # The float 0.1 is below FP32's, and 1e-60 is not zero.
+    assert metrics.numerical_rank(sigma_of(0.1, 0.0, dtype=torch.float32), 0.1) == 1
+    assert metrics.numerical_rank(sigma_of(0.1, 0.0, dtype=torch.float32), 1e-60) == 1
 
 
 @pytest.mark.parametrize("scale", [5e-324, 1e-300, 1e-30, 1.0, 1e30, 1e300, 1.7e308])

@@ -6,6 +6,7 @@ batches (`RaggedBatch`). In both cases `bounds` turns the counts into proven bou
 
 from .batch import WORKSPACE, Group, chunk_size, group, over_matrices
 from .bounds import (
+    LARGEST_TAU,
     TRACE,
     Affine,
     Shifts,
@@ -17,9 +18,10 @@ from .bounds import (
     unpivoted_growth,
 )
 from .ragged import Chunk, GroupGrams, RaggedBatch, ShiftPair, signature
-from .spectrum import singular_values, top_singular_value
+from .spectrum import scaled_singular_values, singular_values, top_singular_value
 
 __all__ = [
+    "LARGEST_TAU",
     "TRACE",
     "WORKSPACE",
     "Affine",
@@ -36,6 +38,7 @@ __all__ = [
     "inertia_bounds",
     "over_matrices",
     "resolve_bounds",
+    "scaled_singular_values",
     "shifts_around",
     "signature",
     "singular_values",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..metrics import RankBounds, Status, Tolerance
-from ..reference import UNIT, Gram, Moments, normalized
+from ..reference import UNIT, Gram, Moments, divided, normalized, widened
 from .batch import over_matrices
 
 PIVOTED_GROWTH = 8.0
@@ -25,6 +25,10 @@ about 1. A count whose factors grow more is not believed."""
 WIDENING = 1e-8
 """Share of tau^2 by which delta is widened, to allow for growth beyond that: the larger tau is, the larger an error of
 tau^2 can be tolerated."""
+
+LARGEST_TAU = 1e100
+"""No singular value in the scale of a Gram matrix comes near this, and the factors of delta do not make its square
+overflow."""
 
 Inertia = Callable[[Tensor], tuple[Tensor, Tensor]]
 Number = float | Tensor
@@ -74,13 +78,19 @@ def tau_squared(
     for "spectral" only."""
     square = _factor(tolerance) ** 2
     if tolerance.relative_to == "absolute":
-        # Beyond 1e150 the square leaves FP64's range, and every singular value is smaller anyway.
-        tau = Affine(0.0, (tolerance.value / moments.scale).clamp(max=1e150).square())
+        tau = Affine(0.0, absolute_tau(tolerance, moments.scale).clamp(max=LARGEST_TAU).square())
         return tau, tau
     if tolerance.relative_to == "frobenius":
         return Affine(square, 0.0), Affine(square, 0.0)
     assert top is not None, "a tolerance relative to sigma_1 needs bounds of lambda_1"
     return Affine(0.0, square * top[0]), Affine(0.0, square * top[1])
+
+
+def absolute_tau(tolerance: Tolerance, scale: Tensor) -> Tensor:
+    """tau `(b,)` of a tolerance that is absolute, for matrices that are divided by `scale` `(b,)`."""
+    if scale.is_cpu and tolerance.value < 2.0**-900:  # it may be subnormal
+        return divided(scale.new_tensor(tolerance.value), scale)
+    return tolerance.value / scale
 
 
 def unpivoted_growth(order: Tensor) -> Tensor:
@@ -190,13 +200,13 @@ def _eigenvalue_terms(moments: Moments) -> Number:
 
 def singular_value_bounds(stack: Tensor, tolerance: Tolerance) -> RankBounds:
     """Bounds from FP64 singular values of finite matrices `(b, m, n)`: the slow path, for any tau."""
-    wide, scale = normalized(stack.double())
+    wide, scale = normalized(widened(stack))
     sigma = torch.linalg.svdvals(wide)
     m, n = stack.shape[-2:]
     delta = UNIT * 8 * (max(m, n) + 10) * sigma[:, 0]
     # tau inherits the errors of the singular values: of the first one, or of all in the root of a sum of squares.
     if tolerance.relative_to == "absolute":
-        tau = tolerance.value / scale
+        tau = absolute_tau(tolerance, scale)
     elif tolerance.relative_to == "frobenius":
         tau = _factor(tolerance) * torch.linalg.vector_norm(sigma, dim=-1)
         delta = delta * (1 + _factor(tolerance) * min(m, n) ** 0.5)

@@ -5,11 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..reference import Gram, gram
+from ..reference import Gram, divided, gram, widened
 
 
 def singular_values(stack: Tensor, g: Gram | None = None, *, accurate: bool = False) -> Tensor:
-    """Singular values `(b, r)`, descending, of a stack `(b, r, n)`, r <= n; NaN for a matrix that is not finite.
+    """Singular values `(b, r)`, descending, of a stack `(b, r, n)`, r <= n; NaN for a matrix that is not finite, Inf
+    for those beyond the range of FP64. For the arguments see `scaled_singular_values`."""
+    sigma, scale = scaled_singular_values(stack, g, accurate=accurate)
+    return sigma * scale[:, None]
+
+
+def scaled_singular_values(stack: Tensor, g: Gram | None = None, *, accurate: bool = False) -> tuple[Tensor, Tensor]:
+    """The same, divided by a power of two for each matrix, and these powers `(b,)`: none overflows or is rounded to 0.
 
     Args:
         stack: of any floating dtype.
@@ -21,20 +28,17 @@ def singular_values(stack: Tensor, g: Gram | None = None, *, accurate: bool = Fa
     """
     g = gram(stack) if g is None else g
     if accurate or stack.dtype == torch.float64:
-        finite = torch.where(g.finite[:, None, None], stack, 0.0).double()
-        return in_scale(g, torch.linalg.svdvals(finite / g.scale[:, None, None]))
-    return in_scale(g, gram_singular_values(g))
+        wide = widened(torch.where(g.finite[:, None, None], stack, 0.0))
+        sigma = torch.linalg.svdvals(divided(wide, g.scale[:, None, None]))
+    else:
+        sigma = gram_singular_values(g)
+    return torch.where(g.finite[:, None], sigma, torch.nan), g.scale
 
 
 def gram_singular_values(g: Gram) -> Tensor:
     """Singular values `(b, r)`, descending, of the scaled matrices that a Gram matrix was made of."""
     eigenvalues: Tensor = torch.linalg.eigvalsh(g.matrix)
     return eigenvalues.clamp(min=0).sqrt().flip(-1)
-
-
-def in_scale(g: Gram, sigma: Tensor) -> Tensor:
-    """Convert singular values `(b, r)` of the scaled matrices to those of the caller's; NaN where not finite."""
-    return torch.where(g.finite[:, None], sigma * g.scale[:, None], torch.nan)
 
 
 def top_singular_value(g: Gram) -> Tensor:

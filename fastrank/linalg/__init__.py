@@ -6,7 +6,12 @@ the answers are then arrays of the same kind. Matrices are taken at the values t
 are FP64. Answers carry no gradient; no argument is modified.
 
 A matrix that holds NaN or Inf has no rank and no norm: its metrics are NaN, its bounds -1 with status `NONFINITE`, and
-the other matrices of the batch are answered as if it were not there.
+the other matrices of the batch are answered as if it were not there. Of finite matrices, only singular values and norms
+beyond the range of FP64 are Inf.
+
+After `torch.set_flush_denormal(True)`, what is proven of a matrix is still true of the values it holds. But singular
+values and norms that are subnormal in FP64 are then 0, and `torch.linalg.matrix_rank`, which `matrix_rank` calls where
+rounding decides, takes subnormal numbers for zero.
 
 Every function raises `TypeError` for integer, boolean, complex, sparse or meta input and `ValueError` for fewer than
 two dimensions, naming the argument.

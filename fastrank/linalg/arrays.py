@@ -66,7 +66,7 @@ def to_kind(values: Tensor, kind: str) -> Any:
 def _take(A: Any, name: str) -> tuple[Tensor, str]:
     """Check one array, and return it as a tensor without gradient, with its kind."""
     if isinstance(A, Tensor):
-        tensor, kind = A.detach(), "torch"
+        tensor, kind = A.detach().resolve_neg(), "torch"
     elif isinstance(A, np.ndarray | np.generic):
         tensor, kind = _from_numpy(np.asarray(A), name), "numpy"
     elif type(A).__module__.partition(".")[0] == "cupy":
@@ -101,7 +101,8 @@ def _from_numpy(array: np.ndarray[Any, Any], name: str) -> Tensor:
 
 
 def as_threshold(value: Any, name: str, shape: torch.Size, device: torch.device) -> Tensor | float | None:
-    """Check `atol` or `rtol`: None, a number, or a tensor on `device` that broadcasts to the batch `shape`.
+    """Check `atol` or `rtol`: None, a number, or a tensor on `device` that broadcasts to the batch `shape`. A tensor
+    keeps its dtype, with which `torch.linalg.matrix_rank` compares.
 
     Raises:
         TypeError: neither a real number nor a real array. ValueError: negative, NaN, or of another shape.
@@ -124,4 +125,4 @@ def as_threshold(value: Any, name: str, shape: torch.Size, device: torch.device)
         t not in (1, s) for t, s in zip(reversed(tensor.shape), reversed(shape), strict=False)
     ):
         raise ValueError(f"{name}: shape {tuple(tensor.shape)} does not broadcast to the batch {tuple(shape)}")
-    return tensor.item() if tensor.ndim == 0 else tensor
+    return tensor if isinstance(value, Tensor) or tensor.ndim else tensor.item()

@@ -17,6 +17,7 @@ from ..counting import (
     inertia_bounds,
     over_matrices,
     resolve_bounds,
+    scaled_singular_values,
     singular_values,
     top_singular_value,
 )
@@ -75,8 +76,11 @@ def matrix_rank(A: Any, *, atol: Any = None, rtol: Any = None) -> Any:
         rtol: relative threshold, likewise (default `max(m, n) * eps` of A's dtype, or 0 where `atol` > 0).
 
     Returns:
-        int64 ranks `(...)`, equal to `torch.linalg.matrix_rank`'s: where a singular value is so near the threshold
-        that rounding in A's dtype decides, `torch.linalg.matrix_rank` itself is called.
+        int64 ranks `(...)`, on a CPU those of `torch.linalg.matrix_rank` of each matrix alone: where a singular value
+        is so near the threshold that rounding in A's dtype decides, that function itself is called. There its answer
+        for a batch may be another one, because it depends on a matrix' place in the batch; on CUDA it is called for all
+        such matrices of a batch together. Where torch's singular values overflow, and its rank is 0, the true rank is
+        given.
 
     Raises:
         ValueError: a matrix holds NaN or Inf (`rank_bounds` reports such a matrix and answers the others).
@@ -130,17 +134,22 @@ def svdvals(A: Any, *, accurate: bool = False) -> Any:
 
 def effective_rank(A: Any, *, accurate: bool = False) -> Any:
     """`exp(entropy(sigma / sum sigma))` `(...)`, FP64 (Roy & Vetterli 2007); 0 for a zero matrix. See `svdvals`."""
-    return _metric(A, lambda stack: metrics.effective_rank(singular_values(stack, accurate=accurate)))
+    return _metric(A, lambda stack: metrics.effective_rank(scaled_singular_values(stack, accurate=accurate)[0]))
 
 
 def nuclear_norm(A: Any, *, accurate: bool = False) -> Any:
     """Sum of the singular values `(...)`, FP64. See `svdvals`."""
-    return _metric(A, lambda stack: metrics.nuclear_norm(singular_values(stack, accurate=accurate)))
+
+    def measure(stack: Tensor) -> Tensor:
+        sigma, scale = scaled_singular_values(stack, accurate=accurate)
+        return metrics.nuclear_norm(sigma) * scale
+
+    return _metric(A, measure)
 
 
 def participation_ratio(A: Any, *, accurate: bool = False) -> Any:
     """`(sum sigma^2)^2 / sum sigma^4` `(...)`, FP64; 0 for a zero matrix. See `svdvals`."""
-    return _metric(A, lambda stack: metrics.participation_ratio(singular_values(stack, accurate=accurate)))
+    return _metric(A, lambda stack: metrics.participation_ratio(scaled_singular_values(stack, accurate=accurate)[0]))
 
 
 def _metric(A: Any, measure: Callable[[Tensor], Tensor]) -> Any:

@@ -27,7 +27,7 @@ from .. import backend
 from ..counting import WORKSPACE
 from ..device_table import DeviceTable
 from ..kernels.limits import KS
-from ..reference import gaussian, normalized, randomized_svd, residual_norm
+from ..reference import divided, gaussian, normalized, randomized_svd, residual_norm, widened
 
 if TYPE_CHECKING:
     from ..kernels.lowrank import Layout
@@ -107,17 +107,27 @@ class _Taken(NamedTuple):
     @classmethod
     def of(cls, stack: Tensor) -> _Taken:
         finite = stack.isfinite().all(-1).all(-1)
-        wide, scale = normalized(torch.where(finite[:, None, None], stack, 0).double())
+        wide, scale = normalized(widened(torch.where(finite[:, None, None], stack, 0)))
         return cls(wide, scale, finite, stack.dtype if stack.dtype == torch.float64 else torch.float32)
 
     def prove(self, u: Tensor, s: Tensor, vh: Tensor) -> Factors:
         """Round the factors to the dtype they are returned in, and bound their error; NaN where not finite."""
         u, s, vh = u.to(self.dtype), s.to(self.dtype), vh.to(self.dtype)
-        error = residual_norm(self.wide, u, s.double() / self.scale[:, None], vh) * self.scale
-        # Where S overflows its dtype the bound is Inf. Scaling may have rounded a subnormal error down: take the next.
-        error = torch.where(error > 0, error.nextafter(torch.full_like(error, torch.inf)), error)
-        factors = (u, s, vh, error.nan_to_num(torch.inf, torch.inf))
+        error = residual_norm(self.wide, u, divided(widened(s), self.scale[:, None]), vh)
+        # Where S overflows its dtype the bound is Inf.
+        factors = (u, s, vh, scaled_up(error, self.scale).nan_to_num(torch.inf, torch.inf))
         return Factors(*(torch.where(self.finite.view(-1, *[1] * (f.ndim - 1)), f, torch.nan) for f in factors))
+
+
+def scaled_up(bound: Tensor, scale: Tensor) -> Tensor:
+    """`bound * scale` `(b,)`, FP64, never rounded down. `scale`: powers of two, from 2^-1000 to 2^1000.
+
+    Only a subnormal product is rounded at all. It is a whole number of 2^-1074, of which the bits are that number, and
+    which is made as an integer, because threads that flush subnormal numbers would make it 0.
+    """
+    product = bound * scale
+    units = (bound * 2.0**74 * (scale * 2.0**1000)).ceil().clamp(max=2.0**52)
+    return torch.where(product < 2.0**-1022, units.long().view(torch.float64), product)
 
 
 def _by_torch(stack: Tensor, keys: range, search: Search) -> Factors:

@@ -1,7 +1,11 @@
 """Ranks as `torch.linalg.matrix_rank` defines them, counted on the FP64 Gram matrix.
 
 torch counts singular values that were computed in A's own dtype. If none of them is near the threshold, the exact count
-is the same number. If one is within torch's own rounding of it, torch itself is called, so that both always agree.
+is the same number. If one is within torch's own rounding of it, torch itself is asked.
+
+What torch then answers may depend on where in memory a matrix stands, and so on its place in a batch. On a CPU it is
+asked of one matrix at a time. To ask it of the whole batch would give torch's answer in the caller's own form, but a
+batch of 640 random FP32 matrices of 100 x 100, of which two are undecided, would take 570 ms instead of 240.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..counting import (
+    LARGEST_TAU,
     TRACE,
     Affine,
     Chunk,
@@ -24,7 +29,7 @@ from ..counting import (
     unpivoted_growth,
 )
 from ..metrics import Status
-from ..reference import Moments, gram, top_interval
+from ..reference import Moments, divided, gram, normalized, top_interval, widened
 from .arrays import Matrices, as_threshold
 from .plans import by_kernels, planned
 
@@ -50,10 +55,9 @@ def count_as_torch(matrices: Matrices, atol: Any, rtol: Any) -> Tensor:
     if not finite.all():
         i = int((~finite).nonzero()[0])
         raise ValueError(f"A: matrix {i} of the batch holds NaN or Inf and has no rank; see rank_bounds")
-    # torch is called in the form in which the caller would have called it: the types of batched and of single
-    # tolerances are promoted differently.
-    batched = isinstance(data, Tensor) and len(shape) > 0
-    picks = [undecided] if batched else undecided.nonzero().flatten().tolist()
+    # On CUDA, one call for a thousand small matrices is a hundred times faster than a thousand calls.
+    together = isinstance(data, Tensor) and data.is_cuda and len(shape) > 0
+    picks = [undecided] if together else undecided.nonzero().flatten().tolist()
     for pick in picks if undecided.any() else []:
         own = [t[pick] if isinstance(t, Tensor) else t for t in flat]
         rank[pick] = _stock_rank(data[pick], *own)
@@ -70,8 +74,8 @@ def _count(stack: Tensor, atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, T
         return torch.zeros_like(g.finite, dtype=torch.int64), ~g.finite, g.finite
     eigenvalues = torch.linalg.eigvalsh(g.matrix)
     delta = eigenvalue_error(g.moments)
-    top = eigenvalues[:, -1].clamp(min=0)
-    low, high = _thresholds(top, top, g.scale, stack.shape[-1], stack.dtype, atol, rtol)
+    top = (eigenvalues[:, -1] - delta).clamp(min=0), eigenvalues[:, -1] + delta
+    low, high = _thresholds(*top, g.scale, stack.shape[-1], stack.dtype, atol, rtol)
     lower = (eigenvalues - delta[:, None] > high.square()[:, None]).sum(-1)
     upper = ((eigenvalues + delta[:, None]).clamp(min=0).sqrt() > low[:, None]).sum(-1)
     return lower, lower != upper, g.finite
@@ -89,7 +93,7 @@ def _count_by_kernels(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[T
             between.append(
                 _thresholds(*top, g.scale, group.columns, matrices.data[chosen[0]].dtype, atol[chosen], rtol[chosen])
             )
-        low, high = (torch.cat(x).clamp(0.0, 1e150).square() for x in zip(*between, strict=True))
+        low, high = (torch.cat(x).clamp(0.0, LARGEST_TAU).square() for x in zip(*between, strict=True))
         growth = unpivoted_growth(chunk.order)
         shifts = shifts_around(moments, Affine(0.0, low), Affine(0.0, high), TRACE * 0.0, growth)
         return [ShiftPair.of(shifts, moments.trace)]
@@ -105,25 +109,36 @@ def _thresholds(
 ) -> tuple[Tensor, Tensor]:
     """Lower and upper bound `(b,)` of the tau that an SVD in A's dtype gives torch, from bounds `(b,)` of lambda_1."""
     eps = torch.finfo(dtype).eps
-    default = torch.where(atol > 0, 0.0, n * eps)
-    low, high = (
-        torch.maximum(atol.nan_to_num(0.0) / scale, rtol.where(~rtol.isnan(), default) * top.sqrt())
-        for top in (top_low, top_high)
-    )
+    rtol = rtol.where(~rtol.isnan(), torch.where(atol > 0, 0.0, n * eps)).clamp(max=2.0)  # above 1 every rank is 0
+    atol = divided(atol.nan_to_num(0.0, torch.inf), scale)
+    low, high = (torch.maximum(atol, rtol * top.sqrt()) for top in (top_low, top_high))
     # A generous bound on the backward error of that SVD, which a relative threshold inherits from sigma_1. A subnormal
     # number is rounded to a multiple of the smallest one.
-    noise = 8 * n**0.5 * eps * top_high.sqrt() * (1 + rtol.nan_to_num(0.0)) + 4 * torch.finfo(dtype).tiny * eps / scale
+    noise = 8 * n**0.5 * eps * top_high.sqrt() * (1 + rtol) + 4 * torch.finfo(dtype).tiny * eps / scale
     return low - noise, high + noise
 
 
 def _stock_rank(matrix: Tensor, atol: Any, rtol: Any) -> Tensor:
-    """`torch.linalg.matrix_rank` `(...)`. Half precision, which it does not take, is widened but keeps its own eps."""
-    if matrix.dtype in (torch.float16, torch.bfloat16):
-        if rtol is None:
-            default = max(matrix.shape[-2:]) * torch.finfo(matrix.dtype).eps
-            rtol = default if atol is None else torch.where(torch.as_tensor(atol) > 0, 0.0, default)
-        matrix = matrix.double()
-    if isinstance(atol, Tensor) != isinstance(rtol, Tensor) and None not in (atol, rtol):
-        atol, rtol = (torch.as_tensor(t, dtype=torch.float64, device=matrix.device) for t in (atol, rtol))
-    rank: Tensor = torch.linalg.matrix_rank(matrix, atol=atol, rtol=rtol)
+    """`torch.linalg.matrix_rank` `(...)`. Half precision, which it does not take, is widened but keeps its own eps.
+
+    Where torch's singular values would overflow, and its rank be 0, those of the FP64 matrix, scaled down, are counted.
+    """
+    shape, info = matrix.shape, torch.finfo(matrix.dtype)
+    least, share = (
+        torch.as_tensor(0.0 if t is None else t, dtype=torch.float64, device=matrix.device) for t in (atol, rtol)
+    )
+    if rtol is None:
+        share = torch.where(least > 0, 0.0, share.new_tensor(max(shape[-2:]) * info.eps))
+    wide = widened(matrix)
+    mixed = isinstance(atol, Tensor) != isinstance(rtol, Tensor) and None not in (atol, rtol)
+    if info.bits == 16 or mixed:  # neither of which torch takes
+        atol, rtol = least, share
+    rank: Tensor = torch.linalg.matrix_rank(wide if info.bits == 16 else matrix, atol=atol, rtol=rtol)
+    wide, scale = normalized(wide.reshape(-1, *shape[-2:]))
+    end = 0.999 * info.max  # of the range; the difference is more than an SVD's rounding
+    if (torch.linalg.matrix_norm(wide) * scale > end).any():
+        sigma = torch.linalg.svdvals(wide)
+        tau = torch.maximum(divided(least, scale), share * sigma[:, 0])
+        true = (sigma > tau[:, None]).sum(-1)
+        rank = torch.where(sigma[:, 0] * scale > end, true, rank.flatten()).view_as(rank)
     return rank

@@ -1,6 +1,6 @@
 """The algorithm of every kernel in plain PyTorch: the specification of the kernels, and the path for CPUs."""
 
-from .grams import Gram, Moments, gram, normalized, power_of_two
+from .grams import Gram, Moments, divided, gram, normalized, power_of_two, widened
 from .ldl import inertia
 from .lowrank import gaussian, randomized_svd, residual_norm
 from .power import SLACK, TopEigenvalue, exact_start, power_iteration, top_interval
@@ -13,6 +13,7 @@ __all__ = [
     "Gram",
     "Moments",
     "TopEigenvalue",
+    "divided",
     "exact_start",
     "gaussian",
     "gram",
@@ -24,4 +25,5 @@ __all__ = [
     "residual_norm",
     "stacked_sgd_",
     "top_interval",
+    "widened",
 ]

@@ -8,6 +8,10 @@ The product of two numbers of at most 24 significant bits is exact in FP64, so G
 
 FP64 matrices are first scaled by a power of two, so that no square leaves the range of FP64. Squares of narrower dtypes
 cannot leave it.
+
+After `torch.set_flush_denormal(True)` some of a CPU's threads read subnormal numbers as zero: the one that has asked
+for it, and all that it has started since. Here subnormal numbers are read as integers wherever they could matter, so
+that matrices are taken at the values they hold.
 """
 
 from __future__ import annotations
@@ -18,6 +22,34 @@ import torch
 from torch import Tensor
 
 
+def widened(stack: Tensor) -> Tensor:
+    """`stack`, of any floating dtype, in FP64, subnormal numbers included. FP64 is returned as it is."""
+    wide = stack.double()
+    if not _flushed(stack):
+        return wide
+    bits = stack.float().view(torch.int32)
+    units = bits & 0x7FFFFFFF
+    subnormal = units.double() * 2.0**-149
+    return torch.where(units < 2**23, torch.where(bits < 0, -subnormal, subnormal), wide)
+
+
+def _flushed(stack: Tensor) -> bool:
+    """Whether subnormal elements of `stack` may become zero on the way to FP64. Those of FP16 do not: PyTorch converts
+    FP16 to FP32 first, where they are not subnormal."""
+    if not stack.is_cpu or stack.dtype not in (torch.float32, torch.bfloat16):
+        return False
+    units = stack.float().view(torch.int32) & 0x7FFFFFFF
+    return bool(((units > 0) & (units < 2**23)).any())
+
+
+def divided(values: Tensor, scale: Tensor) -> Tensor:
+    """`values / scale`, FP64, subnormal numbers included. `scale`: powers of two, from 2^-1000 to 2^1000."""
+    bits = values.view(torch.int64)
+    units = bits & (2**63 - 1)
+    subnormal = units.double() * 2.0**-537 * (2.0**-537 / scale)  # the factor 2^-1074 would be subnormal itself
+    return torch.where(units < 2**52, torch.where(bits < 0, -subnormal, subnormal), values / scale)
+
+
 def normalized(stack: Tensor) -> tuple[Tensor, Tensor]:
     """Divide each matrix of an FP64 `stack` `(b, m, n)` by the power of two next to its largest element.
 
@@ -26,7 +58,14 @@ def normalized(stack: Tensor) -> tuple[Tensor, Tensor]:
     """
     if not stack.numel():
         return stack, stack.new_ones(len(stack))
-    scale = power_of_two(torch.linalg.vector_norm(stack, float("inf"), dim=(-2, -1)))
+    largest = torch.linalg.vector_norm(stack, float("inf"), dim=(-2, -1))
+    scale = power_of_two(largest)
+    faint = largest < 2.0**-900  # subnormal numbers matter only here; if all elements are subnormal, this may be 0
+    if stack.is_cpu and faint.any():
+        units = (stack.view(torch.int64) & (2**63 - 1)).flatten(1).amax(-1)
+        if (faint & (units > 0)).any():
+            scale = torch.where((units > 0) & (units < 2**52), 2.0**-1000, scale)
+            return divided(stack, scale[:, None, None]), scale
     return stack / scale[:, None, None], scale
 
 
@@ -80,10 +119,22 @@ def gram(stack: Tensor) -> Gram:
         wide = stack.double()
         scale = wide.new_ones(len(stack))
     product = _square(wide)
-    trace = product.diagonal(dim1=-2, dim2=-1).sum(-1)
+    trace = _trace(product)
     finite = trace.isfinite()
+    if stack.is_cpu:
+        # In larger matrices all subnormal numbers together are 2^-72 of the norm, which every error bound allows for.
+        faint = trace < 2.0**-108 * stack.shape[-2] * stack.shape[-1]
+        if not (faint | ~finite).any():
+            return Gram(product, trace, scale, finite, stack.shape[-1])
+        if faint.any() and _flushed(stack[faint]):
+            product[faint] = _square(widened(stack[faint]))
+            trace = _trace(product)
     product.masked_fill_(~finite[:, None, None], 0.0)
     return Gram(product, trace.masked_fill(~finite, 0.0), scale, finite, stack.shape[-1])
+
+
+def _trace(product: Tensor) -> Tensor:
+    return product.diagonal(dim1=-2, dim2=-1).sum(-1)
 
 
 STRIP = 128

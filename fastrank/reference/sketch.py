@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from ..metrics import Tolerance
+from .grams import widened
 from .ldl import inertia
 from .power import SLACK
 
@@ -100,7 +101,7 @@ def start(noise: Tensor) -> Basis:
 
 def sketch(stack: Tensor, basis: Basis) -> Sketched:
     """Multiply `stack` `(b, r, n)` with a basis of its column side."""
-    wide = stack.double()
+    wide = widened(stack)
     product = wide @ basis.columns.double()
     return Sketched(product, product.mT @ product, wide.square().sum((-2, -1)))
 
@@ -154,12 +155,14 @@ def allowance(norm: Tensor, r: int, n: int, k: int) -> Tensor:
 
 
 def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> Proof:
-    """Bounds for each tolerance; [0, min(r, n)] where nothing can be proven, for example because W is not finite."""
-    norm = sketched.norm.nan_to_num(0.0, 0.0)
+    """Bounds for each tolerance; [0, min(r, n)] where nothing can be proven, for example because W is not finite: then
+    sigma_1^2 has the bounds 0 and Inf."""
+    finite = sketched.norm.isfinite()
+    norm = sketched.norm.where(finite, 0.0)
     (_, r, k), n = sketched.product.shape, basis.columns.shape[1]
     both = basis.kept[:, :, None] & basis.kept[:, None, :]
     v = basis.columns.double()
-    c = torch.where(both & sketched.norm.isfinite()[:, None, None], sketched.gram, 0.0)
+    c = torch.where(both & finite[:, None, None], sketched.gram, 0.0)
     b = torch.where(both, v.mT @ v, 0.0)
     trace = c.diagonal(dim1=-2, dim2=-1).sum(-1)
     slack = 4 * allowance(norm, r, n, k)
@@ -170,14 +173,15 @@ def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> 
         """How many theta_i are above s `(b,)`, and whether that count is to be believed."""
         rest = torch.diag_embed(torch.where(basis.kept, 0.0, -1 / k) * norm[:, None])
         count, growth = inertia(c - s[:, None, None] * b + rest)
-        return count, growth <= (GROWTH_LIMIT + k) * norm
+        return count, finite & (growth <= (GROWTH_LIMIT + k) * norm)
 
     theta, top = _rayleigh(c, b, basis.top)
     certified = theta * (1 + SLACK) + slack
     over, sound = above(certified)
     known = orthonormal & sound & (over == 0)
     low = torch.where(orthonormal, (theta - slack).clamp(min=0), 0.0)
-    high = torch.where(known, torch.minimum(certified + left + slack, norm + slack), norm + slack)
+    high = torch.where(finite, norm + slack, torch.inf)
+    high = torch.where(known, torch.minimum(certified + left + slack, high), high)
     lower, upper = [], []
     for tolerance in tolerances:
         square = min(tolerance.value, 2.0) ** 2

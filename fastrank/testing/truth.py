@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..metrics import RankBounds, Tolerance
-from ..reference import normalized
+from ..reference import divided, normalized, widened
 
 
 class TrueRank(NamedTuple):
@@ -26,17 +26,21 @@ class TrueRank(NamedTuple):
 
 def true_singular_values(A: Tensor) -> Tensor:
     """Singular values `(..., r)`, descending, of `A` `(..., m, n)` as stored, by an FP64 SVD; NaN where not finite."""
-    sigma, scale, finite = _decompose(A)
-    return torch.where(finite[:, None], sigma * scale[:, None], torch.nan).view(*A.shape[:-2], sigma.shape[-1])
+    wide, scale, finite = _scaled(A)
+    sigma = torch.linalg.svdvals(wide) * scale[:, None]
+    return torch.where(finite[:, None], sigma, torch.nan).view(*A.shape[:-2], sigma.shape[-1])
 
 
 def true_rank(A: Tensor, tolerance: Tolerance | None = None) -> TrueRank:
     """Numerical rank of each matrix of `A` `(..., m, n)` as stored, on any scale (default tolerance `Tolerance()`)."""
     tolerance = tolerance or Tolerance()
-    sigma, scale, finite = _decompose(A)
+    wide, scale, finite = _scaled(A)
+    sigma = torch.linalg.svdvals(wide)
     top = sigma[:, 0] if sigma.shape[-1] else torch.zeros_like(scale)
-    unit = {"absolute": 1 / scale, "spectral": top, "frobenius": _frobenius(A, scale)}[tolerance.relative_to]
-    tau = tolerance.value * unit
+    if tolerance.relative_to == "absolute":
+        tau = divided(torch.tensor(tolerance.value, dtype=torch.float64), scale)
+    else:
+        tau = tolerance.value * (top if tolerance.relative_to == "spectral" else _frobenius(wide))
     margin = 2.0**-52 * (max(A.shape[-2:]) + 10) * top
     counts = ((sigma > t[:, None]).sum(-1) for t in (tau + margin, tau - margin))
     return TrueRank(*(torch.where(finite, count, -1).view(A.shape[:-2]) for count in counts))
@@ -58,23 +62,26 @@ def count_errors(bounds: RankBounds, truth: TrueRank) -> CountErrors:
 
 
 def factor_error(A: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> tuple[Tensor, Tensor]:
-    """Spectral and Frobenius norm `(...)` of `A - U diag(S) Vh`, FP64, on any scale."""
-    wide, scale = normalized(A.double().reshape(A.shape[:-2].numel(), *A.shape[-2:]))
+    """Spectral and Frobenius norm `(...)` of `A - U diag(S) Vh`, FP64, on any scale; NaN where one is not finite."""
+    wide, scale = normalized(widened(A).reshape(A.shape[:-2].numel(), *A.shape[-2:]))
     scale = scale.view(A.shape[:-2])
-    residual = wide.view(A.shape) - U.double() * (S.double() / scale[..., None])[..., None, :] @ Vh.double()
-    spectral, frobenius = (torch.linalg.matrix_norm(residual, ord) for ord in (2, "fro"))
-    return spectral * scale, frobenius * scale
+    sigma = divided(widened(S), scale[..., None])
+    residual = wide.view(A.shape) - U.double() * sigma[..., None, :] @ Vh.double()
+    finite = residual.isfinite().all(-1).all(-1)
+    residual = torch.where(finite[..., None, None], residual, 0.0)
+    norms = (torch.where(finite, torch.linalg.matrix_norm(residual, ord) * scale, torch.nan) for ord in (2, "fro"))
+    spectral, frobenius = norms
+    return spectral, frobenius
 
 
-def _decompose(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Singular values `(b, r)` of `A / scale`, the scale, and whether A is finite `(b,)`; zeros where it is not."""
-    flat = A.detach().cpu().double().reshape(A.shape[:-2].numel(), *A.shape[-2:])
+def _scaled(A: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """`A / scale` `(b, m, n)` FP64, the scale, and whether A is finite `(b,)`; zeros where it is not."""
+    flat = widened(A.detach().cpu()).reshape(A.shape[:-2].numel(), *A.shape[-2:])
     finite = flat.isfinite().all(-1).all(-1)
-    wide, scale = normalized(torch.where(finite[:, None, None], flat, 0.0))
-    return torch.linalg.svdvals(wide), scale, finite
+    return *normalized(torch.where(finite[:, None, None], flat, 0.0)), finite
 
 
-def _frobenius(A: Tensor, scale: Tensor) -> Tensor:
-    """Frobenius norms `(b,)` of `A / scale`, summed in NumPy's longest floating type."""
-    wide = A.detach().cpu().double().reshape(len(scale), A.shape[-2:].numel()) / scale[:, None]
-    return torch.from_numpy(np.sqrt(np.square(wide.numpy().astype(np.longdouble)).sum(-1)).astype(np.float64))
+def _frobenius(wide: Tensor) -> Tensor:
+    """Frobenius norms `(b,)`, summed in NumPy's longest floating type."""
+    squares = np.square(wide.numpy().astype(np.longdouble))
+    return torch.from_numpy(np.sqrt(squares.sum((-2, -1))).astype(np.float64))

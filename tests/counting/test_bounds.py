@@ -4,8 +4,15 @@ import pytest
 import torch
 
 from fastrank import RankBounds, Status, Tolerance, linalg, testing
-from fastrank.counting.bounds import eigenvalue_bounds, inertia_bounds, resolve_bounds, singular_value_bounds
-from fastrank.reference.grams import gram
+from fastrank.counting.bounds import (
+    eigenvalue_bounds,
+    inertia_bounds,
+    resolve_bounds,
+    shifts,
+    singular_value_bounds,
+    unpivoted_growth,
+)
+from fastrank.reference.grams import Moments, gram
 from fastrank.reference.ldl import inertia
 
 TOLERANCES = [
@@ -165,3 +172,14 @@ def test_resolving_keeps_what_is_settled_and_never_touches_its_argument():
     assert resolved.lower.tolist() == resolved.upper.tolist() == [3, 3, -1]
     assert resolved.status.tolist() == [Status.OK, Status.FALLBACK, Status.NONFINITE]
     assert bounds.lower.tolist() == [3, 1, -1]
+
+
+def test_shifts_of_the_largest_matrices_are_finite():
+    """At an order that takes 32 GiB, and with a tolerance that is beyond every singular value."""
+    order = torch.tensor([65536.0], dtype=torch.float64)
+    one = torch.ones_like(order)
+    moments = Moments(one * 1e90, one, one.bool(), order, order)
+    for value in (1e150, 1.7e308):
+        found = shifts(moments, Tolerance(value, "absolute"), unpivoted_growth(order))
+        assert all(line.at(moments.trace).isfinite() for line in found)
+        assert found.lower.at(moments.trace) > found.upper.at(moments.trace) > moments.trace

@@ -1,4 +1,4 @@
-"""matrix_rank: `torch.linalg.matrix_rank`'s answer on every input both accept."""
+"""matrix_rank: `torch.linalg.matrix_rank`'s answer for each matrix alone, on every input both accept."""
 
 import numpy as np
 import pytest
@@ -35,8 +35,19 @@ def random_matrices(shape, dtype, seed, deficient):
     return left @ torch.randn(*batch, inner, n, generator=generator, dtype=dtype)
 
 
+def alone(A, **tolerances):
+    """torch's rank of each matrix alone: of a batch, it may be another where rounding decides."""
+    batch = A.shape[:-2]
+    each = {k: t.expand(batch).flatten() if isinstance(t, torch.Tensor) else t for k, t in tolerances.items()}
+    ranks = [
+        torch.linalg.matrix_rank(m, **{k: t[i] if isinstance(t, torch.Tensor) else t for k, t in each.items()})
+        for i, m in enumerate(A.reshape(batch.numel(), *A.shape[-2:]))
+    ]
+    return torch.tensor(ranks, dtype=torch.int64).view(batch)
+
+
 def assert_same(A, **tolerances):
-    ours, theirs = linalg.matrix_rank(A, **tolerances), torch.linalg.matrix_rank(A, **tolerances)
+    ours, theirs = linalg.matrix_rank(A, **tolerances), alone(A, **tolerances)
     assert torch.equal(ours, theirs), (A.shape, A.dtype, tolerances, ours, theirs)
     assert ours.dtype == torch.int64
 
@@ -129,6 +140,45 @@ def test_ragged_lists_answer_as_singles():
     expected = [torch.linalg.matrix_rank(m, rtol=t).item() for m, t in zip(matrices, rtol, strict=True)]
     assert linalg.matrix_rank(matrices, rtol=rtol).tolist() == expected
     assert linalg.matrix_rank([]).tolist() == []
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_batch_is_answered_as_its_matrices_are(dtype):
+    """Undecided matrices between decided ones, of sizes that put each of them at another place in memory."""
+    for seed in range(10):
+        A = random_matrices((9, 7, 11), dtype, seed, True)
+        A[::3] = torch.eye(7, 11)
+        for rtol in (1e-8, 1e-7):
+            assert_same(A, rtol=rtol)
+            assert linalg.matrix_rank(A, rtol=rtol).tolist() == linalg.matrix_rank(list(A), rtol=rtol).tolist()
+
+
+@pytest.mark.parametrize("threshold", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["atol", "rtol"])
+def test_a_tensor_is_compared_in_its_own_dtype(name, threshold):
+    """FP32's product 3 * 0.1 is above the exact one: between them torch decides by the type of the tolerance."""
+    tau = torch.tensor(0.1, dtype=threshold)
+    product = tau.float() * 3
+    for value in (product, product.nextafter(torch.zeros(())), product.nextafter(torch.ones(()))):
+        A = torch.diag(torch.stack([torch.tensor(3.0), value]))
+        t = tau if name == "rtol" else (tau.double() * 3).to(threshold)
+        assert_same(A, **{name: t})
+        assert_same(A, **{name: t.item()})
+        assert_same(torch.stack([A, A]), **{name: t})
+        assert_same(torch.stack([A, A]), **{name: t.expand(2)})
+        assert linalg.matrix_rank([A, A.T], **{name: t}).tolist() == [alone(A, **{name: t})] * 2
+
+
+@pytest.mark.parametrize("atol", [1e-40, 1e-46, 1e-60, 5e-324])
+def test_thresholds_that_no_narrower_dtype_holds_are_not_zero(atol):
+    """If they were, the default rtol, 2^-7 for the first matrix, would count one singular value less."""
+    for dtype in (torch.float16, torch.bfloat16, *DTYPES):
+        A = torch.zeros(2, 3000, dtype=dtype)
+        A[0, 0], A[1, 1] = 1, 1e-3
+        exact = torch.tensor(atol, dtype=torch.float64)
+        for batch, threshold in ((A, atol), (A, np.float64(atol)), (A, exact), (A[None], exact[None])):
+            assert (linalg.matrix_rank(batch, atol=threshold) == 2).all()
+            assert (alone(batch.double(), atol=threshold) == 2).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -241,3 +241,18 @@ def test_what_is_not_finite_starts_afresh_and_harms_no_neighbour(bad):
         if i in (3, 4):
             assert (proof.rank_lower[1].item(), proof.rank_upper[1].item()) == (0, 30)
         assert follow.basis.columns.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+@pytest.mark.parametrize("steps", [0, 3])
+def test_nothing_is_proven_of_what_is_not_finite(steps, bad):
+    """Whether columns are kept or none is, as at the start, and whatever the tolerance is relative to."""
+    stack = testing.make("low_rank", 30, 40).matrix[None]
+    follow = Follower(stack.shape)
+    for _ in range(steps):
+        follow(stack)
+    stack[0, 29, 39] = bad
+    proof = follow(stack, TOLERANCES)
+    assert proof.rank_lower.tolist() == [[0] * len(TOLERANCES)]
+    assert proof.rank_upper.tolist() == [[30] * len(TOLERANCES)]
+    assert (proof.top_low.item(), proof.top_high.item()) == (0, torch.inf)

@@ -111,3 +111,30 @@ def test_bad_arguments_are_named():
         testing.planted(torch.ones(4), 3, 4, seed=0)
     with pytest.raises(ValueError, match=r"tolerance: .* too large for 10 singular values"):
         testing.clustered(10, Tolerance(0.9), 1e-3)
+
+
+def test_truth_where_subnormals_are_flushed():
+    matrix = torch.diag(torch.tensor([4.0, 2.0, 1.0]))
+    single, half, double = matrix * 2.0**-149, (matrix * 2.0**-133).bfloat16(), matrix.double() * 2.0**-1074
+    tau = Tolerance(1.5e-323, "absolute")
+    torch.set_flush_denormal(True)
+    try:
+        for small in (single, half, double):
+            assert testing.true_rank(small, Tolerance(0.3, "spectral")) == (2, 2)
+            assert testing.true_rank(small, Tolerance(0.3)) == (2, 2)
+        assert testing.true_rank(double, tau) == (1, 1)
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_factors_that_are_not_finite_have_no_error():
+    matrix = torch.eye(3).repeat(2, 1, 1)
+    u, s, vh = (
+        torch.eye(3).repeat(2, 1, 1),
+        torch.tensor([[1.0, 1, 1], [torch.inf, 1, 1]]),
+        torch.eye(3).repeat(2, 1, 1),
+    )
+    for errors in testing.factor_error(matrix, u, s, vh):
+        assert errors[0] == 0
+        assert errors[1].isnan()
+    assert testing.factor_error(matrix[0] * torch.nan, u[0], s[0], vh[0])[0].isnan()
