@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..counting import Chunk, GroupGrams, RaggedBatch, ShiftPair, singular_values
+from ..counting import Chunk, GroupGrams, RaggedBatch, ShiftPair, scaled_singular_values
 from ..device import capturing
 from ..metrics import Tolerance
 from ..reference import Moments, TopEigenvalue
@@ -65,9 +65,9 @@ class CountMeasurer:
                 found.append(top_of(g, self._starts.get(group)))
                 starts[group] = found[-1].basis
                 if due:
-                    of_group = singular_values(group.stack(matrices), g)
-                    sigma.update(zip(group.indices, of_group, strict=True))
-                    spectra.append(metrics_of(of_group, self._spectrum))
+                    of_group, scale = scaled_singular_values(group.stack(matrices), g)
+                    sigma.update(zip(group.indices, of_group * scale[:, None], strict=True))
+                    spectra.append(metrics_of(of_group, self._spectrum, scale))
             value, certified = (torch.cat(x) for x in list(zip(*found, strict=True))[:2])
             tops.append(torch.where(certified, value.sqrt(), torch.nan))
             top = interval_of(TopEigenvalue(value, certified, value), moments.trace)

@@ -34,9 +34,10 @@ def columns(tolerances: Sequence[Tolerance], spectrum: Sequence[str]) -> tuple[s
     )
 
 
-def metrics_of(sigma: Tensor | None, spectrum: Sequence[str]) -> list[Tensor]:
-    """Those of `SPECTRUM_METRICS` that are in `spectrum`, from singular values `(..., r)`; none if `sigma` is None."""
-    return [] if sigma is None else [f(sigma) for name, f in SPECTRUM_METRICS.items() if name in spectrum]
+def metrics_of(sigma: Tensor, spectrum: Sequence[str], scale: Tensor | float = 1.0) -> list[Tensor]:
+    """Those of `SPECTRUM_METRICS` that are in `spectrum`, from singular values `(..., r)` over `scale` `(...)`."""
+    found = {name: f(sigma) for name, f in SPECTRUM_METRICS.items() if name in spectrum}
+    return [value * scale if name == "nuclear_norm" else value for name, value in found.items()]
 
 
 def row_of(

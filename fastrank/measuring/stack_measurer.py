@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from ..counting import Group, eigenvalue_bounds, group, inertia_bounds, resolve_bounds, singular_values
+from ..counting import Group, eigenvalue_bounds, group, inertia_bounds, resolve_bounds, scaled_singular_values
 from ..metrics import Tolerance
 from ..reference import SLACK, Gram, TopEigenvalue, exact_start, gram, inertia, power_iteration
 from ..weights import Source
@@ -111,8 +111,11 @@ def measure_stack(
         top, basis = torch.where(found.certified, found.value.sqrt(), torch.nan), found.basis
     if stack.device.type == "cpu":
         bounds = [resolve_bounds(x, stack, t) for x, t in zip(bounds, tolerances, strict=True)]
-    sigma = singular_values(stack, g) if due else None
-    return Measurement(row_of(g.moments, bounds, top, spectrum, metrics_of(sigma, spectrum)), sigma, basis)
+    if not due:
+        return Measurement(row_of(g.moments, bounds, top, spectrum, []), None, basis)
+    sigma, scale = scaled_singular_values(stack, g)
+    metrics_ = metrics_of(sigma, spectrum, scale)
+    return Measurement(row_of(g.moments, bounds, top, spectrum, metrics_), sigma * scale[:, None], basis)
 
 
 def top_of(g: Gram, basis: Tensor | None) -> TopEigenvalue:

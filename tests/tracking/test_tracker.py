@@ -117,6 +117,23 @@ def test_dtype_and_scale_do_not_matter(mlp, dtype, scale, counting):
         assert row["stable_rank"] == pytest.approx(((sigma / sigma[0]) ** 2).sum().item(), rel=2e-5)
 
 
+@pytest.mark.parametrize("scale", [2.0**-1060, 2.0**1022])
+def test_ratios_of_a_spectrum_beyond_the_range_of_fp64(scale):
+    """Singular values and norms are Inf or rounded there; ranks and ratios are those of the same matrix at one."""
+    model = nn.Linear(4, 4, bias=False, dtype=torch.float64)
+    with torch.no_grad():
+        model.weight.fill_(scale)
+        model.weight[0, 0] = -scale
+    tracker = RankTracker(model, spectrum=["effective_rank", "participation_ratio", "singular_values"])
+    tracker.step()
+    row = tracker.latest()["weight"]
+    sigma = torch.linalg.svdvals(model.weight.detach() / scale)
+    assert row["rank_lower"] == row["rank_upper"] == 2
+    assert row["effective_rank"] == pytest.approx(effective_rank(sigma).item(), rel=1e-6)
+    assert row["participation_ratio"] == pytest.approx(participation_ratio(sigma).item(), rel=1e-6)
+    assert row["stable_rank"] == pytest.approx((sigma.square().sum() / sigma[0] ** 2).item(), rel=1e-5)
+
+
 def test_weights_that_jump_are_noticed_at_once(mlp, counting):
     """A reloaded checkpoint: the warm start is worthless, and the next row is true all the same."""
     tracker = RankTracker(mlp)
