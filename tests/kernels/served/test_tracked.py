@@ -172,7 +172,7 @@ def test_bits_of_half_precision_and_steps_that_are_not_measured(device, fused, o
 
 def bits(tracker):
     """Everything a step may change of a tracker's sketches."""
-    state = tracker.state_dict()["sketches"]
+    state = tracker._measurer.state(tracker._weights.sources())["sketches"]
     kept = [x.clone() for basis in state["bases"].values() for x in basis.values()]
     grams = [
         g.sketches.tensors["basis_grams"].cpu().clone() for g in tracker._measurer._trained._sketches._bases._groups
