@@ -42,8 +42,9 @@ class Parameters(nn.Module):
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        # Not by `register_parameter`, which refuses names with dots.
-        self._parameters.update({name: nn.Parameter(x, requires_grad=False) for name, x in tensors.items()})
+        # Not by `register_parameter`, which refuses names with dots. And not frozen, because a tracker keeps a copy of
+        # what is frozen, to see whether it changes.
+        self._parameters.update({name: nn.Parameter(x) for name, x in tensors.items()})
 
 
 def print_analysis(
