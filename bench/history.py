@@ -120,7 +120,7 @@ def write(folder: Path, steps: int, matrices: int, rows_per_part: int = 32768, s
     """
     spectrum = ["effective_rank", "nuclear_norm", "participation_ratio"]
     tracker = fastrank.RankTracker(network(matrices), spectrum=spectrum, directory=folder, rows_per_part=rows_per_part)
-    history, shapes = tracker._history, tuple(tuple(matrix.shape) for matrix in matrices)
+    history, shapes = tracker._history, tuple(tuple(s.matrix.shape) for s in tracker._weights.sources())
     seconds, step = 0.0, 0
     for chunk in measurements(steps, matrices, history.layout.columns, seed):
         values = torch.from_numpy(chunk)
