@@ -158,7 +158,7 @@ def _begin(d: Drill) -> list[Stage]:
 def _tests(d: Drill) -> list[Stage]:
     limit = 70 * (PATIENCE if d.rehearsed else 1)
     kernels = d.pytest("tests/kernels", "-m", "gpu", limit=limit, workers=6)
-    cuda = d.pytest("tests/test_cuda.py", "tests/tracking/test_cuda_compilation.py", limit=limit, workers=3)
+    cuda = d.pytest("tests/test_cuda.py", "tests/measuring/test_cuda_compilation.py", limit=limit, workers=3)
     stack = d.pytest("tests/experiments/training/test_stack_cuda.py", limit=limit, workers=3)
     if d.rehearsed:
         few = ["tests/kernels/step/test_descent.py", *([] if d.short else ["tests/kernels/count/test_gram.py"])]
