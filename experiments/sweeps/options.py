@@ -48,6 +48,7 @@ def check_options(options: Options) -> None:
         kind(options.device)
     elif find_spec("ray") is None:
         raise UsageError("--engine ray: Ray is not installed: pip install 'fastrank[ray]'")
-    check_device(options.device)  # whether a cluster has a GPU, it will say itself
+    else:
+        check_device(options.device)  # whether a cluster has a GPU, it will say itself
     check_sinks(options.sinks)
     check_scheme(options.storage)

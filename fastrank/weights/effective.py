@@ -11,10 +11,10 @@ they are, from the tensors of now; what the last forward has left in the module 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ..device import capturing
+
+T = TypeVar("T")
 
 SUFFIXES = {WeightNorm: ("_g", "_v"), SpectralNorm: ("_orig", "_u", "_v"), BasePruningMethod: ("_orig", "_mask")}
 """Endings of the names of the tensors from which each kind of hook makes a weight."""
@@ -42,17 +44,19 @@ def parametrizations_of(layer: nn.Module) -> dict[str, ParametrizationList]:
 
 def child_of(module: nn.Module, name: str) -> nn.Module | None:
     """The child of a module of this name; None if there is none."""
-    children = module._modules
-    return (children if isinstance(children, dict) else dict(children.items())).get(name)
+    return _entry(module._modules, name)
 
 
 def stored_in(module: nn.Module, name: str) -> Tensor | None:
     """The parameter or buffer that a module stores under this name; None if there is none."""
-    for tensors in (module._parameters, module._buffers):
-        found = (tensors if isinstance(tensors, dict) else dict(tensors.items())).get(name)  # scripted: no dict
-        if found is not None:
-            return found
-    return None
+    parameter = _entry(module._parameters, name)
+    return parameter if parameter is not None else _entry(module._buffers, name)
+
+
+def _entry(entries: Mapping[str, T | None], name: str) -> T | None:
+    """An entry of one of a module's own dictionaries; None if it is not there."""
+    # Those of a scripted module are no dict, and have no `get`.
+    return (entries if isinstance(entries, dict) else dict(entries.items())).get(name)
 
 
 def parts_of(layer: nn.Module) -> dict[str, dict[str, Tensor]]:

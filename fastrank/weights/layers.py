@@ -75,9 +75,9 @@ def _checked(glob: str, value: Any) -> Split:
     if not isinstance(glob, str) or not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 2:
         raise wrong
     parts, axis = value
-    pieces: list[Any] = list(parts) if isinstance(parts, Sequence) else [0] * parts if _is_integer(parts) else []
-    if not _is_integer(axis) or not (pieces or _is_integer(parts) or isinstance(parts, Sequence)):
+    if not _is_integer(axis) or not (_is_integer(parts) or isinstance(parts, Sequence)):
         raise wrong
+    pieces: list[Any] = list(parts) if isinstance(parts, Sequence) else [0] * parts
     if not pieces:
         raise ValueError(f"split: {glob!r} is cut into no parts: {value!r}")
     if all(isinstance(piece, str) for piece in pieces):

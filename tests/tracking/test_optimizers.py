@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
+from six_inputs import gradients
 from torch.optim import Optimizer
 
 import fastrank
@@ -91,16 +91,6 @@ class Itself:
     @property
     def optimizer(self):
         return self
-
-
-@pytest.fixture
-def model():
-    torch.manual_seed(0)
-    return nn.Linear(6, 5)
-
-
-def gradients(model):
-    model(torch.ones(2, 6)).sum().backward()
 
 
 WRAPPERS = {

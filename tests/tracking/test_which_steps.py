@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from six_inputs import gradients
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.optim import Optimizer
@@ -14,16 +15,6 @@ import fastrank
 from fastrank import RankTracker
 
 NEVER = pytest.warns(UserWarning, match=r"has never stepped .* nothing was recorded")
-
-
-@pytest.fixture
-def model():
-    torch.manual_seed(0)
-    return nn.Linear(6, 5)
-
-
-def gradients(model):
-    model(torch.ones(2, 6)).sum().backward()
 
 
 @pytest.mark.parametrize("make", [fastrank.SGD, torch.optim.AdamW])
