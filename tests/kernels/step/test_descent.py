@@ -29,26 +29,41 @@ def only(optimizer):
 def pokes(monkeypatch):
     """Values of every launch that writes into a table."""
     seen = []
-    kernel = pointers.poke_kernel
+    stock = pointers._write
 
-    class Watched:
-        def __getitem__(self, grid):
-            return lambda table, *values, **options: (seen.append(values), kernel[grid](table, *values, **options))
+    def watched(table, start, stride, group):
+        seen.append(group)
+        stock(table, start, stride, group)
 
-    monkeypatch.setattr(pointers, "poke_kernel", Watched())
+    monkeypatch.setattr(pointers, "_write", watched)
     return seen
 
 
 def test_values_of_any_size_arrive_and_only_groups_that_changed_are_written(device, pokes):
-    table = pointers.empty_table(70, device)
-    values = [(-1) ** i * 3**i for i in range(39)] + [1, 0, 16, 2**63 - 1, -(2**63)] + list(range(26))
+    table = pointers.empty_table(135, device)
+    values = [(-1) ** i * 3**i for i in range(39)] + [1, 0, 16, 2**63 - 1, -(2**63)] + list(range(91))
     pointers.poke_(table, values)
-    assert table.tolist() == values + [0] * 26
+    assert table.tolist() == values + [0] * (3 * 64 - 135)
     assert len(pokes) == 3
-    changed = [*values[:33], 5, *values[34:]]
+    changed = [*values[:70], 5, *values[71:]]
     pointers.poke_(table, changed, values)
     assert len(pokes) == 4
-    assert table[:70].tolist() == changed
+    assert table[:135].tolist() == changed
+
+
+@pytest.mark.parametrize("rows", [1, 64, 65])
+def test_of_a_table_with_columns_only_those_that_changed_are_written(rows, device, pokes):
+    table = pointers.empty_table(3 * rows, device, 3)
+    before = list(range(1, 3 * rows + 1))
+    pointers.poke_(table, before, None, 3)
+    whole = len(pokes)
+    assert whole == -(-3 * rows // pointers.GROUP)
+    values = list(before)
+    values[1::3] = [-i for i in values[1::3]]
+    pointers.poke_(table, values, before, 3)
+    assert len(pokes) - whole == -(-rows // pointers.GROUP)
+    assert table[: 3 * rows].tolist() == values
+    assert not table[3 * rows :].any()
 
 
 def test_a_step_writes_what_has_changed(device, pokes):
