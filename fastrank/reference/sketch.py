@@ -31,10 +31,8 @@ from torch import Tensor
 from ..metrics import Tolerance
 from .grams import widened
 from .ldl import inertia
-from .power import SLACK
+from .power import SLACK, UNIT
 
-UNIT = 2.0**-53
-"""Unit roundoff u of FP64."""
 DEAD = 2.0**-36
 """Share of the largest pivot below which a column of a sketch holds nothing but rounding: noise takes its place."""
 GROWTH_LIMIT = 8.0
@@ -47,6 +45,9 @@ SQUARINGS = 12
 new vectors."""
 SQUARED = 64
 """Largest k for which C is squared."""
+TOGETHER = 6
+"""Squarings before the power is scaled anew: from a trace of 1, where an eigenvalue is at least 1 / k, the trace falls
+to k^-64 at worst, which is 1e-116."""
 
 
 def noise_columns(k: int) -> int:
@@ -164,10 +165,10 @@ def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> 
     v = basis.columns.double()
     c = torch.where(both & finite[:, None, None], sketched.gram, 0.0)
     b = torch.where(both, v.mT @ v, 0.0)
-    trace = c.diagonal(dim1=-2, dim2=-1).sum(-1)
+    identity = torch.eye(k, dtype=c.dtype)
     slack = 4 * allowance(norm, r, n, k)
     orthonormal = torch.linalg.matrix_norm(b - torch.diag_embed(basis.kept.double())) <= 0.5
-    left = (norm - (2 * trace - (b * c).sum((-2, -1)))).clamp(min=0) + slack
+    left = (norm - (c * (2 * identity - b)).sum((-2, -1))).clamp(min=0) + slack
 
     def above(s: Tensor) -> tuple[Tensor, Tensor]:
         """How many theta_i are above s `(b,)`, and whether that count is to be believed."""
@@ -175,7 +176,7 @@ def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> 
         count, growth = inertia(c - s[:, None, None] * b + rest)
         return count, finite & (growth <= (GROWTH_LIMIT + k) * norm)
 
-    theta, top = _rayleigh(c, b, basis.top)
+    theta, top = _rayleigh(c, b, basis.top, norm)
     certified = theta * (1 + SLACK) + slack
     over, sound = above(certified)
     known = orthonormal & sound & (over == 0)
@@ -202,19 +203,28 @@ def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> 
     return Proof(low, high, top, *ranks)
 
 
-def _rayleigh(c: Tensor, b: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+def _rayleigh(c: Tensor, b: Tensor, top: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:
     """A Rayleigh quotient `(b,)`, which is at most theta_1, and its vector `(b, k)`: the result of `POWERS` products
     with C, and of a power of C before them for small k, started from `top`."""
     largest = torch.nn.functional.one_hot(c.diagonal(dim1=-2, dim2=-1).argmax(-1), c.shape[-1]).double()
     x = torch.where((top == 0).all(-1, keepdim=True), largest, top)
     if c.shape[-1] <= SQUARED:
         power = c
-        for _ in range(SQUARINGS):
-            power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None].clamp(min=1e-300)
+        for i in range(SQUARINGS):
+            power = power if i % TOGETHER else _of_trace_one(power)
             power = power @ power
-        x = (power @ x[..., None])[..., 0]
+        x = _scaled((power @ x[..., None])[..., 0])
     for _ in range(POWERS):
-        x = (c @ x[..., None])[..., 0]
-        x = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
+        x = (c @ x[..., None])[..., 0] / norm[:, None].clamp(min=1e-300)
+    x = _scaled(x)
     above, below = ((x * (m @ x[..., None])[..., 0]).sum(-1) for m in (c, b))
     return torch.where(below > 0, above / below, 0.0), x
+
+
+def _of_trace_one(m: Tensor) -> Tensor:
+    return m / m.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None].clamp(min=1e-300)
+
+
+def _scaled(x: Tensor) -> Tensor:
+    """x `(b, k)` with a largest element of 1 in magnitude: squares of tiny elements, as a norm needs them, may be 0."""
+    return x / x.abs().amax(-1, keepdim=True).clamp(min=1e-300)

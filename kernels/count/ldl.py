@@ -38,6 +38,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..device import capability, chosen, wide_tiles
+from ..launch import launch
 from ..variant import Variant
 from .elimination import UNIT, block_row, factor_block, minus_products, problem, weights_of
 from .table import OFFSET, ROWS
@@ -76,7 +77,7 @@ def factor_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_gram, p_
         tl.store(p_counts + i, 0)
     if (shift != shift) | (start >= order):
         return
-    end = tl.minimum(start + span, order)
+    end = tl.minimum(start + span, tl.cdiv(rows, B) * B)  # nobody reads the blocks that are all padding
     floor = UNIT * (tl.load(p_trace + i // SHIFTS) + rows * tl.abs(shift))
     p_source = p_factor if IN_PLACE else p_gram + tl.multiple_of(tl.load(p_row + OFFSET), 32)
     o = tl.arange(0, B)
@@ -147,10 +148,8 @@ def factor_(problems: Problems, ids: Tensor) -> None:
     """
     shifts = problems.coefficients.shape[1]
     variant = variant_of(factor_kernel, config(capability(ids.device)), IN_PLACE=False)
-    factor_kernel[len(ids) * shifts,](
-        **problems.addresses(ids), start=0, span=2**30, SHIFTS=shifts, PARTS=problems.growth.shape[-1],
-        **variant.constexprs, **variant.options,
-    )  # fmt: skip
+    sizes = {"start": 0, "span": 2**30, "SHIFTS": shifts, "PARTS": problems.growth.shape[-1]}
+    launch(variant, (len(ids) * shifts,), {**problems.addresses(ids), **sizes})
 
 
 def ldl_cost(orders: list[int], shifts: int) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from ..count import ldl
 from ..device import current
 from ..sketch import order_of, product_grams_, rotate_, sketch_
+from ..sketch.table import WIDEST
 from .range_table import Layout, Run
 from .unit_gram import keep_, unit_gram_
 
@@ -52,20 +53,21 @@ class RangeFinder:
         def empty(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.empty(shape, dtype=dtype, device=layout.device)
 
-        self.size, self.kept = empty(b, k), torch.zeros(b, k, dtype=torch.int32, device=layout.device)
+        self.size = empty(b, k)
+        self.kept = torch.zeros(b, WIDEST.value, dtype=torch.int32, device=layout.device)[:, :k]
         self._products = [empty(size) for size in layout.sizes]
         self._bases = empty(sum(layout.sizes), dtype=torch.float32)
         small = torch.zeros(layout.small, dtype=torch.float64, device=layout.device)
         self._small = small.view(b, order_of(k), order_of(k))
         self._tensors = {
-            "tiles": layout.tiles,
             "strips": layout.strips,
+            "blocks": layout.blocks,
             "step": empty(dtype=torch.int64),
             "skip": torch.zeros(1, device=layout.device),
             "bases": self._bases,
             "partial": empty(layout.partial),
             "norms": empty(layout.norms),
-            "grams": empty(layout.grams, k, k),
+            "grams": empty(layout.grams),
             "small": small,
             "size": self.size,
             "kept": self.kept,
@@ -105,7 +107,7 @@ class RangeFinder:
         layout = self.layout
         with current(layout.device):
             self._turn(1)
-            sketch_(self._scratch(), self._pointers, layout.count, layout.k, layout.dtype)
+            sketch_(self._scratch(), layout.every, self._pointers)
             self._unit_gram(self._scratch())
 
     def take_product(self) -> None:
@@ -166,8 +168,8 @@ class RangeFinder:
         self._unit_gram(own)
 
     def _unit_gram(self, scratch: dict[str, Tensor]) -> None:
-        product_grams_(scratch, self.layout.count, self.layout.k)
+        product_grams_(scratch)
         unit_gram_(scratch, self.layout.count, self.layout.k)
 
     def _rotate(self) -> None:
-        rotate_(self._scratch(), self.layout.count, 1, self.layout.k, self._seed)
+        rotate_(self._scratch(), self._seed)

@@ -12,34 +12,39 @@ from itertools import groupby
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..count import Shape, rows_of
 from ..device import capability, to_device
-from ..sketch import sketch
+from ..sketch import order_of, sketch
 from ..sketch.table import (
     BASIS,
+    BLOCK_ROW,
     CHUNK,
     CHUNKS,
     COLUMNS,
     FIELDS,
-    FIRST_STRIP,
+    FIRST_NORM,
+    GRAM,
     KEY,
     NEXT,
+    NORMS,
     PARTIAL,
     PRODUCT,
     ROWS,
+    SMALL,
+    SPAN,
     STRIDE_COLUMN,
     STRIDE_ROW,
-    STRIP,
     STRIPS,
-    TILE_FIELDS,
+    WIDTH,
+    Pass,
     View,
+    Work,
+    both_sides,
     chunk_of,
+    gram_work,
+    strip_of,
 )
-
-Work = list[tuple[int, int, int]]
-"""List of work: matrix, strip and chunk of each program."""
 
 
 class Run(NamedTuple):
@@ -69,10 +74,12 @@ class Layout:
     Attributes:
         tables: `(2, b, FIELDS)` int64, see `sketch.table`.
         whole: the same, except that every product is its own only chunk, for products that are summed already.
-        tiles, strips: lists of work of a product, and on what it gives; see `sketch.table.Tables`.
+        every: the pass that multiplies all matrices.
+        strips, blocks: lists of work on what a product gives; see `sketch.table.Tables`.
         problems: `(b, count.table.FIELDS)` int64, for `ldl.factor_` of a (k, k) Gram of each matrix.
         sizes: elements of the products of side 0 and of side 1, and of the bases made from them.
-        partial, norms, grams: elements of the products over single chunks, programs of a product, strips.
+        partial, norms, grams: elements of the products over single chunks, programs of a product, elements of the
+            strips' Grams.
         small: elements of the Grams of all matrices.
         runs: `Run` of each shape.
     """
@@ -82,23 +89,29 @@ class Layout:
         records: tuple[list[list[int]], list[list[int]]] = ([], [])
         work: tuple[Work, Work] = ([], [])
         strips: tuple[Work, Work] = ([], [])
-        partial, product = [0, 0], [0, 0]
+        solved: tuple[Work, Work] = ([], [])
+        partial, product, grams = [0, 0], [0, 0], [0, 0]
         for side in (0, 1):
             for i, given in enumerate(views):
                 view = given.transposed if side else given
                 chunk = chunk_of(view, block)
-                across, chunks, down = -(-view.rows // block), -(-view.columns // chunk), -(-view.rows // STRIP)
+                across, chunks, span = -(-view.rows // block), -(-view.columns // chunk), strip_of(k)
+                down = -(-view.rows // span)
                 fields = {
                     ROWS: view.rows, COLUMNS: view.columns, STRIDE_ROW: view.stride_row,
                     STRIDE_COLUMN: view.stride_column, CHUNK: chunk, CHUNKS: chunks, PARTIAL: partial[side],
-                    PRODUCT: product[side], FIRST_STRIP: len(strips[side]), STRIPS: down, KEY: view.key,
+                    PRODUCT: product[side], FIRST_NORM: len(work[side]), NORMS: across * chunks, GRAM: grams[side],
+                    SPAN: span, STRIPS: down, SMALL: i * order_of(k) ** 2, WIDTH: k, KEY: view.key,
                 }  # fmt: skip
                 values = {field.value: value for field, value in fields.items()}
                 records[side].append([values.get(field, 0) for field in range(FIELDS.value)])
                 work[side].extend((i, s, c) for s in range(across) for c in range(chunks))
-                strips[side].extend((i, s, 0) for s in range(down))
+                strips[side].extend(gram_work(i, view.rows, k))
+                solved[side].extend((i, s, 0) for s in range(-(-view.rows // BLOCK_ROW)))
                 partial[side] += chunks * view.rows * k
                 product[side] += view.rows * k
+                grams[side] += down * k * k
+        small, self.small, _ = rows_of([0] * b, [Shape(k, k, k, 1)] * b, [k] * b, range(b))
         rows = torch.tensor(records, dtype=torch.int64)
         for side in (0, 1):
             rows[side, :, NEXT.value] = rows[side, :, PRODUCT.value] + side * product[0]
@@ -106,21 +119,13 @@ class Layout:
         whole = rows.clone()
         whole[:, :, CHUNKS.value] = 1
         whole[:, :, PARTIAL.value] = whole[:, :, PRODUCT.value]
-        small, self.small, _ = rows_of([0] * b, [Shape(k, k, k, 1)] * b, [k] * b, range(b))
-        on_device = [to_device(x, device) for x in (rows, whole, _both(work), _both(strips), small)]
-        self.tables, self.whole, self.tiles, self.strips, self.problems = on_device
+        lists = (both_sides(each) for each in (work, strips, solved))
+        on_device = [to_device(x, device) for x in (rows, whole, small, *lists)]
+        self.tables, self.whole, self.problems, tiles, self.strips, self.blocks = on_device
+        self.every = Pass(dtype, k, list(range(b)), tiles)
         self.count, self.dtype, self.k, self.device = b, dtype, k, device
-        self.sizes, self.partial = product, max(partial)
-        self.norms, self.grams = self.tiles.shape[1], self.strips.shape[1]
+        self.sizes, self.partial, self.norms, self.grams = product, max(partial), tiles.shape[1], max(grams)
         self.runs: list[Run] = []
         for shape, members in groupby((view.rows, view.columns) for view in views):
             place = self.runs[-1].matrices.stop if self.runs else 0
             self.runs.append(Run(place, len(list(members)), shape))
-
-
-def _both(work: tuple[Work, Work]) -> Tensor:
-    """The lists of work of both sides as one tensor `(2, programs, TILE_FIELDS)`, the shorter filled up with -1."""
-    longest = max(map(len, work))
-    nothing = (-1, 0, 0)
-    filled = [[*side, *[nothing] * (longest - len(side))] for side in work]
-    return torch.tensor(filled, dtype=torch.int32).view(2, longest, TILE_FIELDS.value)

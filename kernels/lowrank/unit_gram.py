@@ -26,9 +26,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..launch import launch
 from ..limits import KS
 from ..sketch import DEAD, order_of
-from ..sketch.table import FIELDS, FIRST_STRIP, STRIP, STRIPS
+from ..sketch.table import FIELDS, GRAM, STRIPS, WIDEST, strip_of
 from ..variant import Variant, arguments
 
 BLOCK = 16
@@ -42,7 +43,7 @@ def unit_gram_kernel(p_table, p_step, p_grams, p_size, p_small, MATRICES, BLOCK:
     i_matrix = tl.program_id(0).to(tl.int64)
     p_row = p_table + ((tl.load(p_step) & 1) * MATRICES + i_matrix) * FIELDS
     strips = tl.load(p_row + STRIPS)
-    p = p_grams + tl.load(p_row + FIRST_STRIP) * K * K
+    p = p_grams + tl.load(p_row + GRAM)
     o = tl.arange(0, K)
     diagonal = tl.zeros((K,), tl.float64)
     for i_strip in range(0, strips):
@@ -69,7 +70,7 @@ def keep_kernel(p_size, p_small, p_kept, BLOCK: tl.constexpr, K: tl.constexpr, O
     size = tl.load(p_size + i_matrix * K + o)
     usable = (size > 0) & (size < float("inf"))
     d = tl.load(p_factor + o * (ORDER + 1))
-    tl.store(p_kept + i_matrix * K + o, (usable & (d > DEAD)).to(tl.int32))
+    tl.store(p_kept + i_matrix * WIDEST + o, (usable & (d > DEAD)).to(tl.int32))
     size = tl.where(usable, size, 1.0)
     tl.debug_barrier()  # every thread has read d before the loop overwrites it
     for i in range(0, K, BLOCK):
@@ -87,25 +88,25 @@ def unit_gram_(scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
     """Writes C_s of each matrix, and the norms of Y's columns.
 
     Args:
-        scratch: every tensor that the kernel takes, by its name without `p_`. Read: `grams` `(strips, k, k)` FP64, the
+        scratch: every tensor that the kernel takes, by its name without `p_`. Read: `grams` FP64, the (k, k)
             share of each strip in C. Written: `small` FP64, C_s with the order `proof.order_of(k)`, and `size` `(b, k)`
             FP64, the norms.
         matrices: b.
     """
     variant = _variant(unit_gram_kernel, k)
     given = arguments(unit_gram_kernel, scratch)
-    unit_gram_kernel[matrices,](**given, MATRICES=matrices, **variant.constexprs, **variant.options)
+    launch(variant, (matrices,), {**given, "MATRICES": matrices})
 
 
 def keep_(scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
     """Writes `kept` `(b, k)` int32, and turns the factors of C_s in `small` into those of C, in place."""
     variant = _variant(keep_kernel, k)
-    keep_kernel[matrices,](**arguments(keep_kernel, scratch), **variant.constexprs, **variant.options)
+    launch(variant, (matrices,), arguments(keep_kernel, scratch))
 
 
 def unit_gram_cost(shapes: list[tuple[int, int]], k: int) -> tuple[int, int]:
     """Bytes and flops of both, for products of `shapes` (r, n): the Gram of each strip, three passes over C."""
-    strips = sum(-(-r // STRIP) for r, _ in shapes)
+    strips = sum(-(-r // strip_of(k)) for r, _ in shapes)
     return 8 * k * k * (strips + 3 * len(shapes)), k * k * (strips + 5 * len(shapes))
 
 

@@ -5,17 +5,17 @@ read as well; `strip` is what the sketch and the fused step have in common.
 """
 
 from .conclude import DEAD
-from .lift import lift_
 from .proof import order_of
 from .rotate import rotate_
 from .sketch import sketch_
 from .sketch_gram import product_grams_
 from .sketches import Sketches, variants_of_sketches
+from .table import Pass
 
 __all__ = [
     "DEAD",
+    "Pass",
     "Sketches",
-    "lift_",
     "order_of",
     "product_grams_",
     "rotate_",

@@ -18,60 +18,65 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..limits import KS
+from ..launch import launch
 from ..variant import Variant, arguments
-from .table import BASIS, COLUMNS, COMPLETE, FIELDS, NEXT, ROWS
+from .table import BASIS, COLUMNS, COMPLETE, FIELDS, NEXT, ROWS, WIDEST, WIDTH
 
 BLOCK = 64
 """Rows of a basis that one program multiplies."""
 
 
-@triton.jit(do_not_specialize=["MATRICES", "WIDTH"])
-def lift_kernel(p_table, p_step, p_bases, p_x, p_top, p_places, p_vectors, MATRICES, WIDTH, BLOCK: tl.constexpr,
-                K: tl.constexpr):  # fmt: skip
-    i_matrix = tl.program_id(0)
+@triton.jit(do_not_specialize=["MATRICES", "LENGTH"])
+def lift_kernel(p_table, p_step, p_bases, p_x, p_top, p_vectors, MATRICES, LENGTH, BLOCK: tl.constexpr,
+                B: tl.constexpr):  # fmt: skip
+    i_matrix = tl.program_id(0).to(tl.int64)
     side = tl.load(p_step) & 1
     p_row = p_table + (side * MATRICES + i_matrix) * FIELDS
-    rows, columns = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS)
+    rows, columns, k = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS), tl.load(p_row + WIDTH)
     # The Gram is that of W's smaller side or, if W is square, of its rows; on side 1, W's rows are the table's columns.
     of_rows = (rows < columns + 1 - side) & (tl.load(p_row + COMPLETE) == 0)
     size = tl.where(of_rows, rows, columns)
     p_basis = p_bases + tl.load(p_row + tl.where(of_rows, NEXT, BASIS))
     o_row = tl.program_id(1).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    o = tl.arange(0, K)
     m_row = o_row < size
-    v = tl.load(p_basis + (o_row[:, None] * K + o[None, :]), mask=m_row[:, None], other=0.0).to(tl.float64)
-    ours, theirs = tl.load(p_top + i_matrix * K + o), tl.load(p_x + i_matrix * K + o)
-    vector = tl.sum(v * tl.where(of_rows, ours, theirs)[None, :], 1)
-    tl.store(p_vectors + tl.load(p_places + i_matrix).to(tl.int64) * WIDTH + o_row, vector, mask=m_row)
+    total = tl.zeros((BLOCK, B), tl.float64)
+    size_of_x = tl.full((), 0.0, tl.float64)
+    for i in range(0, k, B):
+        o = i + tl.arange(0, B)
+        v = tl.load(p_basis + (o_row[:, None] * k + o[None, :]), mask=m_row[:, None], other=0.0).to(tl.float64)
+        ours, theirs = tl.load(p_top + i_matrix * WIDEST + o), tl.load(p_x + i_matrix * WIDEST + o)
+        x = tl.where(of_rows, ours, theirs)
+        size_of_x += tl.sum(tl.abs(x))
+        total += v * x[None, :]
+    known = tl.where((size_of_x > 0) & (size_of_x < float("inf")), size, 0)
+    tl.store(p_vectors + i_matrix * LENGTH + o_row, tl.sum(total, 1), mask=o_row < known)
 
 
-def lift_(vectors: Tensor, places: Tensor, scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
+def lift_(vectors: Tensor, scratch: Mapping[str, Tensor]) -> None:
     """Writes the first singular vector that the sketch of each matrix has found, on the Gram's side, into `vectors`.
 
+    Of a matrix that was zero or not finite it has found none: the vector stays what it was.
+
     Args:
-        vectors: `(all matrices, width)` FP64, width at least the order of every Gram.
-        places: `(b,)` int32, the row of `vectors` that belongs to each matrix of the sketches.
-        scratch: see `Sketches.tensors`, after `conclude`. matrices: b.
+        vectors: `(b, length)` FP64, length at least the order of every Gram.
+        scratch: see `Sketches.tensors`, after `conclude` and `rotate`.
     """
-    given = arguments(lift_kernel, {**scratch, "vectors": vectors, "places": places})
-    variant = lift_variant(k)
-    grid = (matrices, -(-vectors.shape[1] // BLOCK))
-    lift_kernel[grid](**given, MATRICES=matrices, WIDTH=vectors.shape[1], **variant.constexprs, **variant.options)
+    matrices, length = scratch["table"].shape[1], vectors.shape[1]
+    given = arguments(lift_kernel, {**scratch, "vectors": vectors})
+    launch(LIFT, (matrices, -(-length // BLOCK)), {**given, "MATRICES": matrices, "LENGTH": length})
 
 
-def lift_variant(k: int) -> Variant:
-    return Variant(
-        kernel=lift_kernel,
-        signature={
-            "p_table": "*i64:16", "p_step": "*i64:16", "p_bases": "*fp32:16", "p_x": "*fp64:16", "p_top": "*fp64:16",
-            "p_places": "*i32:16", "p_vectors": "*fp64:16", "MATRICES": "i32", "WIDTH": "i32",
-        },
-        constexprs={"BLOCK": BLOCK, "K": k},
-        num_warps=min(8, k // 8),
-        num_stages=1,
-    )  # fmt: skip
+LIFT = Variant(
+    kernel=lift_kernel,
+    signature={
+        "p_table": "*i64:16", "p_step": "*i64:16", "p_bases": "*fp32:16", "p_x": "*fp64:16", "p_top": "*fp64:16",
+        "p_vectors": "*fp64:16", "MATRICES": "i32", "LENGTH": "i32",
+    },
+    constexprs={"BLOCK": BLOCK, "B": 16},
+    num_warps=4,
+    num_stages=1,
+)  # fmt: skip
 
 
 def variants() -> Iterator[Variant]:
-    yield from map(lift_variant, KS)
+    yield LIFT

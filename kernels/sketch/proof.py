@@ -20,6 +20,7 @@ from typing import Any
 import triton.language as tl
 from torch import Tensor
 
+from ..launch import launch
 from ..variant import Variant, arguments
 
 GROWTH_LIMIT = tl.constexpr(8.0)
@@ -41,30 +42,31 @@ FIRST = tl.constexpr(2)
 """Number of the first problem that belongs to a tolerance."""
 
 
+LEAST = tl.constexpr(32)
+"""Least order that a small matrix (k, k) is stored with, else k: `count.ldl` takes multiples of 32."""
+
+
 def order_of(k: int) -> int:
-    """Order that the small matrices (k, k) are stored with: `count.ldl` takes multiples of 32."""
-    return max(32, k)
+    """Order that the small matrices (k, k) are stored with."""
+    return max(int(LEAST.value), k)
 
 
-def launch(variant: Variant, scratch: Mapping[str, Tensor], matrices: int, tolerances: int) -> None:
+def launch_all(variant: Variant, scratch: Mapping[str, Tensor]) -> None:
     """Launches `compare_kernel` or `conclude_kernel`, one program a matrix.
 
     scratch: every tensor that the kernel takes, by its name without `p_`, see `Sketches.tensors`.
     """
+    matrices, tolerances = scratch["table"].shape[1], len(scratch["tolerances"])
     given = arguments(variant.kernel, scratch)
-    variant.kernel[matrices,](
-        **given, MATRICES=matrices, TOLERANCES=tolerances, **variant.constexprs, **variant.options
-    )
+    launch(variant, (matrices,), {**given, "MATRICES": matrices, "TOLERANCES": tolerances})
 
 
-def variant_of(kernel: Any, k: int, num_warps: int, maxnreg: int | None) -> Variant:
+def variant_of(kernel: Any, num_warps: int, maxnreg: int | None) -> Variant:
     kinds = {"p_table": "*i64:16", "p_step": "*i64:16", "p_counts": "*i64:16", "p_kept": "*i32:16",
              "p_decided": "*i32:16", "p_skip": "*fp32:16", "MATRICES": "i32", "TOLERANCES": "i32"}  # fmt: skip
-    constexprs = {"BLOCK": 16, "K": k, "ORDER": order_of(k)}
     return Variant(
         kernel=kernel,
-        signature={name: kinds.get(name, "*fp64:16") for name in kernel.arg_names if name not in constexprs},
-        constexprs=constexprs,
+        signature={name: kinds.get(name, "*fp64:16") for name in kernel.arg_names},
         num_warps=num_warps,
         num_stages=1,
         maxnreg=maxnreg,

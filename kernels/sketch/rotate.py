@@ -6,28 +6,25 @@ Columns that are not kept (`sketch.conclude`) get normal noise / sqrt(r) instead
 FP64, sound up to a condition number of 1e5 of Y: columns below that share are replaced by noise anyway. The twin is
 `fastrank.reference.sketch.next_basis`.
 
-One program takes a strip of `STRIP` rows, BLOCK rows at a time, and solves for Q block column by block column from left
-to right, as `count.ldl` does. Bytes: 16 r k read and written, 4 r k written. Flops: r k^2. Times are not measured.
+One program takes `BLOCK_ROW` rows, and solves for Q block column by block column from left to right, as `count.ldl`
+does. Bytes: 16 r k read and written, 4 r k written. Flops: r k^2. Times are not measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial as partial_
-from typing import NamedTuple
 
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..count import divide
-from ..device import capability, chosen
-from ..limits import KS
+from ..launch import launch
 from ..variant import Variant, arguments
 from .noise import normal
-from .proof import order_of
+from .proof import LEAST
 from .strip import place
-from .table import COMPLETE, KEY, NEXT, PRODUCT, ROWS, STRIP
+from .table import BLOCK_ROW, COMPLETE, KEY, NEXT, PRODUCT, ROWS, SMALL, WIDEST, WIDTH
 
 B = 16
 """Order of a diagonal block here. `count.ldl` stores the inverses of L's diagonal blocks of 16 or of 32. Where they are
@@ -35,73 +32,55 @@ of 32, blocks of 16 find theirs in them: the inverse of a triangle has on its di
 the diagonal."""
 
 
-class Config(NamedTuple):
-    """Launch configuration."""
-
-    block: int
-    """Rows that a program solves for at a time."""
-    num_warps: int
-
-
-def config(k: int, capability: tuple[int, int]) -> Config:
-    return Config(32, 4)
-
-
-@triton.jit(do_not_specialize=["MATRICES", "PROBLEMS", "seed"])
-def rotate_kernel(p_table, p_strips, p_step, p_skip, p_product, p_small, p_kept, p_bases, seed: tl.int64, MATRICES,
-                  PROBLEMS, SPAN: tl.constexpr, BLOCK: tl.constexpr, B: tl.constexpr, K: tl.constexpr,
-                  ORDER: tl.constexpr):  # fmt: skip
-    i_matrix, i_strip, _chunk, p_row, _side = place(p_table, p_strips, p_step, tl.program_id(0), MATRICES)
+@triton.jit(do_not_specialize=["MATRICES", "seed"])
+def rotate_kernel(p_table, p_blocks, p_step, p_skip, p_product, p_small, p_kept, p_bases, seed: tl.int64, MATRICES,
+                  BLOCK: tl.constexpr, B: tl.constexpr):  # fmt: skip
+    i_matrix, i_block, _none, p_row, _side = place(p_table, p_blocks, p_step, tl.program_id(0), MATRICES)
     if (i_matrix < 0) | (tl.load(p_skip) != 0) | (tl.load(p_row + COMPLETE) != 0):
         return
     rows, key, step = tl.load(p_row + ROWS), tl.load(p_row + KEY), tl.load(p_step)
+    k = tl.multiple_of(tl.load(p_row + WIDTH), 16)
+    order = tl.multiple_of(tl.maximum(k, LEAST), 16)
     p_y, p_v = p_product + tl.load(p_row + PRODUCT), p_bases + tl.load(p_row + NEXT)
-    p_factor = p_small + i_matrix.to(tl.int64) * PROBLEMS * ORDER * ORDER
+    p_factor, p_keep = p_small + tl.load(p_row + SMALL), p_kept + i_matrix.to(tl.int64) * WIDEST
     o = tl.arange(0, B)
     below = o[:, None] > o[None, :]
     identity = tl.where(o[:, None] == o[None, :], 1.0, 0.0).to(tl.float64)
     noise_size = 1.0 / tl.sqrt(rows.to(tl.float32))
-    for i in range(0, SPAN, BLOCK):
-        o_row = i_strip * SPAN + i + tl.arange(0, BLOCK)
-        m_row = (o_row < rows)[:, None]
-        for i_column in range(0, K, B):
-            o_column = i_column + o
-            t = tl.load(p_y + (o_row[:, None] * K + o_column[None, :]), mask=m_row, other=0.0)
-            for i_before in range(0, i_column, B):
-                o_before = i_before + o
-                q = tl.load(p_y + (o_row[:, None] * K + o_before[None, :]), mask=m_row, other=0.0)
-                lower = tl.load(p_factor + (o_column[:, None] * ORDER + o_before[None, :]))
-                t -= tl.dot(q, tl.trans(lower), out_dtype=tl.float64)
-            block = tl.load(p_factor + (o_column[:, None] * ORDER + o_column[None, :]))
-            q = divide(t, tl.where(below, block, identity), tl.where(below, tl.trans(block), identity))
-            tl.store(p_y + (o_row[:, None] * K + o_column[None, :]), q, mask=m_row)
-            d = tl.load(p_factor + o_column * (ORDER + 1))
-            kept = tl.load(p_kept + i_matrix * K + o_column) != 0
-            v = (q / tl.sqrt(tl.where(kept, d, 1.0))[None, :]).to(tl.float32)
-            fresh = normal(seed, o_row[:, None], o_column[None, :], key, step) * noise_size
-            v = tl.where(kept[None, :], v, fresh)
-            tl.store(p_v + (o_row[:, None] * K + o_column[None, :]), v, mask=m_row)
-            # For the next block columns, threads load what other threads of the program have stored for this one.
-            tl.debug_barrier()
+    o_row = i_block * BLOCK + tl.arange(0, BLOCK)
+    m_row = (o_row < rows)[:, None]
+    for i_column in range(0, k, B):
+        o_column = i_column + o
+        t = tl.load(p_y + (o_row[:, None] * k + o_column[None, :]), mask=m_row, other=0.0)
+        block = tl.load(p_factor + (o_column[:, None] * order + o_column[None, :]))
+        d, kept = tl.load(p_factor + o_column * (order + 1)), tl.load(p_keep + o_column) != 0
+        for i_before in range(0, i_column, B):
+            o_before = i_before + o
+            q = tl.load(p_y + (o_row[:, None] * k + o_before[None, :]), mask=m_row, other=0.0)
+            lower = tl.load(p_factor + (o_column[:, None] * order + o_before[None, :]))
+            t -= tl.dot(q, tl.trans(lower), out_dtype=tl.float64)
+        q = divide(t, tl.where(below, block, identity), tl.where(below, tl.trans(block), identity))
+        tl.store(p_y + (o_row[:, None] * k + o_column[None, :]), q, mask=m_row)
+        v = (q / tl.sqrt(tl.where(kept, d, 1.0))[None, :]).to(tl.float32)
+        fresh = normal(seed, o_row[:, None], o_column[None, :], key, step) * noise_size
+        v = tl.where(kept[None, :], v, fresh)
+        tl.store(p_v + (o_row[:, None] * k + o_column[None, :]), v, mask=m_row)
+        # For the next block columns, threads load what other threads of the program have stored for this one.
+        tl.debug_barrier()
 
 
-def rotate_(scratch: Mapping[str, Tensor], matrices: int, problems: int, k: int, seed: int) -> None:
+def rotate_(scratch: Mapping[str, Tensor], seed: int) -> None:
     """Writes the bases that are made from this step's products into `bases`, and Q in place of `product`.
 
     Complete bases stay as they are, and where `skip` is not 0 all of them do.
 
     Args:
         scratch: every tensor that the kernel takes, by its name without `p_`, see `Sketches.tensors`.
-        matrices: b.
-        problems: how many small matrices there are for each matrix; the first is the factor of C.
         seed: key of the noise.
     """
-    strips = scratch["strips"]
-    variant = rotate_variant(k, config(k, capability(strips.device)))
-    tensors = arguments(rotate_kernel, scratch)
-    rotate_kernel[strips.shape[1],](
-        **tensors, seed=seed, MATRICES=matrices, PROBLEMS=problems, **variant.constexprs, **variant.options
-    )
+    given = arguments(rotate_kernel, scratch)
+    grid = (scratch["blocks"].shape[1],)
+    launch(ROTATE, grid, {**given, "seed": seed, "MATRICES": scratch["table"].shape[1]})
 
 
 def rotate_cost(shapes: list[tuple[int, int]], k: int) -> tuple[int, int]:
@@ -109,23 +88,19 @@ def rotate_cost(shapes: list[tuple[int, int]], k: int) -> tuple[int, int]:
     return sum(20 * r * k for r, _ in shapes), sum(r * k * k for r, _ in shapes)
 
 
-def rotate_variant(k: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
-    return Variant(
-        kernel=rotate_kernel,
-        signature={
-            "p_table": "*i64:16", "p_strips": "*i32:16", "p_step": "*i64:16", "p_skip": "*fp32:16",
-            "p_product": "*fp64:16", "p_small": "*fp64:16", "p_kept": "*i32:16", "p_bases": "*fp32:16",
-            "seed": "i64", "MATRICES": "i32", "PROBLEMS": "i32",
-        },
-        constexprs={"SPAN": STRIP, "BLOCK": c.block, "B": B, "K": k, "ORDER": order_of(k)},
-        num_warps=c.num_warps,
-        num_stages=1,
-        maxnreg=224,  # with no number given the compiler aims for fewer, and spills 4 bytes
-        architectures=architectures,
-    )  # fmt: skip
+ROTATE = Variant(
+    kernel=rotate_kernel,
+    signature={
+        "p_table": "*i64:16", "p_blocks": "*i32:16", "p_step": "*i64:16", "p_skip": "*fp32:16",
+        "p_product": "*fp64:16", "p_small": "*fp64:16", "p_kept": "*i32:16", "p_bases": "*fp32:16",
+        "seed": "i64", "MATRICES": "i32",
+    },
+    constexprs={"BLOCK": BLOCK_ROW, "B": B},
+    num_warps=4,
+    num_stages=1,
+    maxnreg=224,
+)  # fmt: skip
 
 
 def variants() -> Iterator[Variant]:
-    for k in KS:
-        for c, architectures in chosen(partial_(config, k)).items():
-            yield rotate_variant(k, c, architectures)
+    yield ROTATE

@@ -1,4 +1,4 @@
-"""Sketch: Y = W V for every matrix of a ragged batch, k columns each, in FP64 and in one pass over W.
+"""Sketch: Y = W V for the matrices of one dtype and one k of a ragged batch, in FP64 and in one pass over W.
 
     Y (r, k) = W (r, n) V (n, k)     W FP32, BF16 or FP16, any strides; V FP32; Y FP64
     norm = ||W||_F^2                 FP64; not finite where W is not
@@ -40,10 +40,11 @@ from torch import Tensor
 
 from ..count import TRITON_TYPES
 from ..device import capability, chosen, wide_tiles
+from ..launch import launch
 from ..limits import KS
 from ..variant import Variant, arguments
 from .strip import extent, multiply, place, store_product, tile_of
-from .table import STRIDE_COLUMN, STRIDE_ROW
+from .table import STRIDE_COLUMN, STRIDE_ROW, Pass
 
 
 class Config(NamedTuple):
@@ -80,8 +81,7 @@ def _sum_with(p, p_basis, o_row, m_row, stride_row, stride_column, begin, end, U
 @triton.jit(do_not_specialize=["MATRICES"])
 def sketch_kernel(p_pointers, p_table, p_tiles, p_step, p_bases, p_partial, p_norms, MATRICES, DTYPE: tl.constexpr,
                   BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
-    i_program = tl.program_id(0)
-    i_matrix, i_strip, i_chunk, p_row, _side = place(p_table, p_tiles, p_step, i_program, MATRICES)
+    i_matrix, i_strip, i_chunk, p_row, _side = place(p_table, p_tiles, p_step, tl.program_id(0), MATRICES)
     if i_matrix < 0:
         return
     rows, o_row, begin, end, p_basis = extent(p_row, p_bases, i_strip, i_chunk, BLOCK)
@@ -97,21 +97,21 @@ def sketch_kernel(p_pointers, p_table, p_tiles, p_step, p_bases, p_partial, p_no
     else:
         total, norm = _sum_with(p, p_basis, o_row, m_row, stride_row, stride_column, begin, end, "none",
                                 BLOCK, BLOCK_K, K)  # fmt: skip
-    store_product(p_row, p_partial, p_norms, i_program, i_chunk, rows, o_row, total, norm, K)
+    store_product(p_row, p_partial, p_norms, i_strip, i_chunk, rows, o_row, total, norm, K)
 
 
-def sketch_(scratch: Mapping[str, Tensor], pointers: Tensor, matrices: int, k: int, dtype: torch.dtype) -> None:
+def sketch_(scratch: Mapping[str, Tensor], made: Pass, pointers: Tensor) -> None:
     """Writes `partial`, the products of each chunk, and `norms`, one a program.
 
     Args:
-        scratch: every tensor of the kernel by its name without `p_`; `step` is 0-d int64, and its parity the side
+        scratch: every other tensor of the kernel by its name without `p_`; `step` is 0-d int64, and its parity the side
             whose turn it is.
-        pointers: `(b,)` int64, the address of each matrix.
+        made: the matrices that are multiplied.
+        pointers: `(b,)` int64, the address of each matrix of the table, of which those of `made` are read.
     """
-    tiles = scratch["tiles"]
-    variant = sketch_variant(dtype, k, config(k, capability(tiles.device)))
-    given = arguments(sketch_kernel, {**scratch, "pointers": pointers})
-    sketch_kernel[tiles.shape[1],](**given, MATRICES=matrices, **variant.constexprs, **variant.options)
+    variant = sketch_variant(made.dtype, made.k, config(made.k, capability(made.tiles.device)))
+    given = arguments(sketch_kernel, {**scratch, "tiles": made.tiles, "pointers": pointers})
+    launch(variant, (made.tiles.shape[1],), {**given, "MATRICES": scratch["table"].shape[1]})
 
 
 def sketch_cost(shapes: Sequence[tuple[int, int]], k: int, itemsize: int) -> tuple[int, int]:

@@ -7,17 +7,13 @@
 The kernels that read them, `sketch.compare` and `lowrank.unit_gram`, sum them over all strips to C and B. B is the Gram
 of V as it is stored, rounded to FP32.
 
-One program takes a strip of `STRIP` rows and one tile of the Gram, on or below the diagonal, and writes the tile's
-mirror image too. Bytes: 8 r k a chunk read, 8 r k written, 8 k^2 a strip. Flops: r k^2 (1 + TILE / k).
-
-Tried, by what the compiler makes of it:
-    sm_86, sm_89     BLOCK 16 spills 8 bytes at k = 16 under Triton 3.6, with 4 warps as with 2; BLOCK 32: none
+One program takes a strip of rows and one tile of the Gram, on or below the diagonal, and writes the tile's mirror image
+too. Bytes: 8 r k a chunk read, 8 r k written, 8 k^2 a strip. Flops: r k^2 (1 + TILE / k).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial as partial_
 from typing import NamedTuple
 
 import triton
@@ -25,10 +21,23 @@ import triton.language as tl
 from torch import Tensor
 
 from ..device import capability, chosen
-from ..limits import KS
-from ..variant import Variant
+from ..launch import launch
+from ..variant import Variant, arguments
 from .strip import place
-from .table import CHUNKS, COLUMNS, COMPLETE, FIRST_STRIP, NEXT, PARTIAL, PRODUCT, ROWS, STRIP
+from .table import (
+    ACROSS,
+    CHUNKS,
+    COLUMNS,
+    COMPLETE,
+    GRAM,
+    NEXT,
+    PARTIAL,
+    PRODUCT,
+    ROWS,
+    SPAN,
+    TILE,
+    WIDTH,
+)
 
 
 class Config(NamedTuple):
@@ -36,81 +45,87 @@ class Config(NamedTuple):
 
     block: int
     """Rows that a program multiplies at a time."""
-    tile: int
-    """Order of a tile of the Gram."""
     num_warps: int
 
 
-def config(k: int, capability: tuple[int, int]) -> Config:
-    block = 32 if k == 16 and capability in ((8, 6), (8, 9)) else 16
-    return Config(block, 16 if k <= 32 else 32, 4)
+def config(capability: tuple[int, int]) -> Config:
+    return Config(32, 4)
 
 
 @triton.jit
-def _rows_of(p, o_row, m_row, o_column, rows, chunks, K: tl.constexpr):
-    """Rows `o_row`, columns `o_column` of the sum of all chunks, FP64."""
-    offsets = o_row[:, None] * K + o_column[None, :]
-    total = tl.load(p + offsets, mask=m_row[:, None], other=0.0).to(tl.float64)
-    for i_chunk in range(1, chunks):
-        total += tl.load(p + i_chunk * rows * K + offsets, mask=m_row[:, None], other=0.0).to(tl.float64)
+def _rows_of(p, o_row, end, o_column, k, rows, chunks, PRODUCTS: tl.constexpr):
+    """Rows `o_row` below `end`, columns `o_column` of the sum of all chunks, FP64. Four at a time are on their way."""
+    p_tile = p + (o_row[:, None] * k + o_column[None, :])
+    m_column = (o_column < k)[None, :]
+    mask = (o_row < end)[:, None] & m_column
+    total = tl.load(p_tile, mask=mask, other=0.0).to(tl.float64)
+    if PRODUCTS:
+        size = rows * k
+        for i in range(1, chunks, 4):
+            p_chunk = p_tile + i * size
+            a = tl.load(p_chunk, mask=mask, other=0.0)
+            m_b = (o_row < tl.where(i + 1 < chunks, end, 0))[:, None] & m_column
+            m_c = (o_row < tl.where(i + 2 < chunks, end, 0))[:, None] & m_column
+            m_d = (o_row < tl.where(i + 3 < chunks, end, 0))[:, None] & m_column
+            b = tl.load(p_chunk + size, mask=m_b, other=0.0)
+            c = tl.load(p_chunk + 2 * size, mask=m_c, other=0.0)
+            d = tl.load(p_chunk + 3 * size, mask=m_d, other=0.0)
+            total = (((total + a) + b) + c) + d
     return total
 
 
 @triton.jit(do_not_specialize=["MATRICES"])
 def sketch_gram_kernel(p_table, p_strips, p_step, p_skip, p_from, p_product, p_grams, MATRICES, PRODUCTS: tl.constexpr,
-                       SPAN: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, K: tl.constexpr):  # fmt: skip
+                       BLOCK: tl.constexpr):  # fmt: skip
     """One tile of one strip's Gram. PRODUCTS: of Y, whose chunks are summed and stored; else of the basis from Y."""
-    i_matrix, i_strip, _chunk, p_row, _side = place(p_table, p_strips, p_step, tl.program_id(0), MATRICES)
-    i_tile = tl.program_id(1)
-    i_a, i_b = i_tile // (K // TILE), i_tile % (K // TILE)
-    if (i_matrix < 0) | (i_b > i_a) | (tl.load(p_skip) != 0):
+    i_matrix, i_strip, i_tile, p_row, _side = place(p_table, p_strips, p_step, tl.program_id(0), MATRICES)
+    if (i_matrix < 0) | (tl.load(p_skip) != 0):
         return
-    rows = tl.load(p_row + ROWS)
+    i_a, i_b = i_tile // ACROSS, i_tile % ACROSS
+    rows, span = tl.load(p_row + ROWS), tl.load(p_row + SPAN)
+    k = tl.multiple_of(tl.load(p_row + WIDTH), 16)
     if not PRODUCTS:
         rows = tl.where(tl.load(p_row + COMPLETE) != 0, tl.load(p_row + COLUMNS), rows)
     chunks = tl.load(p_row + CHUNKS) if PRODUCTS else 1
     p = p_from + tl.load(p_row + (PARTIAL if PRODUCTS else NEXT))
     p_to = p_product + tl.load(p_row + PRODUCT)
+    p_gram = p_grams + tl.load(p_row + GRAM) + i_strip * k * k
     o_a, o_b = i_a * TILE + tl.arange(0, TILE), i_b * TILE + tl.arange(0, TILE)
+    m_a, m_b = o_a < k, o_b < k
     total = tl.zeros((TILE, TILE), tl.float64)
-    for i in range(0, SPAN, BLOCK):
-        o_row = i_strip * SPAN + i + tl.arange(0, BLOCK)
-        m_row = o_row < rows
-        a = _rows_of(p, o_row, m_row, o_a, rows, chunks, K)
-        b = _rows_of(p, o_row, m_row, o_b, rows, chunks, K)
-        if PRODUCTS:  # noqa: SIM102 - one is known when compiling, the other is not
-            if i_a == i_b:
-                tl.store(p_to + (o_row[:, None] * K + o_a[None, :]), a, mask=m_row[:, None])
+    end = tl.minimum((i_strip + 1) * span, rows)
+    for i in range(i_strip * span, end, BLOCK):
+        o_row = i + tl.arange(0, BLOCK)
+        a = _rows_of(p, o_row, end, o_a, k, rows, chunks, PRODUCTS)
+        b = a
+        if i_a != i_b:
+            b = _rows_of(p, o_row, end, o_b, k, rows, chunks, PRODUCTS)
+        elif PRODUCTS:
+            tl.store(p_to + (o_row[:, None] * k + o_a[None, :]), a, mask=(o_row < end)[:, None] & m_a[None, :])
         total = tl.dot(tl.trans(a), b, total, out_dtype=tl.float64)
-    p_gram = p_grams + (tl.load(p_row + FIRST_STRIP) + i_strip) * K * K
-    tl.store(p_gram + (o_a[:, None] * K + o_b[None, :]), total)
+    tl.store(p_gram + (o_a[:, None] * k + o_b[None, :]), total, mask=m_a[:, None] & m_b[None, :])
     if i_a != i_b:
-        tl.store(p_gram + (o_b[:, None] * K + o_a[None, :]), tl.trans(total))
+        tl.store(p_gram + (o_b[:, None] * k + o_a[None, :]), tl.trans(total), mask=m_b[:, None] & m_a[None, :])
 
 
-def product_grams_(scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
-    """Writes `product`, the sums of the chunks in `partial`, and their `grams` `(strips, k, k)` FP64, one a strip.
+def product_grams_(scratch: Mapping[str, Tensor]) -> None:
+    """Writes `product`, the sums of the chunks in `partial`, and their `grams`, FP64: (k, k) one a strip.
 
-    scratch: see `Sketches.tensors`; nothing is written where `skip` is not 0. matrices: b.
+    scratch: see `Sketches.tensors`; nothing is written where `skip` is not 0.
     """
-    _launch(scratch, scratch["partial"], scratch["grams"], True, matrices, k)
+    _launch(scratch, scratch["partial"], scratch["grams"], True)
 
 
-def basis_grams_(scratch: Mapping[str, Tensor], matrices: int, k: int) -> None:
-    """Writes `basis_grams` `(strips, k, k)` FP64, one a strip, of the `bases` that this step has made. As above."""
-    _launch(scratch, scratch["bases"], scratch["basis_grams"], False, matrices, k)
+def basis_grams_(scratch: Mapping[str, Tensor]) -> None:
+    """Writes `basis_grams`, FP64: (k, k) one a strip of the `bases` that this step has made. As above."""
+    _launch(scratch, scratch["bases"], scratch["basis_grams"], False)
 
 
-def _launch(
-    scratch: Mapping[str, Tensor], source: Tensor, grams: Tensor, products: bool, matrices: int, k: int
-) -> None:
+def _launch(scratch: Mapping[str, Tensor], source: Tensor, grams: Tensor, products: bool) -> None:
     strips = scratch["strips"]
-    c = config(k, capability(strips.device))
-    variant = sketch_gram_variant(products, k, c)
-    sketch_gram_kernel[strips.shape[1], (k // c.tile) ** 2](
-        scratch["table"], strips, scratch["step"], scratch["skip"], source, scratch["product"], grams, matrices,
-        **variant.constexprs, **variant.options,
-    )  # fmt: skip
+    variant = sketch_gram_variant(products, config(capability(strips.device)))
+    given = arguments(sketch_gram_kernel, {**scratch, "from": source, "grams": grams})
+    launch(variant, (strips.shape[1],), {**given, "MATRICES": scratch["table"].shape[1]})
 
 
 def sketch_gram_cost(shapes: list[tuple[int, int]], k: int) -> tuple[int, int]:
@@ -118,7 +133,7 @@ def sketch_gram_cost(shapes: list[tuple[int, int]], k: int) -> tuple[int, int]:
     return sum(16 * r * k for r, _ in shapes), sum(r * k * k for r, _ in shapes)
 
 
-def sketch_gram_variant(products: bool, k: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+def sketch_gram_variant(products: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
     return Variant(
         kernel=sketch_gram_kernel,
         signature={
@@ -126,7 +141,7 @@ def sketch_gram_variant(products: bool, k: int, c: Config, architectures: tuple[
             "p_from": "*fp64:16" if products else "*fp32:16", "p_product": "*fp64:16", "p_grams": "*fp64:16",
             "MATRICES": "i32",
         },
-        constexprs={"PRODUCTS": products, "SPAN": STRIP, "BLOCK": c.block, "TILE": c.tile, "K": k},
+        constexprs={"PRODUCTS": products, "BLOCK": c.block},
         num_warps=c.num_warps,
         num_stages=1,
         architectures=architectures,
@@ -134,6 +149,5 @@ def sketch_gram_variant(products: bool, k: int, c: Config, architectures: tuple[
 
 
 def variants() -> Iterator[Variant]:
-    for k in KS:
-        for c, architectures in chosen(partial_(config, k)).items():
-            yield from (sketch_gram_variant(products, k, c, architectures) for products in (True, False))
+    for c, architectures in chosen(config).items():
+        yield from (sketch_gram_variant(products, c, architectures) for products in (True, False))

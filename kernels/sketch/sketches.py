@@ -1,19 +1,23 @@
-"""Sketches: bases of matrices of one dtype and one k that are carried from step to step, and the launches of a step.
+"""Sketches: bases of all matrices of a device that are carried from step to step, and the launches of a step.
 
     multiply   `sketch_`          Y = W V, unless the optimizer's own pass over the weights (`step.sgd_sketch`) made it
     conclude   `product_grams_`   C = Y^T Y
                `compare_`         C - s B for the thresholds s
                `ldl.factor_`      counts of their positive pivots, and the factor of C
                `conclude_`        bounds of ranks and of sigma_1, and which columns to keep
-               `rotate_`          the next basis, orth(Y)
+    rotate     `rotate_`          the next basis, orth(Y)
                `basis_grams_`     its Gram, next step's B
+    lift       `lift_`            the first singular vectors, where somebody wants them
 
-The size of every launch is known beforehand, and none waits for the host: a CUDA graph can capture them all.
+There is one launch of a kind for all matrices, but for the products: one for each dtype and k. The size of every launch
+is known beforehand, what it takes stays where it is, and none waits for the host: a CUDA graph or a `launch.Tape` can
+have them all. What is proven is complete before `rotate`, which may run beside whatever needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -21,28 +25,28 @@ from torch import Tensor
 from ..count import Shape, ldl, rows_of
 from ..device import capability, current, to_device
 from ..variant import Variant
-from . import compare, conclude, rotate, sketch, sketch_gram
+from . import compare, sketch, sketch_gram
 from .compare import compare_
-from .conclude import conclude_
-from .lift import lift_variant
-from .proof import FIRST, NUMBERS
-from .rotate import rotate_
+from .conclude import CONCLUDE, conclude_
+from .lift import LIFT, lift_
+from .proof import FIRST, NUMBERS, order_of
+from .rotate import ROTATE, rotate_
 from .sketch import config, sketch_
 from .sketch_gram import basis_grams_, product_grams_
-from .table import View, is_complete, tables
+from .table import SMALL, WIDEST, Pass, View, is_complete, tables
 
 
-def variants_of_sketches(dtype: torch.dtype, k: int, device: torch.device) -> list[Variant]:
-    """Every variant that sketches of matrices of one dtype and k launch on `device`."""
+def variants_of_sketches(pairs: Iterable[tuple[torch.dtype, int]], device: torch.device) -> list[Variant]:
+    """Every variant that sketches of matrices of these dtypes and numbers of columns k launch on `device`."""
     at = capability(device)
     return [
-        sketch.sketch_variant(dtype, k, config(k, at)),
-        *(sketch_gram.sketch_gram_variant(products, k, sketch_gram.config(k, at)) for products in (True, False)),
-        compare.compare_variant(k),
+        *(sketch.sketch_variant(dtype, k, config(k, at)) for dtype, k in pairs),
+        *(sketch_gram.sketch_gram_variant(products, sketch_gram.config(at)) for products in (True, False)),
+        compare.compare_variant(compare.config(at)),
         ldl.variant_of(ldl.factor_kernel, ldl.config(at), IN_PLACE=False),
-        conclude.conclude_variant(k),
-        rotate.rotate_variant(k, rotate.config(k, at)),
-        lift_variant(k),
+        CONCLUDE,
+        ROTATE,
+        LIFT,
     ]
 
 
@@ -51,38 +55,52 @@ class Sketches:
 
     Args:
         views: where each matrix stands in its parameter's memory; see `sketch.table.View`.
-        dtype, k: of the matrices, one of `limits.NARROW`, and number of columns, one of `limits.KS`.
+        dtypes, ks: of each matrix, one of `limits.NARROW`, and its number of columns, one of `limits.KS`.
+        apart: which matrices must not be multiplied by the launch that multiplies the others of their dtype and k.
         tolerances: `(t, 2)` FP64, kind (see `sketch.proof`) and square of the value of each tolerance.
-        step: 0-d int64 on the device, the number of steps since the start; its parity is the side whose turn it is. All
-            groups share it, and their owner counts it up.
-        skip: 1 element, FP32, on the device; where it is not 0 a step changes nothing that is carried. Shared as well.
+        step: 0-d int64 on the device, the number of steps since the start; its parity is the side whose turn it is. Its
+            owner counts it up, after `rotate` and `lift`.
+        skip: 1 element, FP32, on the device; where it is not 0 a step changes nothing that is carried.
         seed: key of the noise.
 
     Attributes:
+        passes: the launches that multiply matrices; each matrix belongs to one of them.
         proof: `(b, 3 + 2 t)` FP64, what the last step has proven; see `conclude_`.
         decided: `(b,)` int32, 1 where there is nothing left to count; see `conclude_`.
-        tensors: every tensor that the kernels take, by the name of its argument without `p_`.
+        tensors: every tensor that the kernels take, by the name of its argument without `p_`, but for the `tiles` of
+            the passes.
     """
 
     def __init__(
         self,
         views: Sequence[View],
-        dtype: torch.dtype,
-        k: int,
+        dtypes: Sequence[torch.dtype],
+        ks: Sequence[int],
+        apart: Sequence[bool],
         tolerances: Tensor,
         step: Tensor,
         skip: Tensor,
         seed: int,
     ) -> None:
-        device = step.device
-        made = tables(views, k, config(k, capability(device)).block)
-        self.views, self.dtype, self.k, self.seed = list(views), dtype, k, seed
+        device, b = step.device, len(views)
+        self.views, self.dtypes, self.ks, self.seed = list(views), list(dtypes), list(ks), seed
+        groups: dict[tuple[torch.dtype, int, bool], list[int]] = {}
+        for i, key in enumerate(zip(dtypes, ks, map(bool, apart), strict=True)):
+            groups.setdefault(key, []).append(i)
+        blocks = [config(k, capability(device)).block for k in ks]
+        made = tables(views, ks, blocks, list(groups.values()))
+        self.passes = [
+            Pass(dtype, k, indices, to_device(tiles, device))
+            for ((dtype, k, _), indices), tiles in zip(groups.items(), made.tiles, strict=True)
+        ]
         self._places = made.places
-        self._complete = [i for i, view in enumerate(views) if is_complete(view, k)]
-        self.problems = FIRST.value + 2 * len(tolerances)
-        b = len(views)
-        count = b * self.problems
-        places, size, _ = rows_of([0] * count, [Shape(k, k, k, 1)] * count, [k] * count, range(count))
+        self._complete = [i for i, (view, k) in enumerate(zip(views, ks, strict=True)) if is_complete(view, k)]
+        problems = FIRST.value + 2 * len(tolerances)
+        count = b * problems
+        shapes = [Shape(k, k, k, 1) for k in ks for _ in range(problems)]
+        places, size, _ = rows_of([0] * count, shapes, [shape.columns for shape in shapes], range(count))
+        starts = accumulate((problems * order_of(k) ** 2 for k in ks), initial=0)
+        made.rows[:, :, SMALL.value] = torch.tensor(list(starts)[:-1])
 
         def zeros(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.zeros(shape, dtype=dtype, device=device)
@@ -90,22 +108,21 @@ class Sketches:
         small = zeros(size)
         self.tensors = {
             "table": to_device(made.rows, device),
-            "tiles": to_device(made.tiles, device),
             "strips": to_device(made.strips, device),
+            "blocks": to_device(made.blocks, device),
             "step": step,
             "skip": skip,
             "tolerances": to_device(tolerances, device),
             "bases": zeros(made.bases, dtype=torch.float32),  # of both sides of all matrices
-            "kept": zeros(b, k, dtype=torch.int32),  # 1 where a column of the basis is orthonormal, 0 where it is noise
-            "top": zeros(b, k),  # where among those columns the first singular vector was last; 0: not known
-            "basis_grams": zeros(made.grams, k, k),  # V^T V of each strip of the bases
+            "kept": zeros(b, WIDEST.value, dtype=torch.int32),  # 1: a column of the basis is orthonormal, 0: noise
+            "top": zeros(b, WIDEST.value),  # where among them the first singular vector was last; 0: not known
+            "basis_grams": zeros(made.grams),  # V^T V of each strip of the bases
             "partial": zeros(made.partial),  # W V over each chunk of columns
             "product": zeros(made.product),  # Y = W V, then Q
             "norms": zeros(made.norms),  # shares of ||W||_F^2
-            "grams": zeros(made.grams, k, k),  # Y^T Y of each strip of the products
-            "inner": zeros(b, k, k),  # B
+            "grams": zeros(made.grams),  # Y^T Y of each strip of the products
             "small": small,  # the problems, then their factors
-            "x": zeros(2 * b, k),  # the first singular vector in this step's basis; the second half is scratch
+            "x": zeros(b, WIDEST.value),  # the first singular vector in this step's basis
             "trace": zeros(count),  # ||W||_F^2, as every problem's factorisation needs it
             "growth": zeros(count, 1, 1),  # of the factors of the problems
             "counts": zeros(count, 1, dtype=torch.int64),  # of the problems' positive pivots
@@ -115,18 +132,12 @@ class Sketches:
         }
         t = self.tensors
         coefficients = zeros(count, 1, 2)  # shifts of 0: the threshold of a problem is in its matrix already
-        problems = (
-            to_device(places, device),
-            zeros(count, dtype=torch.int32),
-            coefficients,
-            t["trace"],
-            small,
-            small,
-            t["counts"],
-            t["growth"],
+        nothing = zeros(count, dtype=torch.int32)
+        self._problems = ldl.Problems(
+            to_device(places, device), nothing, coefficients, t["trace"], small, small, t["counts"], t["growth"]
         )
-        self._problems = ldl.Problems(*problems)
-        self._ids = torch.arange(count, dtype=torch.int32, device=device)
+        largest_first = torch.tensor([-shape.order for shape in shapes]).argsort(stable=True)
+        self._ids = to_device(largest_first.to(torch.int32), device)
         self.restart()
 
     @property
@@ -139,6 +150,7 @@ class Sketches:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all that is carried, and of what the launches write."""
         return sum(tensor.nbytes for tensor in self.tensors.values())
 
     def restart(self) -> None:
@@ -146,54 +158,66 @@ class Sketches:
         for name in ("kept", "top", "small", "product"):
             self.tensors[name].zero_()
         with current(self._ids.device):
-            rotate_(self._before(), len(self.views), self.problems, self.k, self.seed)
-            for place in self._complete:
-                right, left, kept, _ = self.basis(place)
+            rotate_(self._before(), self.seed)
+            for i in self._complete:
+                right, left, kept, _ = self.basis(i)
                 whole = left if len(left) <= len(right) else right
                 whole.copy_(torch.eye(*whole.shape, device=whole.device))
                 kept[: len(whole)] = 1
-            basis_grams_(self._before(), len(self.views), self.k)
+            basis_grams_(self._before())
 
-    def basis(self, place: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What is carried of the matrix (m, n) at `place`, as views of the state.
+    def basis(self, i: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What is carried of matrix i (m, n), as views of the state.
 
         Bases (n, k) and (m, k) FP32, of which only the one that is multiplied next is up to date; `kept` (k,) int32:
         which of its columns are orthonormal, others are noise; `top` (k,) FP64: where among them the first singular
         vector was last.
         """
-        view, bases = self.views[place], self.tensors["bases"]
-        sides = zip((view.columns, view.rows), self._places[place], strict=True)
-        right, left = (bases[at : at + n * self.k].view(n, self.k) for n, at in sides)
-        return right, left, self.tensors["kept"][place], self.tensors["top"][place]
+        view, k, bases = self.views[i], self.ks[i], self.tensors["bases"]
+        sides = zip((view.columns, view.rows), self._places[i], strict=True)
+        right, left = (bases[at : at + n * k].view(n, k) for n, at in sides)
+        return right, left, self.tensors["kept"][i, :k], self.tensors["top"][i, :k]
 
     def adopt(self, bases: Mapping[int, Sequence[Tensor]]) -> None:
-        """Copies what the `basis` of other sketches has returned, by place here, as far as there are columns for it."""
-        for place, given in bases.items():
-            pairs = list(zip(self.basis(place), given, strict=True))
+        """Copies what the `basis` of other sketches has returned, by index here, as far as there are columns for it."""
+        for i, given in bases.items():
+            pairs = list(zip(self.basis(i), given, strict=True))
             # A complete basis stays the identity: all that it can take over is where in it the vector was.
-            for own, theirs in pairs[-1:] if place in self._complete else pairs:
-                k = min(self.k, theirs.shape[-1])
+            for own, theirs in pairs[-1:] if i in self._complete else pairs:
+                k = min(self.ks[i], theirs.shape[-1])
                 own[..., :k] = theirs[..., :k]
         if bases:
             with current(self._ids.device):
-                basis_grams_(self._before(), len(self.views), self.k)
+                basis_grams_(self._before())
 
     def _before(self) -> dict[str, Tensor]:
         """The tensors as in the step before: what launches make from them is the basis whose turn it is now."""
         return self.tensors | {"step": self.tensors["step"] - 1, "skip": torch.zeros_like(self.tensors["skip"])}
 
-    def multiply(self, pointers: Tensor) -> None:
-        """Multiplies all matrices with the bases whose turn it is. pointers: `(b,)` int64, the matrices' addresses."""
+    def multiply(self, made: Pass, pointers: Tensor) -> None:
+        """Multiplies the matrices of a pass with the bases whose turn it is.
+
+        pointers: `(b,)` int64, the addresses of all matrices, of which those of the pass are read.
+        """
         with current(self._ids.device):
-            sketch_(self.tensors, pointers, len(self.views), self.k, self.dtype)
+            sketch_(self.tensors, made, pointers)
 
     def conclude(self) -> None:
-        """From the products of this step: writes `proof`, `decided` and the bases of the next step."""
-        b, tolerances = len(self.views), (self.problems - FIRST.value) // 2
+        """From the products of this step: writes `proof` and `decided`."""
         with current(self._ids.device):
-            product_grams_(self.tensors, b, self.k)
-            compare_(self.tensors, b, tolerances, self.k)
+            product_grams_(self.tensors)
+            compare_(self.tensors)
             ldl.factor_(self._problems, self._ids)
-            conclude_(self.tensors, b, tolerances, self.k)
-            rotate_(self.tensors, b, self.problems, self.k, self.seed)
-            basis_grams_(self.tensors, b, self.k)
+            conclude_(self.tensors)
+
+    def rotate(self) -> None:
+        """Writes the bases of the next step, after `conclude`."""
+        with current(self._ids.device):
+            rotate_(self.tensors, self.seed)
+            basis_grams_(self.tensors)
+
+    def lift(self, vectors: Tensor) -> None:
+        """Writes each matrix' first singular vector into its row of `vectors` `(b, length)`, after `rotate`; see
+        `lift_`."""
+        with current(self._ids.device):
+            lift_(vectors, self.tensors)

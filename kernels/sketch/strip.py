@@ -11,12 +11,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .table import BASIS, CHUNK, COLUMNS, FIELDS, PARTIAL, ROWS, TILE_FIELDS
+from .table import BASIS, CHUNK, CHUNKS, COLUMNS, FIELDS, FIRST_NORM, PARTIAL, ROWS, TILE_FIELDS
 
 
 @triton.jit
 def place(p_table, p_tiles, p_step, i_program, MATRICES):
-    """Matrix, strip, chunk, table row and side of a program; matrix -1: nothing to do."""
+    """Matrix, strip, chunk or tile, table row and side of a program; matrix -1: nothing to do."""
     side = tl.load(p_step) & 1
     p_tile = p_tiles + (side * tl.num_programs(0) + i_program) * TILE_FIELDS
     i_matrix, i_strip, i_chunk = tl.load(p_tile + 0), tl.load(p_tile + 1), tl.load(p_tile + 2)
@@ -65,8 +65,8 @@ def multiply(tile, p_basis, o_column, end, total, squares, UNIT: tl.constexpr, H
 
 
 @triton.jit
-def store_product(p_row, p_partial, p_norms, i_program, i_chunk, rows, o_row, total, norm, K: tl.constexpr):
+def store_product(p_row, p_partial, p_norms, i_strip, i_chunk, rows, o_row, total, norm, K: tl.constexpr):
     """Writes what a program has: its part of Y, of its chunk alone, and of ||W||_F^2."""
     p_out = p_partial + tl.load(p_row + PARTIAL) + i_chunk * rows * K
     tl.store(p_out + o_row[:, None] * K + tl.arange(0, K)[None, :], total, mask=(o_row < rows)[:, None])
-    tl.store(p_norms + i_program, norm)
+    tl.store(p_norms + tl.load(p_row + FIRST_NORM) + i_strip * tl.load(p_row + CHUNKS) + i_chunk, norm)

@@ -38,10 +38,11 @@ from torch import Tensor
 
 from ..count import TRITON_TYPES
 from ..device import capability, chosen, wide_tiles
+from ..launch import launch
 from ..limits import KS
 from ..sketch import sketch
 from ..sketch.strip import extent, multiply, place, store_product, tile_of
-from ..sketch.table import OFFSET, STRIDE_COLUMN, STRIDE_ROW
+from ..sketch.table import OFFSET, STRIDE_COLUMN, STRIDE_ROW, Pass
 from ..variant import Variant, arguments
 from . import sgd
 from .descent import BUFFER, DECAY, FRESH, GRADIENT, HYPER, LR, META, NUMEL, PARAMETER, POINTERS, SLOT, descend
@@ -100,8 +101,7 @@ def sgd_sketch_kernel(p_pointers, p_meta, p_hyper, p_rows, p_scale, p_found_inf,
                       p_partial, p_norms, momentum, undamped, MATRICES, DTYPE: tl.constexpr,
                       HAS_MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, MAXIMIZE: tl.constexpr, BLOCK: tl.constexpr,
                       BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
-    i_program = tl.program_id(0)
-    i_matrix, i_strip, i_chunk, p_row, _side = place(p_table, p_tiles, p_step, i_program, MATRICES)
+    i_matrix, i_strip, i_chunk, p_row, _side = place(p_table, p_tiles, p_step, tl.program_id(0), MATRICES)
     if i_matrix < 0:
         return
     rows, o_row, begin, end, p_basis = extent(p_row, p_bases, i_strip, i_chunk, BLOCK)
@@ -134,39 +134,32 @@ def sgd_sketch_kernel(p_pointers, p_meta, p_hyper, p_rows, p_scale, p_found_inf,
         total, norm = _step_with(p_w, p_g, p_b, p_basis, o_row, m_row, stride_row, stride_column, begin, end, m_go, lr,
                                  decay, momentum, undamped, scale, fresh, "none", DTYPE, HAS_MOMENTUM, NESTEROV,
                                  MAXIMIZE, BLOCK, BLOCK_K, K)  # fmt: skip
-    store_product(p_row, p_partial, p_norms, i_program, i_chunk, rows, o_row, total, norm, K)
+    store_product(p_row, p_partial, p_norms, i_strip, i_chunk, rows, o_row, total, norm, K)
 
 
 def sgd_sketch_(
     scratch: Mapping[str, Tensor],
+    made: Pass,
     descent: Mapping[str, Tensor],
-    matrices: int,
-    k: int,
     kind: sgd.Kind,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
 ) -> None:
-    """One step of the parameters of the matrices in `scratch`'s table, all of one kind; writes what `sketch_` does.
+    """One step of the parameters of the matrices of `made`, all of one kind; writes what `sketch_` does.
 
     Args:
-        scratch: as of `sketch.sketch_`, with `rows` `(b,)` int64: of each matrix' parameter in the descent's tables.
+        scratch, made: as of `sketch.sketch_`. scratch also has `rows` `(b,)` int64: where each matrix' parameter stands
+            in the descent's tables. Of other matrices than those of `made` it is not read.
         descent: `pointers`, `meta` and `hyper`, see `step.descent`.
         grad_scale, found_inf: one FP32 element each, on the device.
     """
-    tiles = scratch["tiles"]
+    tiles = made.tiles
     scalars = {"scale": grad_scale, "found_inf": found_inf}
-    variant = sgd_sketch_variant(kind, k, tiles.device, grad_scale is not None, found_inf is not None)
+    variant = sgd_sketch_variant(kind, made.k, tiles.device, grad_scale is not None, found_inf is not None)
     assert variant is not None
-    given = arguments(sgd_sketch_kernel, {**scratch, **descent, **scalars})
-    constexprs = {name: value for name, value in variant.constexprs.items() if name not in given}
-    sgd_sketch_kernel[tiles.shape[1],](
-        **given,
-        momentum=float(kind.momentum),
-        undamped=1.0 - kind.dampening,
-        MATRICES=matrices,
-        **constexprs,
-        **variant.options,
-    )
+    given = arguments(sgd_sketch_kernel, {**scratch, **descent, **scalars, "tiles": tiles})
+    numbers = {"momentum": float(kind.momentum), "undamped": 1.0 - kind.dampening}
+    launch(variant, (tiles.shape[1],), {**given, **numbers, "MATRICES": scratch["table"].shape[1]})
 
 
 def sgd_sketch_cost(shapes: list[tuple[int, int]], k: int, itemsize: int, momentum: bool) -> tuple[int, int]:

@@ -41,11 +41,12 @@ def served(monkeypatch):
 
 @pytest.fixture
 def short_strips(monkeypatch):
-    """32 rows whose Gram one program sums, not 256: several strips of small matrices, and less to interpret."""
-    from fastrank.kernels.sketch import rotate, sketch_gram, table
+    """32 rows whose Gram one program sums, not 4 k: several strips of small matrices, and less to interpret."""
+    from fastrank.kernels.lowrank import range_table
+    from fastrank.kernels.sketch import table
 
-    for module in (table, sketch_gram, rotate):
-        monkeypatch.setattr(module, "STRIP", 32)
+    for module in (table, range_table):
+        monkeypatch.setattr(module, "strip_of", lambda k: 32)
 
 
 @pytest.fixture
