@@ -17,10 +17,12 @@ from .bounds import (
     shifts_around,
     unpivoted_growth,
 )
-from .ragged import Chunk, GroupGrams, RaggedBatch, ShiftPair, signature
+from .packing import packed
+from .ragged import BUDGET, Chunk, GroupGrams, RaggedBatch, ShiftPair, signature
 from .spectrum import scaled_singular_values, singular_values, top_singular_value
 
 __all__ = [
+    "BUDGET",
     "LARGEST_TAU",
     "TRACE",
     "WORKSPACE",
@@ -37,6 +39,7 @@ __all__ = [
     "group",
     "inertia_bounds",
     "over_matrices",
+    "packed",
     "resolve_bounds",
     "scaled_singular_values",
     "shifts_around",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..device import capturing
 from ..metrics import RankBounds, Tolerance
-from ..reference import UNIT, Gram, Moments, power_of_two
+from ..reference import Gram, Moments, power_of_two
 from .batch import Group
 from .bounds import Shifts, judge, shifts, unpivoted_growth
 from .packing import packed
@@ -179,22 +179,6 @@ class RaggedBatch:
         if constant and not capturing(self.device):  # a tensor made in a capture has no values before a replay
             self._shift_pairs[key] = pair
         return pair
-
-    def top(self, chunk: Chunk, moments: Moments, vectors: Tensor, rows: Tensor) -> Tensor:
-        """Lower bound `(b,)` of lambda_1 for a chunk, by power iteration on its Gram matrices, whole in the workspace.
-
-        vectors: `(2, all matrices, width)` FP64. `vectors[0, rows]` holds the chunk's start vectors, near the first
-            eigenvectors; `vectors[:, rows]` is overwritten.
-        """
-        from ..kernels.count import PRODUCTS
-
-        assert self._workspace is not None
-        chunk.launches.multiply(self._workspace, moments.trace, vectors, rows)
-        last, result = (vectors[i % 2, rows] for i in (PRODUCTS - 1, PRODUCTS))
-        size = last.square().sum(-1)
-        quotient = torch.where(size > 0, (last * result).sum(-1) / size, 0.0)
-        # Rounding of the sums of the Gram matrix, and of the quotient.
-        return (quotient - UNIT * (moments.inner + 4 * moments.order + 64)).clamp(min=0) * moments.trace
 
     def in_order(self, parts: Sequence[RankBounds]) -> RankBounds:
         """Put the bounds of all chunks into the order of the matrices; an empty matrix has rank 0."""

@@ -3,9 +3,8 @@
 from .grams import Gram, Moments, divided, gram, normalized, power_of_two, widened
 from .ldl import inertia
 from .lowrank import gaussian, randomized_svd, residual_norm
-from .power import SLACK, TopEigenvalue, exact_start, power_iteration, top_interval
+from .power import SLACK, UNIT, TopEigenvalue, exact_start, kato_bound, power_iteration, top_interval
 from .sgd import stacked_sgd_
-from .sketch import UNIT
 
 __all__ = [
     "SLACK",
@@ -18,6 +17,7 @@ __all__ = [
     "gaussian",
     "gram",
     "inertia",
+    "kato_bound",
     "normalized",
     "power_iteration",
     "power_of_two",

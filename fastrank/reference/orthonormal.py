@@ -14,7 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .sketch import DEAD, UNIT, factor
+from .power import UNIT
+from .sketch import DEAD, factor
 
 
 class Orthonormal(NamedTuple):

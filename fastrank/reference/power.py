@@ -17,6 +17,8 @@ from torch import Tensor
 
 from .lowrank import gaussian
 
+UNIT = 2.0**-53
+"""Unit roundoff u of FP64."""
 SLACK = 1e-5
 """Relative width of the certified interval of lambda_1: sigma_1 is known to 5e-6."""
 COLUMNS = 8
@@ -69,6 +71,36 @@ def top_interval(matrices: Tensor) -> tuple[Tensor, Tensor]:
         margin = 1e-12 * r * exact.abs()
         low, high = low.index_copy(0, missed, exact - margin), high.index_copy(0, missed, exact + margin)
     return low.clamp(min=0), high
+
+
+def kato_bound(theta: Tensor, rho: Tensor, square: Tensor, error: Tensor, order: Tensor | float) -> Tensor:
+    """Upper bound of lambda_1 without a factorisation, Inf where there is none, by Temple and Kato.
+
+    Let x be a unit vector, theta = x^T G x and rho = ||G x - theta x||. Some eigenvalue lambda is at least theta - rho
+    (Weinstein). The squares of all others sum to ||G||_F^2 - lambda^2 <= ||G||_F^2 - (theta - rho)^2 = beta^2. If
+    beta < theta - rho, each of them is at most beta and less than lambda, which is lambda_1 therefore. Then all
+    eigenvalues of (G - lambda_1) (G - beta) are 0 or more, and x^T (G - lambda_1) (G - beta) x >= 0 is
+
+        rho^2 + (theta - lambda_1) (theta - beta) >= 0,    so    lambda_1 <= theta + rho^2 / (theta - beta)
+
+    (Kato 1949, On the upper and lower bounds of eigenvalues). It claims something only where lambda_1^2 is more than
+    half of ||G||_F^2, and never where the largest eigenvalues are clustered.
+
+    Here `theta`, `rho` and `square` are computed with a computed G. `error` bounds, in units of the result, what
+    rounding has changed in theta, in rho, and in ||G||_F by way of G. That theta is no longer the Rayleigh quotient
+    itself does no harm: with the quotient rho is least. What rounding does in these lines has an allowance of its own.
+
+    Args:
+        theta, rho, error: `(b,)` FP64. square: `(b,)` FP64, the sum of the squares of the elements of G.
+        order: r of each matrix, for the rounding of that sum.
+    """
+    far = rho + error
+    near = theta - far
+    norm = (square * (1 + UNIT * (order * order + 64))).sqrt() + error
+    beta = (norm.square() * (1 + 16 * UNIT) - near.square()).clamp(min=0).sqrt() * (1 + 4 * UNIT)
+    low = theta - error
+    bound = (theta + error + far.square() / (low - beta)) * (1 + 16 * UNIT)
+    return torch.where((beta < near) & (beta < low), bound, torch.inf)
 
 
 def _largest(small: Tensor) -> Tensor:

@@ -9,8 +9,7 @@ trace through the sums.
 
 One program computes one BLOCK x BLOCK tile of G, on or below the diagonal, over one chunk of W's columns. A matrix with
 many columns and few tiles is cut into several chunks: `gram_` writes the sums over the first into G and those over the
-others into a workspace, and `finish_` adds them up in a fixed order: two runs give the same bits. With `mirror`,
-`finish_` also writes the tiles above the diagonal.
+others into a workspace, and `count.finish` adds them up.
 
 Bytes: W (r n elements) at least once from memory, and once for each of the r / BLOCK tiles of a row of G, from L2 where
 W fits there; 8 r^2 / 2 of G. Flops: r^2 n, FP64. On sm_90 the dot becomes DMMA (m8n8k4 by Triton 3.9, m16n8k16 by 3.6),
@@ -37,6 +36,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..device import capability, chosen, wide_tiles
+from ..launch import launch
 from ..limits import DTYPES
 from ..variant import Variant
 from .product import TRITON_TYPES, sum_products
@@ -91,48 +91,6 @@ def gram_kernel(p_table, p_tiles, p_decided, p_scale, p_gram, p_partial, DTYPE: 
     tl.store(p_out + offsets, total, mask=m_tile)
 
 
-@triton.jit
-def finish_kernel(p_table, p_tiles, p_decided, p_gram, p_partial, MIRROR: tl.constexpr, BLOCK: tl.constexpr):
-    """Adds up the chunks of one tile, in place; MIRROR: writes the transposed tile above the diagonal too."""
-    p_tile = p_tiles + tl.program_id(0) * TILE_FIELDS
-    i_matrix, i_row, i_column = tl.load(p_tile + 0), tl.load(p_tile + 1), tl.load(p_tile + 2)
-    if tl.load(p_decided + i_matrix) != 0:
-        return
-    p_row = p_table + i_matrix * FIELDS
-    order = tl.multiple_of(tl.load(p_row + ORDER), 32)
-    chunks = tl.cdiv(tl.load(p_row + COLUMNS), tl.load(p_row + CHUNK))
-    o_a, o_b = i_row.to(tl.int64) * BLOCK + tl.arange(0, BLOCK), i_column.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    offsets = o_a[:, None] * order + o_b[None, :]
-    m_tile = (o_a < order)[:, None] & (o_b < order)[None, :]
-    p_out = p_gram + tl.multiple_of(tl.load(p_row + OFFSET), 32)
-    p_more = p_partial + tl.multiple_of(tl.load(p_row + PARTIAL), 32)
-
-    total = tl.load(p_out + offsets, mask=m_tile, other=0.0)
-    for i_chunk in range(1, chunks):
-        total += tl.load(p_more + (i_chunk - 1) * order * order + offsets, mask=m_tile, other=0.0)
-
-    tl.store(p_out + offsets, total, mask=m_tile)
-    if MIRROR:  # noqa: SIM102 - one is known when compiling, the other is not
-        if i_row != i_column:
-            tl.store(p_out + (o_b[:, None] * order + o_a[None, :]), tl.trans(total), mask=tl.trans(m_tile))
-
-
-@triton.jit
-def trace_kernel(p_table, p_ids, p_decided, p_gram, p_trace, BLOCK: tl.constexpr):
-    """Trace of one finished Gram."""
-    i_matrix = tl.load(p_ids + tl.program_id(0))
-    if tl.load(p_decided + i_matrix) != 0:
-        return
-    p_row = p_table + i_matrix * FIELDS
-    order = tl.load(p_row + ORDER)
-    p = p_gram + tl.load(p_row + OFFSET)
-    total = tl.zeros((BLOCK,), tl.float64)
-    for i in range(0, order, BLOCK):
-        o = i + tl.arange(0, BLOCK)
-        total += tl.load(p + o * (order + 1), mask=o < order, other=0.0)
-    tl.store(p_trace + i_matrix, tl.sum(total))
-
-
 def chunk_of(shape: Shape, block: int) -> int:
     """Columns that one program sums for a matrix: a multiple of 32, and at least 512.
 
@@ -182,24 +140,8 @@ def gram_(
         scale: `(b,)` FP64 powers of two that matrices are divided by; None stands for 1.
     """
     variant = gram_variant(dtype, scale is not None, config(capability(gram.device)))
-    gram_kernel[len(tiles),](
-        table, tiles, decided, gram if scale is None else scale, gram, partial, **variant.constexprs, **variant.options
-    )
-
-
-def finish_(gram: Tensor, partial: Tensor, table: Tensor, tiles: Tensor, decided: Tensor, mirror: bool) -> None:
-    """Adds the further chunks in `partial` to the first in `gram`, in place, for matrices that have several.
-
-    tiles: as of `gram_`, but with every tile once, as chunk 0. mirror: also write the tiles above the diagonal, which
-    matrices with one chunk need as well.
-    """
-    variant = finish_variant(mirror, config(capability(gram.device)))
-    finish_kernel[len(tiles),](table, tiles, decided, gram, partial, **variant.constexprs, **variant.options)
-
-
-def trace_(trace: Tensor, table: Tensor, ids: Tensor, decided: Tensor, gram: Tensor) -> None:
-    """Writes the traces of the finished Grams of the matrices `ids` `(n,)` int32 into `trace` `(b,)` FP64."""
-    trace_kernel[len(ids),](table, ids, decided, gram, trace, **TRACE.constexprs, **TRACE.options)
+    given = {"p_table": table, "p_tiles": tiles, "p_decided": decided, "p_gram": gram, "p_partial": partial}
+    launch(variant, (len(tiles),), {**given, "p_scale": gram if scale is None else scale})
 
 
 def gram_cost(shapes: Sequence[Shape], itemsize: int) -> tuple[int, int]:
@@ -208,46 +150,22 @@ def gram_cost(shapes: Sequence[Shape], itemsize: int) -> tuple[int, int]:
     return moved, sum(s.rows**2 * s.columns for s in shapes)
 
 
-_POINTERS = {
-    "p_table": "*i64:16", "p_tiles": "*i32:16", "p_decided": "*i32:16", "p_gram": "*fp64:16", "p_partial": "*fp64:16",
-}  # fmt: skip
-
-
 def gram_variant(dtype: torch.dtype, scaled: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
     return Variant(
         kernel=gram_kernel,
-        signature=_POINTERS | {"p_scale": "*fp64:16"},
+        signature={
+            "p_table": "*i64:16", "p_tiles": "*i32:16", "p_decided": "*i32:16", "p_gram": "*fp64:16",
+            "p_partial": "*fp64:16", "p_scale": "*fp64:16",
+        },
         constexprs={"DTYPE": TRITON_TYPES[dtype], "SCALED": scaled, "BLOCK": c.block, "BLOCK_K": c.block_k},
         num_warps=c.num_warps,
         num_stages=c.num_stages,
         label=str(dtype).removeprefix("torch."),
         architectures=architectures,
-    )
-
-
-def finish_variant(mirror: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
-    constexprs = {"MIRROR": mirror, "BLOCK": c.block}
-    return Variant(
-        kernel=finish_kernel, signature=_POINTERS, constexprs=constexprs, num_warps=8, architectures=architectures
-    )
-
-
-TRACE = Variant(
-    kernel=trace_kernel,
-    signature={
-        "p_table": "*i64:16",
-        "p_ids": "*i32:16",
-        "p_decided": "*i32:16",
-        "p_gram": "*fp64:16",
-        "p_trace": "*fp64:16",
-    },
-    constexprs={"BLOCK": 256},
-)
+    )  # fmt: skip
 
 
 def variants() -> Iterator[Variant]:
     for c, architectures in chosen(config).items():
         for dtype in DTYPES:
             yield gram_variant(dtype, dtype == torch.float64, c, architectures)
-        yield from (finish_variant(mirror, c, architectures) for mirror in (False, True))
-    yield TRACE

@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..launch import launch
 from ..variant import Variant
 from .table import COLUMNS, FIELDS, POINTER, ROWS, STRIDE_COLUMN, STRIDE_ROW
 
@@ -49,7 +50,7 @@ def largest_(largest: Tensor, table: Tensor, ids: Tensor) -> None:
         table: `(b, FIELDS)` int64, see `count.table`. ids: `(n,)` int32.
     """
     grid = (len(ids), _PARTS)  # CUDA allows 2^31 - 1 programs in the first dimension, and 65535 in the second
-    largest_kernel[grid](table, ids, largest.view(torch.int64), **LARGEST.constexprs, **LARGEST.options)
+    launch(LARGEST, grid, {"p_table": table, "p_ids": ids, "p_largest": largest.view(torch.int64)})
 
 
 LARGEST = Variant(

@@ -1,6 +1,8 @@
 """Launches: which kernels count the ranks of a ragged batch, and which matrices each launch takes.
 
     sum_grams   `gram_`, one launch a dtype; `finish_`, where a Gram is summed in chunks or is to be whole; `trace_`
+    multiply    `power_small_` and `power_`: vectors near the first eigenvectors
+    shift       `shifts_`: where to count
     count       matrices small enough for `count.tiny`: `tiny_`, one launch a dtype and size, straight from W
                 others, from their Grams: `factor_`, one program a matrix and shift, for r <= `ONE_PROGRAM_UP_TO`,
                 and `factor_windows_`, many programs a matrix and shift, above
@@ -20,11 +22,13 @@ from torch import Tensor
 
 from ..device import capability, current, to_device
 from ..variant import Variant
-from . import gram, largest, ldl, ldl_windows, power, tiny
+from . import finish, gram, largest, ldl, ldl_windows, power, row, shifts, tiny
+from .answers import Answers
 from .largest import largest_
 from .ldl import Problems
 from .ldl_windows import factor_windows_
-from .power import power_
+from .power import SMALL, power_, power_small_
+from .shifts import shifts_
 from .table import OFFSET, Shape, rows_of
 
 Key = TypeVar("Key", bound=Hashable)
@@ -33,19 +37,17 @@ ONE_PROGRAM_UP_TO = 512
 """Largest order that one program factors. For few matrices of order 512 both ways take about 0.25 ms by estimate: one
 program has a chain of 512 pivots and 45 MFLOP for its multiprocessor, many have 4 windows of 3 launches. Not
 measured."""
-PRODUCTS = 8
-"""Products of each Gram with a vector in search of lambda_1, see `count.power`. The square of the vector's error in
-direction i falls by (lambda_i / lambda_1)^16. In training with layers of 100 x 100, k = 16 and noisy steps, sigma_1 is
-known to 1e-4 in 85 to 100 % of the steps, depending on the layer, and without any products in 2 to 18 %."""
 
 
 def variants_of_counts(orders: Collection[int], dtypes: Collection[torch.dtype], device: torch.device) -> list[Variant]:
-    """Every variant that `Launches(..., keep=True)` may launch on `device`, for matrices of these orders and dtypes."""
+    """Every variant that a tracker's counts launch on `device`, for matrices of these orders and dtypes."""
     at = capability(device)
     found = [gram.gram_variant(dtype, dtype == torch.float64, gram.config(at)) for dtype in dtypes]
-    found += [gram.finish_variant(True, gram.config(at)), gram.TRACE, power.POWER]
-    if torch.float64 in dtypes:
-        found.append(largest.LARGEST)
+    found.append(finish.finish_variant(True, gram.config(at)))
+    if any(dtype != torch.float64 for dtype in dtypes):
+        found += [shifts.shifts_variant(gram.config(at).block), power.POWER, power.POWER_SMALL, row.ROW]
+    if torch.float64 in dtypes:  # which are not sketched, nor is any matrix beside them
+        found += [finish.TRACE, largest.LARGEST]
     if any(order <= ONE_PROGRAM_UP_TO for order in orders):
         found.append(ldl.variant_of(ldl.factor_kernel, ldl.config(at), IN_PLACE=False))
     if any(order > ONE_PROGRAM_UP_TO for order in orders):
@@ -70,6 +72,9 @@ class Launches:
             read at every launch: the caller keeps it alive.
         shifts: how many eigenvalue counts each matrix gets, S below.
         keep: store every Gram whole, both triangles, for others to read. Then `tiny_`, which stores none, is not used.
+        only: indices of the matrices that this object counts; None: all. All others have a row in the table too, so
+            that tensors `(b, ...)` can be those of all matrices, shared by several such objects.
+        decided: `(b,)` int32, see below; None: zeros of its own.
 
     Attributes:
         shapes: `Shape` of each matrix.
@@ -81,16 +86,26 @@ class Launches:
         offsets: where the Gram of each matrix begins in the workspace, in elements; meaningless where none is stored.
     """
 
-    def __init__(self, matrices: Sequence[Tensor], shifts: int, keep: bool) -> None:
+    def __init__(
+        self,
+        matrices: Sequence[Tensor],
+        shifts: int,
+        keep: bool,
+        *,
+        only: Sequence[int] | None = None,
+        decided: Tensor | None = None,
+    ) -> None:
         self.device = matrices[0].device
         self.shapes = [Shape.of(matrix) for matrix in matrices]
-        self.decided = torch.zeros(len(matrices), dtype=torch.int32, device=self.device)
+        zeros = torch.zeros(len(matrices), dtype=torch.int32, device=self.device)
+        self.decided = zeros if decided is None else decided
         self.keep = keep
+        mine = range(len(matrices)) if only is None else only
         at = capability(self.device)
         block = gram.config(at).block
-        configs = {} if keep else {i: tiny.config(shape.rows, at) for i, shape in enumerate(self.shapes)}
+        configs = {} if keep else {i: tiny.config(self.shapes[i].rows, at) for i in mine}
         loose = {i: config for i, config in configs.items() if config is not None}
-        stored = [i for i in range(len(matrices)) if i not in loose]
+        stored = [i for i in mine if i not in loose]
         chunks = [gram.chunk_of(shape, block) for shape in self.shapes]
         pointers = [matrix.data_ptr() for matrix in matrices]
         table, self._gram, self._partial = rows_of(pointers, self.shapes, chunks, stored)
@@ -99,7 +114,7 @@ class Launches:
         self.parts = max(ldl.growth_parts(shape.order, at) for shape in self.shapes)
 
         dtypes = [matrix.dtype for matrix in matrices]
-        self._fp64 = self._ids([i for i, dtype in enumerate(dtypes) if dtype == torch.float64])
+        self._fp64 = self._ids([i for i in mine if dtypes[i] == torch.float64])
         by_dtype = _sorted_out(stored, lambda i: dtypes[i])
         listed = {d: gram.tiles_of(self.shapes, ids, chunks, block) for d, ids in by_dtype.items()}
         self._tiles = {d: to_device(tiles, self.device) for d, tiles in listed.items()}
@@ -107,6 +122,10 @@ class Launches:
         whole = [shape.columns for shape in self.shapes]
         self._finish = to_device(gram.tiles_of(self.shapes, cut, whole, block), self.device)
         self._stored = self._ids(stored)
+        self._small = self._ids([i for i in stored if self.shapes[i].order <= SMALL])
+        self._large = self._ids([i for i in stored if self.shapes[i].order > SMALL])
+        squares = self._gram // finish.SMALLEST.value
+        self._squares = torch.empty(squares, dtype=torch.float64, device=self.device) if keep else None
         tiny_ones = _sorted_out(list(loose), lambda i: (dtypes[i], loose[i]))
         self._tiny = {key: self._ids(ids) for key, ids in tiny_ones.items()}
         self._one = self._ids([i for i in stored if self.shapes[i].order <= ONE_PROGRAM_UP_TO])
@@ -136,31 +155,54 @@ class Launches:
             workspace: `(size,)` FP64. trace: `(b,)` FP64.
             scale: `(b,)` FP64 powers of two that FP64 matrices are divided by; None if there are no FP64 matrices.
         """
-        grams, partial = workspace[: self._gram], workspace[self._gram : self._gram + max(self._partial, 1)]
+        self.make_grams(workspace, scale)
+        self.finish_grams(workspace)
+        with current(self.device):
+            if len(self._stored):
+                finish.trace_(trace, self.table, self._stored, self.decided, workspace[: self._gram])
+
+    def make_grams(self, workspace: Tensor, scale: Tensor | None = None) -> None:
+        """The first part of `sum_grams`, which alone reads the matrices: the sums of products, chunk by chunk."""
+        grams, partial = self._parts_of(workspace)
         with current(self.device):
             for dtype, tiles in self._tiles.items():
-                gram.gram_(
-                    grams, partial, self.table, tiles, self.decided, scale if dtype == torch.float64 else None, dtype
-                )
-            if len(self._finish):
-                gram.finish_(grams, partial, self.table, self._finish, self.decided, self.keep)
-            if len(self._stored):
-                gram.trace_(trace, self.table, self._stored, self.decided, grams)
+                divisor = scale if dtype == torch.float64 else None
+                gram.gram_(grams, partial, self.table, tiles, self.decided, divisor, dtype)
 
-    def multiply(self, workspace: Tensor, trace: Tensor, vectors: Tensor, rows: Tensor) -> None:
-        """Replaces x by G x / trace `PRODUCTS` times, see `count.power`; needs the whole Grams (`keep`).
+    def finish_grams(self, workspace: Tensor) -> None:
+        """The second part of `sum_grams`: whole Grams, without their traces."""
+        grams, partial = self._parts_of(workspace)
+        with current(self.device):
+            if len(self._finish):
+                finish.finish_(grams, partial, self.table, self._finish, self.decided, self._squares)
+
+    def multiply(self, workspace: Tensor, vectors: Tensor, proof: Tensor) -> None:
+        """Brings vectors nearer to the first eigenvectors, see `count.power`; needs the whole Grams (`keep`).
 
         Args:
-            workspace, trace: as `sum_grams` left them.
-            vectors: `(2, all matrices, width)` FP64, overwritten: x is read from `vectors[0]`, the products go to
-                `vectors[1]`, back to `vectors[0]`, and so on.
-            rows: `(b,)` integers, the row of `vectors` that belongs to each matrix of this batch.
+            workspace: as `finish_grams` left it.
+            vectors: `(2, b, width)` FP64, overwritten: the first x is read from `vectors[0]`. In the end `vectors[0]`
+                has the last x, and `vectors[1]` has G x / ||x||.
+            proof: as of `shifts_`.
         """
-        places = rows.to(torch.int32)
+        grams = workspace[: self._gram]
         with current(self.device):
-            for i in range(PRODUCTS):
-                source, to = vectors[i % 2], vectors[(i + 1) % 2]
-                power_(to, source, places, self.table, self.decided, trace, workspace)
+            if len(self._small):
+                power_small_(vectors, self.table, self._small, self.decided, grams)
+            if len(self._large):
+                power_(vectors, self.table, self._large, self.decided, grams, proof)
+
+    def shift(
+        self, workspace: Tensor, vectors: Tensor, noise: Tensor, tolerances: Tensor, proof: Tensor, answers: Answers
+    ) -> None:
+        """Says where to count, for S / 2 - 1 tolerances and sigma_1, and prepares `answers`; see `shifts_`.
+
+        workspace, vectors: as `multiply` left them; needs the whole Grams (`keep`).
+        """
+        assert self._squares is not None
+        given = (vectors, noise, tolerances, proof, self.table, self._stored, self.decided)
+        with current(self.device):
+            shifts_(answers, *given, workspace[: self._gram], self._squares)
 
     def count(
         self, workspace: Tensor, trace: Tensor, scale: Tensor | None, coefficients: Tensor
@@ -179,10 +221,18 @@ class Launches:
         b, shifts = coefficients.shape[:2]
         counts = torch.zeros(b, shifts, dtype=torch.int64, device=self.device)
         growth = torch.zeros(b, shifts, self.parts, dtype=torch.float64, device=self.device)
-        factors = workspace[self._gram + self._partial :]
-        problems = Problems(
-            self.table, self.decided, coefficients, trace, workspace[: self._gram], factors, counts, growth
-        )
+        self.factor(self.problems(workspace, trace, coefficients, counts, growth), scale)
+        return counts, growth.sum(-1)
+
+    def problems(
+        self, workspace: Tensor, trace: Tensor, coefficients: Tensor, counts: Tensor, growth: Tensor
+    ) -> Problems:
+        """What `factor` takes: the Grams of `workspace`, the place of the factors in it, and what else is given."""
+        grams, factors = workspace[: self._gram], workspace[self._gram + self._partial :]
+        return Problems(self.table, self.decided, coefficients, trace, grams, factors, counts, growth)
+
+    def factor(self, problems: Problems, scale: Tensor | None = None) -> None:
+        """Counts as `count` does, into what `problems` has: its growth is 0 before."""
         with current(self.device):
             for (dtype, config), ids in self._tiny.items():
                 tiny.tiny_(problems, ids, scale if dtype == torch.float64 else None, dtype, config)
@@ -190,7 +240,10 @@ class Launches:
                 ldl.factor_(problems, self._one)
             for order, ids in self._many.items():
                 factor_windows_(problems, ids, order)
-        return counts, growth.sum(-1)
+
+    def _parts_of(self, workspace: Tensor) -> tuple[Tensor, Tensor]:
+        """The Grams and the partial sums in a workspace; the latter are never empty, so that they have an address."""
+        return workspace[: self._gram], workspace[self._gram : self._gram + max(self._partial, 1)]
 
     def _ids(self, ids: list[int]) -> Tensor:
         """`ids` on the device, the largest matrices first: what takes longest starts first."""

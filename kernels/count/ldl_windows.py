@@ -25,6 +25,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..device import capability, chosen, wide_tiles
+from ..launch import launch
 from ..variant import Variant
 from .elimination import block_row, minus_products, problem, weights_of
 from .ldl import Config, Problems, config, factor_kernel, variant_of
@@ -127,21 +128,16 @@ def factor_windows_(problems: Problems, ids: Tensor, order: int) -> None:
     def update(start: int, span: int, first: bool) -> None:
         across = -(-(order - start - span) // wide.block_row)
         variant = variant_of(update_kernel, wide, FIRST=first)
-        update_kernel[across * (across + 1) // 2, count](
-            **given, **gram, start=start, span=span, **variant.constexprs, **variant.options
-        )
+        launch(variant, (across * (across + 1) // 2, count), {**given, **gram, "start": start, "span": span})
 
     update(0, 0, first=True)
     for start in range(0, order, WINDOW):
         variant = variant_of(factor_kernel, c, IN_PLACE=True)
-        factor_kernel[count,](
-            **given, **gram, **counts, **growth, start=start, span=WINDOW, **variant.constexprs, **variant.options
-        )
+        window = {"start": start, "span": WINDOW}
+        launch(variant, (count,), {**given, **gram, **counts, **growth, **window})
         if (left := order - start - WINDOW) > 0:
             variant = variant_of(rows_kernel, c)
-            rows_kernel[-(-left // c.block_row), count](
-                **given, **growth, start=start, span=WINDOW, **variant.constexprs, **variant.options
-            )
+            launch(variant, (-(-left // c.block_row), count), {**given, **growth, **window})
             update(start, WINDOW, first=False)
 
 

@@ -29,6 +29,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..device import chosen, wide_tiles
+from ..launch import launch
 from ..limits import DTYPES
 from ..variant import Variant
 from .elimination import UNIT, factor_block, shift_of
@@ -98,11 +99,10 @@ def tiny_(problems: Problems, ids: Tensor, scale: Tensor | None, dtype: torch.dt
         config: of `config`, for their number of rows.
     """
     variant = _variant(dtype, scale is not None, config)
-    tiny_kernel[len(ids),](
-        problems.table, ids, problems.decided, problems.trace if scale is None else scale, problems.coefficients,
-        problems.trace, problems.counts, problems.growth, problems.coefficients.shape[1], problems.growth.shape[-1],
-        **variant.constexprs, **variant.options,
-    )  # fmt: skip
+    given = {name: x for name, x in problems.addresses(ids).items() if name in tiny_kernel.arg_names}
+    given["p_scale"] = problems.trace if scale is None else scale
+    sizes = {"SHIFTS": problems.coefficients.shape[1], "PARTS": problems.growth.shape[-1]}
+    launch(variant, (len(ids),), given | sizes)
 
 
 def tiny_cost(shapes: list[tuple[int, int]], itemsize: int, shifts: int) -> tuple[int, int]:

@@ -32,6 +32,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..count import TRITON_TYPES
+from ..launch import launch
 from ..limits import NARROW
 from ..variant import Variant
 from .descent import BUFFER, DECAY, FRESH, GRADIENT, HYPER, LR, META, NUMEL, PARAMETER, POINTERS, SLOT, descend
@@ -160,18 +161,14 @@ def sgd_(
     """
     if len(tiles):
         variant = sgd_variant(kind, grad_scale is not None, found_inf is not None)
-        sgd_kernel[len(tiles),](
-            pointers, meta, tiles, hyper, grad_scale, found_inf, float(kind.momentum), 1.0 - kind.dampening,
-            **{name: variant.constexprs[name] for name in _CONSTEXPRS}, **variant.options,
-        )  # fmt: skip
+        tables = {"p_pointers": pointers, "p_meta": meta, "p_tiles": tiles, "p_hyper": hyper}
+        numbers = {"momentum": float(kind.momentum), "undamped": 1.0 - kind.dampening}
+        launch(variant, (len(tiles),), {**tables, "p_scale": grad_scale, "p_found_inf": found_inf, **numbers})
 
 
 def sgd_cost(numel: int, itemsize: int, momentum: bool) -> tuple[int, int]:
     """Bytes and flops of `numel` elements: 2 flops each for decay, momentum and step, and one for (1 - dampening) g."""
     return (5 if momentum else 3) * itemsize * numel, (7 if momentum else 4) * numel
-
-
-_CONSTEXPRS = ("DTYPE", "HAS_MOMENTUM", "NESTEROV", "MAXIMIZE", "BLOCK")
 
 
 def sgd_variant(kind: Kind, scaled: bool = False, guarded: bool = False) -> Variant:

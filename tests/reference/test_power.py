@@ -7,7 +7,15 @@ import torch
 
 from fastrank import testing
 from fastrank.reference.grams import gram
-from fastrank.reference.power import COLUMNS, SLACK, exact_start, largest_by_squaring, power_iteration
+from fastrank.reference.power import (
+    COLUMNS,
+    SLACK,
+    UNIT,
+    exact_start,
+    kato_bound,
+    largest_by_squaring,
+    power_iteration,
+)
 
 FAMILIES = testing.FAMILIES
 
@@ -101,3 +109,61 @@ def test_fewer_squarings_are_still_a_lower_bound_and_zero_is_zero():
 
 def test_squarings_bound_is_tighter_than_the_certificates_slack():
     assert COLUMNS / (math.e * 2**20) < SLACK
+
+
+def spectral(eigenvalues, seed=0):
+    """A symmetric matrix with these eigenvalues, and its eigenvectors."""
+    eigenvalues = torch.as_tensor(eigenvalues, dtype=torch.float64)
+    r = len(eigenvalues)
+    q = torch.linalg.qr(torch.randn(r, r, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).Q
+    return (q * eigenvalues) @ q.mT, q
+
+
+def bound_of(matrix, x):
+    """`kato_bound` from a vector of any length, and the Rayleigh quotient."""
+    x = x / x.norm()
+    y = matrix @ x
+    theta = x @ y
+    error = UNIT * (5 * len(x) + 64) * matrix.trace()
+    bound = kato_bound(theta[None], (y - theta * x).norm()[None], matrix.square().sum()[None], error[None], len(x))
+    return bound.item(), theta.item()
+
+
+@pytest.mark.parametrize("scale", [1e-80, 1.0, 1e80])
+@pytest.mark.parametrize("off", [0.0, 1e-8, 1e-4, 1e-2, 0.1, 0.5, 2.0])
+def test_katos_bound_holds_and_is_tight_near_the_first_eigenvector(off, scale):
+    """From vectors that are off by more and more, for spectra that one eigenvalue dominates, and others."""
+    claimed = 0
+    spectra = [[1.0], [1.0] + [0.0] * 9, [1.0, 0.6, 0.5, 0.3], [1.0] + [0.05] * 300, [1.0, 0.5, 0.5, 0.5, 0.4]]
+    spectra += [[1.0, 1 - 1e-9, 0.1], [1.0] * 5, [1.0, 0.99, 0.98, 0.2], torch.rand(40).tolist()]
+    for i, spectrum in enumerate(spectra):
+        matrix, q = spectral(spectrum, i)
+        top = torch.linalg.eigvalsh(matrix)[-1].item()
+        side = torch.randn(len(q), generator=torch.Generator().manual_seed(i), dtype=torch.float64)
+        bound, _ = bound_of(matrix * scale, q[:, torch.argmax(torch.as_tensor(spectrum))] + off * side / side.norm())
+        assert bound >= top * scale * (1 - 1e-14)
+        claimed += math.isfinite(bound)
+        half = sum(e**2 for e in spectrum) / 2
+        if off <= 1e-4 and max(spectrum) ** 2 > half * 1.01:
+            assert bound <= top * scale * (1 + 1e-6), "one eigenvalue dominates"
+        if max(spectrum) ** 2 < half:
+            assert bound == math.inf, "no vector can tell"
+    assert claimed >= (4 if off <= 0.01 else 1)
+
+
+def test_katos_bound_claims_nothing_of_clustered_eigenvalues():
+    """The vector of the second of two, whose residual is zero: lambda_1 is above its Rayleigh quotient."""
+    matrix, q = spectral([1.0, 0.9, 0.1])
+    bound, theta = bound_of(matrix, q[:, 1])
+    assert theta == pytest.approx(0.9)
+    assert bound == math.inf
+    # Negative control: the inequality itself, with a beta that is below lambda_1, would claim 0.9.
+    assert theta + 0.0 / (theta - 0.1) < 1.0
+    for r in (2, 5, 50):
+        assert bound_of(torch.eye(r, dtype=torch.float64), torch.ones(r, dtype=torch.float64))[0] == math.inf
+
+
+def test_katos_bound_takes_nothing_that_is_not_a_number():
+    nan, one = torch.tensor([math.nan], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    for given in ((nan, one, one), (one, nan, one), (one, one, nan), (one * 0, one * 0, one * 0)):
+        assert kato_bound(*given, one * 1e-16, 3.0).item() in (math.inf, pytest.approx(1e-16, rel=3))

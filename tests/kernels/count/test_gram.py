@@ -11,7 +11,7 @@ import torch
 from fastrank.reference.grams import gram as twin
 
 pytest.importorskip("triton")
-from fastrank.kernels.count import gram, largest
+from fastrank.kernels.count import finish, gram, largest
 from fastrank.kernels.count.launches import Launches
 from fastrank.kernels.count.table import Shape
 from fastrank.kernels.device import capability
@@ -72,6 +72,23 @@ def test_any_strides(dtype, device):
         close(whole, trace, matrix)
 
 
+def test_squares_of_the_tiles_sum_to_the_square_of_the_norm(device):
+    """Every tile on and below the diagonal stands where its number says, those below counting twice."""
+    matrices = [noise(*size, seed=i).to(device) for i, size in enumerate([(1, 9), (65, 70), (130, 2131)])]
+    whole, _, launches = summed(matrices)
+    block = gram.config(capability(device)).block
+    for each, offset, shape in zip(whole, launches.offsets, launches.shapes, strict=True):
+        across = -(-shape.order // block)
+        start = offset // finish.SMALLEST.value
+        tiles = launches._squares[start : start + across**2].view(across, across)
+        for i in range(across):
+            for j in range(i + 1):
+                tile = each[i * block : (i + 1) * block, j * block : (j + 1) * block]
+                expected = tile.square().sum() * (1 if i == j else 2)
+                torch.testing.assert_close(tiles[i, j], expected, rtol=1e-13, atol=0)
+        torch.testing.assert_close(tiles.tril().sum(), each.square().sum(), rtol=1e-13, atol=0)
+
+
 def test_columns_are_summed_in_chunks(device):
     """Few rows and many columns: several programs a tile, whose sums are added up in a fixed order."""
     matrices = [noise(70, 5000).to(device), noise(5, 3000).to(device)]
@@ -112,11 +129,7 @@ def test_largest_magnitudes_of_any_number_of_matrices(device, monkeypatch):
     """The second axis of a grid ends at 65535: matrices are on the first."""
     grids = []
 
-    class Watched:
-        def __getitem__(self, grid):
-            return lambda *arguments, **options: grids.append(grid)
-
-    monkeypatch.setattr(largest, "largest_kernel", Watched())
+    monkeypatch.setattr(largest, "launch", lambda variant, grid, arguments: grids.append(grid))
     many = torch.zeros(70_000, dtype=torch.float64, device=device)
     largest.largest_(many, torch.zeros(0, 9, dtype=torch.int64, device=device), torch.arange(70_000, device=device))
     ((first, second),) = grids
