@@ -11,19 +11,24 @@ step, whatever ran in between, and so does the next step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
-from typing import TYPE_CHECKING, Any
+import math
+from array import array
+from collections.abc import Callable, Sequence, Set
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import backend
 from ..device import UNPREPARED, capturing
 from ..device_table import DeviceTable
+from ..kernels.device import current, to_device
 from ..kernels.limits import NARROW
-from .kernel_groups import KernelGroup, State, kernel_group, laid_out, same_layout
+from .kernel_groups import KernelGroup, State, laid_out, same_layout
+from .last_step import LastStep
 
 if TYPE_CHECKING:
+    from ..kernels.launch import Tape
     from ..kernels.step import Kind
 
 
@@ -34,34 +39,53 @@ class Descent:
     live only until the `launch`.
 
     Attributes:
-        rows: row in the tables of each parameter that has had a gradient, by the parameter's `id`.
+        rows: row in the tables of each parameter that has had a gradient, by the parameter's `id`. As long as this is
+            the same object, `kind_of` has the same answers and the tables are the same tensors.
         pointers (P, 3) int64, meta (P, 3) int64, hyper (slots, 2) FP32: tables on the device, see
             `fastrank.kernels.step.descent`; valid from one `refresh` to the next.
     """
 
     def __init__(self, device: torch.device) -> None:
+        from ..kernels import step
+        from ..kernels.launch import Tape
+
         self.device = device
         self.rows: dict[int, int] = {}
-        self._pointers, self._meta, self._hyper = DeviceTable(device), DeviceTable(device), DeviceTable(device)
+        self._kernels, self._new_tape = step, Tape
+        self._pointers, self._meta, self._hyper = DeviceTable(device, 3), DeviceTable(device, 3), DeviceTable(device)
+        self.pointers = self.meta = torch.empty(0, 3, dtype=torch.int64, device=device)
+        self.hyper = torch.empty(0, 2, device=device)
+        self._groups: list[tuple[dict[str, Any], int]] = []
         self._shapes: list[tuple[int, int]] = []
         self._kinds: dict[Kind, list[int]] = {}
+        self._kind_of: dict[int, Kind] = {}
         self._written: list[Tensor] = []
-        self._gradients: list[tuple[Tensor, Tensor]] = []
-        self._tiled: object = None
-        self._tiles: list[Tensor] = []
-        self._captured = False
+        self._gradients: list[Tensor] = []
+        self._copies: list[tuple[Tensor, Tensor]] = []
+        self._work: dict[frozenset[int], Work] = {}
+        self._work_of: tuple[object, ...] = ()  # the shapes, kinds and tables for which that was prepared
+        self._last: LastStep | None = None
+        self._fresh = False  # whether the last step has made a momentum buffer
+        self._captured = False  # whether any step was
 
-    @property
-    def pointers(self) -> Tensor:
-        return self._pointers.table[: 3 * len(self.rows)].view(-1, 3)
+    def again(self, param_groups: Sequence[dict[str, Any]], state: State) -> bool:
+        """In place of `refresh`: bring the tables up to date if nothing but addresses and hyper-parameters differs from
+        the last step that was kept by `remember`. Otherwise return False, and do nothing."""
+        last, self._last = self._last, None
+        found = None if last is None or capturing(self.device) else last.again(param_groups, state)
+        if found is None:
+            return False
+        pointers, self._written, self._gradients = found
+        with current(self.device):
+            self._pointers.write(pointers, False)
+            self._write_hyper()
+        self._last = last
+        return True
 
-    @property
-    def meta(self) -> Tensor:
-        return self._meta.table[: 3 * len(self.rows)].view(-1, 3)
-
-    @property
-    def hyper(self) -> Tensor:
-        return self._hyper.table[: self._hyper.size].view(torch.float32).view(-1, 2)
+    def remember(self, groups: Sequence[KernelGroup], state: State) -> None:
+        """Keep what the last `refresh` was given, for `again`. groups: those, if they are all of the optimizer's."""
+        if not self._captured and not self._copies and not self._fresh:
+            self._last = LastStep(groups, self.rows, state)
 
     def refresh(self, groups: Sequence[KernelGroup], state: State) -> None:
         """Bring the tables up to date with the parameter groups. New momentum buffers are put into `state`.
@@ -69,19 +93,18 @@ class Descent:
         Raises:
             RuntimeError: a CUDA graph is being captured, and there was no step like this one before.
         """
-        from ..kernels.device import current
-        from ..kernels.step import Kind
-
         rows: dict[int, int] = {}
         pointers: list[int] = []
         meta: list[int] = []
         slot = 0
-        self._shapes, self._kinds, self._written, self._gradients = [], {}, [], []
+        self._shapes, self._kinds, self._written, self._gradients, self._copies = [], {}, [], [], []
+        self._last, self._fresh = None, False
+        self._groups = [(group, slices) for group, slices, _ in groups]
         for group, slices, stepped in groups:
             momentum = group["momentum"]
             # floats, because Triton compiles a kernel anew for an int, and once more for the int 1
             options = (float(momentum), float(group["dampening"]), group["nesterov"], group["maximize"])
-            of_dtype = {dtype: self._kinds.setdefault(Kind(dtype, *options), []) for dtype in NARROW}
+            of_dtype = {dtype: self._kinds.setdefault(self._kernels.Kind(dtype, *options), []) for dtype in NARROW}
             for param, grad, buffer in stepped:
                 if grad is None and (id(param) not in self.rows or param.dtype not in NARROW):
                     continue
@@ -89,10 +112,13 @@ class Descent:
                 if grad is not None:
                     seen = grad if same_layout(grad, param) else laid_out(grad, param)
                     gradient = seen.data_ptr()
-                    self._gradients.append((grad, seen))
+                    self._gradients.append(grad)
+                    if seen is not grad:
+                        self._copies.append((grad, seen))
                     self._written.append(param)
                     if momentum != 0:
                         fresh = buffer is None
+                        self._fresh |= fresh
                         buffer = self._buffer(param, buffer, state)
                         momenta = buffer.data_ptr()
                         self._written.append(buffer)
@@ -103,12 +129,17 @@ class Descent:
                 pointers += (param.data_ptr(), gradient, momenta)
                 meta += (numel, slot, fresh)
             slot += slices
-        self.rows = rows
+        self.rows, self._kind_of = rows, {row: kind for kind, own in self._kinds.items() for row in own}
         with current(self.device):
             self._captured |= capturing(self.device)
-            self._pointers.write(pointers, self._captured)
-            self._meta.write(meta, self._captured)
-            self._write_hyper(groups)
+            if self._pointers.write(pointers, self._captured):
+                self.pointers = self._pointers.table[: len(pointers)].view(-1, 3)
+            if self._meta.write(meta, self._captured):
+                self.meta = self._meta.table[: len(meta)].view(-1, 3)
+            self._write_hyper()
+        work_of = (self._shapes, self._kinds, rows, id(self.pointers), id(self.meta), id(self.hyper))
+        if work_of != self._work_of:
+            self._work, self._work_of = {}, work_of
 
     def launch(
         self, *, grad_scale: Tensor | None = None, found_inf: Tensor | None = None, besides: Set[int] = frozenset()
@@ -121,35 +152,40 @@ class Descent:
             besides: parameters that another kernel updates in this step. Their autograd versions too are counted up
                 here.
         """
-        from ..kernels.device import current, to_device
-        from ..kernels.step import sgd_, tiles_of
-
-        others = {self.rows[i] for i in besides if i in self.rows}
-        listed = [[row for row in rows if row not in others] for rows in self._kinds.values()]
-        if self._tiled != (self._shapes, listed):
-            if capturing(self.device):
-                raise RuntimeError(UNPREPARED)
-            self._tiles = [to_device(tiles_of(self._shapes, rows), self.device) for rows in listed]
-            self._tiled = (self._shapes, listed)
-        given = (grad_scale, found_inf)
-        flags = [x if x is None else x.to(self.device, torch.float32, non_blocking=True) for x in given]
+        tiles, step, tape = self._work_besides(frozenset(besides))
         with current(self.device):
-            for kind, tiles in zip(self._kinds, self._tiles, strict=True):
-                sgd_(self._pointers.table, self._meta.table, tiles, self.hyper, kind, *flags)
+            if grad_scale is None and found_inf is None:
+                tape(step)
+            else:  # they are elsewhere at every step, which a tape cannot follow
+                given = (grad_scale, found_inf)
+                step(*(x if x is None else x.to(self.device, torch.float32, non_blocking=True) for x in given))
         if grad_scale is not None:
-            for grad, seen in self._gradients:
-                if seen is not grad:
-                    grad.copy_(seen)
-            self._written += [grad for grad, _ in self._gradients]
+            for grad, seen in self._copies:
+                grad.copy_(seen)
+            self._written = self._written + self._gradients
         torch.autograd.graph.increment_version(self._written)
-        self._written, self._gradients = [], []  # otherwise gradients would outlive `zero_grad`
-        if capturing(self.device):
+        self._written, self._gradients, self._copies = [], [], []  # otherwise gradients would outlive `zero_grad`
+        if self._captured and capturing(self.device):
             tables = [table.table for table in (self._pointers, self._meta, self._hyper)]
-            _kept.append([*tables, *self._tiles])
+            _kept.append([*tables, *tiles])
 
     def kind_of(self, rows: Sequence[int]) -> Kind | None:
         """The `Kind` (dtype and options) that all `rows` of the tables share; None if they do not share one."""
-        return next((kind for kind, own in self._kinds.items() if set(rows) <= set(own)), None)
+        kinds = [self._kind_of.get(row) for row in rows]
+        return kinds[0] if kinds and all(kind is kinds[0] for kind in kinds) else None
+
+    def _work_besides(self, besides: frozenset[int]) -> Work:
+        """The launches for all parameters but those in `besides`: some steps have a tracker's, and others do not."""
+        if besides not in self._work:
+            if capturing(self.device):
+                raise RuntimeError(UNPREPARED)
+            others = {self.rows[i] for i in besides if i in self.rows}
+            listed = [[row for row in rows if row not in others] for rows in self._kinds.values()]
+            tiles = [to_device(self._kernels.tiles_of(self._shapes, rows), self.device) for rows in listed]
+            work = list(zip(self._kinds, tiles, strict=True))
+            tables = (self._pointers.table, self._meta.table, self.hyper)
+            self._work[besides] = Work(tiles, partial(_step, self._kernels.sgd_, *tables, work), self._new_tape())
+        return self._work[besides]
 
     def _buffer(self, param: Tensor, buffer: Tensor | None, state: State) -> Tensor:
         """A parameter's momentum buffer in the parameter's memory layout. A new buffer is uninitialised."""
@@ -161,47 +197,49 @@ class Descent:
         state[param]["momentum_buffer"] = own
         return own
 
-    def _write_hyper(self, groups: Sequence[KernelGroup]) -> None:
+    def _write_hyper(self) -> None:
         """Write `hyper`: numbers by launches, if they have changed, and tensors on the device by copies there."""
         numbers: list[list[float]] = [[], []]
         copies = []
-        for group, slices, _ in groups:
+        for group, slices in self._groups:
             for column, name in enumerate(("lr", "weight_decay")):
                 value = group[name]
                 if isinstance(value, Tensor) and value.device.type == self.device.type:
                     start = len(numbers[column])
                     copies.append((slice(start, start + slices), column, value.detach().reshape(-1)))
-                    value = 0.0
+                    value = math.nan  # equal to no number that may stand there later
                 # reading a tensor on the host does not wait for the device
                 values = value.flatten().tolist() if isinstance(value, Tensor) else [float(value)]
                 numbers[column] += values * slices if len(values) == 1 else values
-        flat = [number for pair in zip(*numbers, strict=True) for number in pair]
-        words = torch.tensor(flat, dtype=torch.float32, device="cpu").view(torch.int64)
-        self._hyper.write(words.tolist(), self._captured)
-        hyper = self.hyper
+        flat = array("f", [number for pair in zip(*numbers, strict=True) for number in pair])
+        words = memoryview(flat).cast("B").cast("q").tolist()
+        if self._hyper.write(words, self._captured):
+            self.hyper = self._hyper.table[: len(words)].view(torch.float32).view(-1, 2)
         for slots, column, value in copies:
-            hyper[slots, column].copy_(value, non_blocking=True)
+            self.hyper[slots, column].copy_(value, non_blocking=True)
 
 
-class Descents:
-    """The `Descent` of one optimizer on each device that the kernels serve."""
+class Work(NamedTuple):
+    """The launches of a step."""
 
-    def __init__(self) -> None:
-        self._of: dict[torch.device, Descent | None] = {}
+    tiles: list[Tensor]
+    """Lists of work on the device, one for each `Kind`."""
+    step: Callable[..., None]
+    """Launches all of it, given a `grad_scale` and a `found_inf` or neither."""
+    tape: Tape
 
-    def serving(self, group: dict[str, Any], slices: int, state: State) -> tuple[Descent, KernelGroup] | None:
-        """The `Descent` that steps a parameter group, and the group in the form it takes; None where PyTorch's own
-        forms of SGD have to step it. `slices`: see `KernelGroup`."""
-        params = group["params"]
-        if torch.compiler.is_compiling() or not params:
-            return None
-        # a group without any gradient keeps its rows of the tables, which then stay as they are
-        device = next((param.device for param in params if param.grad is not None), params[0].device)
-        if device not in self._of:
-            self._of[device] = Descent(device) if backend.kernels_serve(device) else None
-        descent = self._of[device]
-        served = None if descent is None else kernel_group(group, slices, state, device)
-        return None if descent is None or served is None else (descent, served)
+
+def _step(
+    sgd_: Callable[..., None],
+    pointers: Tensor,
+    meta: Tensor,
+    hyper: Tensor,
+    work: list[tuple[Kind, Tensor]],
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+) -> None:
+    for kind, tiles in work:
+        sgd_(pointers, meta, tiles, hyper, kind, grad_scale, found_inf)
 
 
 _kept: list[list[Tensor]] = []

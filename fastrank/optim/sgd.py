@@ -1,7 +1,7 @@
 """`fastrank.SGD`: `torch.optim.SGD` that also steps stacks of models, and handles overflow under AMP correctly."""
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeGuard
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -9,8 +9,10 @@ from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 from torch.optim.sgd import sgd
 
 from ..reference import stacked_sgd_
-from .descent import Descent, Descents
+from .descent import Descent
+from .descents import Descents
 from .kernel_groups import KernelGroup
+from .stacked_values import is_stack, stacked_values, with_values
 
 
 class Companion(Protocol):
@@ -82,9 +84,9 @@ class SGD(torch.optim.SGD):
         fused: bool | None = None,
     ) -> None:
         given = {"lr": lr, "weight_decay": weight_decay}
-        stacked = {name: value for name, value in given.items() if _is_stack(value, name)}
+        stacked = {name: value for name, value in given.items() if is_stack(value, name)}
         super().__init__(
-            _with_values(params, stacked),
+            with_values(params, stacked),
             # PyTorch's constructor takes no stacked values, but the groups have them already
             lr=0.0 if "lr" in stacked else lr,
             momentum=momentum,
@@ -113,7 +115,7 @@ class SGD(torch.optim.SGD):
         """
         super().add_param_group(param_group)
         group = self.param_groups.pop()  # put back once it has been checked
-        for name in _stacked_values(group):
+        for name in stacked_values(group):
             for index, value in enumerate(group[name].tolist()):
                 if value < 0:
                     raise ValueError(f"{name} must not be negative: it is {value} for slice {index}")
@@ -137,20 +139,24 @@ class SGD(torch.optim.SGD):
                 loss = closure()
         found_inf: Tensor | None = getattr(self, "found_inf", None)  # both are set by GradScaler
         grad_scale: Tensor | None = getattr(self, "grad_scale", None)
+        ready = self._descents.again(self.param_groups, self.state)
         if found_inf is not None:
-            if self._starts_momentum() and found_inf.item():
+            if ready is None and self._starts_momentum() and found_inf.item():
                 return loss
             found_inf = found_inf.clamp(max=1)  # a sum over devices, which PyTorch's kernels compare with 1
-        groups: dict[Descent, list[KernelGroup]] = {}
-        for group in self.param_groups:
-            stacked = _stacked_values(group)
+        groups: dict[Descent, list[KernelGroup]] = {} if ready is None else {ready: []}
+        for group in self.param_groups if ready is None else ():
+            stacked = stacked_values(group)
             served = self._descents.serving(group, len(group[stacked[0]]) if stacked else 1, self.state)
             if served is None:
                 self._step_group(group, stacked, grad_scale, found_inf)
             else:
                 groups.setdefault(served[0], []).append(served[1])
         for descent, own in groups.items():
-            descent.refresh(own, self.state)
+            if descent is not ready:
+                descent.refresh(own, self.state)
+                if len(own) == len(self.param_groups):
+                    descent.remember(own, self.state)
             fused = self.companion.fuse(descent, grad_scale, found_inf) if self.companion is not None else set()
             descent.launch(grad_scale=grad_scale, found_inf=found_inf, besides=fused)
         return loss
@@ -221,39 +227,3 @@ def _update_fused(
         sgd([params[i] for i in chosen], [grads[i] for i in chosen], part, fused=True, **options)
         for i, buffer in zip(chosen, part, strict=True):
             buffers[i] = buffer
-
-
-def _is_stack(value: object, name: str) -> TypeGuard[Tensor]:
-    """Whether `value` is a tensor with one value a slice. To PyTorch, a 1-element `lr` is a number."""
-    return isinstance(value, Tensor) and (value.numel() != 1 if name == "lr" else value.ndim > 0)
-
-
-def _stacked_values(group: dict[str, Any]) -> list[str]:
-    """Which of `lr` and `weight_decay` are stacked; ValueError where one does not fit a parameter."""
-    stacked = [name for name in ("lr", "weight_decay") if _is_stack(group[name], name)]
-    for name in stacked:
-        shape = group[name].shape
-        for index, param in enumerate(group["params"]):
-            if len(shape) != 1 or param.shape[:1] != shape:
-                label = repr(group["param_names"][index]) if "param_names" in group else str(index)
-                number = "1-element" if name == "lr" else "0-d"
-                raise ValueError(
-                    f"Tensor {name} must be {number}, or of shape (E,) in a group "
-                    f"whose parameters all have E as leading axis: {name} has shape {tuple(shape)}, "
-                    f"parameter {label} has shape {tuple(param.shape)}"
-                )
-    return stacked
-
-
-def _with_values(params: ParamsT, values: dict[str, Tensor]) -> ParamsT:
-    """`params` as parameter groups that have `values`, except where they have their own."""
-    if not values or isinstance(params, Tensor):
-        return params
-    groups: list[Any] = list(params)
-    if groups and not isinstance(groups[0], dict):
-        groups = [{"params": groups}]
-    for group in groups:
-        if isinstance(group, dict):
-            for name, value in values.items():
-                group.setdefault(name, value)
-    return groups

@@ -5,6 +5,7 @@ effective   the weight that a parametrized, pruned or normed layer uses
 layers      as which matrices a layer sees its weight
 coverage    which weights are wanted
 readable    of which tensors a rank can be counted
+kept        whether a model has kept its weights since they were last read
 tracked     all of that together: `TrackedWeights`
 source      a matrix with its parameter, as the rest of the library takes it
 """

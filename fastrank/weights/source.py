@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 from torch import Tensor
 
 
-class Source(NamedTuple):
-    """A tracked matrix and its parameter, of which the matrix is a view or, where strides allow none, a copy.
-
-    The matrix of an effective weight is a copy, too: its parameter is the first of those that it is made from.
-    """
-
+class _Fields(NamedTuple):
     matrix: Tensor
     parameter: Tensor
     frozen: bool = False
     """Whether the parameter is not trained, and the matrix depends on nothing else."""
 
-    @property
+
+class Source(_Fields):
+    """A tracked matrix and its parameter, of which the matrix is a view or, where strides allow none, a copy.
+
+    The matrix of an effective weight is a copy, too: its parameter is the first of those that it is made from. What is
+    asked of a source again and again is found out once: a parameter that has other memory gets another source.
+    """
+
+    @cached_property
     def offset(self) -> int | None:
         """Where the matrix starts in the parameter, in elements; None if it is a copy, with memory of its own."""
         shared = self.matrix.untyped_storage().data_ptr() == self.parameter.untyped_storage().data_ptr()
         return int(self.matrix.storage_offset() - self.parameter.storage_offset()) if shared else None
 
-    @property
+    @cached_property
     def layout(self) -> tuple[object, ...]:
         """All that the launches' tables depend on, except for the address."""
         return (self.matrix.shape, self.matrix.stride(), self.matrix.dtype, self.offset)

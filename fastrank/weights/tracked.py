@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .coverage import Choice, Coverage, CoverageTable, type_name
 from .effective import child_of
+from .kept import Kept
 from .layers import Split, matrices_of
 from .places import Place, clean_name, list_places
 from .readable import is_quantised, is_uninitialised, reason_without_matrix, refuse_model, refuse_unreadable
 from .source import Source
+
+
+class Reading(NamedTuple):
+    """The matrices of a weight as they are now."""
+
+    sources: list[Source]
+    parameter: Tensor | None
+    """The parameter of which all are views, so that they stay what they are as long as it does; None: read again."""
 
 
 @dataclass
@@ -23,10 +33,8 @@ class TrackedWeight:
     place: Place
     split: Split | None
     matrices: tuple[str, ...]
-    _layout: object = None
-    _views: tuple[Tensor, ...] = ()
 
-    def read(self) -> list[Source]:
+    def read(self) -> Reading:
         """Its matrices as they are now.
 
         Raises:
@@ -39,18 +47,10 @@ class TrackedWeight:
             raise
         if weight is None:
             raise _gone(self.name)
-        tensor = weight.tensor
-        plain = not weight.is_made and type(tensor) is Tensor
-        layout = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype) if plain else None
-        if layout is not None and layout == self._layout:
-            views = self._views
-        else:
-            views = self._cut(tensor)
-            # They keep their memory alive, so that no other weight can get its address as long as `_layout` has it.
-            shared = plain and all(Source(view, weight.parameter).offset is not None for view in views)
-            self._layout, self._views = (layout, views) if shared else (None, ())
         frozen = not weight.is_made and not weight.parameter.requires_grad
-        return [Source(view, weight.parameter, frozen) for view in views]
+        sources = [Source(view, weight.parameter, frozen) for view in self._cut(weight.tensor)]
+        viewed = not weight.is_made and type(weight.tensor) is Tensor and all(s.offset is not None for s in sources)
+        return Reading(sources, weight.parameter if viewed else None)
 
     def _cut(self, tensor: Tensor) -> tuple[Tensor, ...]:
         try:
@@ -79,6 +79,7 @@ class TrackedWeights:
     Attributes:
         coverage: a row for each weight of the model.
         names: of the matrices, in the order of `sources`.
+        shapes: of the matrices that `sources` has returned last.
     """
 
     def __init__(self, model: nn.Module, choice: Choice) -> None:
@@ -119,16 +120,33 @@ class TrackedWeights:
             raise ValueError(f"nothing to track: no parameter of the model matches\n{self.coverage}")
         self.names = tuple(name for weight in self._tracked for name in weight.matrices)
         self._links = self._all_links()
+        self._kept: Kept | None = None
+        self._known: list[Reading | None] = []  # None: this weight has to be read every time
+        self._sources: list[Source] = []  # all of them, if every weight is known
+        self.shapes: tuple[tuple[int, int], ...] = ()
 
     def sources(self) -> list[Source]:
-        """Every tracked matrix as it is now, with its parameter.
+        """Every tracked matrix as it is now, with its parameter: the same list as long as nothing has changed.
 
         Raises:
             RuntimeError: as in `TrackedWeight.read`.
         """
-        if not all(child_of(parent, name) is child for parent, name, child in self._links):
-            self._find_again()
-        return [source for weight in self._tracked for source in weight.read()]
+        if self._kept is not None and self._kept.hold():
+            if self._sources:
+                return self._sources
+            readings = [known or weight.read() for known, weight in zip(self._known, self._tracked, strict=True)]
+        else:
+            self._kept = None
+            if not all(child_of(parent, name) is child for parent, name, child in self._links):
+                self._find_again()
+            readings = [weight.read() for weight in self._tracked]
+            self._known = [reading if reading.parameter is not None else None for reading in readings]
+            parameters = [reading.parameter for reading in readings]
+            self._kept = Kept(self._links, [weight.place for weight in self._tracked], parameters)
+        sources = [source for reading in readings for source in reading.sources]
+        self._sources = sources if all(self._known) else []
+        self.shapes = tuple((source.matrix.shape[0], source.matrix.shape[1]) for source in sources)
+        return sources
 
     def _find_again(self) -> None:
         """Looks up the weights by their names, after a module of the model was replaced."""
@@ -139,7 +157,7 @@ class TrackedWeights:
             same = [p for p in named if p.key == weight.place.key] or [p for p in named if p.name == weight.place.name]
             if not same and len({p.key for p in named}) != 1:
                 raise _gone(weight.name)
-            self._tracked[i] = replace(weight, place=(same or named)[0], _layout=None, _views=())
+            self._tracked[i] = replace(weight, place=(same or named)[0])
         self._links = self._all_links()
 
     def _all_links(self) -> list[tuple[nn.Module, str, nn.Module]]:

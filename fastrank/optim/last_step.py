@@ -1,0 +1,86 @@
+"""LastStep: whether a step finds what the last one found, so that all tables of the kernels stay as they are, except
+for addresses and hyper-parameters.
+
+To look at one thing after another would take longer than all the rest of a step. So this is done with few calls of
+Python a parameter: lists are compared by identity, and `guard` looks at the tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import is_
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..guard import guard
+from .kernel_groups import KernelGroup, State
+
+OPTIONS = ("momentum", "dampening", "nesterov", "maximize", "foreach", "differentiable")
+"""What the kernels' work depends on besides `lr` and `weight_decay`, whose values are read at every step."""
+
+
+class Found(NamedTuple):
+    """Tensors and addresses of a step that differs from the last one in nothing else."""
+
+    pointers: list[int]
+    """The values of the table, see `fastrank.kernels.step.descent`."""
+    written: list[Tensor]
+    """Parameters that have gradients, and momentum buffers."""
+    gradients: list[Tensor]
+
+
+class LastStep:
+    """What a step has found in an optimizer. It keeps parameters alive, but no gradient.
+
+    Args:
+        groups: all parameter groups of the optimizer. Gradients have their parameters' layout.
+        rows: row in the tables of each parameter that has one, by `id`.
+        state: the optimizer's, with a momentum buffer in its parameter's layout where the step has used one.
+    """
+
+    def __init__(self, groups: Sequence[KernelGroup], rows: Mapping[int, int], state: State) -> None:
+        self._groups = [
+            (group, list(group["params"]), [group[name] for name in OPTIONS], _forms(group)) for group, _, _ in groups
+        ]
+        every = [(group["momentum"] != 0, param, grad) for group, _, own in groups for param, grad, _ in own]
+        self._idle = [param for _, param, grad in every if grad is None]
+        self._stepped = [param for _, param, grad in every if grad is not None]
+        self._moving = [param for moves, param, grad in every if moves and grad is not None]
+        self._rowed = [param for _, param, _ in every if id(param) in rows]
+        self._places = [
+            3 * rows[id(param)] + column
+            for column, params in enumerate((self._rowed, self._stepped, self._moving))
+            for param in params
+        ]
+        gradients = [grad for _, _, grad in every if grad is not None]
+        buffers = [state[param]["momentum_buffer"] for param in self._moving]
+        self._alike = guard([*self._rowed, *gradients, *buffers])
+
+    def again(self, param_groups: Sequence[dict[str, Any]], state: State) -> Found | None:
+        """What the coming step will find; None where more may differ than addresses and hyper-parameters."""
+        if len(param_groups) != len(self._groups):
+            return None
+        for group, (before, params, options, forms) in zip(param_groups, self._groups, strict=True):
+            own = group["params"]
+            if group is not before or len(own) != len(params) or not all(map(is_, own, params)):
+                return None
+            if not all(map(is_, [group[name] for name in OPTIONS], options)) or _forms(group) != forms:
+                return None
+        if any(param.grad is not None for param in self._idle):
+            return None
+        gradients: list[Any] = [param.grad for param in self._stepped]
+        buffers: list[Any] = [state.get(param, {}).get("momentum_buffer") for param in self._moving]
+        tensors: list[Tensor] = [*self._rowed, *gradients, *buffers]
+        if not self._alike(tensors):
+            return None
+        pointers = [0] * (3 * len(self._rowed))
+        for place, tensor in zip(self._places, tensors, strict=True):
+            pointers[place] = tensor.data_ptr()
+        return Found(pointers, self._stepped + buffers, gradients)
+
+
+def _forms(group: dict[str, Any]) -> list[object]:
+    """How many slices the learning rate and the weight decay tell of, and whether the kernels may read them."""
+    values = (group["lr"], group["weight_decay"])
+    return [(x.shape, x.requires_grad) if isinstance(x, Tensor) else None for x in values]
