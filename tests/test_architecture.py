@@ -11,83 +11,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from rooms import KERNELS_FOR, ROOMS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"fastrank": "fastrank", "kernels": "fastrank.kernels", "experiments": "fastrank.experiments"}
 """Folders at the top of the tree, and the names under which they are installed."""
 
-ROOMS = {
-    "fastrank": {
-        "arguments": [],
-        "backend": [],
-        "device": [],
-        "files": [],
-        "metrics": [],
-        "device_table": ["device"],
-        "reference": ["metrics"],
-        "testing": ["metrics", "reference"],
-        "counting": ["device", "metrics", "reference"],
-        "linalg": ["arguments", "backend", "counting", "device", "device_table", "metrics", "reference"],
-        "optim": ["backend", "device", "device_table", "reference"],
-        "history": ["device", "files", "metrics"],
-        "weights": ["device"],
-        "measuring": ["backend", "counting", "device", "device_table", "metrics", "optim", "reference", "weights"],
-        "tracking": ["arguments", "backend", "device", "history", "measuring", "metrics", "optim", "weights"],
-        "__init__": ["history", "linalg", "metrics", "optim", "tracking"],
-    },
-    "kernels": {
-        "limits": [],
-        "device": [],
-        "variant": [],
-        "compile": ["device", "variant"],
-        "pointers": ["variant"],
-        "count": ["device", "limits", "variant"],
-        "sketch": ["count", "device", "limits", "variant"],
-        "step": ["count", "device", "limits", "sketch", "variant"],
-        "lowrank": ["count", "device", "limits", "sketch", "variant"],
-        "__init__": [],
-    },
-    "experiments": {
-        "errors": [],
-        "files": [],
-        "terminal": [],
-        "provenance": [],
-        "theory": ["errors"],
-        "data": ["errors", "terminal"],
-        "networks": ["errors"],
-        "trial": ["data"],
-        "records": ["errors"],
-        "training": ["data", "errors", "files", "networks", "records", "trial"],
-        "engines": ["errors", "records", "training"],
-        "reports": ["errors", "files", "records", "theory", "trial"],
-        "sinks": ["errors", "records", "reports", "training", "trial"],
-        "sweeps": [
-            *("data", "engines", "errors", "files", "networks", "provenance", "records", "sinks", "terminal"),
-            *("training", "trial"),
-        ],
-        "checkpoints": ["errors"],
-        "analyze": ["checkpoints", "errors", "files", "sweeps", "terminal"],
-        "doctor": ["provenance", "terminal"],
-        "commands": ["analyze", "data", "doctor", "reports", "sweeps"],
-        "cli": ["commands", "errors"],
-        "__init__": [],
-    },
-}
-"""The rooms of each package, files and folders, from the ground up, and which others each may use."""
-
-KERNELS_FOR = {
-    "device_table": ["pointers"],
-    "counting": ["count"],
-    "linalg": ["limits", "lowrank", "sketch"],
-    "optim": ["device", "limits", "step"],
-    "measuring": ["compile", "count", "device", "limits", "sketch", "step", "variant"],
-    "tracking": ["count", "limits", "pointers", "sketch", "step", "variant"],
-}
-"""Which rooms of the library launch which kernels."""
-
 STANDARD = set(sys.stdlib_module_names)
 CORE = STANDARD | {"torch", "numpy"}
 OPTIONAL = {"pyarrow", "pandas", "cupy", "triton"}  # imported inside functions, where a user asks for what they serve
+WITHOUT_TRITON = {"fastrank.kernels.device", "fastrank.kernels.limits"}
 BENEATH = {"fastrank.backend", "fastrank.files", "fastrank.testing"}  # what is not public, but open to experiments
 
 
@@ -211,8 +144,14 @@ def test_the_library_imports_torch_and_numpy_only(path):
     assert {used.source.partition(".")[0] for used in foreign if used.at_import} <= CORE
     assert {used.source.partition(".")[0] for used in foreign} <= CORE | OPTIONAL
     kernels = [used for used in imports(path) if package_of(used.source) == "kernels"]
-    assert {used.source for used in kernels if used.at_import} <= {"fastrank.kernels.limits"}, "that imports Triton"
+    assert {used.source for used in kernels if used.at_import} <= WITHOUT_TRITON, "that imports Triton"
     assert not [used for used in imports(path) if package_of(used.source) == "experiments"]
+
+
+@pytest.mark.parametrize("name", sorted(WITHOUT_TRITON))
+def test_kernels_say_what_they_are_made_for_without_triton(name):
+    found = imports(ROOT / f"{name.removeprefix('fastrank.').replace('.', '/')}.py")
+    assert {used.source.partition(".")[0] for used in found} <= CORE
 
 
 @pytest.mark.parametrize("path", files("kernels"), ids=lambda p: str(p.relative_to(ROOT)))
@@ -231,9 +170,8 @@ def test_experiments_and_benchmarks_use_the_public_interface(path):
     for used in imports(path):
         if path.is_relative_to(ROOT / "bench") and used.source.startswith(open_to_bench):
             continue
-        if package_of(used.source) in ("fastrank", "kernels"):
-            named = f"{used.source}.{used.name}" if used.source == "fastrank" and used.name else used.source
-            assert named in public, f"{named} is not public"
+        named = f"{used.source}.{used.name}" if used.source == "fastrank" and used.name else used.source
+        assert package_of(used.source) not in ("fastrank", "kernels") or named in public, f"{named} is not public"
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "fastrank":
             assert f"fastrank.{node.attr}" in public | {"fastrank.__file__"}, f"fastrank.{node.attr} is not public"

@@ -32,7 +32,9 @@ def functions(file: str) -> dict[str, ast.FunctionDef]:
 
 
 def called(function: ast.FunctionDef) -> set[str]:
-    calls = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
+    """What a function calls, or gives to another one to call."""
+    found = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
+    calls = [call for node in found for call in (node.func, *node.args)]
     return {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
 
 

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ..device import capturing
+from ..streams import OwnStream
 from . import ring
 from .alarm import Alarm
 from .block import Block, Shapes, join_small
@@ -49,6 +50,7 @@ class History:
         rows_per_part: number of rows in memory at which a part is complete.
         overwrite: whether the first step removes parts of an earlier run that no loaded state counts on.
         flush_every: seconds after which rows are written, even if they do not make a part.
+        stream: where rows are measured and appended (default: the current one).
 
     Raises:
         HistoryError: another tracker writes to the folder.
@@ -63,12 +65,13 @@ class History:
         rows_per_part: int,
         overwrite: bool = False,
         flush_every: float = 60.0,
+        stream: OwnStream | None = None,
     ) -> None:
         self.layout = layout
         self._parts = Parts(directory.expanduser(), overwrite) if directory is not None else None
         self._rows_per_part = rows_per_part
         self._device = device
-        self._ring = Ring(len(layout.names), len(layout.columns), device, ring.CAPACITY)
+        self._ring = Ring(len(layout.names), len(layout.columns), device, ring.CAPACITY, stream)
         self._pending: list[Block] = []  # rows that are in no complete part
         self._previous: Block | None = None  # the last row before those
         self._full = False  # whether those make a part
@@ -121,7 +124,7 @@ class History:
         """
         with self._lock:
             try:
-                self._drain()
+                self._keep(self._ring.drain)
             finally:
                 if self._parts is not None and (claim or self._parts.free):
                     self._write(complete=True)
@@ -148,13 +151,13 @@ class History:
     def last(self) -> Block | None:
         """The rows of the last step, as a block of one step; None before the first step."""
         with self._lock:
-            self._drain()
+            self._keep(self._ring.drain)
             return self._last()
 
     def to_arrow(self) -> pa.Table:
         """All rows, from the parts and from memory."""
         with self._lock:
-            self._drain()
+            self._keep(self._ring.drain)
             recent = self.table(self._pending)
             if self._parts is None or not self._parts.count:
                 return recent
@@ -168,7 +171,7 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         """The number of parts, the rows that are in none yet, and those of the last step, for `load_state_dict`."""
         with self._lock:
-            self._drain()
+            self._keep(self._ring.drain)
             last, parts = self._last(), self._parts.count if self._parts is not None else 0
             blocks = [asdict(block) for block in self._pending]
             return {"parts": parts, "blocks": blocks, "last": [asdict(last)] if last is not None else []}
@@ -211,7 +214,7 @@ class History:
                 if self._device.type == "cuda":
                     self._late = self._ring.overdue = True
                 else:
-                    self._drain()
+                    self._keep(self._ring.drain)
                 if self._parts is not None and self._parts.free and not self._safe:
                     self._write(complete=False)
             except (OSError, HistoryError) as error:
@@ -226,9 +229,6 @@ class History:
                 self.close()
         except Exception as error:  # whatever is left of the process at its end
             self._warn(f"not written ({error}); its rows are lost", 1)
-
-    def _drain(self) -> None:
-        self._keep(self._ring.drain)
 
     def _keep(self, move: Callable[[list[Block]], None]) -> None:
         """Have blocks moved from the ring to those that are pending."""

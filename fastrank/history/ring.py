@@ -15,14 +15,20 @@ change in statements without a call, so that what was recorded before Ctrl-C can
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .. import backend
 from ..device import capturing, mark, to_host
+from ..kernels.device import current
+from ..streams import OwnStream
 from .block import Block, Shapes
 from .parquet import HistoryError
+
+if TYPE_CHECKING:
+    from ..kernels.launch import Tape
 
 CAPACITY = 256
 """Rows that the device holds before they are sent to the host as a block."""
@@ -35,6 +41,8 @@ class _Sent(NamedTuple):
     written: Tensor
     """(1,) int64: the number of rows in it, as the device counts."""
     block: Block
+    held: tuple[Tensor, ...] = ()
+    """What is copied and nobody else keeps: its memory must not be given away before the copy is complete."""
 
     def arrived(self) -> bool:
         """Whether the copy to the host is complete. Does not wait."""
@@ -44,14 +52,21 @@ class _Sent(NamedTuple):
 class Ring:
     """A buffer on `device` for `capacity` rows of `(matrices, columns)` values.
 
+    Args:
+        stream: where rows are appended, and for which the reader waits (default: the current one).
+
     Attributes:
         surplus: how many more rows the device has written than the host has counted, as found when blocks were last
             looked at. If it is not 0, neither the block where it was found nor any later one is handed out.
         overdue: set it to have a block sent when the next row or replay is counted, however few its rows.
     """
 
-    def __init__(self, matrices: int, columns: int, device: torch.device, capacity: int) -> None:
+    def __init__(
+        self, matrices: int, columns: int, device: torch.device, capacity: int, stream: OwnStream | None = None
+    ) -> None:
         self.surplus, self.overdue = 0, False
+        self._stream = stream or OwnStream(device)
+        self._launched: tuple[Tensor, Tensor, Tape] | None = None  # the last row's step and values, and their launch
         self._steps = torch.empty(capacity, dtype=torch.int64, device=device)
         self._values = torch.empty(capacity, matrices, columns, dtype=torch.float64, device=device)
         self._spectra: dict[int, Tensor] = {}
@@ -91,6 +106,7 @@ class Ring:
             self._reserve(shapes)
             self._write(step, values, counted=0)
             return False
+        self._stream.follow()
         changed = self._counted > 0 and shapes != self._shapes
         if changed or self._counted == len(self._steps):  # full: Ctrl-C came when the last block was to be sent
             self._send()
@@ -107,6 +123,7 @@ class Ring:
             ValueError: no graph has captured so many. RuntimeError: a graph is being captured.
         """
         self._refuse_capture()
+        self._stream.wait()
         if rows > self._longest:
             raise ValueError(f"steps: {rows} replayed, but no CUDA graph has captured more than {self._longest}")
         self._counted += rows
@@ -116,7 +133,7 @@ class Ring:
         """Move the blocks that have arrived on the host to the end of `kept`, in order. Does not wait."""
         self.surplus = 0
         while self._moving and self._moving[0].arrived():
-            _, written, block = self._moving[0]
+            _, written, block, _ = self._moving[0]
             self.surplus = int(written) - len(block.steps)
             if self.surplus:
                 break  # some of its rows are wrong; it stays here, so that every later call finds it too
@@ -128,6 +145,7 @@ class Ring:
     def drain(self, kept: list[Block]) -> None:
         """Move all rows that have not been collected yet to the end of `kept`, in order. Waits for the device."""
         self._refuse_capture()
+        self._stream.wait()
         self._captured = 0
         surplus = int(self._written) - self._counted
         if self._counted and not surplus:  # miscounted rows stay, because the count may yet be put right
@@ -149,16 +167,31 @@ class Ring:
 
     def clear(self) -> None:
         """Forget every row. CUDA graphs that have captured rows stay valid."""
+        self._stream.wait()
         self._restart([])
 
     def _write(self, step: Tensor, values: Tensor, counted: int) -> None:
         """Write a row and advance the device's counter, by operations that a CUDA graph repeats at every replay; and
         the host's counter by `counted`."""
-        place = self._written % len(self._steps)  # rows that the host did not count must not end up outside the buffer
-        self._steps.index_copy_(0, place, step.reshape(1))
-        self._values.index_copy_(0, place, values.to(self._values.dtype).unsqueeze(0))
+        if backend.kernels_serve(self._written.device):
+            self._launch(step, values.to(self._values.dtype).contiguous())
+        else:
+            place = self._written.clamp(max=len(self._steps) - 1)  # what the host did not count must not end up outside
+            self._steps.index_copy_(0, place, step.reshape(1))
+            self._values.index_copy_(0, place, values.to(self._values.dtype).unsqueeze(0))
         self._written += 1
         self._counted += counted
+
+    def _launch(self, step: Tensor, values: Tensor) -> None:
+        """The same by a kernel. The same tensors as in the last row make it the same launch."""
+        from ..kernels.record import record_
+
+        if self._launched is None or self._launched[0] is not step or self._launched[1] is not values:
+            from ..kernels.launch import Tape
+
+            self._launched = step, values, Tape()
+        with current(values.device):
+            self._launched[2](lambda: record_(self._steps, self._values, self._written, step, values))
 
     def _reserve(self, shapes: Shapes) -> None:
         """Check that one more captured row has room. All rows of a replay need room at the same time, because the host
@@ -195,7 +228,7 @@ class Ring:
             {i: to_host(sigma) for i, sigma in self._spectra.items()},
             self._shapes,
         )
-        sent = _Sent(mark(self._values.device), written, block)
+        sent = _Sent(mark(self._values.device), written, block, tuple(self._spectra.values()))
         self._restart([*self._moving, sent])
 
     def _restart(self, moving: list[_Sent]) -> None:

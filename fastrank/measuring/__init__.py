@@ -1,8 +1,9 @@
 """Measuring: what is measured of the tracked matrices after a step, and how.
 
 measurer            `Measurer`: those that are trained at each step, `frozen` ones when they change. It chooses one of
-                    three ways: by `sketch_measurer` (which stands on `bases`, `basis_groups` and `basis_size`), by
-                    `count_measurer` or by `stack_measurer`
+                    three ways: by `sketch_measurer` (which stands on `bases`, `basis_passes`, `basis_size` and `plan`),
+                    by `count_measurer` or by `stack_measurer`
+plan                what a measured step launches: one list
 copies              lasting memory for matrices that are no views of a parameter
 row                 the columns of the history, made from what was measured
 compilation         has the kernels compiled in the background, before they are launched

@@ -23,12 +23,13 @@ class Copies:
     def __init__(self) -> None:
         self._of: dict[int, Tensor] = {}  # copies by the index of the matrix
         self._captured: list[Tensor] = []
+        self._views: Sequence[Source] | None = None  # sources that are views, all of them
 
     @property
     def nbytes(self) -> int:
         return sum(copy.nbytes for copy in self._of.values())
 
-    def settle(self, sources: Sequence[Source], *, write: bool) -> list[Source]:
+    def settle(self, sources: Sequence[Source], *, write: bool) -> Sequence[Source]:
         """The same sources, with every copy moved into its lasting memory; views stay as they are.
 
         Memory is made for a matrix that is new, or has another shape, dtype or device, and receives its numbers.
@@ -40,6 +41,8 @@ class Copies:
         Raises:
             RuntimeError: a CUDA graph is being captured, and there is no memory for one of the copies yet.
         """
+        if sources is self._views:
+            return sources
         settled, before = list(sources), self._of
         self._of = {}
         for i, source in enumerate(sources):
@@ -57,4 +60,5 @@ class Copies:
             if in_capture:
                 self._captured.append(copy)  # the graph writes and reads it as long as it lives
             self._of[i], settled[i] = copy, source._replace(matrix=copy)
-        return settled
+        self._views = None if self._of else sources
+        return settled if self._of else sources

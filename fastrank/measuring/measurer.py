@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import backend
 from ..metrics import Tolerance
+from ..streams import OwnStream
 from ..weights import Source
 from .count_measurer import CountMeasurer
 from .frozen import FrozenRows
@@ -40,14 +41,21 @@ class Measurer:
         tolerances: of the ranks, at least one.
         spectrum: metrics of the whole spectrum that a row has columns for, any of `row.SPECTRUM`.
         device: where the values go. If all matrices are there too, the kernels may measure them.
+        stream: where the kernels run that read no weights. Values are to be read in its `current()`, before the next
+            step is measured.
     """
 
-    def __init__(self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device) -> None:
-        self._singular_values, self._device = "singular_values" in spectrum, device
-        self._trained = ChosenMeasurer(tolerances, spectrum, device)
-        self._at_rest = ChosenMeasurer(tolerances, spectrum, device)
+    def __init__(
+        self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device, stream: OwnStream
+    ) -> None:
+        self._singular_values, self._device, self._stream = "singular_values" in spectrum, device, stream
+        self._trained = ChosenMeasurer(tolerances, spectrum, device, stream)
+        self._at_rest = ChosenMeasurer(tolerances, spectrum, device, stream)
         self._frozen = FrozenRows(self._at_rest, device, sum(name in spectrum for name in SPECTRUM_METRICS))
+        self._seen: Sequence[Source] | None = None
+        self._which: tuple[list[int], Sequence[Source]] = ([], ())
         self._order: tuple[list[int], Tensor] | None = None
+        self._at_rest_values: Tensor | None = None
 
     @property
     def nbytes(self) -> int:
@@ -56,7 +64,7 @@ class Measurer:
 
     def prepare(self, sources: Sequence[Source] | None) -> None:
         """Announce that the coming step will be measured, so that it may `fuse`; None: it will not be measured."""
-        self._trained.prepare(sources if sources is None else [sources[i] for i in _trained(sources)])
+        self._trained.prepare(sources if sources is None else self._trained_of(sources)[1])
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
         """Step some parameters of `descent` in the pass that sketches them; return their `id`s. See `Bases.fuse`."""
@@ -77,23 +85,27 @@ class Measurer:
             Values `(matrices, columns)` FP64, see `row.columns`; and the singular values of all matrices, end to end,
             if the spectrum is due and `"singular_values"` is recorded (else None).
         """
-        trained = _trained(sources)
+        trained, of_trained = self._trained_of(sources)
         if len(trained) == len(sources):
-            values, sigma = self._trained.measure(sources, due, found_inf)
+            values, sigma = self._trained.measure(of_trained, due, found_inf)
         else:
             frozen = [i for i, source in enumerate(sources) if source.frozen]
             values, sigma = self._frozen.measure([sources[i] for i in frozen], due)
+            self._at_rest_values = values  # kept until the own stream, which reads them below, is joined
             sigma = {frozen[i]: x for i, x in sigma.items()}
             if trained:
-                own, more = self._trained.measure([sources[i] for i in trained], due, found_inf)
-                values = torch.cat([own, values])[self._places([*trained, *frozen])]
+                self._stream.join()
+                own, more = self._trained.measure(of_trained, due, found_inf)
+                places = self._places([*trained, *frozen])
+                with self._stream.current():
+                    values = torch.cat([own, values])[places]
                 sigma |= {trained[i]: x for i, x in more.items()}
         recorded = due and self._singular_values
         return values, torch.cat([sigma[i] for i in range(len(sources))]) if recorded else None
 
     def state(self, sources: Sequence[Source]) -> dict[str, Any]:
         """What `load` needs, for a checkpoint. Waits for the device. Frozen matrices have no state."""
-        trained = _trained(sources)
+        trained, _ = self._trained_of(sources)
         starts = {trained[i]: basis.cpu() for i, basis in self._trained.warm_starts().items() if i < len(trained)}
         return {"trained": trained, "starts": starts, "sketches": self._trained.state()}
 
@@ -103,10 +115,17 @@ class Measurer:
         Sketches use their own state alone, and only if the same matrices are trained; counts and stacks use the warm
         starts alone. After a change from one to the other, as from a CUDA device to a CPU, all begin anew.
         """
-        trained = _trained(sources)
+        trained, of_trained = self._trained_of(sources)
         starts = {place: state["starts"][i] for place, i in enumerate(trained) if i in state["starts"]}
         sketches = state["sketches"] if state["trained"] == trained else None
-        self._trained.load([sources[i] for i in trained], sketches, starts)
+        self._trained.load(of_trained, sketches, starts)
+
+    def _trained_of(self, sources: Sequence[Source]) -> tuple[list[int], Sequence[Source]]:
+        """The matrices that are not frozen: indices and sources; the same list for the same `sources`."""
+        if sources is not self._seen:
+            indices = [i for i, source in enumerate(sources) if not source.frozen]
+            self._seen, self._which = sources, (indices, [sources[i] for i in indices])
+        return self._which
 
     def _places(self, order: list[int]) -> Tensor:
         """Where each matrix stands in `order`, on the device."""
@@ -116,19 +135,17 @@ class Measurer:
         return self._order[1]
 
 
-def _trained(sources: Sequence[Source]) -> list[int]:
-    """Indices of the matrices that are not frozen."""
-    return [i for i, source in enumerate(sources) if not source.frozen]
-
-
 class ChosenMeasurer:
     """Measures matrices in the way that suits them; arguments and methods are as those of `Measurer`."""
 
-    def __init__(self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device) -> None:
+    def __init__(
+        self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device, stream: OwnStream
+    ) -> None:
         self._device = device
         self._stacks = StackMeasurer(tolerances, spectrum, device)
         self._counts = CountMeasurer(tolerances, spectrum, device)
-        self._sketches = SketchMeasurer(tolerances, spectrum, device)
+        self._sketches = SketchMeasurer(tolerances, spectrum, device, stream)
+        self._sketched: Sequence[Source] | None = None  # the last ones that sketches could measure
         self._without_sketch: StackMeasurer | CountMeasurer = self._stacks
         """Which of the two has measured last: its warm starts are the ones to save."""
 
@@ -172,7 +189,12 @@ class ChosenMeasurer:
 
     def _by_sketch(self, sources: Sequence[Source]) -> bool:
         """Whether sketches can measure the matrices: none is empty, or FP64, whose products are not exact in FP64."""
-        return self._by_kernels(sources) and all(s.matrix.dtype != torch.float64 and s.matrix.numel() for s in sources)
+        if sources is not self._sketched:
+            fit = all(s.matrix.dtype != torch.float64 and s.matrix.numel() for s in sources)
+            if not (fit and self._by_kernels(sources)):
+                return False
+            self._sketched = sources
+        return backend.kernels_serve(self._device)
 
     def _by_kernels(self, sources: Sequence[Source]) -> bool:
         """Whether the kernels serve the device, and all matrices are on it."""

@@ -90,11 +90,12 @@ def compile_ahead(sources: Sequence[Source], followed: Sequence[Followed], devic
 def needs_of(matrices: Sequence[Tensor], optimizers: Sequence[Optimizer], device: torch.device) -> Needs:
     """All kernel variants that measuring `matrices` after each step of `optimizers` may launch on `device`.
 
-    Urgent are the optimizer's step, the counts, and `POKE`, which writes tables. Later come, for each number of columns
+    Urgent are the optimizer's step, the counts, and what writes tables and rows. Later come, for each number of columns
     k that `basis_sizes` allows, the sketch and the step that is fused with it, then the other `_forms` of both steps.
     """
     from ..kernels.count import Shape, variants_of_counts
     from ..kernels.pointers import POKE
+    from ..kernels.record import RECORD
     from ..kernels.sketch import variants_of_sketches
     from ..kernels.step import sgd_sketch_variant, sgd_variant
 
@@ -104,7 +105,7 @@ def needs_of(matrices: Sequence[Tensor], optimizers: Sequence[Optimizer], device
     dtypes = list(dict.fromkeys(matrix.dtype for matrix in present))
     urgent = [sgd_variant(kind, *forms[0]) for kind in kinds]
     urgent += variants_of_counts([Shape.of(matrix).order for matrix in present], dtypes, device)
-    urgent.append(POKE)
+    urgent += [POKE, RECORD]
     # FP64 matrices are not sketched.
     choices = [(m.dtype, basis_sizes(min(m.shape))) for m in present if m.dtype != torch.float64]
     first = dict.fromkeys((dtype, ks[0]) for dtype, ks in choices)
@@ -117,7 +118,7 @@ def needs_of(matrices: Sequence[Tensor], optimizers: Sequence[Optimizer], device
 
     later: list[Variant] = []
     for dtype, k in [*first, *more]:
-        later += [*variants_of_sketches(dtype, k, device), *fused(dtype, k, forms[0])]
+        later += [*variants_of_sketches([(dtype, k)], device), *fused(dtype, k, forms[0])]
     for form in forms[1:]:
         later += [sgd_variant(kind, *form) for kind in kinds]
         later += [variant for dtype, k in [*first, *more] for variant in fused(dtype, k, form)]

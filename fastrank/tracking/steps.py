@@ -36,9 +36,11 @@ class Steps:
         """Whether any step was counted."""
         self._calls = 0  # steps as the host counts them: on CUDA it does not know which were skipped
         self._taken = torch.zeros((), dtype=torch.int64, device=device)
+        self._number = torch.zeros_like(self._taken)  # of the last step, if it may have been skipped
 
     def count(self, found_inf: Tensor | None, step: int | None, captured: bool) -> tuple[Tensor, Due]:
-        """Count a step. Returns the number of its row, 0-d int64 on the device, and what is to be measured.
+        """Count a step. Returns the number of its row, 0-d int64 on the device, and what is to be measured. The number
+        stays where it is until the next step is counted.
 
         Args:
             found_inf: on CUDA; not 0 where no step was taken: the number is then `SKIPPED`. None: it was taken.
@@ -68,7 +70,7 @@ class Steps:
         # The host does not know whether the step was taken, and does not wait to hear.
         skipped = found_inf.to(self._taken.device, non_blocking=True).reshape(()) != 0
         self._taken += ~skipped
-        return torch.where(skipped, SKIPPED, self._taken), due
+        return self._number.copy_(torch.where(skipped, SKIPPED, self._taken)), due
 
     def coming(self, captured: bool) -> Due:
         """What is to be measured after the coming step, if it has no number of its own."""

@@ -16,6 +16,7 @@ from ..device import capturing
 from ..history import History, Layout, write_history
 from ..measuring import Measurer, check_spectrum, check_tolerances, columns
 from ..metrics import Tolerance
+from ..streams import OwnStream
 from ..weights import Choice, CoverageTable, Select, TrackedWeights, WeightsOf
 from .ahead import compile_ahead
 from .checkpoint import pack, unpack
@@ -101,20 +102,20 @@ class RankTracker:
         followed = find_optimizers(optimizer)
         self.tolerances = check_tolerances(tolerance)
         self._spectrum = check_spectrum(spectrum)
-        every, spectrum_every = check_count(every, "every", 1), check_count(spectrum_every, "spectrum_every", 1)
+        counts = check_count(every, "every", 1), check_count(spectrum_every, "spectrum_every", 1)
         choice = Choice(include, exclude, types, select, weights, split if split is not None else {})
         self._weights = TrackedWeights(model, choice)
         sources = self._weights.sources()
         self._device = sources[0].matrix.device
         self._until_compiled = compile_ahead(sources, followed, self._device)
-        recorded = columns(self.tolerances, self._spectrum)
-        layout = Layout(self._weights.names, recorded, "singular_values" in self._spectrum)
-        check_count(rows_per_part, "rows_per_part", 1)
-        check_seconds(flush_every, "flush_every")
+        named = (self._weights.names, columns(self.tolerances, self._spectrum))
+        layout = Layout(*named, "singular_values" in self._spectrum)
         folder = None if directory is None else Path(directory)
-        self._history = History(layout, self._device, folder, rows_per_part, overwrite, flush_every)
-        self._steps = Steps(every, spectrum_every, self._spectrum, self._device)
-        self._measurer = Measurer(self.tolerances, self._spectrum, self._device)
+        parts = (check_count(rows_per_part, "rows_per_part", 1), overwrite, check_seconds(flush_every, "flush_every"))
+        self._stream = OwnStream(self._device)
+        self._history = History(layout, self._device, folder, *parts, self._stream)
+        self._steps = Steps(*counts, self._spectrum, self._device)
+        self._measurer = Measurer(self.tolerances, self._spectrum, self._device, self._stream)
         if initial:
             self._until_compiled()
             self._record(self._steps.zero(), bool(self._spectrum), None, claim=False)
@@ -161,6 +162,7 @@ class RankTracker:
         unknown = found_inf if found_inf is not None and found_inf.is_cuda else None
         if found_inf is not None and unknown is None and found_inf.item():
             return
+        self._stream.join()  # the last row has its number before that is counted up
         number, due = self._steps.count(unknown, step, capturing(self._device))
         if due.anything:
             self._record(number, due.spectrum, found_inf)
@@ -168,9 +170,9 @@ class RankTracker:
     def _record(self, number: Tensor, due: bool, found_inf: Tensor | None, *, claim: bool = True) -> None:
         """Measures the weights as they are now, and appends a row of this number."""
         sources = self._weights.sources()
-        shapes = tuple((source.matrix.shape[0], source.matrix.shape[1]) for source in sources)
         values, spectra = self._measurer.measure(sources, due, found_inf)
-        self._history.append(number, values, spectra, shapes, claim=claim)
+        with self._stream.current():
+            self._history.append(number, values, spectra, self._weights.shapes, claim=claim)
 
     def replayed(self, steps: int = 1) -> None:
         """Count the steps a CUDA graph has just replayed. Call it after each `graph.replay()`, on the same stream.
@@ -209,8 +211,7 @@ class RankTracker:
 
     def to_pandas(self) -> pd.DataFrame:
         """The whole history as a `pandas.DataFrame`; missing numbers are `<NA>` or NaN."""
-        frame: pd.DataFrame = self.to_arrow().to_pandas()
-        return frame
+        return self.to_arrow().to_pandas()  # type: ignore[no-any-return, unused-ignore]
 
     def write_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write the whole history to one file, at once: after an `OSError` the path is as it was before."""

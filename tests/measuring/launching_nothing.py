@@ -53,7 +53,7 @@ def step():
 
 step()
 deadline = time.monotonic() + 240
-while sketches.columns != [64, 32] or not all(group.compiled for group in sketches._groups):
+while sketches.columns != [64, 32] or not all(each.compiled for each in sketches._passes):
     assert time.monotonic() < deadline
     if sketches.columns:
         sketches.adapt([0, 20])  # the host has heard of a rank that has grown
@@ -61,5 +61,5 @@ while sketches.columns != [64, 32] or not all(group.compiled for group in sketch
     time.sleep(0.05)
 for _ in range(2):
     step()
-fused = [len(group.compiled) for group in sketches._groups]
+fused = [len(each.compiled) for each in sketches._passes]
 print(json.dumps({"steps": steps, "columns": sketches.columns, "fused": fused, "twice": twice}))

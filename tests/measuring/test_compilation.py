@@ -42,7 +42,7 @@ def made():
 
 
 def variants(count):
-    return sketches.variants_of_sketches(torch.float32, 16, CPU)[:count]
+    return sketches.variants_of_sketches([(torch.float32, 16)], CPU)[:count]
 
 
 def test_nobody_waits_but_who_asks_to(made, monkeypatch):
@@ -134,8 +134,8 @@ def test_the_end_waits_for_no_process(made, monkeypatch, tmp_path):
     """Two requests for later, of which the first has a process: neither keeps the program from ending."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(compiling, "warm", lambda variant, device: None)
-    made.request((), sketches.variants_of_sketches(torch.float32, 128, CPU))
-    made.request((), sketches.variants_of_sketches(torch.bfloat16, 128, CPU))
+    made.request((), sketches.variants_of_sketches([(torch.float32, 128)], CPU))
+    made.request((), sketches.variants_of_sketches([(torch.bfloat16, 128)], CPU))
     deadline = time.monotonic() + 30
     while made._process is None and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -178,7 +178,7 @@ def test_a_program_that_ends_early_does_not_wait_for_the_rest(tmp_path):
         "from fastrank.kernels import compile as c, pointers\n"
         "from fastrank.kernels.sketch import variants_of_sketches as of\n"
         "import time\nc.warm = lambda v, d: time.sleep(0.5)\ncompilation._is_compiled = lambda: True\n"
-        "wanted = [v for k in (16, 32, 64, 128) for v in of(torch.float32, k, torch.device('cpu'))]\n"
+        "wanted = [v for k in (16, 32, 64, 128) for v in of([(torch.float32, k)], torch.device('cpu'))]\n"
         "compilation.compilation_of(torch.device('cpu')).request(wanted, [pointers.POKE])\n"
         "time.sleep(0.8)\nprint(time.time(), flush=True)\n"  # all threads are at work by now
     )

@@ -41,7 +41,7 @@ def test_sketches_begin_when_their_kernels_are_there_and_nobody_waits(mlp, monke
     assert sketches.columns or not prepared
     deadline = time.monotonic() + 15
     no_waiting()
-    while not all(group.compiled for group in sketches._groups) or not sketches.columns:
+    while not all(each.compiled for each in sketches._passes) or not sketches.columns:
         assert time.monotonic() < deadline
         optimizer.step()
         time.sleep(0.01)
@@ -73,6 +73,6 @@ def test_a_graph_captured_after_prepare_has_sketches_and_a_fused_step(mlp, recwa
     tracker.replayed()
     sketches = tracker._measurer._trained._sketches._bases
     assert sketches.columns
-    assert all(group.compiled for group in sketches._groups)
+    assert all(each.compiled for each in sketches._passes)
     assert not [warning for warning in recwarn if "fastrank.prepare" in str(warning.message)]
     assert tracker.latest()["0.weight"]["step"] == 4

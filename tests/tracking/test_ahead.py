@@ -43,9 +43,9 @@ def test_all_that_a_tracker_may_launch_is_asked_for(momentum):
     assert keys([sgd.sgd_variant(kind), pointers.POKE]) <= keys(needs.urgent)
     assert keys(variants_of_counts([64, 224, 608], [torch.bfloat16], CPU)) <= keys(needs.urgent)
     for k in KS:
-        assert keys(variants_of_sketches(torch.bfloat16, k, CPU)) <= keys(needs.later)
-    first = len(variants_of_sketches(torch.bfloat16, 64, CPU))
-    assert keys(needs.later[:first]) == keys(variants_of_sketches(torch.bfloat16, 64, CPU)), "first what is first"
+        assert keys(variants_of_sketches([(torch.bfloat16, k)], CPU)) <= keys(needs.later)
+    first = len(variants_of_sketches([(torch.bfloat16, 64)], CPU))
+    assert keys(needs.later[:first]) == keys(variants_of_sketches([(torch.bfloat16, 64)], CPU)), "first what is first"
     scaled = ahead.needs_of(matrices, [fastrank.SGD(model.parameters(), lr=0.1, momentum=momentum, fused=True)], CPU)
     forms = [sgd.sgd_variant(kind, *form) for form in ((False, False), (True, True), (False, True))]
     assert keys(forms[:1]) <= keys(scaled.urgent)

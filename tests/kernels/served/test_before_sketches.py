@@ -12,6 +12,7 @@ import fastrank
 from fastrank import RankTracker, Status, Tolerance, testing
 from fastrank.measuring.compilation import Compilation
 from fastrank.measuring.sketch_measurer import SketchMeasurer
+from fastrank.streams import OwnStream
 from fastrank.weights import Source
 
 pytest.importorskip("triton")
@@ -141,12 +142,12 @@ def test_what_becomes_ready_between_a_warm_up_and_a_capture_is_not_begun_in_it(
         train(model, optimizer, [3])
     sketches = tracker._measurer._trained._sketches._bases
     assert bool(sketches.columns) is (late == "fused")
-    assert not any(group.compiled for group in sketches._groups)
+    assert not any(each.compiled for each in sketches._passes)
 
 
 def test_a_capture_that_comes_too_early_is_warned_of(device, compiled, captured):
     """It would count at every replay, for ever: the warning names what to call before."""
     matrix = torch.eye(20, device=device)
-    measurer = SketchMeasurer([Tolerance()], [], device)
+    measurer = SketchMeasurer([Tolerance()], [], device, OwnStream(device))
     with captured(), pytest.warns(RuntimeWarning, match=r"fastrank\.prepare"):
         measurer.prepare([Source(matrix, matrix)])

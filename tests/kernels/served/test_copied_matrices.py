@@ -16,7 +16,7 @@ from fastrank.measuring import count_measurer
 
 pytest.importorskip("triton")
 from fastrank.counting.ragged import RaggedBatch
-from fastrank.kernels.sketch.sketches import Sketches
+from fastrank.measuring.basis_passes import BasisPass
 from fastrank.measuring.sketch_measurer import SketchMeasurer
 
 pytestmark = pytest.mark.usefixtures("served", "small_bases")
@@ -73,19 +73,19 @@ def assert_latest(tracker, net):
 def counted(monkeypatch):
     """For each step, how many parameters were stepped and sketched in one pass, and groups sketched in another."""
     steps = []
-    fuse, multiply = SketchMeasurer.fuse, Sketches.multiply
+    fuse, multiply = SketchMeasurer.fuse, BasisPass.multiply
 
     def fused(self, *arguments):
         steps.append([len(answer := fuse(self, *arguments)), 0])
         return answer
 
-    def multiplied(self, pointers):
+    def multiplied(self, addresses):
         if steps:
             steps[-1][1] += 1
-        multiply(self, pointers)
+        multiply(self, addresses)
 
     monkeypatch.setattr(SketchMeasurer, "fuse", fused)
-    monkeypatch.setattr(Sketches, "multiply", multiplied)
+    monkeypatch.setattr(BasisPass, "multiply", multiplied)
     return steps
 
 
@@ -105,7 +105,7 @@ def test_every_row_is_of_the_weights_after_its_step(kind, device, counted):
         net.set_gradients()
         optimizer.step()
         assert_latest(tracker, net)
-        batches.append(tracker._measurer._trained._sketches._batch)
+        batches.append(tracker._measurer._trained._sketches._plan)
     assert counted == ([[1, 1]] * 3 if kind is fastrank.SGD else [])
     assert all(batch is batches[0] for batch in batches)
 

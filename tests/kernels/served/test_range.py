@@ -75,12 +75,13 @@ def test_a_sketch_proves_nothing_of_what_is_not_finite(bad, device, short_strips
     matrix = testing.make("low_rank", 20, 30).matrix.to(device)
     tolerances = torch.tensor([[0, 1e-6], [1, 1e-6], [2, 1e-6], [2, 1e300]], dtype=torch.float64)
     step, skip = torch.zeros((), dtype=torch.int64, device=device), torch.zeros(1, device=device)
-    sketches = Sketches([View(0, 20, 30, 30, 1, 0)], torch.float32, 16, tolerances, step, skip, 0)
+    sketches = Sketches([View(0, 20, 30, 30, 1, 0)], [torch.float32], [16], [False], tolerances, step, skip, 0)
     for spoil in (True, False, False, True):
         given = matrix.clone()
         given[19, 29] = bad if spoil else 0
-        sketches.multiply(torch.tensor([given.data_ptr()], device=device))
+        sketches.multiply(sketches.passes[0], torch.tensor([given.data_ptr()], device=device))
         sketches.conclude()
+        sketches.rotate()
         step += 1
         norm, low, high, *ranks = sketches.proof[0].tolist()
         if spoil:

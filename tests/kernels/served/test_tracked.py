@@ -14,7 +14,7 @@ import fastrank
 from fastrank import RankTracker, Tolerance, backend, linalg, testing
 
 pytest.importorskip("triton")
-from fastrank.kernels.count.launches import Launches
+from fastrank.measuring.plan import Plan
 from fastrank.measuring.sketch_measurer import SketchMeasurer
 
 pytestmark = pytest.mark.usefixtures("served", "small_bases")
@@ -106,14 +106,14 @@ MOMENTUM = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}
 def test_bits_of_torch_and_ranks_of_a_cpu(options, steps, device, fused, on_a_cpu, monkeypatch):
     """The fourth step leaves the basis; what is decided is not counted, and everything else is."""
     gates = []
-    stock = Launches.count
+    stock = Plan.conclude
 
-    def count(self, workspace, *arguments):
-        gates.append((self.decided.tolist(), (answer := stock(self, workspace, *arguments))[0].tolist()))
-        workspace.fill_(torch.nan)  # nobody may look at it again
-        return answer
+    def conclude(self):
+        stock(self)
+        gates.append((self._decided.tolist(), self._answers.counts.tolist()))
+        self._workspace.fill_(torch.nan)  # nobody may look at it again
 
-    monkeypatch.setattr(Launches, "count", count)
+    monkeypatch.setattr(Plan, "conclude", conclude)
     net = Net(device)
     optimizer = fastrank.SGD(net.parameters(), lr=0.1, **options)
     tracker = RankTracker(net, optimizer)
@@ -174,9 +174,7 @@ def bits(tracker):
     """Everything a step may change of a tracker's sketches."""
     state = tracker._measurer.state(tracker._weights.sources())["sketches"]
     kept = [x.clone() for basis in state["bases"].values() for x in basis.values()]
-    grams = [
-        g.sketches.tensors["basis_grams"].cpu().clone() for g in tracker._measurer._trained._sketches._bases._groups
-    ]
+    grams = [tracker._measurer._trained._sketches._bases.sketches.tensors["basis_grams"].cpu().clone()]
     return [torch.tensor(state["step"]), *kept, *grams]
 
 

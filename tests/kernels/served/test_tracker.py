@@ -52,8 +52,8 @@ def test_a_tracked_run_is_that_of_the_cpu(mlp, train, device, monkeypatch):
     assert a.effective_rank.isna().tolist() == b.effective_rank.isna().tolist()
     sketch = by_kernels._measurer._trained._sketches
     assert by_kernels.memory() == {"history": by_kernels._history.nbytes, "workspace": sketch.nbytes}
-    assert sketch._batch.nbytes == 8 * 3 * 32 * 32 * (1 + 2 * (len(tolerances) + 1))
-    assert sketch.nbytes == sketch._bases.nbytes + sketch._batch.nbytes
+    assert sketch._plan._workspace.nbytes == 8 * 3 * 32 * 32 * (1 + 2 * (len(tolerances) + 1))
+    assert sketch.nbytes == sketch._bases.nbytes + sketch._plan.nbytes
 
 
 @pytest.mark.usefixtures("quick")
@@ -62,17 +62,17 @@ def test_a_replaced_or_reshaped_parameter_is_planned_anew(mlp, device):
     tracker = RankTracker(model)
     tracker.step()
     sketch = tracker._measurer._trained._sketches
-    first, groups = sketch._batch, sketch._bases._groups
+    first, sketches = sketch._plan, sketch._bases.sketches
     tracker.step()
-    assert sketch._batch is first
+    assert sketch._plan is first
     model[0].weight = torch.nn.Parameter(torch.zeros(12, 8, device=device))
     tracker.step()
-    assert sketch._batch is not first
-    assert sketch._bases._groups is groups  # tables of sketches depend on shapes alone
+    assert sketch._plan is not first
+    assert sketch._bases.sketches is sketches  # tables of sketches depend on shapes alone
     assert tracker.latest()["0.weight"]["rank_upper"] == 0
     model[3].weight = torch.nn.Parameter(torch.eye(9, device=device))
     tracker.step()
-    assert sketch._bases._groups is not groups
+    assert sketch._bases.sketches is not sketches
     assert tracker.latest()["3.weight"]["rank_lower"] == 9
 
 

@@ -1,0 +1,89 @@
+"""The house's plan: the rooms of each package, and who may import whom. `tests/test_architecture.py` holds it."""
+
+from __future__ import annotations
+
+ROOMS = {
+    "fastrank": {
+        "arguments": [],
+        "backend": [],
+        "device": [],
+        "files": [],
+        "guard": [],
+        "metrics": [],
+        "device_table": ["device"],
+        "streams": ["device"],
+        "reference": ["metrics"],
+        "testing": ["metrics", "reference"],
+        "counting": ["device", "metrics", "reference"],
+        "linalg": ["arguments", "backend", "counting", "device", "device_table", "metrics", "reference"],
+        "optim": ["backend", "device", "device_table", "guard", "reference"],
+        "history": ["backend", "device", "files", "metrics", "streams"],
+        "weights": ["device", "guard"],
+        "measuring": [
+            *("backend", "counting", "device", "device_table", "metrics", "optim", "reference", "streams", "weights"),
+        ],
+        "tracking": [
+            "arguments",
+            "backend",
+            "device",
+            "history",
+            "measuring",
+            "metrics",
+            "optim",
+            "streams",
+            "weights",
+        ],
+        "__init__": ["history", "linalg", "metrics", "optim", "tracking"],
+    },
+    "kernels": {
+        "limits": [],
+        "device": [],
+        "variant": [],
+        "launch": ["variant"],
+        "compile": ["device", "variant"],
+        "pointers": ["launch", "variant"],
+        "record": ["launch", "variant"],
+        "count": ["device", "launch", "limits", "variant"],
+        "sketch": ["count", "device", "launch", "limits", "variant"],
+        "step": ["count", "device", "launch", "limits", "sketch", "variant"],
+        "lowrank": ["count", "device", "launch", "limits", "sketch", "variant"],
+        "__init__": [],
+    },
+    "experiments": {
+        "errors": [],
+        "files": [],
+        "terminal": [],
+        "provenance": [],
+        "theory": ["errors"],
+        "data": ["errors", "terminal"],
+        "networks": ["errors"],
+        "trial": ["data"],
+        "records": ["errors"],
+        "training": ["data", "errors", "files", "networks", "records", "trial"],
+        "engines": ["errors", "records", "training"],
+        "reports": ["errors", "files", "records", "theory", "trial"],
+        "sinks": ["errors", "records", "reports", "training", "trial"],
+        "sweeps": [
+            *("data", "engines", "errors", "files", "networks", "provenance", "records", "sinks", "terminal"),
+            *("training", "trial"),
+        ],
+        "checkpoints": ["errors"],
+        "analyze": ["checkpoints", "errors", "files", "sweeps", "terminal"],
+        "doctor": ["provenance", "terminal"],
+        "commands": ["analyze", "data", "doctor", "reports", "sweeps"],
+        "cli": ["commands", "errors"],
+        "__init__": [],
+    },
+}
+"""The rooms of each package, files and folders, from the ground up, and which others each may use."""
+
+KERNELS_FOR = {
+    "device_table": ["pointers"],
+    "counting": ["count"],
+    "history": ["device", "launch", "record"],
+    "linalg": ["limits", "lowrank", "sketch"],
+    "optim": ["device", "launch", "limits", "step"],
+    "measuring": ["compile", "count", "device", "launch", "limits", "sketch", "step", "variant"],
+    "tracking": ["count", "limits", "pointers", "record", "sketch", "step", "variant"],
+}
+"""Which rooms of the library launch which kernels."""
