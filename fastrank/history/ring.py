@@ -173,12 +173,13 @@ class Ring:
     def _write(self, step: Tensor, values: Tensor, counted: int) -> None:
         """Write a row and advance the device's counter, by operations that a CUDA graph repeats at every replay; and
         the host's counter by `counted`."""
+        values = values.to(self._values.dtype)
         if backend.kernels_serve(self._written.device):
-            self._launch(step, values.to(self._values.dtype).contiguous())
+            self._launch(step, values.contiguous())
         else:
             place = self._written.clamp(max=len(self._steps) - 1)  # what the host did not count must not end up outside
             self._steps.index_copy_(0, place, step.reshape(1))
-            self._values.index_copy_(0, place, values.to(self._values.dtype).unsqueeze(0))
+            self._values.index_copy_(0, place, values.unsqueeze(0))
         self._written += 1
         self._counted += counted
 

@@ -52,8 +52,6 @@ class Measurer:
         self._trained = ChosenMeasurer(tolerances, spectrum, device, stream)
         self._at_rest = ChosenMeasurer(tolerances, spectrum, device, stream)
         self._frozen = FrozenRows(self._at_rest, device, sum(name in spectrum for name in SPECTRUM_METRICS))
-        self._seen: Sequence[Source] | None = None
-        self._which: tuple[list[int], Sequence[Source]] = ([], ())
         self._order: tuple[list[int], Tensor] | None = None
         self._at_rest_values: Tensor | None = None
 
@@ -64,7 +62,7 @@ class Measurer:
 
     def prepare(self, sources: Sequence[Source] | None) -> None:
         """Announce that the coming step will be measured, so that it may `fuse`; None: it will not be measured."""
-        self._trained.prepare(sources if sources is None else self._trained_of(sources)[1])
+        self._trained.prepare(sources if sources is None else _trained(sources)[1])
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
         """Step some parameters of `descent` in the pass that sketches them; return their `id`s. See `Bases.fuse`."""
@@ -85,7 +83,7 @@ class Measurer:
             Values `(matrices, columns)` FP64, see `row.columns`; and the singular values of all matrices, end to end,
             if the spectrum is due and `"singular_values"` is recorded (else None).
         """
-        trained, of_trained = self._trained_of(sources)
+        trained, of_trained = _trained(sources)
         if len(trained) == len(sources):
             values, sigma = self._trained.measure(of_trained, due, found_inf)
         else:
@@ -105,7 +103,7 @@ class Measurer:
 
     def state(self, sources: Sequence[Source]) -> dict[str, Any]:
         """What `load` needs, for a checkpoint. Waits for the device. Frozen matrices have no state."""
-        trained, _ = self._trained_of(sources)
+        trained, _ = _trained(sources)
         starts = {trained[i]: basis.cpu() for i, basis in self._trained.warm_starts().items() if i < len(trained)}
         return {"trained": trained, "starts": starts, "sketches": self._trained.state()}
 
@@ -115,17 +113,10 @@ class Measurer:
         Sketches use their own state alone, and only if the same matrices are trained; counts and stacks use the warm
         starts alone. After a change from one to the other, as from a CUDA device to a CPU, all begin anew.
         """
-        trained, of_trained = self._trained_of(sources)
+        trained, of_trained = _trained(sources)
         starts = {place: state["starts"][i] for place, i in enumerate(trained) if i in state["starts"]}
         sketches = state["sketches"] if state["trained"] == trained else None
         self._trained.load(of_trained, sketches, starts)
-
-    def _trained_of(self, sources: Sequence[Source]) -> tuple[list[int], Sequence[Source]]:
-        """The matrices that are not frozen: indices and sources; the same list for the same `sources`."""
-        if sources is not self._seen:
-            indices = [i for i, source in enumerate(sources) if not source.frozen]
-            self._seen, self._which = sources, (indices, [sources[i] for i in indices])
-        return self._which
 
     def _places(self, order: list[int]) -> Tensor:
         """Where each matrix stands in `order`, on the device."""
@@ -133,6 +124,12 @@ class Measurer:
             places = torch.tensor(order, dtype=torch.int64).argsort()
             self._order = order, places.to(self._device)
         return self._order[1]
+
+
+def _trained(sources: Sequence[Source]) -> tuple[list[int], Sequence[Source]]:
+    """The matrices that are not frozen: indices and sources, which are `sources` itself if none is."""
+    indices = [i for i, source in enumerate(sources) if not source.frozen]
+    return indices, sources if len(indices) == len(sources) else [sources[i] for i in indices]
 
 
 class ChosenMeasurer:
@@ -145,7 +142,8 @@ class ChosenMeasurer:
         self._stacks = StackMeasurer(tolerances, spectrum, device)
         self._counts = CountMeasurer(tolerances, spectrum, device)
         self._sketches = SketchMeasurer(tolerances, spectrum, device, stream)
-        self._sketched: Sequence[Source] | None = None  # the last ones that sketches could measure
+        self._sketched: Sequence[Source] | None = None
+        """The last ones that sketches could measure, if they are views: others would be kept alive by this."""
         self._without_sketch: StackMeasurer | CountMeasurer = self._stacks
         """Which of the two has measured last: its warm starts are the ones to save."""
 
@@ -193,7 +191,8 @@ class ChosenMeasurer:
             fit = all(s.matrix.dtype != torch.float64 and s.matrix.numel() for s in sources)
             if not (fit and self._by_kernels(sources)):
                 return False
-            self._sketched = sources
+            self._sketched = sources if all(s.offset is not None for s in sources) else None
+            return True
         return backend.kernels_serve(self._device)
 
     def _by_kernels(self, sources: Sequence[Source]) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, prune
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import fastrank
-from fastrank import RankTracker
+from fastrank import RankTracker, backend
 from fastrank.weights.effective import make_weight
 from fastrank.weights.layers import matrices_of
 
@@ -164,3 +167,31 @@ def test_a_matrix_of_another_size_takes_the_place_of_one(device):
     model[1] = nn.Linear(16, 21, bias=False).to(device)
     optimizer.step()
     assert_latest(tracker, {f"{i}.weight": layer.weight for i, layer in enumerate(model)})
+
+
+MADE = []
+
+
+class Doubled(nn.Module):
+    """Notes the memory of every weight that it makes."""
+
+    def forward(self, weight):
+        doubled = 2 * weight
+        MADE.append(StorageWeakRef(doubled.untyped_storage()))
+        return doubled
+
+
+@pytest.mark.parametrize("by_kernels", [True, False])
+def test_a_weight_that_a_layer_makes_is_not_kept_until_the_next_step(device, monkeypatch, by_kernels):
+    """It has the size of the layer, and the copy that the launches read is there already."""
+    if not by_kernels:
+        monkeypatch.setattr(backend, "kernels_serve", lambda device: False)
+    layer = nn.Linear(18, 20, bias=False, device=device)
+    parametrize.register_parametrization(layer, "weight", Doubled())
+    tracker = RankTracker(layer)
+    for _ in range(2):
+        MADE.clear()
+        tracker.step()
+        assert MADE
+        gc.collect()
+        assert all(memory.expired() for memory in MADE)
