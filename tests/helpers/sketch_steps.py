@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from counting_steps import squares_of
 
 from fastrank import Tolerance, testing
 from fastrank.kernels.sketch.sketches import Sketches
@@ -11,7 +12,6 @@ from fastrank.reference import sketch as twin
 
 SEED = 2**63 + 2**31 - 2**32 - 1
 PAPER = (Tolerance(),)
-KINDS = ("frobenius", "spectral", "absolute")
 
 
 def noise(*shape, seed=0, dtype=torch.float32):
@@ -29,13 +29,11 @@ class Steps:
         device = matrices[0].device
         keys = range(len(matrices)) if keys is None else keys
         views = [View(0, *m.shape, *m.stride(), key) for m, key in zip(matrices, keys, strict=True)]
-        squares = [[KINDS.index(t.relative_to), t.value**2] for t in tolerances]
         step, skip = torch.zeros((), dtype=torch.int64, device=device), torch.zeros(1, device=device)
-        numbers = torch.tensor(squares, dtype=torch.float64)
         self.tolerances, self.keys = tolerances, list(keys)
         self.ks = [k] * len(matrices) if isinstance(k, int) else list(k)
         dtypes, apart = [m.dtype for m in matrices], apart or [False] * len(matrices)
-        self.sketches = Sketches(views, dtypes, self.ks, apart, numbers, step, skip, SEED)
+        self.sketches = Sketches(views, dtypes, self.ks, apart, squares_of(tolerances), step, skip, SEED)
         self.tensors = self.sketches.tensors
 
     def multiply(self, matrices):
