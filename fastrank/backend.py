@@ -79,6 +79,16 @@ def why_triton_fails() -> str:
     return ""
 
 
+def why_not_cuda(device: torch.device) -> str:
+    """Why Triton, and not CUDA C++, factors on `device`, where kernels serve; the empty string: CUDA C++ does.
+
+    The kernels make this choice themselves, by the same function (`kernels/cuda/build.py`).
+    """
+    from .kernels.cuda import build
+
+    return build.why_cupy_fails(device)
+
+
 @cache
 def _warn_once(reason: str) -> None:
     warnings.warn(
@@ -132,6 +142,12 @@ def report() -> list[Choice]:
             Choice("svd_lowrank", name, serving if by_kernels else "FP64 range finder by QR, then an SVD", reason),
             Choice("SGD", name, serving if by_kernels else "torch.optim.SGD's own forms", reason),
         ]
+        if by_kernels:
+            lacking = why_not_cuda(torch.device("cuda", torch.cuda.current_device()))
+            factoring = "Triton kernels" if lacking else "CUDA C++ kernels, by NVRTC through CuPy"
+            choices.append(
+                Choice("LDL^T inertia", name, factoring, lacking or "a shorter chain of instructions a pivot")
+            )
     return choices
 
 

@@ -3,6 +3,8 @@
     store   writes the kernel of a variant, and its C launcher, into Triton's cache on disk; needs no GPU and no driver
     warm    puts a variant where a launch in this process looks for it; takes it from the cache on disk if it is there
 
+Of a kernel in CUDA C++ both write the machine code into the same cache, where its first launch finds it.
+
 As a command, `python -m fastrank.kernels.compile` stores the variants that it reads from its standard input (see
 `packed`), in several threads. It ends when that input is closed, so that it does not outlive the process that started
 it. It is a process of its own because compiling holds the lock of Python's interpreter for up to 0.1 s at a time.
@@ -30,7 +32,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import MockTensor
 
-from .device import current
+from .cuda import CudaVariant, build
+from .device import capability, current
+from .launch import AnyVariant
 from .variant import Variant
 
 NICENESS = 10
@@ -70,8 +74,10 @@ def source_of(variant: Variant) -> ASTSource:
     return ASTSource(fn=kernel, signature=signature, constexprs=dict(variant.constexprs), attrs=attributes)
 
 
-def is_stored(variant: Variant, target: GPUTarget) -> bool:
+def is_stored(variant: AnyVariant, target: GPUTarget) -> bool:
     """Whether Triton's cache on disk has the variant; False where this version of Triton cannot be asked like this."""
+    if isinstance(variant, CudaVariant):
+        return build.is_stored(variant, _capability(target))
     try:
         from triton._C.libtriton import get_cache_invalidating_env_vars
         from triton.compiler import get_cache_key, make_backend
@@ -86,8 +92,15 @@ def is_stored(variant: Variant, target: GPUTarget) -> bool:
         return False
 
 
-def store(variant: Variant, target: GPUTarget) -> None:
+def _capability(target: GPUTarget) -> tuple[int, int]:
+    return int(target.arch) // 10, int(target.arch) % 10
+
+
+def store(variant: AnyVariant, target: GPUTarget) -> None:
     """Compiles a variant into Triton's cache on disk, and its C launcher where Triton makes one for each kernel."""
+    if isinstance(variant, CudaVariant):
+        build.cubin(variant, _capability(target))
+        return
     compiled = triton.compile(source_of(variant), target=target, options=variant.options)
     # Making the launcher needs CUDA's library. Where that cannot be loaded, the first launch makes the launcher.
     with contextlib.suppress(Exception):
@@ -99,8 +112,11 @@ def store(variant: Variant, target: GPUTarget) -> None:
 _binding = threading.Lock()
 
 
-def warm(variant: Variant, device: torch.device) -> None:
+def warm(variant: AnyVariant, device: torch.device) -> None:
     """Compiles `variant` so that its launches on `device` need not. Nothing is loaded onto the device."""
+    if isinstance(variant, CudaVariant):
+        build.cubin(variant, capability(device))
+        return
     kernel = variant.kernel
     values = [
         variant.constexprs[name] if name in variant.constexprs else _stand_in(variant.signature[name])
@@ -122,18 +138,24 @@ def _stand_in(kind: str) -> Any:
     return 1.0 if name.startswith("fp") else 16 if divisor else 3
 
 
-def packed(variants: Iterable[Variant], target: GPUTarget, threads: int) -> bytes:
+def packed(variants: Iterable[AnyVariant], target: GPUTarget, threads: int) -> bytes:
     """Standard input of the command: a length in 8 bytes, then the pickled variants, target and number of threads."""
-    named = [replace(v, kernel=(v.kernel.__module__, v.kernel.__name__)) for v in variants]
+    named = [
+        replace(v, kernel=(v.kernel.__module__, v.name)) if isinstance(v, Variant) else v for v in variants
+    ]  # for pickle, which takes no kernel of Triton
     body = pickle.dumps((named, (target.backend, target.arch, target.warp_size), threads))
     return len(body).to_bytes(8, "little") + body
 
 
-def _unpacked() -> tuple[list[Variant], GPUTarget, int]:
+def _unpacked() -> tuple[list[AnyVariant], GPUTarget, int]:
     size = int.from_bytes(sys.stdin.buffer.read(8), "little")
     named, target, threads = pickle.loads(sys.stdin.buffer.read(size))
-    found = [replace(v, kernel=getattr(importlib.import_module(v.kernel[0]), v.kernel[1])) for v in named]
-    return found, GPUTarget(*target), threads
+    return [_with_kernel(v) if isinstance(v, Variant) else v for v in named], GPUTarget(*target), threads
+
+
+def _with_kernel(named: Variant) -> Variant:
+    module, name = named.kernel
+    return replace(named, kernel=getattr(importlib.import_module(module), name))
 
 
 def _end_with_the_input() -> None:
@@ -158,7 +180,7 @@ def main() -> int:
     return 0
 
 
-def _store_once(variant: Variant, target: GPUTarget) -> None:
+def _store_once(variant: AnyVariant, target: GPUTarget) -> None:
     with contextlib.suppress(Exception):  # the launch that needs this variant will raise the error
         if not is_stored(variant, target):
             store(variant, target)

@@ -7,7 +7,8 @@
 The JIT looks at every argument, to find the compiled kernel that serves its type and alignment. A measured step
 launches the same kernels with the same arguments as the one before it, so a `Tape` keeps of each launch the compiled
 kernel and the addresses. It is used like a CUDA graph: `body` calls launchers, which may only launch kernels, and
-whatever differs from step to step has to be in the device's memory.
+whatever differs from step to step has to be in the device's memory. Kernels in CUDA C++ (`kernels.cuda`) are launched
+in the same ways, through CUDA's driver.
 
 A compiled kernel is called here as `triton.runtime.jit.JITFunction.run` calls it in the versions of Triton named in
 `VERSIONS`; in 3.6 the C function is called that Triton's own launcher would call. In any other version, in Triton's
@@ -25,10 +26,14 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
+from .cuda import CudaVariant, Words, build
 from .variant import Variant
 
 VERSIONS = ("3.6.", "3.9.")
 """Beginnings of the versions of Triton whose compiled kernels are called directly."""
+
+AnyVariant = Variant | CudaVariant
+"""What can be launched, or compiled beforehand."""
 
 _recorded: ContextVar[list[Launch] | None] = ContextVar("_recorded", default=None)
 
@@ -64,8 +69,9 @@ class Launch:
         arguments: all others, by name. Tensors have to stay where they are as long as the launch may be repeated.
     """
 
-    def __init__(self, variant: Variant, grid: tuple[int, ...], arguments: Mapping[str, Any]) -> None:
-        self._variant, self._grid, self._arguments = variant, grid, arguments
+    def __init__(self, variant: AnyVariant, grid: tuple[int, ...], arguments: Mapping[str, Any]) -> None:
+        self._variant: Any = variant
+        self._grid, self._arguments = (*grid, 1, 1)[:3], arguments
         self.compiled: Compiled | None = None
         """The kernel, once it was launched, if it can be called directly; for arguments of the same types."""
         self._words: list[Any] = []
@@ -81,8 +87,7 @@ class Launch:
             values = {**given, **constexprs}
             every = (values[name] for name in kernel.arg_names)
             self._words = [x.data_ptr() if isinstance(x, torch.Tensor) else x for x in every]
-            grid = (*self._grid, 1, 1)[:3]
-            self.compiled = Compiled(compiled.run, grid, compiled.function, compiled.packed_metadata, compiled)
+            self.compiled = Compiled(compiled.run, self._grid, compiled.function, compiled.packed_metadata, compiled)
 
     def again(self, stream: int) -> None:
         """Launches on the raw CUDA `stream` what `by_jit` has launched before."""
@@ -94,15 +99,36 @@ class Launch:
         self._bound()
 
 
-def launch(variant: Variant, grid: tuple[int, ...], arguments: Mapping[str, Any]) -> Launch:
+class CudaLaunch(Launch):
+    """One launch of a kernel in CUDA C++, which can be repeated."""
+
+    def __init__(self, variant: CudaVariant, grid: tuple[int, ...], arguments: Mapping[str, Any]) -> None:
+        super().__init__(variant, grid, arguments)
+        self._packed = Words(variant.signature, arguments)
+        device = next(x.device for x in arguments.values() if isinstance(x, torch.Tensor))
+        self._function = build.load(variant, device)
+
+    def by_jit(self) -> None:
+        """Launches on the current stream. Triton's hooks, which only know kernels of Triton, do not hear of it."""
+        self.again(current_stream())
+
+    def again(self, stream: int) -> None:
+        """Launches on the raw CUDA `stream`."""
+        self._function.launch(self._grid, self._packed, stream)
+
+
+def launch(variant: AnyVariant, grid: tuple[int, ...], arguments: Mapping[str, Any]) -> Launch:
     """Launches the kernel of a variant on the current device and stream.
 
     Args:
         variant: says which kernel, with which compile-time arguments and options.
-        grid: number of programs along each axis.
+        grid: number of programs, which are blocks in CUDA C++, along each axis.
         arguments: the kernel's other arguments by name. They must be of the types that the variant is compiled for.
     """
-    made = Launch(variant, grid, arguments)
+    if isinstance(variant, CudaVariant):
+        made: Launch = CudaLaunch(variant, grid, arguments)
+    else:
+        made = Launch(variant, grid, arguments)
     made.by_jit()
     recorded = _recorded.get()
     if recorded is not None:

@@ -40,6 +40,11 @@ class Variant:
     architectures: tuple[str, ...] = ()
 
     @property
+    def name(self) -> str:
+        """Of the kernel."""
+        return str(self.kernel.__name__)
+
+    @property
     def options(self) -> dict[str, Any]:
         """The launch's options: a launcher that passes `**variant.options` runs what was compiled ahead of time."""
         options = {name: getattr(self, name) for name in ("num_warps", "num_stages", "enable_fp_fusion")}
@@ -49,7 +54,7 @@ class Variant:
     def key(self) -> Hashable:
         """Tells this variant from every other: kernel, types of arguments, constants and launch options."""
         sorted_ = (tuple(sorted((n, str(x)) for n, x in given.items())) for given in (self.signature, self.constexprs))
-        return (self.kernel.__module__, self.kernel.__name__, *sorted_, *self.options.items())
+        return (self.kernel.__module__, self.name, *sorted_, *self.options.items())
 
     def __str__(self) -> str:
         names = [self.label] if self.label else []

@@ -82,3 +82,19 @@ def test_what_triton_lacks_is_warned_of_once_and_named(monkeypatch, tmp_path, mi
         told = [choice for choice in backend.report() if choice.device == "a GPU"]
         assert {choice.operation for choice in told} >= {"rank", "tracking", "svd_lowrank", "SGD"}
         assert all(said[missing] in choice.reason for choice in told)
+
+
+@pytest.mark.parametrize("reason", ["", "CuPy is not installed: pip install it"])
+def test_the_report_tells_whether_cuda_or_triton_factors(monkeypatch, reason):
+    pytest.importorskip("triton")
+    from fastrank.kernels.cuda import build
+
+    monkeypatch.setattr(backend, "why_triton_fails", lambda: "")
+    monkeypatch.setattr(build, "why_cupy_fails", lambda device: reason if device == torch.device("cuda", 3) else "?")
+    for name, value in {"is_available": True, "get_device_name": "a GPU", "current_device": 3}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    told = {choice.operation: choice for choice in backend.report() if choice.device == "a GPU"}
+    assert told["rank"].implementation == "Triton kernels"
+    assert told["LDL^T inertia"].implementation.startswith("Triton" if reason else "CUDA C++")
+    assert told["LDL^T inertia"].reason == reason or not reason
+    assert build.serves(torch.device("cuda", 3)) == (not reason)

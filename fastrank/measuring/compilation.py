@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from ..kernels.variant import Variant
+    from ..kernels.launch import AnyVariant
 
 THREADS = 2
 """Threads of this process for urgent kernels. A third is no faster: for a fifth of its work Triton holds the
@@ -59,7 +59,7 @@ class Compilation:
         self._hurry = threading.Event()  # set while somebody waits: then the background makes no pauses
         self._over = False  # whether the program is ending
 
-    def request(self, urgent: Iterable[Variant], later: Iterable[Variant] = ()) -> None:
+    def request(self, urgent: Iterable[AnyVariant], later: Iterable[AnyVariant] = ()) -> None:
         """Has those variants compiled that have not been requested before, in their order. Returns at once."""
         if not _is_compiled():
             return
@@ -75,12 +75,12 @@ class Compilation:
         if then:
             self._later.put(partial(self._compile_apart, now, then))
 
-    def ready(self, variants: Sequence[Variant]) -> bool:
+    def ready(self, variants: Sequence[AnyVariant]) -> bool:
         """Whether all are compiled, or have failed to: their launch will say why. Requests new ones for later."""
         self.request((), variants)
         return not _is_compiled() or all(self._done[variant.key].done() for variant in variants)
 
-    def wait(self, variants: Sequence[Variant], *, here: bool = True) -> None:
+    def wait(self, variants: Sequence[AnyVariant], *, here: bool = True) -> None:
         """Waits until all are `ready`; new ones are requested as urgent.
 
         here: the calling thread compiles those that no other thread has begun (default True).
@@ -95,7 +95,7 @@ class Compilation:
             self._done[variant.key].exception()
         self._hurry.clear()
 
-    def _new(self, variants: Iterable[Variant]) -> list[Variant]:
+    def _new(self, variants: Iterable[AnyVariant]) -> list[AnyVariant]:
         """Gives a future to each variant that has none yet, and returns these variants: they are to be compiled."""
         found = {v.key: v for v in variants if v.key not in self._done}
         for key in found:
@@ -109,7 +109,7 @@ class Compilation:
         while (task := tasks.get()) is not None:  # None comes from `_stop`; tasks before it then compile nothing more
             task()
 
-    def _warm(self, variant: Variant) -> None:
+    def _warm(self, variant: AnyVariant) -> None:
         """Compiles a variant, or loads it from Triton's cache, unless another thread has begun to.
 
         Its future is settled in any case, by an exception if the compilation fails.
@@ -131,7 +131,7 @@ class Compilation:
         else:
             done.set_result(None)
 
-    def _compile_apart(self, first: Sequence[Variant], variants: Sequence[Variant]) -> None:
+    def _compile_apart(self, first: Sequence[AnyVariant], variants: Sequence[AnyVariant]) -> None:
         """Has `variants` compiled by a second process and loads each when it is stored; compiles here what is missing.
 
         first: urgent variants, which are waited for before anything else is done.
@@ -145,7 +145,7 @@ class Compilation:
         for variant in variants:
             self._warm(variant)
 
-    def _stored(self, variants: Sequence[Variant]) -> Iterator[Variant]:
+    def _stored(self, variants: Sequence[AnyVariant]) -> Iterator[AnyVariant]:
         """Yields variants that are in Triton's cache on disk, then the others as a second process puts them there."""
         from ..kernels.compile import is_stored, packed, target_of
 

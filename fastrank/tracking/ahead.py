@@ -22,15 +22,15 @@ from ..weights import Choice, Source, TrackedWeights
 from .optimizers import Followed, find_optimizers
 
 if TYPE_CHECKING:
+    from ..kernels.launch import AnyVariant
     from ..kernels.step import Kind
-    from ..kernels.variant import Variant
 
 
 class Needs(NamedTuple):
     """Variants of kernels that are to be compiled: `urgent` ones are launched by the first step, others later."""
 
-    urgent: list[Variant]
-    later: list[Variant]
+    urgent: list[AnyVariant]
+    later: list[AnyVariant]
 
 
 def prepare(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None = None) -> None:
@@ -103,7 +103,7 @@ def needs_of(matrices: Sequence[Tensor], optimizers: Sequence[Optimizer], device
     forms = list(dict.fromkeys(form for optimizer in optimizers for form in _forms(optimizer))) or [(False, False)]
     present = [matrix for matrix in matrices if matrix.numel()]
     dtypes = list(dict.fromkeys(matrix.dtype for matrix in present))
-    urgent = [sgd_variant(kind, *forms[0]) for kind in kinds]
+    urgent: list[AnyVariant] = [sgd_variant(kind, *forms[0]) for kind in kinds]
     urgent += variants_of_counts([Shape.of(matrix).order for matrix in present], dtypes, device)
     urgent += [POKE, RECORD]
     # FP64 matrices are not sketched.
@@ -111,12 +111,12 @@ def needs_of(matrices: Sequence[Tensor], optimizers: Sequence[Optimizer], device
     first = dict.fromkeys((dtype, ks[0]) for dtype, ks in choices)
     more = dict.fromkeys((dtype, k) for dtype, ks in choices for k in ks if (dtype, k) not in first)
 
-    def fused(dtype: torch.dtype, k: int, form: tuple[bool, bool]) -> list[Variant]:
+    def fused(dtype: torch.dtype, k: int, form: tuple[bool, bool]) -> list[AnyVariant]:
         own = [kind for kind in kinds if kind.dtype == dtype]
         made = [sgd_sketch_variant(kind, k, device, *form) for kind in own]
         return [variant for variant in made if variant is not None]
 
-    later: list[Variant] = []
+    later: list[AnyVariant] = []
     for dtype, k in [*first, *more]:
         later += [*variants_of_sketches([(dtype, k)], device), *fused(dtype, k, forms[0])]
     for form in forms[1:]:

@@ -17,7 +17,8 @@ def expected() -> list[str]:
             inside = path.relative_to(ROOT / folder)
             linked = any((ROOT / folder / part).is_symlink() for part in inside.parts[:1])
             page = path.suffix in (".html", ".css") and inside.parts[0] == "reports"
-            if not linked and (path.suffix == ".py" or path.name == "py.typed" or page):
+            source = path.suffix in (".py", ".cu", ".cuh")
+            if not linked and (source or path.name == "py.typed" or page):
                 found.append(f"{installed}/{inside.as_posix()}")
     return sorted(found)
 

@@ -21,6 +21,7 @@ from triton.backends.compiler import GPUTarget
 
 from fastrank.kernels import compile as compiling
 from fastrank.kernels import pointers
+from fastrank.kernels.cuda import CudaVariant, build
 from fastrank.kernels.sketch import sketches
 from fastrank.kernels.step import sgd
 
@@ -29,6 +30,12 @@ KIT, TRITON = ROOT.parent / "shared" / "gpu", ROOT / "build" / "triton-3.6.0"
 CPU, TARGET = torch.device("cpu"), GPUTarget("cuda", 90, 32)
 KIND = sgd.Kind(torch.float32, 0.0, 0.0, False, False)
 
+AFFINE = CudaVariant(
+    file=str(ROOT / "tests" / "kernels" / "cuda" / "affine.cu"),
+    name="affine_kernel",
+    threads=64,
+    macros={"UNROLL": 2},
+)
 
 pytestmark = pytest.mark.usefixtures("compiled_for_a_gpu")
 
@@ -128,6 +135,35 @@ def test_the_process_tells_what_it_has_stored_and_ends_well(tmp_path):
     assert told.split() == [b"0", b"1"]
     assert complaints == b""
     assert list(tmp_path.rglob("poke_kernel.cubin"))
+
+
+def test_a_kernel_in_cuda_is_compiled_by_the_same_threads(made, monkeypatch):
+    asked, other = [], replace(AFFINE, macros={"UNROLL": 3})
+    monkeypatch.setattr(build, "is_stored", lambda variant, at: at == (9, 0))  # then no process is begun
+    monkeypatch.setattr(build, "cubin", lambda variant, at: asked.append((variant.key, at)))
+    made.request([AFFINE], [other])
+    made.wait([AFFINE, other], here=False)
+    assert asked == [(AFFINE.key, (9, 0)), (other.key, (9, 0))]
+    assert made.ready([AFFINE, other])
+
+
+def test_a_kernel_in_cuda_is_compiled_by_the_process_too(made, monkeypatch, tmp_path):
+    """Beside one of Triton, which is stored in any case; a process without NVRTC says as much of what it cannot do."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    warmed = []
+    monkeypatch.setattr(compiling, "warm", lambda variant, device: warmed.append(variant.key))
+    monkeypatch.setattr(build, "is_stored", lambda variant, at: False)
+    made.request((), [AFFINE, pointers.POKE])
+    made.wait([AFFINE, pointers.POKE], here=False)
+    assert sorted(map(str, warmed)) == sorted([str(AFFINE.key), str(pointers.POKE.key)])
+    assert list(tmp_path.rglob("poke_kernel.cubin"))
+    try:
+        from cupy.cuda import nvrtc
+
+        nvrtc.getVersion()
+    except Exception:
+        return
+    assert list(tmp_path.rglob("affine.cubin"))
 
 
 def test_the_end_waits_for_no_process(made, monkeypatch, tmp_path):
