@@ -15,8 +15,8 @@ from .bounds import (
     inertia_bounds,
     resolve_bounds,
     shifts_around,
-    unpivoted_growth,
 )
+from .growth import Factors, pivoted, unpivoted
 from .packing import packed
 from .ragged import BUDGET, Chunk, GroupGrams, RaggedBatch, ShiftPair, signature
 from .spectrum import scaled_singular_values, singular_values, top_singular_value
@@ -28,6 +28,7 @@ __all__ = [
     "WORKSPACE",
     "Affine",
     "Chunk",
+    "Factors",
     "Group",
     "GroupGrams",
     "RaggedBatch",
@@ -40,11 +41,12 @@ __all__ = [
     "inertia_bounds",
     "over_matrices",
     "packed",
+    "pivoted",
     "resolve_bounds",
     "scaled_singular_values",
     "shifts_around",
     "signature",
     "singular_values",
     "top_singular_value",
-    "unpivoted_growth",
+    "unpivoted",
 ]

@@ -16,22 +16,15 @@ import torch
 from torch import Tensor
 
 from ..metrics import RankBounds, Status, Tolerance
-from ..reference import UNIT, Gram, Moments, divided, normalized, widened
+from ..reference import SPARE, UNIT, Gram, Moments, divided, normalized, widened
 from .batch import over_matrices
-
-PIVOTED_GROWTH = 8.0
-"""Growth of Bunch-Kaufman factors, in units of ||G - tau^2 I||, that delta allows for. The growth seen in practice is
-about 1. A count whose factors grow more is not believed."""
-WIDENING = 1e-8
-"""Share of tau^2 by which delta is widened, to allow for growth beyond that: the larger tau is, the larger an error of
-tau^2 can be tolerated."""
+from .growth import Factors, Number, pivoted
 
 LARGEST_TAU = 1e100
 """No singular value in the scale of a Gram matrix comes near this, and the factors of delta do not make its square
 overflow."""
 
 Inertia = Callable[[Tensor], tuple[Tensor, Tensor]]
-Number = float | Tensor
 
 
 @dataclass(frozen=True)
@@ -93,42 +86,23 @@ def absolute_tau(tolerance: Tolerance, scale: Tensor) -> Tensor:
     return tolerance.value / scale
 
 
-def unpivoted_growth(order: Tensor) -> Tensor:
-    """Growth that delta allows for, instead of `PIVOTED_GROWTH`, where factors are made without pivoting, as the
-    kernels make them: 32, and from r = 512 on 32 (r / 512)^2. `order`: r of each matrix.
-
-    Such factors grow with r, some of them much more than most. Growth measured on square matrices whose singular values
-    fall evenly from 1 to 1e-5, with the tolerance of 1e-3 ||W||_F, and the delta that results from the limit:
-
-        r       growth                        limit    delta / tau^2
-        256     none of 40 above 8            32       1e-6
-        384     1 of 60 at 26                 32       2e-6
-        512     2 of 30 above 8               32       2e-6
-        1024    5 to 23                       128      2e-5
-        2048    15 to 42                      512      1e-4
-        4096    71 to 382                     2048     1e-3
-    """
-    return 32.0 * (order / 512).square().clamp(min=1.0)
+def shifts(moments: Moments, tolerance: Tolerance, of: Factors, top: tuple[Tensor, Tensor] | None = None) -> Shifts:
+    """Shifts for one tolerance; `of` as in `shifts_around`, `top` as in `tau_squared`."""
+    return shifts_around(moments, *tau_squared(moments, tolerance, top), tau_error(moments, tolerance), of)
 
 
-def shifts(moments: Moments, tolerance: Tolerance, growth: Number, top: tuple[Tensor, Tensor] | None = None) -> Shifts:
-    """Shifts for one tolerance; `growth` as in `shifts_around`, `top` as in `tau_squared`."""
-    return shifts_around(moments, *tau_squared(moments, tolerance, top), tau_error(moments, tolerance), growth)
-
-
-def shifts_around(moments: Moments, low: Affine, high: Affine, error: Affine, growth: Number) -> Shifts:
+def shifts_around(moments: Moments, low: Affine, high: Affine, error: Affine, of: Factors) -> Shifts:
     """Shifts for a tau^2 between `low` and `high`, each of which was computed with an error of at most `error`.
 
     delta covers that error, the rounding of the Gram matrix's sums and of the shift, and the errors of factors whose
     growth is within the limit.
 
-    growth: this limit, in units of ||G - tau^2 I||: `PIVOTED_GROWTH`, or `unpivoted_growth` of the orders.
+    of: the factors, `pivoted` or `unpivoted`.
     """
-    terms = moments.order + 64.0  # most operations on one element in an LDL^T of the CPU or of the kernels
     size = TRACE + high * moments.order  # at least ||G - tau^2 I||_F
-    limit = size * growth + low * (WIDENING / UNIT / terms)
-    delta = TRACE * (UNIT * (moments.inner + 4.0)) + (size + limit) * (UNIT * terms) + error
-    delta = delta * (1.0 + 2.0**-20)  # the matrix that is factored is shifted by delta too, and delta itself is rounded
+    limit = size * of.growth + low * (of.widening / UNIT / of.terms)
+    delta = TRACE * (UNIT * (moments.inner + 4.0)) + (size + limit) * (UNIT * of.terms) + error
+    delta = delta * SPARE
     return Shifts(low - delta, high + delta, limit)
 
 
@@ -154,19 +128,26 @@ def inertia_bounds(
 
     answers = []
     for tolerance in tolerances:
-        s = shifts(gram.moments, tolerance, PIVOTED_GROWTH, top)
+        s = shifts(gram.moments, tolerance, pivoted(gram.moments.order), top)
         lower = count(s.lower)
         full = bool((lower[0] == gram.matrix.shape[-1]).all())  # then no rank can be larger
-        answers.append(judge(gram.moments, s, lower if full else count(s.upper), lower))
+        limits = s.limit.at(gram.trace)[:, None]
+        answers.append(judge(gram.moments, limits, lower if full else count(s.upper), lower))
     return answers
 
 
-def judge(moments: Moments, shifts: Shifts, upper: tuple[Tensor, Tensor], lower: tuple[Tensor, Tensor]) -> RankBounds:
-    """Bounds from the counts. `upper` and `lower` are count and growth `(b,)` at either shift; where a growth exceeds
-    the limit, the bounds are [0, r] with status `FALLBACK`."""
-    sound = torch.maximum(upper[1], lower[1]) <= shifts.limit.at(moments.trace)
-    sound |= moments.trace == 0
-    return _answer(moments, sound, lower[0], upper[0])
+def judge(moments: Moments, limits: Tensor, upper: tuple[Tensor, Tensor], lower: tuple[Tensor, Tensor]) -> RankBounds:
+    """Bounds from the counts. Where a growth exceeds its limit, they are [0, r] with status `FALLBACK`.
+
+    A lower bound of r is all that there is to know: the other count is not read, and need not have been made.
+
+    Args:
+        limits: `(b, 2)`, or `(b, 1)` where they are equal: the largest growth that is believed at either shift.
+        upper, lower: count and growth `(b,)` at either shift.
+    """
+    sound = (torch.stack([upper[1], lower[1]], -1) <= limits) | (moments.trace == 0)[:, None]
+    full = sound[:, 1] & (lower[0] == moments.order)
+    return _answer(moments, full | sound.all(-1), lower[0], torch.where(full, lower[0], upper[0]))
 
 
 def tau_error(moments: Moments, tolerance: Tolerance) -> Affine:

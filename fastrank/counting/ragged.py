@@ -16,7 +16,8 @@ from ..device import capturing
 from ..metrics import RankBounds, Tolerance
 from ..reference import Gram, Moments, power_of_two
 from .batch import Group
-from .bounds import Shifts, judge, shifts, unpivoted_growth
+from .bounds import Affine, Shifts, judge, shifts
+from .growth import unpivoted
 from .packing import packed
 
 if TYPE_CHECKING:
@@ -58,16 +59,21 @@ Top = tuple[Tensor, Tensor]
 class ShiftPair(NamedTuple):
     """The two shifts above which the kernels count for one tolerance, in the form that the kernels take."""
 
-    shifts: Shifts
     coefficients: Tensor
     """(b, 2, 2) FP64: slope and intercept of the shift for the upper bound of the rank, then for the lower bound."""
+    limits: Tensor
+    """(b, 2, 2) FP64: the same of the largest growth that is believed at either shift."""
 
     @classmethod
     def of(cls, shifts: Shifts, trace: Tensor) -> ShiftPair:
         """Write `shifts` out for each matrix; `trace` `(b,)` gives the number of matrices and the device."""
-        numbers = (x for line in (shifts.upper, shifts.lower) for x in (line.slope, line.intercept))
-        columns = [x.expand_as(trace) if isinstance(x, Tensor) else torch.full_like(trace, x) for x in numbers]
-        return cls(shifts, torch.stack(columns, -1).view(-1, 2, 2))
+
+        def written(*lines: Affine) -> Tensor:
+            numbers = (x for line in lines for x in (line.slope, line.intercept))
+            columns = [x.expand_as(trace) if isinstance(x, Tensor) else torch.full_like(trace, x) for x in numbers]
+            return torch.stack(columns, -1).view(-1, 2, 2)
+
+        return cls(written(shifts.upper, shifts.lower), written(shifts.limit, shifts.limit))
 
 
 class Counted(NamedTuple):
@@ -162,19 +168,20 @@ class RaggedBatch:
             pairs = wanted(chunk, before, self._grams(chunk, workspace, before))
             if len(pairs) > self.tolerances:
                 raise ValueError(f"tolerances: {len(pairs)}, but this batch was made for {self.tolerances} at a time")
-            counts, growth = launches.count(workspace, trace, scale, torch.cat([x.coefficients for x in pairs], 1))
+            coefficients, limits = (torch.cat(x, 1) for x in zip(*pairs, strict=True))
+            counts, growth, limits = launches.count(workspace, trace, scale, coefficients, limits, len(pairs))
             finite = trace.isfinite()
             moments = before._replace(trace=trace.masked_fill(~finite, 0.0), finite=finite)
             each = [(counts[:, i], growth[:, i]) for i in range(counts.shape[1])]
-            answers = zip(pairs, each[::2], each[1::2], strict=True)
-            yield Counted(chunk, moments, [judge(moments, x.shifts, upper, lower) for x, upper, lower in answers])
+            places = range(0, len(each), 2)
+            yield Counted(chunk, moments, [judge(moments, limits[:, i : i + 2], *each[i : i + 2]) for i in places])
 
     def shift_pair(self, chunk: Chunk, moments: Moments, tolerance: Tolerance, top: Top | None = None) -> ShiftPair:
         """The shifts for one tolerance; remembered if they do not depend on the values of the matrices."""
         key = (id(chunk), tolerance)
         if key in self._shift_pairs:
             return self._shift_pairs[key]
-        pair = ShiftPair.of(shifts(moments, tolerance, unpivoted_growth(chunk.order), top), moments.trace)
+        pair = ShiftPair.of(shifts(moments, tolerance, unpivoted(chunk.order), top), moments.trace)
         constant = tolerance.relative_to != "spectral" and not chunk.launches.scaled
         if constant and not capturing(self.device):  # a tensor made in a capture has no values before a replay
             self._shift_pairs[key] = pair

@@ -26,7 +26,7 @@ from ..counting import (
     eigenvalue_error,
     over_matrices,
     shifts_around,
-    unpivoted_growth,
+    unpivoted,
 )
 from ..metrics import Status
 from ..reference import Moments, divided, gram, normalized, top_interval, widened
@@ -94,8 +94,8 @@ def _count_by_kernels(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[T
                 _thresholds(*top, g.scale, group.columns, matrices.data[chosen[0]].dtype, atol[chosen], rtol[chosen])
             )
         low, high = (torch.cat(x).clamp(0.0, LARGEST_TAU).square() for x in zip(*between, strict=True))
-        growth = unpivoted_growth(chunk.order)
-        shifts = shifts_around(moments, Affine(0.0, low), Affine(0.0, high), TRACE * 0.0, growth)
+        around = Affine(0.0, low), Affine(0.0, high)
+        shifts = shifts_around(moments, *around, TRACE * 0.0, unpivoted(chunk.order))
         return [ShiftPair.of(shifts, moments.trace)]
 
     counted = list(batch.count(wanted))

@@ -23,8 +23,8 @@ from .basis_size import basis_size
 from .compilation import compilation_of
 
 if TYPE_CHECKING:
+    from ..kernels.launch import AnyVariant
     from ..kernels.sketch import Sketches
-    from ..kernels.variant import Variant
     from ..optim import Descent
 
 WARM_UP = 8
@@ -210,7 +210,7 @@ class Bases:
         self.step.fill_(state["step"])
         self._plan(self._layouts, ks, bases)
 
-    def _variants(self, sources: Sequence[Source], ks: Sequence[int]) -> list[Variant]:
+    def _variants(self, sources: Sequence[Source], ks: Sequence[int]) -> list[AnyVariant]:
         """Variants of the kernels that sketches of these matrices, with `ks` columns each, launch."""
         from ..kernels.sketch import variants_of_sketches
 

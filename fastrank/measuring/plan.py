@@ -9,6 +9,7 @@
                         power       sigma_1, from there
                         shifts      where to count
                         factor      counts
+                        recount     of large matrices, where the factors have grown too much
                         row         what counts and proofs say together
 
 Only the device knows which ranks are open: the host waits for nothing, and a CUDA graph can capture the whole list.
@@ -75,8 +76,8 @@ class Plan:
         shifts = 2 * (t + 1)  # two for each tolerance, and two that certify sigma_1
         chunks = packed(matrices, BUDGET, lambda matrix: workspace_bytes(matrix, shifts, True))
         self._chunks = [
-            Launches(matrices, shifts, True, only=[i for g in groups for i in g.indices], decided=self._decided)
-            for groups in chunks
+            Launches(matrices, shifts, True, pairs=t, only=indices, decided=self._decided)
+            for indices in ([i for g in groups for i in g.indices] for groups in chunks)
         ]
         self._workspace = torch.empty(max(c.size for c in self._chunks), dtype=torch.float64, device=device)
         self._answers = Answers.of(b, t, self._chunks[0].parts, device)
@@ -129,7 +130,9 @@ class Plan:
             chunk.finish_grams(self._workspace)
             chunk.multiply(self._workspace, self._vectors, self._proof)
             chunk.shift(self._workspace, self._vectors, self._noise, self._tolerances, self._proof, self._answers)
-            chunk.factor(chunk.problems(self._workspace, *self._answers.counted))
+            problems = chunk.problems(self._workspace, *self._answers.counted)
+            chunk.factor(problems)
+            chunk.recount(problems, self._answers.limits)
         table = self._chunks[0].table
         row_(self.values, table, self._decided, self._proof, self._answers, self._step, self._skip)
 

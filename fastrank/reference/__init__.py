@@ -1,17 +1,22 @@
 """The algorithm of every kernel in plain PyTorch: the specification of the kernels, and the path for CPUs."""
 
+from .again import MARGIN, MOST, SPARE, again, unpivoted_terms
 from .grams import Gram, Moments, divided, gram, normalized, power_of_two, widened
-from .ldl import inertia
+from .ldl import inertia, unpivoted_inertia
 from .lowrank import gaussian, randomized_svd, residual_norm
 from .power import SLACK, UNIT, TopEigenvalue, exact_start, kato_bound, power_iteration, top_interval
 from .sgd import stacked_sgd_
 
 __all__ = [
+    "MARGIN",
+    "MOST",
     "SLACK",
+    "SPARE",
     "UNIT",
     "Gram",
     "Moments",
     "TopEigenvalue",
+    "again",
     "divided",
     "exact_start",
     "gaussian",
@@ -25,5 +30,7 @@ __all__ = [
     "residual_norm",
     "stacked_sgd_",
     "top_interval",
+    "unpivoted_inertia",
+    "unpivoted_terms",
     "widened",
 ]

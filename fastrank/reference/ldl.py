@@ -13,6 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .power import UNIT
+
+BLOCK = 32
+"""Columns that `unpivoted_inertia` eliminates one by one."""
+
 
 def inertia(matrices: Tensor) -> tuple[Tensor, Tensor]:
     """Number of positive eigenvalues, and growth, of symmetric FP64 `matrices` `(b, r, r)`; reads the lower triangles.
@@ -48,6 +53,38 @@ def count_ldl_(factors: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor]:
     trusted = (indefinite | ~first[..., :-1]).all(-1)
     growth = torch.where(trusted, (size * (_squares(factors) + 1)).sum(-1), torch.inf)
     return _answer(((d > 0) & ~paired).sum(-1) + second.sum(-1), growth)
+
+
+def unpivoted_inertia(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """What `inertia` returns, from factors that are made without pivoting, as the kernels make theirs.
+
+    It is what they are measured against where the growth itself matters: without pivoting it is larger, and differs
+    from shift to shift. A pivot of less than `UNIT` sum_j |a_jj| becomes that, as in `fastrank.kernels.count`.
+    """
+    a = matrices.clone()
+    d = torch.zeros(matrices.shape[:-1], dtype=matrices.dtype, device=matrices.device)
+    _factor_(a, d, UNIT * a.diagonal(dim1=-2, dim2=-1).abs().sum(-1))
+    return _answer((d > 0).sum(-1), (d.abs() * (_squares(a.tril(-1)) + 1)).sum(-1))
+
+
+def _factor_(a: Tensor, d: Tensor, floor: Tensor) -> None:
+    """L of `a` `(b, r, r)`, written below its diagonal, and D, written to `d` `(b, r)`: halves, down to few columns."""
+    r = a.shape[-1]
+    if r <= BLOCK:
+        for j in range(r):
+            pivot = a[:, j, j]
+            d[:, j] = torch.where(pivot.abs() < floor, torch.where(pivot < 0, -floor, floor), pivot)
+            column = a[:, j + 1 :, j].clone()
+            a[:, j + 1 :, j] /= d[:, j, None]
+            a[:, j + 1 :, j + 1 :] -= a[:, j + 1 :, j, None] * column[:, None, :]
+        return
+    half = -(-r // (2 * BLOCK)) * BLOCK
+    first, below, rest = a[:, :half, :half], a[:, half:, :half], a[:, half:, half:]
+    _factor_(first, d[:, :half], floor)
+    scaled = torch.linalg.solve_triangular(first.mT, below, upper=True, left=False, unitriangular=True)
+    below.copy_(scaled / d[:, None, :half])
+    rest.baddbmm_(scaled, below.mT, alpha=-1)
+    _factor_(rest, d[:, half:], floor)
 
 
 def _squares(lower: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Answers: what counting a step's matrices leaves on the device, from `count.shifts` by way of `count.ldl` to
+"""Answers: what counting a step's matrices leaves on the device, from `count.shifts` by way of `inertia.ldl` to
 `count.row`."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Answers(NamedTuple):
     coefficients: Tensor
     """(b, S, 2) FP64, see `ldl.Problems`; the slopes are 0. First the upper bound's shift, then the lower bound's."""
     limits: Tensor
-    """(b, T + 1) FP64: of a tolerance's or the certificate's factors, the largest growth that is believed."""
+    """(b, S) FP64: of the factors at each shift, the largest growth that is believed."""
     counts: Tensor
     """(b, S) int64, eigenvalues above each shift."""
     growth: Tensor
@@ -40,11 +40,16 @@ class Answers(NamedTuple):
             return torch.zeros(matrices, *shape, dtype=dtype, device=device)
 
         return cls(
-            zeros(), zeros(2), zeros(shifts, 2), zeros(tolerances + 1), zeros(shifts, dtype=torch.int64),
+            zeros(), zeros(2), zeros(shifts, 2), zeros(shifts), zeros(shifts, dtype=torch.int64),
             zeros(shifts, parts),
         )  # fmt: skip
 
     @property
-    def counted(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What `Launches.problems` takes after the workspace: traces, coefficients, counts and growth."""
-        return self.trace, self.coefficients, self.counts, self.growth
+    def tolerances(self) -> int:
+        """T."""
+        return self.limits.shape[1] // 2 - 1
+
+    @property
+    def counted(self) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+        """What `Launches.problems` takes after the workspace: traces, coefficients, counts, growth and T."""
+        return self.trace, self.coefficients, self.counts, self.growth, self.tolerances

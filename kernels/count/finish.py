@@ -17,10 +17,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..device import capability, chosen
+from ..inertia.table import CHUNK, COLUMNS, FIELDS, OFFSET, ORDER, PARTIAL
 from ..launch import launch
 from ..variant import Variant
 from .gram import TILE_FIELDS, Config, config
-from .table import CHUNK, COLUMNS, FIELDS, OFFSET, ORDER, PARTIAL
 
 SMALLEST = tl.constexpr(1024)
 """Elements of the smallest tile that a Gram is cut into, 32 x 32. The squares of the tiles of a matrix begin at

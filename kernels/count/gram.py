@@ -3,7 +3,7 @@
     G = W W^T / scale^2        W (r, n), r <= n, any strides and dtype; G FP64, of order r rounded up to PAD
     trace(G) = ||W||_F^2 / scale^2
 
-The eigenvalues of G are the squared singular values of W, which `count.ldl` counts above a threshold. Products are
+The eigenvalues of G are the squared singular values of W, which `inertia.ldl` counts above a threshold. Products are
 accumulated in FP64; the twin, `fastrank.reference.grams`, says why. A NaN or Inf in W needs no check: it reaches the
 trace through the sums.
 
@@ -12,12 +12,29 @@ many columns and few tiles is cut into several chunks: `gram_` writes the sums o
 others into a workspace, and `count.finish` adds them up.
 
 Bytes: W (r n elements) at least once from memory, and once for each of the r / BLOCK tiles of a row of G, from L2 where
-W fits there; 8 r^2 / 2 of G. Flops: r^2 n, FP64. On sm_90 the dot becomes DMMA (m8n8k4 by Triton 3.9, m16n8k16 by 3.6),
-so the tensor cores' 67 TFLOP/s are the roof of both; ResNet-18 needs 4.9 GFLOP: 73 us. sm_86, sm_89 and sm_120 have no
-FP64 tensor instruction.
+W fits there; 8 r^2 / 2 of G. Flops: r^2 n, FP64; whole tiles on the diagonal make that r^2 n (1 + BLOCK / r). On sm_90
+the dot becomes DMMA (m8n8k4 by Triton 3.9, m16n8k16 by 3.6), so the tensor cores' 67 TFLOP/s are the roof of both;
+ResNet-18 needs 4.9 GFLOP: 73 us. On sm_86, sm_89 and sm_120 Triton uses no tensor instruction.
 
-Tried, by what the compiler makes of it (no time is measured):
-    sm_80, sm_90     BLOCK 64, BLOCK_K 32, 8 warps: at most 182 registers, no spill; 4 warps: 255, and FP64 input spills
+Roofline of a tile's step of 32 columns of FP32, in cycles of a multiprocessor of sm_90, from the instructions of the
+main loop that Triton 3.6 makes and from assumed rates (128 FP64 products, 16 conversions, 128 bytes of shared memory a
+cycle). Operands are converted to FP64 in registers, by every warp that uses them, so that fewer warps convert less:
+
+                           products   conversions   shared memory   instructions
+    8 warps of 16 x 32         1024           768             512            408
+    4 warps of 32 x 32         1024           512             384            380
+
+A step needs 16 KiB of W, 16 bytes a cycle, where L2 is assumed to deliver 24. A warp issues in order, and waits between
+its copies, conversions and products; what it leaves free another one takes, if it does not wait at the same barrier.
+Hence 4 warps, whose registers leave room for two programs. A simulation of that loop (in order, with these rates) says
+1406 cycles with 8 warps and 1300 with twice 4; on sm_80 2453 and 2198 of 2048; in half precision, which is not copied
+ahead, 1872 and 1509. Nothing is measured.
+
+Tried, by what the compiler makes of it:
+    sm_80, sm_90     BLOCK 64, BLOCK_K 32, 8 warps: at most 182 registers, no spill, but one program a multiprocessor;
+                     held to 128 registers: up to 16 bytes spilled. 4 warps: at most 246, no spill; FP64 spills 8 bytes
+                     unless BLOCK_K is 16. BLOCK_K 16 held to 168 registers: three programs, simulated as good as two;
+                     FP64 spills 16 bytes. 128 x 64, not built: 8 warps with 32 x 32 each have room for one program
     sm_86, sm_89     BLOCK 64 spills up to 1.6 kB for half precision; BLOCK 32: at most 188 registers, no spill
     sm_100           BLOCK 64 fails under Triton 3.6, which puts FP64 products of 64 rows into tensor memory
     sm_120           BLOCK 64 spills 192 bytes for half precision; BLOCK 32: none
@@ -36,25 +53,36 @@ import triton.language as tl
 from torch import Tensor
 
 from ..device import capability, chosen, wide_tiles
+from ..inertia.table import (
+    CHUNK,
+    COLUMNS,
+    FIELDS,
+    OFFSET,
+    ORDER,
+    PARTIAL,
+    POINTER,
+    ROWS,
+    STRIDE_COLUMN,
+    STRIDE_ROW,
+    Shape,
+)
 from ..launch import launch
 from ..limits import DTYPES
 from ..variant import Variant
 from .product import TRITON_TYPES, sum_products
-from .table import CHUNK, COLUMNS, FIELDS, OFFSET, ORDER, PARTIAL, POINTER, ROWS, STRIDE_COLUMN, STRIDE_ROW, Shape
 
 
 class Config(NamedTuple):
     """Launch configuration."""
 
     block: int
-    block_k: int
     num_warps: int
     num_stages: int
 
 
 def config(capability: tuple[int, int]) -> Config:
     """Depends on the architecture alone: the shapes of the matrices only change the list of work."""
-    return Config(64 if wide_tiles(capability) else 32, 32, 8, 2)
+    return Config(64, 4, 2) if wide_tiles(capability) else Config(32, 8, 2)
 
 
 TILE_FIELDS = tl.constexpr(4)
@@ -91,14 +119,21 @@ def gram_kernel(p_table, p_tiles, p_decided, p_scale, p_gram, p_partial, DTYPE: 
     tl.store(p_out + offsets, total, mask=m_tile)
 
 
-def chunk_of(shape: Shape, block: int) -> int:
-    """Columns that one program sums for a matrix: a multiple of 32, and at least 512.
+PROGRAMS = 264
+"""Two for each multiprocessor of an H200: most that a matrix is cut into."""
 
-    A matrix is cut only until it has about 264 programs, two for each multiprocessor of an H200: a chunk costs a write
-    and a read of its tile, 16 bytes an element, against 2 x 512 flops to make the element.
+
+def chunk_of(shape: Shape, block: int) -> int:
+    """Columns that one program sums for a matrix: a multiple of 32.
+
+    A matrix is cut as long as all its programs run at once, so that none waits for a second round, and a chunk has at
+    least 256 columns, 2 us of products, and 2 r: it costs a write and a read of its tile, 16 bytes an element, against
+    the flops of its columns, and a large matrix has other tiles for the multiprocessors to make. An estimate of how
+    long the programs of ResNet-18 take, 264 at a time, and of what their tiles cost at 3 TB/s: 153 us; 164 us with
+    chunks of at least 512 columns alone, as many as make 264 programs or more. Not measured.
     """
-    chunks = -(-264 // len(_triangle(shape.order, block)))
-    return max(512, -(-shape.columns // (chunks * 32)) * 32)
+    chunks = max(1, min(PROGRAMS // len(_triangle(shape.order, block)), shape.columns // max(256, 2 * shape.rows)))
+    return -(-shape.columns // (chunks * 32)) * 32
 
 
 def tiles_of(shapes: Sequence[Shape], ids: Sequence[int], chunks: Sequence[int], block: int) -> Tensor:
@@ -134,8 +169,8 @@ def gram_(
 
     Args:
         gram: FP64 workspace, written: the sums over each matrix' first chunk of columns.
-        partial: FP64 workspace, written: those over further chunks. `count.table.rows_of` gives both sizes.
-        table: `(b, FIELDS)` int64, see `count.table`. tiles: `(programs, TILE_FIELDS)` int32, from `tiles_of`.
+        partial: FP64 workspace, written: those over further chunks. `inertia.table.rows_of` gives both sizes.
+        table: `(b, FIELDS)` int64, see `inertia.table`. tiles: `(programs, TILE_FIELDS)` int32, from `tiles_of`.
         decided: `(b,)` int32; where it is not 0 nothing is written for the matrix.
         scale: `(b,)` FP64 powers of two that matrices are divided by; None stands for 1.
     """
@@ -151,13 +186,14 @@ def gram_cost(shapes: Sequence[Shape], itemsize: int) -> tuple[int, int]:
 
 
 def gram_variant(dtype: torch.dtype, scaled: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+    block_k = 16 if dtype == torch.float64 else 32  # 128 bytes of a row of W at most, a line of the cache
     return Variant(
         kernel=gram_kernel,
         signature={
             "p_table": "*i64:16", "p_tiles": "*i32:16", "p_decided": "*i32:16", "p_gram": "*fp64:16",
             "p_partial": "*fp64:16", "p_scale": "*fp64:16",
         },
-        constexprs={"DTYPE": TRITON_TYPES[dtype], "SCALED": scaled, "BLOCK": c.block, "BLOCK_K": c.block_k},
+        constexprs={"DTYPE": TRITON_TYPES[dtype], "SCALED": scaled, "BLOCK": c.block, "BLOCK_K": block_k},
         num_warps=c.num_warps,
         num_stages=c.num_stages,
         label=str(dtype).removeprefix("torch."),

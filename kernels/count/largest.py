@@ -17,9 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..inertia.table import COLUMNS, FIELDS, POINTER, ROWS, STRIDE_COLUMN, STRIDE_ROW
 from ..launch import launch
 from ..variant import Variant
-from .table import COLUMNS, FIELDS, POINTER, ROWS, STRIDE_COLUMN, STRIDE_ROW
 
 _PARTS = 32
 """Programs that share a matrix."""
@@ -47,7 +47,7 @@ def largest_(largest: Tensor, table: Tensor, ids: Tensor) -> None:
 
     Args:
         largest: `(b,)` FP64, all zero before; written in place.
-        table: `(b, FIELDS)` int64, see `count.table`. ids: `(n,)` int32.
+        table: `(b, FIELDS)` int64, see `inertia.table`. ids: `(n,)` int32.
     """
     grid = (len(ids), _PARTS)  # CUDA allows 2^31 - 1 programs in the first dimension, and 65535 in the second
     launch(LARGEST, grid, {"p_table": table, "p_ids": ids, "p_largest": largest.view(torch.int64)})

@@ -4,12 +4,11 @@
     multiply    `power_small_` and `power_`: vectors near the first eigenvectors
     shift       `shifts_`: where to count
     count       matrices small enough for `count.tiny`: `tiny_`, one launch a dtype and size, straight from W
-                others, from their Grams: `factor_`, one program a matrix and shift, for r <= `ONE_PROGRAM_UP_TO`,
-                and `factor_windows_`, many programs a matrix and shift, above
+                others, from their Grams: `inertia.Factors`, in CUDA C++ (which serves small matrices too) or in Triton
+    recount     `again_` and `inertia.Factors`: for r > 512, where factors have grown too much
 
-The plan is made once for a batch and kept. The size of every launch is known beforehand, and none waits for the host:
-a CUDA graph can capture them all. How a matrix is cut into tiles and chunks depends on its own shape alone, so that it
-gives the same bits whatever else is in the batch.
+The size of every launch is known beforehand, and none waits for the host: a CUDA graph can capture them all. How a
+matrix is cut into tiles and chunks depends on its own shape alone: it gives the same bits whatever is beside it.
 """
 
 from __future__ import annotations
@@ -20,45 +19,39 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from ..cuda import build
 from ..device import capability, current, to_device
-from ..variant import Variant
-from . import finish, gram, largest, ldl, ldl_windows, power, row, shifts, tiny
+from ..inertia import Factors, Problems, growth_parts, variants_of_factors
+from ..inertia.table import OFFSET, Shape, rows_of
+from ..launch import AnyVariant
+from . import again, finish, gram, largest, power, row, shifts, tiny
 from .answers import Answers
 from .largest import largest_
-from .ldl import Problems
-from .ldl_windows import factor_windows_
 from .power import SMALL, power_, power_small_
 from .shifts import shifts_
-from .table import OFFSET, Shape, rows_of
 
 Key = TypeVar("Key", bound=Hashable)
 
-ONE_PROGRAM_UP_TO = 512
-"""Largest order that one program factors. For few matrices of order 512 both ways take about 0.25 ms by estimate: one
-program has a chain of 512 pivots and 45 MFLOP for its multiprocessor, many have 4 windows of 3 launches. Not
-measured."""
 
-
-def variants_of_counts(orders: Collection[int], dtypes: Collection[torch.dtype], device: torch.device) -> list[Variant]:
+def variants_of_counts(
+    orders: Collection[int], dtypes: Collection[torch.dtype], device: torch.device
+) -> list[AnyVariant]:
     """Every variant that a tracker's counts launch on `device`, for matrices of these orders and dtypes."""
     at = capability(device)
-    found = [gram.gram_variant(dtype, dtype == torch.float64, gram.config(at)) for dtype in dtypes]
-    found.append(finish.finish_variant(True, gram.config(at)))
+    c = gram.config(at)
+    found = [finish.finish_variant(True, c), *(gram.gram_variant(dtype, dtype == torch.float64, c) for dtype in dtypes)]
     if any(dtype != torch.float64 for dtype in dtypes):
-        found += [shifts.shifts_variant(gram.config(at).block), power.POWER, power.POWER_SMALL, row.ROW]
+        found += [shifts.shifts_variant(c.block), power.POWER, power.POWER_SMALL, row.ROW]
     if torch.float64 in dtypes:  # which are not sketched, nor is any matrix beside them
         found += [finish.TRACE, largest.LARGEST]
-    if any(order <= ONE_PROGRAM_UP_TO for order in orders):
-        found.append(ldl.variant_of(ldl.factor_kernel, ldl.config(at), IN_PLACE=False))
-    if any(order > ONE_PROGRAM_UP_TO for order in orders):
-        found += ldl_windows.variants_of(at)
-    return found
+    found += [again.AGAIN] if any(order > again.ABOVE for order in orders) else []
+    return [*found, *variants_of_factors(orders, device)]
 
 
 def workspace_bytes(matrix: Tensor, shifts: int, keep: bool) -> int:
     """Bytes of workspace that `Launches` needs for a 2-D `matrix`: its Gram, partial sums of it, a factor a shift."""
     shape, at = Shape.of(matrix), capability(matrix.device)
-    if not keep and tiny.config(shape.rows, at) is not None:
+    if not keep and _tiny_config(shape, matrix.device) is not None:
         return 0
     chunks = -(-shape.columns // gram.chunk_of(shape, gram.config(at).block))
     return 8 * shape.order**2 * (1 + shifts + chunks - 1)
@@ -72,6 +65,7 @@ class Launches:
             read at every launch: the caller keeps it alive.
         shifts: how many eigenvalue counts each matrix gets, S below.
         keep: store every Gram whole, both triangles, for others to read. Then `tiny_`, which stores none, is not used.
+        pairs: how many pairs of them are of tolerances, see `Problems`; None: all.
         only: indices of the matrices that this object counts; None: all. All others have a row in the table too, so
             that tensors `(b, ...)` can be those of all matrices, shared by several such objects.
         decided: `(b,)` int32, see below; None: zeros of its own.
@@ -87,23 +81,17 @@ class Launches:
     """
 
     def __init__(
-        self,
-        matrices: Sequence[Tensor],
-        shifts: int,
-        keep: bool,
-        *,
-        only: Sequence[int] | None = None,
-        decided: Tensor | None = None,
-    ) -> None:
+        self, matrices: Sequence[Tensor], shifts: int, keep: bool, *, pairs: int | None = None,
+        only: Sequence[int] | None = None, decided: Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.device = matrices[0].device
         self.shapes = [Shape.of(matrix) for matrix in matrices]
-        zeros = torch.zeros(len(matrices), dtype=torch.int32, device=self.device)
-        self.decided = zeros if decided is None else decided
+        self.decided = torch.zeros(len(matrices), dtype=torch.int32, device=self.device) if decided is None else decided
         self.keep = keep
         mine = range(len(matrices)) if only is None else only
         at = capability(self.device)
         block = gram.config(at).block
-        configs = {} if keep else {i: tiny.config(self.shapes[i].rows, at) for i in mine}
+        configs = {} if keep else {i: _tiny_config(self.shapes[i], self.device) for i in mine}
         loose = {i: config for i, config in configs.items() if config is not None}
         stored = [i for i in mine if i not in loose]
         chunks = [gram.chunk_of(shape, block) for shape in self.shapes]
@@ -111,7 +99,7 @@ class Launches:
         table, self._gram, self._partial = rows_of(pointers, self.shapes, chunks, stored)
         self.table, self.offsets = to_device(table, self.device), table[:, OFFSET.value].tolist()
         self.size = self._gram * (1 + shifts) + self._partial
-        self.parts = max(ldl.growth_parts(shape.order, at) for shape in self.shapes)
+        self.parts = max(growth_parts(shape.order, self.device) for shape in self.shapes)
 
         dtypes = [matrix.dtype for matrix in matrices]
         self._fp64 = self._ids([i for i in mine if dtypes[i] == torch.float64])
@@ -119,8 +107,8 @@ class Launches:
         listed = {d: gram.tiles_of(self.shapes, ids, chunks, block) for d, ids in by_dtype.items()}
         self._tiles = {d: to_device(tiles, self.device) for d, tiles in listed.items()}
         cut = [i for i in stored if keep or self.shapes[i].columns > chunks[i]]
-        whole = [shape.columns for shape in self.shapes]
-        self._finish = to_device(gram.tiles_of(self.shapes, cut, whole, block), self.device)
+        whole = gram.tiles_of(self.shapes, cut, [shape.columns for shape in self.shapes], block)
+        self._finish = to_device(whole, self.device)
         self._stored = self._ids(stored)
         self._small = self._ids([i for i in stored if self.shapes[i].order <= SMALL])
         self._large = self._ids([i for i in stored if self.shapes[i].order > SMALL])
@@ -128,11 +116,12 @@ class Launches:
         self._squares = torch.empty(squares, dtype=torch.float64, device=self.device) if keep else None
         tiny_ones = _sorted_out(list(loose), lambda i: (dtypes[i], loose[i]))
         self._tiny = {key: self._ids(ids) for key, ids in tiny_ones.items()}
-        self._one = self._ids([i for i in stored if self.shapes[i].order <= ONE_PROGRAM_UP_TO])
-        many = _sorted_out(
-            [i for i in stored if self.shapes[i].order > ONE_PROGRAM_UP_TO], lambda i: self.shapes[i].order
-        )
-        self._many = {order: self._ids(ids) for order, ids in many.items()}
+        rows = [shape.rows for shape in self.shapes]
+        large = [i for i in stored if rows[i] > again.ABOVE]
+        pairs = shifts // 2 if pairs is None else pairs
+        made = {len(ids): Factors(rows, ids, self.device, shifts, pairs=pairs) for ids in (stored, large)}
+        self._factors, self._again = made[len(stored)], made[len(large)]
+        self._grown = self._ids(large)
 
     @property
     def scaled(self) -> bool:
@@ -205,41 +194,49 @@ class Launches:
             shifts_(answers, *given, workspace[: self._gram], self._squares)
 
     def count(
-        self, workspace: Tensor, trace: Tensor, scale: Tensor | None, coefficients: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self, workspace: Tensor, trace: Tensor, scale: Tensor | None, coefficients: Tensor, limits: Tensor, pairs: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Counts the eigenvalues of each Gram above each shift. `sum_grams` comes first.
 
         Args:
             workspace: as `sum_grams` left it; the factors are written behind the Grams.
             trace: `(b,)` FP64 of `sum_grams`; those of the matrices that `tiny_` counts are written here.
             scale: as of `sum_grams`.
-            coefficients: `(b, S, 2)` FP64, slope and intercept: shift = slope * trace + intercept.
+            coefficients: `(b, S, 2)` FP64, slope and intercept: shift = slope * trace + intercept. Overwritten.
+            limits: `(b, S, 2)` FP64, the same of growth that is believed. pairs: as of `ldl.Problems`; 0: count once.
 
         Returns:
-            counts `(b, S)` int64 and growth of the factors `(b, S)` FP64, see `count.ldl`.
+            counts `(b, S)` int64, growth of the factors `(b, S)` FP64, see `inertia.ldl`, and its limit.
         """
-        b, shifts = coefficients.shape[:2]
-        counts = torch.zeros(b, shifts, dtype=torch.int64, device=self.device)
-        growth = torch.zeros(b, shifts, self.parts, dtype=torch.float64, device=self.device)
-        self.factor(self.problems(workspace, trace, coefficients, counts, growth), scale)
-        return counts, growth.sum(-1)
+        counts = torch.zeros(coefficients.shape[:2], dtype=torch.int64, device=self.device)
+        growth = coefficients.new_zeros(*counts.shape, self.parts)
+        self.factor(problems := self.problems(workspace, trace, coefficients, counts, growth, pairs), scale)
+        believed = (limits[..., 0] * trace[:, None] + limits[..., 1]).contiguous()
+        if pairs:
+            self.recount(problems, believed)
+        return counts, growth.sum(-1), believed
 
     def problems(
-        self, workspace: Tensor, trace: Tensor, coefficients: Tensor, counts: Tensor, growth: Tensor
+        self, workspace: Tensor, trace: Tensor, coefficients: Tensor, counts: Tensor, growth: Tensor, pairs: int
     ) -> Problems:
         """What `factor` takes: the Grams of `workspace`, the place of the factors in it, and what else is given."""
-        grams, factors = workspace[: self._gram], workspace[self._gram + self._partial :]
-        return Problems(self.table, self.decided, coefficients, trace, grams, factors, counts, growth)
+        places = workspace[: self._gram], workspace[self._gram + self._partial :]
+        progress = self._factors.progress(counts.shape[1])
+        return Problems(self.table, self.decided, coefficients, trace, *places, counts, growth, pairs, progress)
 
     def factor(self, problems: Problems, scale: Tensor | None = None) -> None:
-        """Counts as `count` does, into what `problems` has: its growth is 0 before."""
+        """Counts as `count` does at first, into what `problems` has: its counts and growth are 0 before."""
         with current(self.device):
             for (dtype, config), ids in self._tiny.items():
                 tiny.tiny_(problems, ids, scale if dtype == torch.float64 else None, dtype, config)
-            if len(self._one):
-                ldl.factor_(problems, self._one)
-            for order, ids in self._many.items():
-                factor_windows_(problems, ids, order)
+            self._factors.launch(problems)
+
+    def recount(self, problems: Problems, limits: Tensor) -> None:
+        """Counts large matrices again where factors have grown beyond `limits` `(b, S)` FP64; see `again.again_`."""
+        with current(self.device):
+            if len(self._grown):
+                again.again_(problems, limits, self._grown)
+                self._again.launch(problems._replace(progress=self._again.progress(limits.shape[1])))
 
     def _parts_of(self, workspace: Tensor) -> tuple[Tensor, Tensor]:
         """The Grams and the partial sums in a workspace; the latter are never empty, so that they have an address."""
@@ -249,6 +246,11 @@ class Launches:
         """`ids` on the device, the largest matrices first: what takes longest starts first."""
         ordered = sorted(ids, key=lambda i: (self.shapes[i].order, self.shapes[i].columns), reverse=True)
         return to_device(torch.tensor(ordered, dtype=torch.int32), self.device)
+
+
+def _tiny_config(shape: Shape, device: torch.device) -> tiny.Config | None:
+    """How `tiny_` counts matrices of this shape; None if it does not: in CUDA C++ a count from the Gram is faster."""
+    return None if build.serves(device) else tiny.config(shape.rows, capability(device))
 
 
 def _sorted_out(ids: Sequence[int], key: Callable[[int], Key]) -> dict[Key, list[int]]:

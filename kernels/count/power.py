@@ -34,9 +34,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..inertia.table import FIELDS, OFFSET, ORDER
 from ..launch import launch
 from ..variant import Variant
-from .table import FIELDS, OFFSET, ORDER
 
 PRODUCTS = 8
 """Products of each small Gram with a vector. The square of the vector's error in direction i falls by
@@ -122,7 +122,7 @@ def power_(vectors: Tensor, table: Tensor, ids: Tensor, decided: Tensor, gram: T
     Args:
         vectors: `(2, b, width)` FP64, width at least the order of every Gram. The first x is read from `vectors[0]`,
             and the last is there in the end, the last y in `vectors[1]`; in between they take turns.
-        table: `(b, FIELDS)` int64, see `count.table`. ids: `(n,)` int32.
+        table: `(b, FIELDS)` int64, see `inertia.table`. ids: `(n,)` int32.
         decided: `(b,)` int32; where it is not 0 the matrix is skipped, and its vectors keep their values.
         gram: FP64 workspace with whole Grams, both triangles.
         proof: `(b, at least 2)` FP64, [:, 1] a lower bound of lambda_1, 0 where nothing is known.

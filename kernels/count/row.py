@@ -6,7 +6,8 @@
 
 The twins are `fastrank.counting.bounds.judge` and `fastrank.measuring.row.row_of`. The bounds of a count and of a
 sketch are proofs both, so their intersection is one too. A count whose factors have grown beyond their limit proves
-nothing: FALLBACK. Where sigma_1 is not known to TIGHT, spectral_norm and stable_rank are NaN.
+nothing: FALLBACK. Where the count for the lower bound is r and proven, the other is not read, as it need not have been
+made. Where sigma_1 is not known to TIGHT, spectral_norm and stable_rank are NaN.
 
 One program for BLOCK matrices. Bytes: 8 S PARTS of growth a matrix, and little else. Bound by latency, a few us. Times
 are not measured.
@@ -20,10 +21,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..inertia.table import FIELDS, ROWS
 from ..launch import launch
 from ..variant import Variant
 from .answers import SLACK, TIGHT, Answers
-from .table import FIELDS, ROWS
 
 OK, NONFINITE, FALLBACK = map(tl.constexpr, (0.0, 1.0, 2.0))
 """As `fastrank.Status`."""
@@ -36,7 +37,6 @@ def _judged(p_counts, p_growth, p_limits, o, m, i_pair, order, trace, TOLERANCES
             PART: tl.constexpr):  # fmt: skip
     """Lower bound, upper bound and status (BLOCK,), FP64, by the counts at the two shifts of pair number `i_pair`."""
     shift = o * 2 * (TOLERANCES + 1) + 2 * i_pair
-    limit = tl.load(p_limits + o * (TOLERANCES + 1) + i_pair, mask=m, other=0.0)
     of_upper, of_lower = tl.zeros((BLOCK, PART), tl.float64), tl.zeros((BLOCK, PART), tl.float64)
     for i in range(0, PARTS, PART):
         o_part = i + tl.arange(0, PART)
@@ -44,9 +44,13 @@ def _judged(p_counts, p_growth, p_limits, o, m, i_pair, order, trace, TOLERANCES
         p = p_growth + (shift[:, None] * PARTS + o_part[None, :])
         of_upper += tl.load(p, mask=m_part, other=0.0)
         of_lower += tl.load(p + PARTS, mask=m_part, other=0.0)
-    sound = ((tl.sum(of_upper, 1) <= limit) & (tl.sum(of_lower, 1) <= limit)) | (trace == 0)
-    upper = tl.where(sound, tl.load(p_counts + shift, mask=m, other=0).to(tl.float64), order)
-    lower = tl.where(sound, tl.load(p_counts + shift + 1, mask=m, other=0).to(tl.float64), 0.0)
+    upper = tl.load(p_counts + shift, mask=m, other=0).to(tl.float64)
+    lower = tl.load(p_counts + shift + 1, mask=m, other=0).to(tl.float64)
+    sound = (tl.sum(of_lower, 1) <= tl.load(p_limits + shift + 1, mask=m, other=0.0)) | (trace == 0)
+    full = sound & (lower == order)
+    sound &= (tl.sum(of_upper, 1) <= tl.load(p_limits + shift, mask=m, other=0.0)) | (trace == 0) | full
+    upper = tl.where(sound & (full == 0), upper, order)
+    lower = tl.where(sound, lower, 0.0)
     finite = tl.abs(trace) < float("inf")
     status = tl.where(finite, tl.where(sound, OK, FALLBACK), NONFINITE)
     return tl.where(finite, lower, -1.0), tl.where(finite, upper, -1.0), status
@@ -111,7 +115,7 @@ def row_(
 
     Args:
         values: `(b, columns)` FP64, written; at least 2 T + 4 columns, of which those beyond become NaN.
-        table: `(b, FIELDS)` int64, see `count.table`.
+        table: `(b, FIELDS)` int64, see `inertia.table`.
         decided: `(b,)` int32: where it is not 0, `proof` is all there is to say, and the counts are not read.
         proof: `(b, 3 + 2 T)` FP64, see `shifts.shifts_`. Not finite as ||W||_F^2 of a decided matrix: W is not finite.
         answers: of the matrices that are not decided.
@@ -122,8 +126,8 @@ def row_(
         "p_counts": answers.counts, "p_growth": answers.growth, "p_limits": answers.limits, "p_values": values,
         "p_step": step, "p_skip": skip,
     }  # fmt: skip
-    (b, columns), (_, pairs) = values.shape, answers.limits.shape
-    sizes = {"MATRICES": b, "TOLERANCES": pairs - 1, "PARTS": answers.growth.shape[-1], "COLUMNS": columns}
+    b, columns = values.shape
+    sizes = {"MATRICES": b, "TOLERANCES": answers.tolerances, "PARTS": answers.growth.shape[-1], "COLUMNS": columns}
     launch(ROW, (-(-b // BLOCK),), given | sizes)
 
 

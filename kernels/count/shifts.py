@@ -11,7 +11,7 @@ Temple's and Kato's inequality
     lambda_1 <= theta + rho^2 / (theta - beta)
 
 The twin, `fastrank.reference.kato_bound`, has the proof and the allowance for rounding. Where sigma_1 is known to TIGHT
-by that or by the sketch, the certificate's shifts are NaN, so that `count.ldl` factors two problems less.
+by that or by the sketch, the certificate's shifts are NaN, so that `inertia.ldl` factors two problems less.
 
 One program a matrix. Bytes: the diagonal of G, 5 r elements of vectors, 8 S PARTS of growth. Bound by latency, a few
 us. Times are not measured.
@@ -26,32 +26,43 @@ import triton.language as tl
 from torch import Tensor
 
 from ..device import capability, chosen
+from ..inertia import UNIT
+from ..inertia.table import COLUMNS, FIELDS, OFFSET, ORDER, ROWS
 from ..launch import launch
 from ..variant import Variant
 from .answers import SLACK, TIGHT, Answers
-from .elimination import UNIT
 from .finish import SMALLEST
 from .gram import config
-from .table import COLUMNS, FIELDS, OFFSET, ORDER, ROWS
 
 FROBENIUS, SPECTRAL, ABSOLUTE = map(tl.constexpr, range(3))
 """What a tolerance is relative to; as in `sketch.proof`."""
 LARGEST = tl.constexpr(1e200)
 """Of tau^2; as `fastrank.counting.LARGEST_TAU`."""
-WIDENING = tl.constexpr(1e-8)
-"""As in `fastrank.counting.bounds`."""
+WIDENING, AGAIN_ABOVE = tl.constexpr(1e-8), tl.constexpr(512)
+"""As in `fastrank.counting.growth`."""
+SPARE = tl.constexpr(1 + 2.0**-20)
+"""As in `fastrank.reference.again`."""
 BLOCK = 512
 """Elements of a vector, or tiles of a Gram, that a program takes at a time."""
 
 
 @triton.jit
+def terms_of(order):
+    """Most operations on one element in the LDL^T of a matrix of this order; see `fastrank.reference.again`."""
+    return tl.minimum(order, 576.0 + order / 128) + 64.0
+
+
+@triton.jit
 def _around(low, high, error, trace, order, inner):
     """tau^2 - delta, tau^2 + delta and the limit of growth, as `fastrank.counting.shifts_around` makes them."""
-    terms = order + 64.0
+    terms = terms_of(order)
     size = trace + high * order
-    limit = size * (32.0 * tl.maximum(order / 512 * (order / 512), 1.0)) + low * (WIDENING / UNIT / terms)
+    part = order / 512
+    # In units of WIDENING, as `tl.maximum` takes a number at FP32's precision.
+    widening = tl.maximum(1e3 * tl.maximum(tl.minimum(part * part * part, 1.0), part * part / 16), 1.0)
+    limit = size * tl.where(order <= AGAIN_ABOVE, 32.0, 8.0) + low * (widening * WIDENING / UNIT / terms)
     delta = trace * (UNIT * (inner + 4.0)) + (size + limit) * (UNIT * terms) + error
-    delta *= 1.0 + 2.0**-20
+    delta *= SPARE
     return low - delta, high + delta, limit
 
 
@@ -68,7 +79,7 @@ def _kato_bound(theta, rho, square, error, order):
 
 @triton.jit(do_not_specialize=["WIDTH", "TOLERANCES", "PARTS"])
 def shifts_kernel(p_table, p_ids, p_decided, p_gram, p_squares, p_x, p_y, p_noise, p_tolerances, p_proof, p_trace,
-                  p_top, p_coefficients, p_limits, p_growth, WIDTH, TOLERANCES, PARTS, TILE: tl.constexpr,
+                  p_top, p_coefficients, p_limits, p_counts, p_growth, WIDTH, TOLERANCES, PARTS, TILE: tl.constexpr,
                   BLOCK: tl.constexpr):  # fmt: skip
     i_matrix = tl.load(p_ids + tl.program_id(0)).to(tl.int64)
     if tl.load(p_decided + i_matrix) != 0:
@@ -120,8 +131,8 @@ def shifts_kernel(p_table, p_ids, p_decided, p_gram, p_squares, p_x, p_y, p_nois
     tl.store(p_top + 2 * i_matrix, low)
     tl.store(p_top + 2 * i_matrix + 1, high)
 
-    p_shift = p_coefficients + i_matrix * 4 * (TOLERANCES + 1)
-    p_limit = p_limits + i_matrix * (TOLERANCES + 1)
+    i_first = i_matrix * 2 * (TOLERANCES + 1)
+    p_shift, p_limit, p_count = p_coefficients + 2 * i_first, p_limits + i_first, p_counts + i_first
     for i in range(0, TOLERANCES):
         kind, square = tl.load(p_tolerances + 2 * i), tl.load(p_tolerances + 2 * i + 1)
         relative = tl.where(kind == FROBENIUS, square * trace, tl.minimum(square, LARGEST))
@@ -131,14 +142,13 @@ def shifts_kernel(p_table, p_ids, p_decided, p_gram, p_squares, p_x, p_y, p_nois
         )
         wrong = tl.where(kind == ABSOLUTE, 0.0, trace * (square * 4 * UNIT * (inner + 8 * (order + 10))))
         under, over, limit = _around(least, most, wrong, trace, order, inner)
-        _store_pair(p_shift + 4 * i, under, over)
-        tl.store(p_limit + i, limit)
+        _store_pair(p_shift + 4 * i, p_limit + 2 * i, p_count + 2 * i, under, over, limit)
     near, far = low * (1 + SLACK), low * (1 + TIGHT)
     under, over, limit = _around(near, far, 0.0, trace, order, inner)
     known = high <= far
     under, over = tl.where(known, float("nan"), under), tl.where(known, float("nan"), 2 * far - over)  # far - delta
-    _store_pair(p_shift + 4 * TOLERANCES, under, over)
-    tl.store(p_limit + TOLERANCES, tl.where(known, -1.0, limit))
+    limit = tl.where(known, -1.0, limit)
+    _store_pair(p_shift + 4 * TOLERANCES, p_limit + 2 * TOLERANCES, p_count + 2 * TOLERANCES, under, over, limit)
 
     cells = 2 * (TOLERANCES + 1) * PARTS
     for i in range(0, cells, BLOCK):
@@ -147,12 +157,16 @@ def shifts_kernel(p_table, p_ids, p_decided, p_gram, p_squares, p_x, p_y, p_nois
 
 
 @triton.jit
-def _store_pair(p, under, over):
-    """Coefficients of two shifts: slope 0 and the shift itself."""
-    tl.store(p + 0, 0.0)
-    tl.store(p + 1, under)
-    tl.store(p + 2, 0.0)
-    tl.store(p + 3, over)
+def _store_pair(p_shift, p_limit, p_count, under, over, limit):
+    """Coefficients of two shifts, slope 0 and the shift itself; their limit; and counts of 0."""
+    tl.store(p_shift + 0, 0.0)
+    tl.store(p_shift + 1, under)
+    tl.store(p_shift + 2, 0.0)
+    tl.store(p_shift + 3, over)
+    tl.store(p_limit + 0, limit)
+    tl.store(p_limit + 1, limit)
+    tl.store(p_count + 0, 0)
+    tl.store(p_count + 1, 0)
 
 
 def shifts_(
@@ -162,7 +176,7 @@ def shifts_(
     """Says where to count the matrices `ids` that are not decided, and prepares the count and the next start vectors.
 
     Args:
-        answers: traces, top, coefficients and limits are written, growth is set to 0.
+        answers: traces, top, coefficients and limits are written, counts and growth are set to 0.
         vectors: `(2, b, width)` FP64, x and y of the last product. y / ||y||, the next start, takes the place of x;
             where y is zero or not finite, it is noise.
         noise: `(b, width)` FP64, zero from a matrix' order on.
@@ -176,7 +190,7 @@ def shifts_(
         "p_table": table, "p_ids": ids, "p_decided": decided, "p_gram": gram, "p_squares": squares, "p_x": vectors[0],
         "p_y": vectors[1], "p_noise": noise, "p_tolerances": tolerances, "p_proof": proof, "p_trace": answers.trace,
         "p_top": answers.top, "p_coefficients": answers.coefficients, "p_limits": answers.limits,
-        "p_growth": answers.growth,
+        "p_counts": answers.counts, "p_growth": answers.growth,
     }  # fmt: skip
     sizes = {"WIDTH": vectors.shape[-1], "TOLERANCES": len(tolerances), "PARTS": answers.growth.shape[-1]}
     launch(shifts_variant(config(capability(table.device)).block), (len(ids),), given | sizes)
@@ -185,7 +199,7 @@ def shifts_(
 def shifts_variant(tile: int, architectures: tuple[str, ...] = ()) -> Variant:
     """tile: rows of the tiles of `finish_`."""
     kinds = {"p_table": "*i64:16", "p_ids": "*i32:16", "p_decided": "*i32:16", "WIDTH": "i32", "TOLERANCES": "i32"}
-    kinds |= {"PARTS": "i32"}
+    kinds |= {"PARTS": "i32", "p_counts": "*i64:16"}
     constexprs = {"TILE": tile, "BLOCK": BLOCK}
     return Variant(
         kernel=shifts_kernel,
@@ -193,6 +207,7 @@ def shifts_variant(tile: int, architectures: tuple[str, ...] = ()) -> Variant:
         constexprs=constexprs,
         num_warps=4,
         num_stages=1,
+        maxnreg=128,  # with no number given Triton 3.9 aims for 72, and spills 8 bytes on sm_80
         architectures=architectures,
     )
 

@@ -6,7 +6,7 @@
 
 This is algorithm 4.4 of Halko, Martinsson & Tropp (2011). A product is one pass over A (`sketch_`). orth is Cholesky-QR
 of the product, in two or three passes over it, each with an FP64 Gram of columns that are scaled to unit length
-(`unit_gram_`, `ldl.factor_`, `keep_`, `rotate_`). A column of which all but 2^-18 of the length is in the span of the
+(`unit_gram_`, `Factors`, `keep_`, `rotate_`). A column of which all but 2^-18 of the length is in the span of the
 columns before it is dead: noise takes its place, and the next pass makes the noise orthonormal to the others. So a
 basis has k orthonormal columns where the matrix has that many rows, whatever the rank of A. Two passes do; the bases
 that are answers get a third, because one of many noise columns may itself come out dead, with a chance of about 1e-6
@@ -21,8 +21,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..count import ldl
 from ..device import current
+from ..inertia import Problems
 from ..sketch import order_of, product_grams_, rotate_, sketch_
 from ..sketch.table import WIDEST
 from .range_table import Layout, Run
@@ -77,8 +77,8 @@ class RangeFinder:
         trace = torch.full((b,), float(k), dtype=torch.float64, device=layout.device)
         counts, growth = empty(b, 1, dtype=torch.int64), torch.zeros_like(zeros[:, :, :1])
         nothing = torch.zeros(b, dtype=torch.int32, device=layout.device)
-        self._problems = ldl.Problems(layout.problems, nothing, zeros, trace, small, small, counts, growth)
-        self._ids = torch.arange(b, dtype=torch.int32, device=layout.device)
+        given = (layout.problems, nothing, zeros, trace, small, small, counts, growth)
+        self._problems = Problems(*given, progress=layout.factors.progress(1))
         with current(layout.device):
             self._turn(0)
             self._products[self._side].zero_()
@@ -129,7 +129,7 @@ class RangeFinder:
                     product.copy_(self._bases[start : start + len(product)])
                     self._turn(2)
                     self._sum()
-                ldl.factor_(self._problems, self._ids)
+                self.layout.factors.launch(self._problems)
                 keep_(self._scratch(), self.layout.count, self.layout.k)
                 self._rotate()
                 pivots = pivots if i else torch.where(self.kept != 0, self.pivots, 0.0)

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import torch
 
-from ..count import Shape, rows_of
 from ..device import capability, to_device
+from ..inertia import Factors, Shape, rows_of
 from ..sketch import order_of, sketch
 from ..sketch.table import (
     BASIS,
@@ -76,7 +76,7 @@ class Layout:
         whole: the same, except that every product is its own only chunk, for products that are summed already.
         every: the pass that multiplies all matrices.
         strips, blocks: lists of work on what a product gives; see `sketch.table.Tables`.
-        problems: `(b, count.table.FIELDS)` int64, for `ldl.factor_` of a (k, k) Gram of each matrix.
+        problems: `(b, inertia.table.FIELDS)` int64, of a (k, k) Gram of each matrix. factors: of these.
         sizes: elements of the products of side 0 and of side 1, and of the bases made from them.
         partial, norms, grams: elements of the products over single chunks, programs of a product, elements of the
             strips' Grams.
@@ -122,6 +122,7 @@ class Layout:
         lists = (both_sides(each) for each in (work, strips, solved))
         on_device = [to_device(x, device) for x in (rows, whole, small, *lists)]
         self.tables, self.whole, self.problems, tiles, self.strips, self.blocks = on_device
+        self.factors = Factors([k] * b, range(b), device, 1, inverses=True)
         self.every = Pass(dtype, k, list(range(b)), tiles)
         self.count, self.dtype, self.k, self.device = b, dtype, k, device
         self.sizes, self.partial, self.norms, self.grams = product, max(partial), tiles.shape[1], max(grams)

@@ -23,8 +23,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..count import UNIT
 from ..device import capability, chosen
+from ..inertia import UNIT
 from ..variant import Variant
 from .proof import (
     FIRST,

@@ -1,7 +1,7 @@
 """Proof: constants that `sketch.compare` and `sketch.conclude` share, which prove bounds of ranks and of sigma_1.
 
 With Y = W V, C = Y^T Y and B = V^T V, the number of eigenvalues theta of (C, B) above a threshold s is the number of
-positive pivots of C - s B (k, k). `sketch.compare` forms these small matrices, `count.ldl` counts their positive
+positive pivots of C - s B (k, k). `sketch.compare` forms these small matrices, `inertia.ldl` counts their positive
 pivots, and `sketch.conclude` turns the counts into bounds. There are 2 + 2 * tolerances of them for each W, called
 problems:
 
@@ -43,7 +43,7 @@ FIRST = tl.constexpr(2)
 
 
 LEAST = tl.constexpr(32)
-"""Least order that a small matrix (k, k) is stored with, else k: `count.ldl` takes multiples of 32."""
+"""Least order that a small matrix (k, k) is stored with, else k: `inertia.ldl` takes multiples of 32."""
 
 
 def order_of(k: int) -> int:

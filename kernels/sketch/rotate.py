@@ -6,7 +6,7 @@ Columns that are not kept (`sketch.conclude`) get normal noise / sqrt(r) instead
 FP64, sound up to a condition number of 1e5 of Y: columns below that share are replaced by noise anyway. The twin is
 `fastrank.reference.sketch.next_basis`.
 
-One program takes `BLOCK_ROW` rows, and solves for Q block column by block column from left to right, as `count.ldl`
+One program takes `BLOCK_ROW` rows, and solves for Q block column by block column from left to right, as `inertia.ldl`
 does. Bytes: 16 r k read and written, 4 r k written. Flops: r k^2. Times are not measured.
 """
 
@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..count import divide
+from ..inertia import divide
 from ..launch import launch
 from ..variant import Variant, arguments
 from .noise import normal
@@ -27,7 +27,7 @@ from .strip import place
 from .table import BLOCK_ROW, COMPLETE, KEY, NEXT, PRODUCT, ROWS, SMALL, WIDEST, WIDTH
 
 B = 16
-"""Order of a diagonal block here. `count.ldl` stores the inverses of L's diagonal blocks of 16 or of 32. Where they are
+"""Order of a diagonal block here. `inertia` stores the inverses of L's diagonal blocks of 16 or of 32. Where they are
 of 32, blocks of 16 find theirs in them: the inverse of a triangle has on its diagonal the inverses of the triangles on
 the diagonal."""
 

@@ -3,7 +3,7 @@
     multiply   `sketch_`          Y = W V, unless the optimizer's own pass over the weights (`step.sgd_sketch`) made it
     conclude   `product_grams_`   C = Y^T Y
                `compare_`         C - s B for the thresholds s
-               `ldl.factor_`      counts of their positive pivots, and the factor of C
+               `count.Factors`    counts of their positive pivots, and the factor of C
                `conclude_`        bounds of ranks and of sigma_1, and which columns to keep
     rotate     `rotate_`          the next basis, orth(Y)
                `basis_grams_`     its Gram, next step's B
@@ -22,9 +22,9 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from ..count import Shape, ldl, rows_of
 from ..device import capability, current, to_device
-from ..variant import Variant
+from ..inertia import Factors, Problems, Shape, rows_of, variants_of_factors
+from ..launch import AnyVariant
 from . import compare, sketch, sketch_gram
 from .compare import compare_
 from .conclude import CONCLUDE, conclude_
@@ -36,14 +36,14 @@ from .sketch_gram import basis_grams_, product_grams_
 from .table import SMALL, WIDEST, Pass, View, is_complete, tables
 
 
-def variants_of_sketches(pairs: Iterable[tuple[torch.dtype, int]], device: torch.device) -> list[Variant]:
+def variants_of_sketches(pairs: Iterable[tuple[torch.dtype, int]], device: torch.device) -> list[AnyVariant]:
     """Every variant that sketches of matrices of these dtypes and numbers of columns k launch on `device`."""
     at = capability(device)
     return [
         *(sketch.sketch_variant(dtype, k, config(k, at)) for dtype, k in pairs),
         *(sketch_gram.sketch_gram_variant(products, sketch_gram.config(at)) for products in (True, False)),
         compare.compare_variant(compare.config(at)),
-        ldl.variant_of(ldl.factor_kernel, ldl.config(at), IN_PLACE=False),
+        *variants_of_factors([k for _, k in pairs], device),
         CONCLUDE,
         ROTATE,
         LIFT,
@@ -83,6 +83,7 @@ class Sketches:
         seed: int,
     ) -> None:
         device, b = step.device, len(views)
+        self._device = device
         self.views, self.dtypes, self.ks, self.seed = list(views), list(dtypes), list(ks), seed
         groups: dict[tuple[torch.dtype, int, bool], list[int]] = {}
         for i, key in enumerate(zip(dtypes, ks, map(bool, apart), strict=True)):
@@ -133,11 +134,9 @@ class Sketches:
         t = self.tensors
         coefficients = zeros(count, 1, 2)  # shifts of 0: the threshold of a problem is in its matrix already
         nothing = zeros(count, dtype=torch.int32)
-        self._problems = ldl.Problems(
-            to_device(places, device), nothing, coefficients, t["trace"], small, small, t["counts"], t["growth"]
-        )
-        largest_first = torch.tensor([-shape.order for shape in shapes]).argsort(stable=True)
-        self._ids = to_device(largest_first.to(torch.int32), device)
+        self._factors = Factors([shape.rows for shape in shapes], range(count), device, 1, inverses=True)
+        given = (to_device(places, device), nothing, coefficients, t["trace"], small, small, t["counts"], t["growth"])
+        self._problems = Problems(*given, progress=self._factors.progress(1))
         self.restart()
 
     @property
@@ -157,7 +156,7 @@ class Sketches:
         """Forgets all bases: the one whose turn it is becomes noise, and complete ones the identity."""
         for name in ("kept", "top", "small", "product"):
             self.tensors[name].zero_()
-        with current(self._ids.device):
+        with current(self._device):
             rotate_(self._before(), self.seed)
             for i in self._complete:
                 right, left, kept, _ = self.basis(i)
@@ -187,7 +186,7 @@ class Sketches:
                 k = min(self.ks[i], theirs.shape[-1])
                 own[..., :k] = theirs[..., :k]
         if bases:
-            with current(self._ids.device):
+            with current(self._device):
                 basis_grams_(self._before())
 
     def _before(self) -> dict[str, Tensor]:
@@ -199,25 +198,25 @@ class Sketches:
 
         pointers: `(b,)` int64, the addresses of all matrices, of which those of the pass are read.
         """
-        with current(self._ids.device):
+        with current(self._device):
             sketch_(self.tensors, made, pointers)
 
     def conclude(self) -> None:
         """From the products of this step: writes `proof` and `decided`."""
-        with current(self._ids.device):
+        with current(self._device):
             product_grams_(self.tensors)
             compare_(self.tensors)
-            ldl.factor_(self._problems, self._ids)
+            self._factors.launch(self._problems)
             conclude_(self.tensors)
 
     def rotate(self) -> None:
         """Writes the bases of the next step, after `conclude`."""
-        with current(self._ids.device):
+        with current(self._device):
             rotate_(self.tensors, self.seed)
             basis_grams_(self.tensors)
 
     def lift(self, vectors: Tensor) -> None:
         """Writes each matrix' first singular vector into its row of `vectors` `(b, length)`, after `rotate`; see
         `lift_`."""
-        with current(self._ids.device):
+        with current(self._device):
             lift_(vectors, self.tensors)

@@ -38,13 +38,17 @@ def test_each_matrix_may_grow_by_what_its_own_order_makes_likely(tolerance):
     trace = 3.0
     of = moments(chunk, trace)
     pair = batch.shift_pair(chunk, of, tolerance, (of.trace, of.trace))
-    expected = torch.tensor([32.0, 32.0, 32.0, 2048.0], dtype=torch.float64)
-    limit = pair.shifts.limit.at(of.trace) / trace
-    assert (limit >= expected).all()
-    assert (limit <= 2 * expected).all()
+    limit = (pair.limits[..., 0] * trace + pair.limits[..., 1]) / trace
+    assert (limit[:, 0] == limit[:, 1]).all()
+    share = torch.tensor([1e-8, 1.25e-6, 1e-5, 4e-5], dtype=torch.float64) * tolerance.value**2
+    terms = torch.tensor([104.0, 320.0, 576.0, 672.0], dtype=torch.float64)
+    expected = torch.tensor([32.0, 32.0, 32.0, 8.0], dtype=torch.float64) + share / UNIT / terms
+    if tolerance.relative_to == "absolute":
+        expected = expected - share * (1 - 1 / trace) / UNIT / terms
+    torch.testing.assert_close(limit[:, 0], expected, rtol=0.01, atol=0)
     # Both shifts are further from each other than what factors within the limit may be off by, twice.
-    upper, lower = (line.slope * of.trace + line.intercept for line in (pair.shifts.upper, pair.shifts.lower))
-    assert (lower - upper >= 2 * UNIT * (chunk.order + 64) * trace * (1 + expected)).all()
+    upper, lower = (pair.coefficients[..., 0] * trace + pair.coefficients[..., 1]).unbind(-1)
+    assert (lower - upper >= 2 * UNIT * terms * trace * (1 + expected)).all()
 
 
 def test_more_tolerances_than_there_is_a_place_for_are_refused(monkeypatch):

@@ -69,6 +69,8 @@ class Step:
     def run(self):
         for chunk in self.chunks:
             self.shift(chunk)
-            chunk.factor(chunk.problems(self.workspace, *self.answers.counted))
+            problems = chunk.problems(self.workspace, *self.answers.counted)
+            chunk.factor(problems)
+            chunk.recount(problems, self.answers.limits)
         row_(self.values, self.chunks[0].table, self.decided, self.proof, self.answers, self.step, self.skip)
         return self.values

@@ -39,14 +39,16 @@ ROOMS = {
         "limits": [],
         "device": [],
         "variant": [],
-        "launch": ["variant"],
-        "compile": ["device", "variant"],
+        "cuda": ["device"],
+        "launch": ["cuda", "variant"],
+        "compile": ["cuda", "device", "launch", "variant"],
         "pointers": ["launch", "variant"],
         "record": ["launch", "variant"],
-        "count": ["device", "launch", "limits", "variant"],
-        "sketch": ["count", "device", "launch", "limits", "variant"],
+        "inertia": ["cuda", "device", "launch", "variant"],
+        "count": ["cuda", "device", "inertia", "launch", "limits", "variant"],
+        "sketch": ["count", "device", "inertia", "launch", "limits", "variant"],
         "step": ["count", "device", "launch", "limits", "sketch", "variant"],
-        "lowrank": ["count", "device", "launch", "limits", "sketch", "variant"],
+        "lowrank": ["count", "device", "inertia", "launch", "limits", "sketch", "variant"],
         "__init__": [],
     },
     "experiments": {
@@ -78,12 +80,13 @@ ROOMS = {
 """The rooms of each package, files and folders, from the ground up, and which others each may use."""
 
 KERNELS_FOR = {
+    "backend": ["cuda"],
     "device_table": ["pointers"],
     "counting": ["count"],
     "history": ["device", "launch", "record"],
     "linalg": ["limits", "lowrank", "sketch"],
     "optim": ["device", "launch", "limits", "step"],
     "measuring": ["compile", "count", "device", "launch", "limits", "sketch", "step", "variant"],
-    "tracking": ["count", "limits", "pointers", "record", "sketch", "step", "variant"],
+    "tracking": ["count", "launch", "limits", "pointers", "record", "sketch", "step"],
 }
 """Which rooms of the library launch which kernels."""

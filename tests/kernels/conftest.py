@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+import cuda_cpu
 import pytest
 import torch
 
@@ -60,3 +61,28 @@ def small_bases(short_strips, monkeypatch):
 def fresh_bases(small_bases, monkeypatch):
     """The same, and a basis knows nothing before its first step."""
     monkeypatch.setattr(bases, "WARM_UP", 0)
+
+
+@pytest.fixture
+def cuda_cpp(monkeypatch):
+    """What there is in CUDA C++ serves: as compiled for the CPU where that stands for the device."""
+    from fastrank.kernels.cuda import build
+
+    if DEVICE.type == "cpu":
+        if cuda_cpu.COMPILER is None:
+            pytest.skip("there is no g++")
+        monkeypatch.setattr(build, "serves", lambda device: True)
+        monkeypatch.setattr(build, "load", cuda_cpu.load)
+    elif not build.serves(DEVICE):
+        pytest.skip(build.why_cupy_fails(DEVICE))
+
+
+@pytest.fixture(params=["triton", "cuda"])
+def either_language(request, monkeypatch):
+    """What there is in both languages serves once in Triton and once in CUDA C++."""
+    from fastrank.kernels.cuda import build
+
+    if request.param == "cuda":
+        request.getfixturevalue("cuda_cpp")
+    else:
+        monkeypatch.setattr(build, "serves", lambda device: False)

@@ -4,17 +4,11 @@ import pytest
 import torch
 
 from fastrank import Status, Tolerance, testing
-from fastrank.counting.bounds import (
-    PIVOTED_GROWTH,
-    UNIT,
-    inertia_bounds,
-    judge,
-    resolve_bounds,
-    shifts,
-    unpivoted_growth,
-)
+from fastrank.counting.bounds import UNIT, inertia_bounds, judge, resolve_bounds, shifts
+from fastrank.counting.growth import pivoted, unpivoted
+from fastrank.reference.again import again
 from fastrank.reference.grams import Moments, gram
-from fastrank.reference.ldl import count_ldl_, inertia
+from fastrank.reference.ldl import count_ldl_, inertia, unpivoted_inertia
 
 
 def symmetric(eigenvalues, seed=0):
@@ -83,7 +77,7 @@ def test_only_the_matrix_that_grew_falls_back():
     assert resolved.lower.tolist() == resolved.upper.tolist() == [2, 2, 2]
 
 
-def unpivoted(matrix):
+def columns_of(matrix):
     """L and d of an LDL^T without pivoting, column by column."""
     a, r = matrix.clone(), len(matrix)
     lower, d = torch.eye(r, dtype=torch.float64), torch.empty(r, dtype=torch.float64)
@@ -94,37 +88,107 @@ def unpivoted(matrix):
     return lower, d
 
 
+@pytest.mark.parametrize("r", [1, 2, 31, 32, 33, 64, 65, 100])
+def test_unpivoted_factors_taken_by_halves_are_those_taken_by_columns(r):
+    generator = torch.Generator().manual_seed(r)
+    stack = torch.stack([symmetric(torch.randn(r, generator=generator), seed) for seed in range(3)])
+    stack[1] = 0
+    counts, growth = unpivoted_inertia(stack)
+    for i in (0, 2):
+        lower, d = columns_of(stack[i])
+        assert counts[i] == (d > 0).sum() == (torch.linalg.eigvalsh(stack[i]) > 0).sum()
+        torch.testing.assert_close(growth[i], (d.abs() * lower.square().sum(0)).sum(), rtol=1e-8, atol=0)
+    assert not growth[1].isfinite() or growth[1] == 0
+
+
 def test_factors_without_pivots_may_grow_more_and_delta_covers_it():
     """Singular values from 1 to 1e-5: growth of 16 ||W||_F^2, more than pivoted factors would be believed with."""
     matrix = testing.planted(torch.logspace(0, -5, 512, dtype=torch.float64), 512, 512, seed=11)
     g = gram(matrix[None])
-    found = shifts(g.moments, Tolerance(), unpivoted_growth(torch.tensor([512.0])))
+    allowed, strict = unpivoted(torch.tensor([512.0])), pivoted(512.0)
+    found = shifts(g.moments, Tolerance(), allowed)
     answers = []
     for line in (found.upper, found.lower):
         shifted = g.matrix[0] - line.at(g.trace) * torch.eye(512, dtype=torch.float64)
-        lower, d = unpivoted(shifted)
+        lower, d = columns_of(shifted)
         answers.append(((d > 0).sum()[None], (d.abs() * lower.square().sum(0)).sum()[None]))
         delta = (line.at(g.trace) - 1e-6 * g.trace).abs()
         assert torch.linalg.matrix_norm((lower * d) @ lower.mT - shifted, 2) <= delta
     growth = answers[0][1] / g.trace
-    assert PIVOTED_GROWTH < growth < unpivoted_growth(torch.tensor(512.0))
-    bounds = judge(g.moments, found, *answers)
+    limits, strict = (shifts(g.moments, Tolerance(), x).limit.at(g.trace)[:, None] for x in (allowed, strict))
+    assert strict < growth * g.trace < limits
+    bounds = judge(g.moments, limits, *answers)
     assert bounds.lower == bounds.upper == testing.true_rank(matrix).lower
-    strict = judge(g.moments, shifts(g.moments, Tolerance(), PIVOTED_GROWTH), *answers)
+    strict = judge(g.moments, strict, *answers)
     assert (strict.lower, strict.upper, strict.status) == (0, 512, Status.FALLBACK)
+
+
+def test_a_lower_bound_of_r_needs_no_other_count():
+    """Whether the other one was made, or taken to be r, or has grown beyond belief: the answer is the same."""
+    ones = torch.ones(3, dtype=torch.float64)
+    moments = Moments(ones, ones, ones.bool(), 7.0, 9.0)
+    limits = torch.tensor([[2.0, 1.0]] * 3, dtype=torch.float64)
+    lower = torch.tensor([7, 7, 6]), torch.tensor([1.0, 1.5, 1.0], dtype=torch.float64)
+    for count, growth in ((7, 0.0), (7, 2.0), (6, 1.0), (7, 3.0), (0, torch.nan)):
+        upper = torch.full((3,), count), torch.full((3,), growth, dtype=torch.float64)
+        found = judge(moments, limits, upper, lower)
+        sound = growth <= 2
+        assert found.lower.tolist() == [7, 0, 6 if sound else 0]
+        assert found.upper.tolist() == [7, 7, count if sound else 7]
+        assert found.status.tolist() == [Status.OK, Status.FALLBACK, Status.OK if sound else Status.FALLBACK]
 
 
 @pytest.mark.parametrize("r", [1.0, 256.0, 1024.0, 65536.0])
 @pytest.mark.parametrize("tolerance", [Tolerance(0.0), Tolerance(), Tolerance(1.0, "absolute")], ids=str)
 def test_delta_covers_factors_up_to_the_limit(r, tolerance):
-    """(n + 2) u ||W||_F^2 of the Gram's sums, and (r + 64) u (||G - shift I||_F + growth) of the factors."""
+    """(n + 2) u ||W||_F^2 of the Gram's sums, and terms u (||G - shift I||_F + growth) of the factors."""
     one = torch.ones(1, dtype=torch.float64)
     order = one * r
     of = Moments(one, one, one.bool(), order, order)
-    for growth in (PIVOTED_GROWTH, unpivoted_growth(order)):
-        found = shifts(of, tolerance, growth)
+    for factors in (pivoted(order), unpivoted(order)):
+        found = shifts(of, tolerance, factors)
         shift = found.lower.at(one)
         delta = shift - tolerance.value**2
         size = 1 + shift * r**0.5
-        assert delta >= UNIT * ((r + 2) + (r + 64) * (size + found.limit.at(one)))
-        assert found.limit.at(one) >= growth
+        assert delta >= UNIT * ((r + 2) + factors.terms * (size + found.limit.at(one)))
+        assert found.limit.at(one) >= factors.growth
+
+
+def test_a_second_count_is_asked_for_where_the_first_has_grown_too_much():
+    """Six matrices: sound, both grown, a lower bound of r, one that has grown, nothing to count, and no matrix."""
+    order, delta = 1000.0, UNIT * (1 + 2.0**-20) * (576 + 1000 / 128 + 64)
+    ones = torch.ones(6, dtype=torch.float64)
+    moments = Moments(ones.index_fill(0, torch.tensor([5]), 0.0), ones, ones.bool(), order, order)
+    nan = torch.nan
+    rows = [[0.1, 0.2, 0.3, 0.4]] * 4 + [[nan, nan, nan, nan], [0.1, 0.2, 0.3, 0.4]]
+    places, limits = torch.tensor(rows, dtype=torch.float64), torch.full((6, 4), 8.0, dtype=torch.float64)
+    counts = torch.tensor([[9, 9, 9, 9], [9, 9, 9, 9], [7, 1000, 0, 1000], [7, 1000, 9, 9], [9] * 4, [9] * 4])
+    growth = [[8.0, 0.0, 8.0, 8.0], [9.0, 1e9, nan, 9.0], [9.0, 8.0, 7.0, 9.0], [1.0, 9.0, 0.0, 0.0]]
+    growth = torch.tensor([*growth, [9.0] * 4, [9.0] * 4], dtype=torch.float64)
+    found, allowed = again(moments, places, limits, counts, growth, 1)
+    more = [[nan] * 4, [28.0, 504.0, 504.0, 28.0], [nan, nan, nan, 28.0], [28.0, 28.0, nan, nan], [nan] * 4, [nan] * 4]
+    more = torch.tensor(more, dtype=torch.float64)
+    torch.testing.assert_close(allowed, limits + more.nan_to_num(0.0), rtol=1e-15, atol=0)
+    way = torch.tensor([-1.0, 1.0, -1.0, -1.0], dtype=torch.float64)  # the last two are no tolerance's
+    torch.testing.assert_close(found - places, way * more * delta, rtol=1e-4, atol=0, equal_nan=True)
+    for i in (0, 1):  # a count that was not made says nothing else
+        growth[2:4, 0], counts[2:4, 0] = [torch.tensor([1e3, nan]), 0.0][i], 1000
+        assert torch.equal(again(moments, places, limits, counts, growth, 1)[1], allowed)
+
+
+def test_a_moved_shift_covers_what_the_new_limit_allows():
+    """The shift of a second count is the one that the new limit would have given in the first place."""
+    order = torch.tensor([700.0, 4096.0], dtype=torch.float64)
+    ones = torch.ones_like(order)
+    moments = Moments(ones, ones, ones.bool(), order, order)
+    factors = unpivoted(order)
+    first = shifts(moments, Tolerance(), factors)
+    limit = first.limit.at(ones)
+    grown = 5.0 * limit
+    places = torch.stack([first.upper.at(ones), first.lower.at(ones)], -1)
+    moved, allowed = again(moments, places, *(torch.stack([x, x], -1) for x in (limit, 0 * order, grown)), 1)
+    expected = shifts(moments, Tolerance(), factors._replace(growth=factors.growth + 19.0 * limit / (1 + 1e-6 * order)))
+    torch.testing.assert_close(allowed, torch.stack([20.0 * limit] * 2, -1), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        moved, torch.stack([expected.upper.at(ones), expected.lower.at(ones)], -1), rtol=1e-12, atol=0
+    )

@@ -13,8 +13,8 @@ from fastrank.reference.grams import gram as twin
 pytest.importorskip("triton")
 from fastrank.kernels.count import finish, gram, largest
 from fastrank.kernels.count.launches import Launches
-from fastrank.kernels.count.table import Shape
 from fastrank.kernels.device import capability
+from fastrank.kernels.inertia.table import Shape
 
 # One element, one row, primes, an exact tile, one more than a tile, tall, and a row that takes several chunks.
 SIZES = [(1, 1), (1, 9), (7, 7), (64, 64), (65, 70), (100, 37), (130, 131), (33, 1100)]
@@ -101,6 +101,19 @@ def test_columns_are_summed_in_chunks(device):
     assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "chunks"),
+    [(1, 1, 1), (64, 255, 1), (64, 576, 2), (100, 3072, 12), (512, 4608, 4), (512, 10**6, 7), (1024, 10**5, 1)],
+)
+def test_a_matrix_is_cut_as_long_as_all_its_programs_run_at_once(rows, columns, chunks):
+    """At most 264 of them; no chunk is shorter than 256 columns or 2 r, but for the last one."""
+    chunk = gram.chunk_of(Shape(rows, columns, columns, 1), 64)
+    assert -(-columns // chunk) == chunks
+    assert chunk % 32 == 0
+    across = -(-rows // 64)
+    assert chunks == 1 or (chunk >= max(256, 2 * rows) and chunks * across * (across + 1) // 2 <= gram.PROGRAMS)
+
+
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_not_finite_shows_in_its_own_trace_only(bad, device):
     matrices = [noise(20, 30, seed=i).to(device) for i in range(3)]
@@ -174,7 +187,7 @@ def test_offsets_beyond_2_to_the_31(device):
 def test_offsets_of_grams_beyond_2_to_the_31(device):
     """Tables count in 64 bits: the Gram of the 33rd matrix of 8192 rows starts beyond 2^31 elements."""
     shapes = [Shape(8192, 8192, 8192, 1)] * 34
-    from fastrank.kernels.count.table import rows_of
+    from fastrank.kernels.inertia.table import rows_of
 
     table, size, _ = rows_of([0] * 34, shapes, [8192] * 34, range(34))
     assert table[33, 6].item() == 33 * 8192**2 > 2**31

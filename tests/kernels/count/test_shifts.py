@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fastrank import reference
-from fastrank.counting.bounds import LARGEST_TAU, WIDENING, Affine, Shifts, shifts, shifts_around
-from fastrank.counting.bounds import unpivoted_growth as growth_of
+from fastrank.counting import growth
+from fastrank.counting.bounds import LARGEST_TAU, Affine, Shifts, shifts, shifts_around
+from fastrank.counting.growth import unpivoted
 from fastrank.counting.ragged import ShiftPair
 from fastrank.metrics import Status
 from fastrank.reference import UNIT, Moments, kato_bound
@@ -16,7 +17,7 @@ from fastrank.reference.grams import gram as gram_of
 pytest.importorskip("triton")
 from counting_steps import FP64, TOLERANCES, Step, noise, nothing_known, with_spectrum
 
-from fastrank.kernels.count import Answers, row
+from fastrank.kernels.count import Answers, again, row
 from fastrank.kernels.count import answers as module
 from fastrank.kernels.count import shifts as shifts_module
 from fastrank.kernels.count.power import PRODUCTS, SHIFTS, SMALL
@@ -37,13 +38,16 @@ def moments_of(matrices):
 def certificates(moments, low):
     """Shifts near - delta and far - delta, for sigma_1^2 at most near or far."""
     near, far = Affine(0.0, low * (1 + SLACK)), Affine(0.0, low * (1 + TIGHT))
-    found = shifts_around(moments, near, far, Affine(0.0, 0.0), growth_of(moments.order))
+    found = shifts_around(moments, near, far, Affine(0.0, 0.0), unpivoted(moments.order))
     return Shifts(found.upper, far * 2.0 - found.lower, found.limit)
 
 
 def test_constants_are_those_of_the_library():
     assert pytest.approx(shifts_module.LARGEST.value, rel=1e-15) == LARGEST_TAU**2
-    assert shifts_module.WIDENING.value == WIDENING
+    assert (shifts_module.WIDENING.value, shifts_module.AGAIN_ABOVE.value) == (growth.WIDENING, growth.AGAIN_ABOVE)
+    assert shifts_module.SPARE.value == reference.SPARE
+    assert (again.MARGIN.value, again.MOST.value) == (reference.MARGIN, reference.MOST)
+    assert again.ABOVE == growth.AGAIN_ABOVE
     assert SLACK == reference.SLACK
     for name in ("FROBENIUS", "SPECTRAL", "ABSOLUTE"):
         assert getattr(shifts_module, name).value == getattr(proofs, name).value
@@ -97,19 +101,20 @@ def test_shifts_are_those_of_the_twins(sketched, device):
     assert known.any()
     assert not known.all()
 
-    found = [shifts(moments, t, growth_of(moments.order), (low, high)) for t in TOLERANCES]
+    found = [shifts(moments, t, unpivoted(moments.order), (low, high)) for t in TOLERANCES]
     pairs = [ShiftPair.of(s, moments.trace) for s in [*found, certificates(moments, low)]]
     for i, pair in enumerate(pairs):
         expected = (pair.coefficients[..., 0] * moments.trace[:, None]) + pair.coefficients[..., 1]
-        limit = pair.shifts.limit.at(moments.trace)
+        limit = (pair.limits[..., 0] * moments.trace[:, None]) + pair.limits[..., 1]
         if i == len(TOLERANCES):
             expected[known], limit[known] = torch.nan, -1.0
         torch.testing.assert_close(
             a.coefficients[:, 2 * i : 2 * i + 2, 1], expected, rtol=1e-11, atol=0, equal_nan=True
         )
-        torch.testing.assert_close(a.limits[:, i], limit, rtol=1e-11, atol=0)
+        torch.testing.assert_close(a.limits[:, 2 * i : 2 * i + 2], limit, rtol=1e-11, atol=0)
     assert not a.coefficients[..., 0].any()
     assert not a.growth.any()
+    assert not a.counts.any()
     torch.testing.assert_close(step.vectors[0].cpu(), y / y.norm(dim=-1, keepdim=True), rtol=1e-14, atol=0)
 
 

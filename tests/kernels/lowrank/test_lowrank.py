@@ -167,6 +167,7 @@ def test_power_iterations_matter_where_the_spectrum_decays_slowly(device):
     assert (excess[1] > 0).all()
 
 
+@pytest.mark.usefixtures("either_language")
 def test_what_is_far_below_the_first_singular_value_is_found(device):
     """Down to 1e-7 sigma_1, where FP32 ends: pivots are held against their own columns, not against the largest."""
     sigma = 10.0 ** -torch.linspace(0, 7, 24, dtype=torch.float64)
@@ -179,6 +180,7 @@ def test_what_is_far_below_the_first_singular_value_is_found(device):
     assert svd.error[0] <= 1e-6
 
 
+@pytest.mark.usefixtures("either_language")
 def test_zero_and_what_is_not_finite_leave_their_neighbours_alone(device):
     matrix = testing.make("arithmetic", 14, 20).matrix.to(device)
     before = linalg.svd_lowrank([matrix] * 4, 4, power_iters=0)

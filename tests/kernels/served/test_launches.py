@@ -15,7 +15,8 @@ pytest.importorskip("triton")
 import models
 
 from fastrank.kernels.count.power import SHIFTS
-from fastrank.kernels.launch import Launch
+from fastrank.kernels.cuda import build
+from fastrank.kernels.launch import CudaLaunch, Launch
 
 pytestmark = pytest.mark.usefixtures("served")
 
@@ -37,16 +38,21 @@ class Operations(TorchDispatchMode):
         return operation(*arguments, **(options or {}))
 
 
-@pytest.fixture
-def launched(monkeypatch):
+@pytest.fixture(params=["triton", "cuda"])
+def launched(request, monkeypatch):
     """Names of the kernels in their order. None of them is run: only what is launched matters here."""
     names = []
 
     def note(self, *_):
-        names.append(self._variant.kernel.__name__.removesuffix("_kernel"))
+        name = self._variant.name.removesuffix("_kernel")
+        assert name != ("factor" if request.param == "cuda" else "ldl")
+        names.append("factor" if name == "ldl" else name)
 
-    monkeypatch.setattr(Launch, "by_jit", note)
-    monkeypatch.setattr(Launch, "again", note)
+    monkeypatch.setattr(build, "serves", lambda device: request.param == "cuda")
+    monkeypatch.setattr(build, "load", lambda variant, device: None)
+    for kind in (Launch, CudaLaunch):
+        monkeypatch.setattr(kind, "by_jit", note)
+        monkeypatch.setattr(kind, "again", note)
     return names
 
 

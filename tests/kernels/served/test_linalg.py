@@ -113,13 +113,16 @@ def test_plans_are_remembered_for_the_same_tensors_only(device, monkeypatch):
 
 
 def test_growth_that_is_usual_without_pivots_is_believed(device, monkeypatch):
-    """50 ||W||_F^2, as at r = 2048: of order 704 it is within the limit, of order 100 it is not."""
+    """50 times the squared norm: at order 704 it is believed, if need be of a second count; at order 100 it is not."""
     large, small = torch.eye(704, device=device), torch.eye(100, device=device)
 
-    def count(launches, workspace, trace, scale, coefficients):
+    def count(launches, workspace, trace, scale, coefficients, limits, pairs):
         orders = torch.tensor([s.rows for s in launches.shapes], device=device)
         counts = orders[:, None].expand(coefficients.shape[:2])
-        return counts, 50.0 * trace[:, None].expand_as(counts)
+        assert pairs == 1
+        limits = limits[..., 0] * trace[:, None] + limits[..., 1]
+        growth = 50.0 * trace[:, None].expand_as(counts)
+        return counts, growth, torch.where((orders > 512)[:, None], torch.maximum(limits, 4 * growth), limits)
 
     monkeypatch.setattr(Launches, "count", count)
     bounds = linalg.rank_bounds([large, small], resolve=False)

@@ -9,7 +9,7 @@ from fastrank import linalg, testing
 from fastrank.linalg import plans
 
 pytest.importorskip("triton")
-from fastrank.kernels.count import launches
+from fastrank.kernels.inertia import factors
 
 pytestmark = pytest.mark.usefixtures("served")
 
@@ -25,11 +25,13 @@ def test_no_false_bound_in_five_hundred_matrices(device):
     assert sum(t.unresolved for t in tallies.values()) <= 10
 
 
-@pytest.mark.parametrize("many", [False, True])
-def test_no_false_bound_at_512(many, device, monkeypatch):
-    """Both ways of factoring: by one program, and by many."""
+@pytest.mark.parametrize("way", ["one", "many", "cuda"])
+def test_no_false_bound_at_512(way, request, device, monkeypatch):
+    """Every way of factoring: by one program in Triton, by many, and in CUDA C++."""
     monkeypatch.setattr(plans, "_plans", plans.OrderedDict())
-    monkeypatch.setattr(launches, "ONE_PROGRAM_UP_TO", 0 if many else 512)
+    monkeypatch.setattr(factors, "ONE_PROGRAM_UP_TO", 0 if way == "many" else 512)
+    if way == "cuda":
+        request.getfixturevalue("cuda_cpp")
     case = testing.make("clustered", 512, 512)
     bounds = linalg.rank_bounds(case.matrix[None].to(device), case.tolerance, resolve=False)
     assert bounds.certified.all()

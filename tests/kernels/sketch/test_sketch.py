@@ -105,6 +105,7 @@ def check_step(steps, matrices):
     return [proof for _, proof, _ in expected]
 
 
+@pytest.mark.usefixtures("either_language")
 def test_steps_are_the_twins(device):
     """Both sides, from noise to a proof: tall and noisy, wide, zero, and one whose basis is complete."""
     tolerances = (Tolerance(0.03), Tolerance(0.5, "spectral"))
@@ -119,6 +120,7 @@ def test_steps_are_the_twins(device):
 
 
 @pytest.mark.parametrize(("k", "size"), [(32, (40, 50)), (64, (66, 70)), (128, (130, 129))])
+@pytest.mark.usefixtures("either_language")
 def test_more_columns(k, size, device):
     """One step from a basis that somebody had: as the twin's, and ten values above a tail are proven to be ten."""
     sigma = torch.cat([torch.linspace(1, 0.5, 10), torch.full((min(size) - 10,), 1e-6)]).double()

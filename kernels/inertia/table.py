@@ -50,13 +50,18 @@ class Shape(NamedTuple):
     @property
     def order(self) -> int:
         """Order that its Gram is stored with: `rows` rounded up to a multiple of `PAD`."""
-        return -(-self.rows // PAD) * PAD
+        return order_of(self.rows)
 
     @classmethod
     def of(cls, matrix: Tensor) -> Shape:
         """Shape of a 2-D tensor of any strides, or of its transpose if the tensor is tall."""
         (m, n), (i, j) = matrix.shape, matrix.stride()
         return cls(m, n, i, j) if m <= n else cls(n, m, j, i)
+
+
+def order_of(rows: int) -> int:
+    """Order that the Gram of a matrix with so many rows is stored with."""
+    return -(-rows // PAD) * PAD
 
 
 def rows_of(

@@ -4,14 +4,25 @@
     counts[i, s] = number of positive pivots d_j    = number of eigenvalues above the shift, by Sylvester's law
     growth[i, s] = sum_j |d_j| ||L_j||^2 (1 + 128 u kappa_j^2)
 
-L_j is column j of L, and kappa_j the kappa of its diagonal block (`count.elimination`). The computed factors are exact
-for a matrix within (r + 64) u (||G - shift I||_F + growth) of G - shift I: at most r + 3 for the sums of products,
-2 B + 7 for `divide` and D, whose own B columns are not among those summed, and 2 for a moved pivot. The twin is
-`fastrank.reference.ldl`; `fastrank.counting.bounds` says what the counts prove.
+L_j is column j of L, and kappa_j the kappa of its diagonal block (`elimination`). The computed factors are exact
+for a matrix within terms u (||G - shift I||_F + growth) of G - shift I, where terms is the most operations that any
+product l d l goes through on its way into a pivot, or a_ij itself:
+
+    r + 64                here: at most r + 3 for the sums of products, 2 B + 7 for `divide` and D, whose own B columns
+                          are not among those summed, and 2 for a moved pivot
+    WINDOW + r / WINDOW   in `ldl_windows`, and the same 2 B + 12: a window's products are summed from 0, and the
+                          sum is subtracted at once; after that the element goes through a subtraction a window
+
+The smaller of r and 576 + r / 128, and 64 more, covers both (B is 32 at most, WINDOW 128), and `cuda/ldl.cu`, which
+says how many it makes: `fastrank.counting.unpivoted`. The twin is `fastrank.reference.ldl`; `fastrank.counting.bounds`
+says what the counts prove.
+
+A matrix of full rank, as most are at the beginning of a training, needs one factor only, if the lower bound's comes
+first (`elimination.place`).
 
 One program factors one problem, a matrix and a shift. It takes the block columns left-looking: each is updated by all
-columns before it, then factored. So a factor is written once, and only read after that. `count.ldl_windows` puts many
-programs on one problem, by the same block steps, `count.elimination`. A factor is stored apart from its Gram; in its
+columns before it, then factored. So a factor is written once, and only read after that. `inertia.ldl_windows` puts many
+programs on one problem, by the same block steps, `inertia.elimination`. A factor is stored apart from its Gram; in its
 diagonal blocks L stands below the diagonal, D on it, and X^T = L^-T above it.
 
 Bytes: r^2 / 2 elements of G read and of L written, r^3 / (6 BLOCK_ROW) of L read again, from L2; 8 bytes each. Flops:
@@ -40,8 +51,9 @@ from torch import Tensor
 from ..device import capability, chosen, wide_tiles
 from ..launch import launch
 from ..variant import Variant
-from .elimination import UNIT, block_row, factor_block, minus_products, problem, weights_of
+from .elimination import UNIT, block_row, factor_block, minus_products, problem, skipped, weights_of
 from .table import OFFSET, ROWS
+from .tasks import Progress
 
 
 class Config(NamedTuple):
@@ -62,20 +74,23 @@ def config(capability: tuple[int, int]) -> Config:
     return Config(32, 32, 8, 1) if capability[0] >= 10 else Config(16, 32, 4, 1)
 
 
-@triton.jit(do_not_specialize=["SHIFTS", "PARTS"])
+@triton.jit(do_not_specialize=["SHIFTS", "PARTS", "PAIRS"])
 def factor_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_gram, p_factors, p_counts, p_growth, start,
-                  span, SHIFTS, PARTS, IN_PLACE: tl.constexpr, BLOCK_ROW: tl.constexpr, B: tl.constexpr):  # fmt: skip
+                  span, SHIFTS, PARTS, PAIRS, IN_PLACE: tl.constexpr, BLOCK_ROW: tl.constexpr,
+                  B: tl.constexpr):  # fmt: skip
     """Factors rows and columns start : start + span of a problem, and adds to its count and to part 0 of its growth.
 
-    IN_PLACE: what is factored is what the factor's place holds (`count.ldl_windows`); else it is G - shift I.
+    IN_PLACE: what is factored is what the factor's place holds (`inertia.ldl_windows`); else it is G - shift I.
     """
-    p_row, i, order, shift, p_factor = problem(
-        p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, tl.program_id(0), SHIFTS
-    )
+    p_row, i, i_shift, order, shift, p_factor = problem(
+        p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, tl.program_id(0), tl.num_programs(0), SHIFTS,
+        PAIRS
+    )  # fmt: skip
     rows = tl.load(p_row + ROWS)
+    full = skipped(p_counts, i, i_shift, rows, PAIRS)
     if start == 0:
-        tl.store(p_counts + i, 0)
-    if (shift != shift) | (start >= order):
+        tl.store(p_counts + i, tl.where(full, rows, 0), mask=shift == shift)
+    if (shift != shift) | (start >= order) | full:
         return
     end = tl.minimum(start + span, tl.cdiv(rows, B) * B)  # nobody reads the blocks that are all padding
     floor = UNIT * (tl.load(p_trace + i // SHIFTS) + rows * tl.abs(shift))
@@ -115,11 +130,11 @@ class Problems(NamedTuple):
     """What is to be factored and where the answers go, on the device, for b matrices and S shifts each."""
 
     table: Tensor
-    """(b, FIELDS) int64, see `count.table`"""
+    """(b, FIELDS) int64, see `inertia.table`"""
     decided: Tensor
-    """(b,) int32; where it is not 0 the matrix is skipped, with a count of 0"""
+    """(b,) int32; where it is not 0 the matrix is skipped: nothing is written"""
     coefficients: Tensor
-    """(b, S, 2) FP64, slope and intercept: shift = slope * trace + intercept; NaN skips the problem, count 0"""
+    """(b, S, 2) FP64, slope and intercept: shift = slope * trace + intercept; where it is NaN, nothing is written"""
     trace: Tensor
     """(b,) FP64, of the Grams"""
     gram: Tensor
@@ -127,13 +142,19 @@ class Problems(NamedTuple):
     factors: Tensor
     """FP64 workspace of S times the size of the Grams', written: the factors. May be `gram` itself where S = 1"""
     counts: Tensor
-    """(b, S) int64, written"""
+    """(b, S) int64, 0 before, written"""
     growth: Tensor
     """(b, S, parts) FP64, zero before: each program adds to a part of its own; their sum is the growth"""
+    pairs: int = 0
+    """How many of the pairs of shifts belong to tolerances: shift 2 i for the upper bound, 2 i + 1 for the lower one.
+    Where the count of the latter is found to be r, the former need not be made: it is r then, and its growth 0."""
+    progress: Progress | None = None
+    """What the blocks of a launch in CUDA C++ tell each other, of `Factors.progress`; None in Triton"""
 
     def addresses(self, ids: Tensor) -> dict[str, Tensor]:
         """Pointer arguments of a launch over the matrices `ids`, by name."""
-        return {f"p_{name}": value for name, value in self._asdict().items()} | {"p_ids": ids}
+        given = {f"p_{name}": x for name, x in self._asdict().items() if isinstance(x, Tensor)}
+        return given | {"p_ids": ids}
 
 
 def growth_parts(order: int, capability: tuple[int, int]) -> int:
@@ -144,11 +165,12 @@ def growth_parts(order: int, capability: tuple[int, int]) -> int:
 def factor_(problems: Problems, ids: Tensor) -> None:
     """Writes factors, counts and growth of `problems` for the matrices `ids` `(n,)` int32, one program a problem.
 
-    Programs start in the order of `ids`: the largest matrices should come first.
+    Programs start in the order of `ids`, for the lower bounds, and once more for all other shifts: the largest matrices
+    should come first.
     """
     shifts = problems.coefficients.shape[1]
     variant = variant_of(factor_kernel, config(capability(ids.device)), IN_PLACE=False)
-    sizes = {"start": 0, "span": 2**30, "SHIFTS": shifts, "PARTS": problems.growth.shape[-1]}
+    sizes = {"start": 0, "span": 2**30, "SHIFTS": shifts, "PARTS": problems.growth.shape[-1], "PAIRS": problems.pairs}
     launch(variant, (len(ids) * shifts,), {**problems.addresses(ids), **sizes})
 
 
@@ -160,7 +182,7 @@ def ldl_cost(orders: list[int], shifts: int) -> tuple[int, int]:
 _SIGNATURE = {
     "p_table": "*i64:16", "p_ids": "*i32:16", "p_decided": "*i32:16", "p_coefficients": "*fp64:16",
     "p_trace": "*fp64:16", "p_gram": "*fp64:16", "p_factors": "*fp64:16", "p_counts": "*i64:16", "p_growth": "*fp64:16",
-    "start": "i32:16", "span": "i32:16", "SHIFTS": "i32", "PARTS": "i32",
+    "start": "i32:16", "span": "i32:16", "SHIFTS": "i32", "PARTS": "i32", "PAIRS": "i32",
 }  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""LDL by windows: the counts and growth of `count.ldl`, with many programs on each problem, for large orders.
+"""LDL by windows: the counts and growth of `inertia.ldl`, with many programs on each problem, for large orders.
 
 A problem (a matrix and a shift) is factored right-looking, in the factor's place, by windows of `WINDOW` columns:
 
     first           factor's place = G - shift I                `update_kernel`, one program a tile
-    a window:       LDL^T of its diagonal block                 `factor_kernel` of `count.ldl`, one program a problem
+    a window:       LDL^T of its diagonal block                 `factor_kernel` of `inertia.ldl`, one program a problem
                     L in the rows below that block              `rows_kernel`, one program for BLOCK_ROW rows
                     A -= L D L^T for all that is to the right   `update_kernel`, one program a tile
 
@@ -12,7 +12,7 @@ Bytes: r^3 / (3 WINDOW) elements of the factor read and written. Flops: r^3 / 3.
 Its chain of 4096 pivots takes an estimated 1.2 ms in the launches of `factor_kernel`, with which those of
 `update_kernel` do not overlap yet: of 95 launches a third have one program a problem. Times are not measured.
 
-Tried for `update_kernel`, by what the compiler makes of it; for the others see `count.ldl`:
+Tried for `update_kernel`, by what the compiler makes of it; for the others see `inertia.ldl`:
     sm_86, sm_89     BLOCK_ROW 64 spills up to 804 bytes; BLOCK_ROW 32, 8 warps: 60 registers, no spill
 """
 
@@ -44,8 +44,8 @@ def update_config(capability: tuple[int, int]) -> Config:
 def rows_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, p_growth, start, span, SHIFTS, PARTS,
                 BLOCK_ROW: tl.constexpr, B: tl.constexpr):  # fmt: skip
     """L in BLOCK_ROW rows below the window start : start + span, whose diagonal block `factor_kernel` has factored."""
-    p_row, i, order, shift, p_factor = problem(
-        p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, tl.program_id(1), SHIFTS
+    p_row, i, _, order, shift, p_factor = problem(
+        p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, tl.program_id(1), tl.num_programs(1), SHIFTS, 0
     )
     end = start + span
     i_row = end + tl.program_id(0).to(tl.int64) * BLOCK_ROW
@@ -80,8 +80,8 @@ def update_kernel(p_table, p_ids, p_decided, p_coefficients, p_trace, p_gram, p_
 
     FIRST: A = G - shift I instead, with an empty window at 0, so that all tiles are to the right of it.
     """
-    p_row, _i, order, shift, p_factor = problem(
-        p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, tl.program_id(1), SHIFTS
+    p_row, _i, _, order, shift, p_factor = problem(
+        p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, tl.program_id(1), tl.num_programs(1), SHIFTS, 0
     )
     i_tile = tl.program_id(0)
     # Tiles of the triangle are numbered row by row; row i has i + 1 of them. The root may be rounded either way, which
@@ -134,7 +134,7 @@ def factor_windows_(problems: Problems, ids: Tensor, order: int) -> None:
     for start in range(0, order, WINDOW):
         variant = variant_of(factor_kernel, c, IN_PLACE=True)
         window = {"start": start, "span": WINDOW}
-        launch(variant, (count,), {**given, **gram, **counts, **growth, **window})
+        launch(variant, (count,), {**given, **gram, **counts, **growth, **window, "PAIRS": 0})
         if (left := order - start - WINDOW) > 0:
             variant = variant_of(rows_kernel, c)
             launch(variant, (-(-left // c.block_row), count), {**given, **growth, **window})

@@ -9,14 +9,26 @@ from fastrank import testing
 from fastrank.reference import UNIT
 
 pytest.importorskip("triton")
-from fastrank.kernels.count import launches as module
-from fastrank.kernels.count import ldl, ldl_windows, tiny
+from fastrank.kernels.count import tiny
 from fastrank.kernels.count.launches import Launches
+from fastrank.kernels.cuda import build
 from fastrank.kernels.device import capability
+from fastrank.kernels.inertia import factors as module
+from fastrank.kernels.inertia import ldl, ldl_windows
 
-WAYS = ["tiny", "one", "many"]
-# One element, less than a block, exactly one, one more, a window, and a bit of the next.
+WAYS = ["tiny", "one", "many", "cuda"]
+# One element, less than a block, exactly one, one more, a window (a tile), and a bit of the next.
 SIZES = {"tiny": [1, 5, 16, 17, 32, 33, 64], "one": [1, 15, 16, 33, 100], "many": [1, 33, 128, 129, 190]}
+SIZES["cuda"] = [1, 8, 33, 64, 65, 130, 200]
+
+
+@pytest.fixture(autouse=True)
+def _serving(request, monkeypatch):
+    """CUDA C++ serves in the ways of that name alone."""
+    if getattr(request.node, "callspec", None) and request.node.callspec.params.get("way") == "cuda":
+        request.getfixturevalue("cuda_cpp")
+    else:
+        monkeypatch.setattr(build, "serves", lambda device: False)
 
 
 def run(way, matrices, shifts, monkeypatch):
@@ -30,7 +42,8 @@ def run(way, matrices, shifts, monkeypatch):
     trace = torch.zeros(len(matrices), dtype=torch.float64, device=shifts.device)
     launches.sum_grams(workspace, trace, None)
     coefficients = torch.stack([torch.zeros_like(shifts), shifts], -1)
-    counts, growth = launches.count(workspace, trace, None, coefficients)
+    limits = torch.stack([torch.zeros_like(shifts), torch.full_like(shifts, torch.inf)], -1)
+    counts, growth, _ = launches.count(workspace, trace, None, coefficients, limits, 0)
     return counts.cpu(), growth.cpu(), launches, workspace.cpu()
 
 
@@ -73,7 +86,7 @@ def test_counts_and_growth_of_every_size_in_one_batch(way, device, monkeypatch):
             assert measured <= expected * (1 + 1e-4) or expected > 100 * case.norm() ** 2
 
 
-@pytest.mark.parametrize("way", ["one", "many"])
+@pytest.mark.parametrize("way", ["one", "many", "cuda"])
 @pytest.mark.parametrize("family", ["arithmetic", "geometric", "noisy_low_rank", "clustered", "kahan"])
 def test_factors_are_those_of_a_matrix_nearby(way, family, device, monkeypatch):
     """The stated backward error, on shifts that put pivots near zero: through the middle of the leading blocks."""
@@ -136,19 +149,19 @@ def test_nothing_is_done_for_a_shift_that_is_not_a_number(way, device, monkeypat
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_zero_matrix_has_nothing_above_any_shift(way, device, monkeypatch):
-    shifts = torch.tensor([[0.0, -1.0, 5.0]], dtype=torch.float64)
+    shifts = torch.tensor([[0.0, -1.0, 5.0, 1e-9]], dtype=torch.float64)
     counts, growth, *_ = run(way, [torch.zeros(10, 12, device=device)], shifts, monkeypatch)
-    assert counts.tolist() == [[0, 0, 0]]
+    assert counts.tolist() == [[0, 0, 0, 0]]
     assert growth.isfinite().all()
 
 
-def test_two_runs_give_the_same_bits(device, monkeypatch):
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_two_runs_give_the_same_bits(way, device, monkeypatch):
     cases = [matrix(r, 90, seed=r).matrix.to(device) for r in (30, 70)]
     shifts = torch.full((2, 2), 0.01, dtype=torch.float64)
-    for way in ("one", "many"):
-        first, second = (run(way, cases, shifts, monkeypatch) for _ in range(2))
-        assert torch.equal(first[0], second[0])
-        assert torch.equal(first[1], second[1])
+    first, second = (run(way, cases, shifts, monkeypatch) for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
 
 
 def test_configurations_hold_what_they_are_given():

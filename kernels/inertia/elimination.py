@@ -1,5 +1,5 @@
-"""Elimination: LDL^T of one diagonal block in registers, and the block steps that `count.ldl`, `count.ldl_windows` and
-`count.tiny` are made of.
+"""Elimination: LDL^T of one diagonal block in registers, and the block steps that `inertia.ldl`, `count.tiny` and
+`inertia.ldl_windows` are made of.
 
     S = L D L^T,  L unit lower triangular,  X = L^-1        all (B, B), FP64; only S's lower triangle is read
 
@@ -64,30 +64,58 @@ def condition(lower, inverse):
 def shift_of(p_coefficients, trace):
     """Shift of one problem: slope * trace + intercept, from its pair of coefficients in memory.
 
-    A zero matrix gets a shift of 1, as any positive one gives it the count 0. Where the trace is not finite the shift
-    is NaN, which callers take as: nothing to do.
+    A zero matrix gets a shift of 1, as any positive one gives it the count 0. Where a coefficient is NaN, or the trace
+    is not finite, the shift is NaN, which callers take as: nothing to do.
     """
     shift = tl.load(p_coefficients) * trace + tl.load(p_coefficients + 1)
-    return tl.where(trace == 0, 1.0, tl.where(tl.abs(trace) < float("inf"), shift, float("nan")))
+    shift = tl.where((trace == 0) & (shift == shift), 1.0, shift)
+    return tl.where(tl.abs(trace) < float("inf"), shift, float("nan"))
 
 
 @triton.jit
-def problem(p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, i_problem, SHIFTS):
-    """Where the launch's problem number `i_problem` stands: problems are the matrices of `p_ids` times SHIFTS shifts.
+def place(i_problem, problems, SHIFTS, PAIRS):
+    """Which of the launch's matrices, and which of its SHIFTS shifts, problem number `i_problem` of `problems` is.
+
+    The lower bounds' shifts of all matrices, those at 2 i + 1 for i < PAIRS, come first. Some of their counts are r by
+    the time that the upper bound's is due, which is r then too: see `skipped`.
+    """
+    first = problems // SHIFTS * PAIRS
+    others = SHIFTS - PAIRS
+    i = i_problem - first
+    i_other = i % others
+    of_lower = i < 0
+    i_matrix = tl.where(of_lower, i_problem // tl.maximum(PAIRS, 1), i // others)
+    i_lower = 2 * (i_problem % tl.maximum(PAIRS, 1)) + 1
+    return i_matrix, tl.where(of_lower, i_lower, tl.where(i_other < PAIRS, 2 * i_other, PAIRS + i_other))
+
+
+@triton.jit
+def skipped(p_counts, i, i_shift, rows, PAIRS):
+    """Whether problem i is an upper bound's whose lower bound has been found to be r: so is the upper one, whatever the
+    factors of either are worth. Another program may be writing that count; it matters to nobody if this one is early.
+    """
+    of_upper = (i_shift < 2 * PAIRS) & (i_shift % 2 == 0)
+    return tl.load(p_counts + i + 1, mask=of_upper, other=-1, cache_modifier=".cg") == rows
+
+
+@triton.jit
+def problem(p_table, p_ids, p_decided, p_coefficients, p_trace, p_factors, i_problem, problems, SHIFTS, PAIRS):
+    """Where the launch's problem number `i_problem` of `problems` stands: the matrices of `p_ids` times SHIFTS shifts,
+    in the order of `place`.
 
     Returns a pointer to the matrix's table row, the problem's index matrix * SHIFTS + shift in the arrays of the whole
-    batch, the order of the Gram, the shift, and a pointer to the factor. The shift is NaN where there is nothing to do
-    because the matrix is decided or not finite.
+    batch, the shift's own index, the order of the Gram, the shift, and a pointer to the factor. The shift is NaN where
+    there is nothing to do because the matrix is decided or not finite.
     """
-    i_matrix = tl.load(p_ids + i_problem // SHIFTS).to(tl.int64)
-    i_shift = i_problem % SHIFTS
+    i_id, i_shift = place(i_problem, problems, SHIFTS, PAIRS)
+    i_matrix = tl.load(p_ids + i_id).to(tl.int64)
     i = i_matrix * SHIFTS + i_shift
     p_row = p_table + i_matrix * FIELDS
     order = tl.multiple_of(tl.load(p_row + ORDER), 32)
     shift = shift_of(p_coefficients + 2 * i, tl.load(p_trace + i_matrix))
     shift = tl.where(tl.load(p_decided + i_matrix) == 0, shift, float("nan"))
     p_factor = p_factors + tl.multiple_of(tl.load(p_row + OFFSET) * SHIFTS + i_shift * order * order, 32)
-    return p_row, i, order, shift, p_factor
+    return p_row, i, i_shift, order, shift, p_factor
 
 
 @triton.jit
