@@ -47,7 +47,8 @@ wheel: .venv/.ready
 endurance: .venv/.ready
 	FASTRANK_TRIALS=500 $(BIN)/pytest tests/experiments/sweeps/test_endurance.py
 
-# Every kernel, compiled for every architecture by two Tritons: they emit different instructions. No GPU is needed.
+# Every kernel, compiled for every architecture by two Tritons: they emit different instructions. No GPU is needed. Those
+# in CUDA C++ are compiled by nvcc, beside the first of them, where there is one.
 kernels: .venv/.ready build/triton-3.6.0
 	$(MAKE) --jobs=2 --output-sync=target --no-print-directory kernels-3.9 kernels-3.6
 
@@ -58,7 +59,7 @@ kernels-3.9-%: .venv/.ready
 
 # ARCH_3_6="--arch sm_90" compiles with the second one for the architecture that is measured only.
 kernels-3.6: build/triton-3.6.0
-	PYTHONPATH=build/triton-3.6.0 $(BIN)/python bench/aot.py $(ARCH_3_6)
+	PYTHONPATH=build/triton-3.6.0 $(BIN)/python bench/aot.py --only-triton $(ARCH_3_6)
 
 build/triton-3.6.0: | .venv/.ready
 	rm -rf $@.part

@@ -1,6 +1,6 @@
 """Compiles every kernel for every architecture, without a GPU, and says what it needs there.
 
-    python bench/aot.py [--kernels PATH ...] [--arch sm_90 ...] [--csv PATH]
+    python bench/aot.py [--kernels PATH ...] [--arch sm_90 ...] [--only-triton] [--csv PATH]
 
 For each launch configuration of each kernel of `kernels/` (see `fastrank.kernels.variant`) it prints registers and
 stack of a thread, bytes of spill stores and loads, shared memory of a block (static and dynamic), theoretical
@@ -82,9 +82,13 @@ def cuda_results(file: Path, architectures: list[Architecture]) -> Iterator[Resu
             missing |= uncovered
         except ValueError as error:
             yield Result(file.name, architecture=architecture.name, problem=f"does not compile: {error}")
-    for launch in next(iter(builds.values()), ()):
+    for launch in cuda_variants.launches(file) if builds else ():
+        kernel = f"{file.stem}.{launch.kernel}"
         for name, build in builds.items():
-            yield judged(f"{file.stem}.{launch.kernel}", str(launch), ARCHITECTURES[name], build[launch])
+            if launch in build:
+                yield judged(kernel, str(launch), ARCHITECTURES[name], build[launch])
+            else:
+                yield f"not launched on {name}: {kernel}  {launch}"
     for name in sorted(missing):
         yield Result(f"{file.stem}.{name}", problem=f"has no launch: no comment in {file.name} names one of it")
 
@@ -111,13 +115,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kernels", type=Path, nargs="+", default=[ROOT / "kernels"], help="folders or files")
     parser.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
+    parser.add_argument("--only-triton", action="store_true", help="leave out CUDA C++, which no Triton compiles")
     parser.add_argument("--csv", type=Path, help="where the table is written as well")
     arguments = parser.parse_args()
     # Compiled, not interpreted, and into build/: both has to be said before Triton is imported.
     os.environ.pop("TRITON_INTERPRET", None)
     os.environ.setdefault("TRITON_CACHE_DIR", str(ROOT / "build" / "triton-cache"))
 
-    files = sources(arguments.kernels)
+    files = [file for file in sources(arguments.kernels) if file.suffix == ".py" or not arguments.only_triton]
     if not files:
         print("no kernels")
         return 0

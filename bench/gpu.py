@@ -59,8 +59,9 @@ def machine(drill: Drill) -> str:
     boot = Path("/proc/sys/kernel/random/boot_id")
     started = boot.read_text().strip() if boot.exists() else ""
     tree = hashlib.sha256()
-    for path in sorted((ROOT / "kernels").rglob("*.py")):
-        tree.update(path.read_bytes())
+    for path in sorted((ROOT / "kernels").rglob("*")):
+        if path.suffix in (".py", ".cu", ".cuh"):
+            tree.update(path.read_bytes())
     linked = sorted(path.name for path in (ROOT / "fastrank").iterdir() if not path.name.startswith("__pycache__"))
     wheels = sorted(path.name for path in drill.carry.glob("*.whl"))
     tree.update("\n".join(linked + wheels).encode())

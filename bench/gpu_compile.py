@@ -1,5 +1,7 @@
 """Compiles every variant of every kernel into Triton's own cache, by a process a core, before anything launches one.
 
+Those in CUDA C++ are compiled by NVRTC into the same cache, where CuPy and NVRTC are installed.
+
     python bench/gpu_compile.py [--arch sm_90] [--only MODULE ...] [--jobs N]
 
 What follows then finds its kernels there: compiling one after the other, in the middle of tests, takes ten times as
@@ -15,8 +17,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
 
+import cuda_variants
 import gpu_names
 
 
@@ -26,25 +32,54 @@ def architecture() -> str:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
 
 
+def why_no_nvrtc() -> str:
+    """Why CUDA C++ cannot be compiled here; empty if it can."""
+    script = "from cupy.cuda import nvrtc; nvrtc.getVersion()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    return done.stderr.strip().rpartition("\n")[2] if done.returncode else ""
+
+
 def compile_one(work: tuple[str, int, str]) -> tuple[str, float, str]:
     """Name, seconds, and what went wrong, if anything did."""
     file, place, architecture = work
+    name, compiled = (_in_cuda if file.endswith(".cu") else _in_triton)(file, place, architecture)
+    started = time.perf_counter()
+    try:
+        compiled()
+    except Exception as error:
+        return name, time.perf_counter() - started, f"{type(error).__name__}: {error}"
+    return name, time.perf_counter() - started, ""
+
+
+def _in_triton(file: str, place: int, architecture: str) -> tuple[str, Callable[[], object]]:
+    """Name of a variant, and what compiles it."""
     import triton_variants
     from triton.backends.compiler import GPUTarget
 
     from fastrank.kernels.compile import store
 
     variant = _variants(file, architecture)[place]
-    name = f"{file}.{triton_variants.jit(variant.kernel).__name__}  {variant}"
-    started = time.perf_counter()
-    try:
-        store(variant, GPUTarget("cuda", int(architecture.removeprefix("sm_")), 32))
-    except Exception as error:
-        return name, time.perf_counter() - started, f"{type(error).__name__}: {error}"
-    return name, time.perf_counter() - started, ""
+    target = GPUTarget("cuda", int(architecture.removeprefix("sm_")), 32)
+    return f"{file}.{triton_variants.jit(variant.kernel).__name__}  {variant}", partial(store, variant, target)
+
+
+def _in_cuda(file: str, place: int, architecture: str) -> tuple[str, Callable[[], object]]:
+    """The same for a launch that a file in CUDA C++ names."""
+    from fastrank.kernels import cuda
+    from fastrank.kernels.device import ARCHITECTURES
+
+    launch = _variants(file, architecture)[place]
+    macros = dict(macro.split("=") for macro in launch.macros)
+    told = {"threads": launch.threads, "shared": launch.shared, "macros": macros}
+    variant = cuda.CudaVariant(file=file.rpartition("/")[2], name=launch.kernel, **told)
+    return f"{file}.{launch.kernel}  {launch}", partial(cuda.build.cubin, variant, ARCHITECTURES[architecture])
 
 
 def _variants(file: str, architecture: str) -> list:
+    """What is compiled of a file, of either kind."""
+    if file.endswith(".cu"):
+        found = cuda_variants.launches(gpu_names.KERNELS / file)
+        return [launch for launch in found if architecture in (launch.architectures or (architecture,))]
     import triton_variants
 
     found, _ = triton_variants.variants(triton_variants.load(gpu_names.KERNELS / file))
@@ -59,8 +94,13 @@ def main() -> int:
     options = parser.parse_args()
     started, arch = time.perf_counter(), options.arch or architecture()
     os.environ.pop("TRITON_INTERPRET", None)  # before Triton is imported
-    names = [path.relative_to(gpu_names.KERNELS).as_posix() for path in gpu_names.files()]
-    chosen = [name for name in names if not options.only or name.rpartition("/")[2].removesuffix(".py") in options.only]
+    files = gpu_names.files()
+    if why := why_no_nvrtc():
+        print(f"no kernel in CUDA C++ is compiled, for none is launched: {why}")
+    else:
+        files = [*gpu_names.cuda_files(), *files]
+    names = [path.relative_to(gpu_names.KERNELS).as_posix() for path in files]
+    chosen = [name for name in names if not options.only or Path(name).stem in options.only]
     work = [(name, i, arch) for name in chosen for i in range(len(_variants(name, arch)))]
     with contextlib.suppress(ImportError):
         from triton.runtime.cache import triton_key

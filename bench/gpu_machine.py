@@ -1,4 +1,4 @@
-"""Prints what a reader of the results has to know of the machine: versions, device, clocks, who else is on it."""
+"""Prints what a reader of the results has to know of the machine: versions, device, clocks, users, what serves it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ QUERY = ("name", "driver_version", "compute_cap", "clocks.sm", "clocks.mem", "cl
 
 def main() -> None:
     import torch
+
+    from fastrank import backend
 
     found = []
     for package in PACKAGES:
@@ -36,6 +38,7 @@ def main() -> None:
         print(f"{about.name}: sm_{about.major}{about.minor}, {about.multi_processor_count} multiprocessors, {size}")
     else:
         print("no CUDA device")
+    print("\n".join(": ".join(choice) for choice in backend.report()))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import cuda_variants
+
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 DEFINED = re.compile(r"^def (\w+_kernel)\(", re.MULTILINE)
 
@@ -14,6 +16,12 @@ def files() -> list[Path]:
     return [path for path in sorted(KERNELS.rglob("*.py")) if DEFINED.search(path.read_text())]
 
 
+def cuda_files() -> list[Path]:
+    """Files that have kernels in CUDA C++."""
+    return sorted(KERNELS.rglob("*.cu"))
+
+
 def kernels() -> list[str]:
     """Names of all of them, as a profiler shows them."""
-    return sorted(name for path in files() for name in DEFINED.findall(path.read_text()))
+    found = {name for path in files() for name in DEFINED.findall(path.read_text())}
+    return sorted(found | {launch.kernel for path in cuda_files() for launch in cuda_variants.launches(path)})

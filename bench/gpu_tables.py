@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator, Sequence
 
+import goals
 import results
 import stages
 from gpu_plan import Drill
@@ -25,7 +26,7 @@ def summary(drill: Drill, outcomes: Sequence[Outcome]) -> Iterator[str]:
 
 
 def rows(drill: Drill) -> Iterator[str]:
-    """Measured rows: what was least possible, what it took, and whether it was right."""
+    """Measured rows: what was least possible, what it took, whether it was right; how far ours are from the goals."""
     found = [row for row in results.load(drill.rows) if row["operation"] != "roof"]
     yield ""
     yield f"{'operation':10}{'workload':22}{'provider':34}{'ms':>10}{'floor':>9}{'ratio':>8}  status"
@@ -38,6 +39,8 @@ def rows(drill: Drill) -> Iterator[str]:
         yield f"{named}{shown:>10}{floor:>9}{ratio:>8}  {said}"
     if len(found) > MOST_ROWS:
         yield f"... and {len(found) - MOST_ROWS} more in {drill.rows.name}"
+    yield ""
+    yield from goals.lines(found)
 
 
 def profiled(drill: Drill, most: int = 6) -> Iterator[str]:

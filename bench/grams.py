@@ -1,9 +1,14 @@
-"""Providers of FP64 Grams, the first half of a certified rank: our kernel, and a library's product for each shape."""
+"""Providers of FP64 Grams, the first half of a certified rank: our kernel, and cuBLAS's products.
+
+Only the lower triangle of an answer is looked at. cuBLAS takes FP64, so that its matrices are widened first, as a user
+would have to; that is part of the time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import cublas
 import torch
 from providers import Provider, by_shape, of, wide
 from torch import Tensor
@@ -19,6 +24,11 @@ def stock(matrices: list[Tensor]) -> list[Tensor]:
         return widened @ widened.mT
 
     return by_shape(matrices, product)
+
+
+def by_syrk(matrices: list[Tensor]) -> list[Tensor]:
+    """One triangle of each, matrix by matrix: half the products of `stock`, and as many launches as matrices."""
+    return [cublas.gram(wide(matrix).double()) for matrix in matrices]
 
 
 def ours(matrices: list[Tensor]) -> list[Tensor]:
@@ -59,4 +69,5 @@ PROVIDERS = (
     Provider("fastrank gram", of(ours), devices=("cpu",), strict=True, products=FP64),
     Provider("fastrank gram kernel", by_kernel, ("triton",), ("cuda",), strict=True, graph=True, products=FP64),
     Provider("torch.matmul by shape", of(stock), graph=True, products=FP64, telling=True),
+    Provider("cublas dsyrk", of(by_syrk), devices=("cuda",), graph=True, products=FP64, telling=True),
 )

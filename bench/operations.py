@@ -42,7 +42,10 @@ class Rank(Operation):
         *("resnet18-cifar", "mlp-bn-10-100", "square-128", "square-256", "square-512", "square-1024"),
         *("square-512-gaussian", "families-96x128", "clustered-96x128"),
     )
-    headline = ("resnet18-cifar", "square-4096", "batch-640x512", "mlp-bn-10-100", "square-512", "square-1024")
+    headline = (
+        *("resnet18-cifar", "square-4096", "batch-640x512", "mlp-bn-10-100", "square-512", "square-1024"),
+        *("square-512-flat", "vit-b16"),
+    )
 
     def error(self, problem: Matrices, answer: Any) -> float:
         """Largest distance of a rank from what the truth leaves open.
@@ -209,7 +212,7 @@ class Gram(Operation):
     name, unit, limit = "gram", "of the trace, at most", 1e-12
     providers = grams.PROVIDERS
     quick = ("resnet18-cifar", "square-1024")
-    headline = ("resnet18-cifar",)
+    headline = ("resnet18-cifar", "batch-640x512", "square-4096", "vit-b16")
 
     def error(self, problem: Matrices, answer: list[Tensor]) -> float:
         return worst([grams.relative_error(problem.matrices, answer)])

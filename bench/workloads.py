@@ -49,7 +49,12 @@ def full(r: int, generator: torch.Generator) -> Tensor:
     return (values * (1 + 0.01 * torch.rand(r, generator=generator, dtype=torch.float64))).sort(descending=True).values
 
 
-SPECTRA: dict[str, Callable[[int, torch.Generator], Tensor]] = {"trained": trained, "full": full}
+def flat(r: int, generator: torch.Generator) -> Tensor:
+    """No singular value less than half of the largest, 1: the rank is full, far from any threshold."""
+    return full(r, generator).clamp(min=0) / 2 + 0.5
+
+
+SPECTRA: dict[str, Callable[[int, torch.Generator], Tensor]] = {"trained": trained, "full": full, "flat": flat}
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,7 @@ WORKLOADS = {
         square(2048),
         square(512, "gaussian"),
         square(512, "full"),
+        square(512, "flat"),
         Workload("families-96x128", Network(((96, 128),) * _FAMILIES, ()), "families"),
         Workload("clustered-96x128", Network(((96, 128),) * 32, ()), "clustered"),
         Workload("vgg16-bn-cifar", networks.vgg16_bn_cifar()),

@@ -209,12 +209,28 @@ def test_cuda_kernels_are_compiled_for_each_launch_they_name(tmp_path):
 
 @needs_nvcc
 @needs_triton
+def test_cuda_kernels_are_compiled_with_the_macros_of_each_launch_where_it_is_launched(tmp_path):
+    done = run(tmp_path, SOURCES / "cuda" / "macros.cu", arch=("sm_90", "sm_120"))
+    assert done.status == 0, done.printed
+    assert [(row["configuration"], row["architecture"]) for row in done.rows] == [
+        ("threads=128 shared=0", "sm_90"),
+        ("threads=128 shared=0", "sm_120"),
+        ("threads=128 shared=131072 WIDTH=32 UNUSED=1", "sm_90"),
+    ]
+    assert int(done.of("WIDTH=32", "sm_90")["registers"]) > 64 > int(done.of("shared=0", "sm_90")["registers"])
+    assert "not launched on sm_120: macros.sum_kernel  threads=128 shared=131072 WIDTH=32 UNUSED=1" in done.printed
+
+
+@needs_nvcc
+@needs_triton
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ('extern "C" __global__ void f_kernel(double *x) { x[0] = y; }', 'identifier "y" is undefined'),
         ("// launch: g_kernel threads=32 shared=0\n", "names launches of g_kernel"),
         ("// launch: g_kernel threads=32\n", "is not '// launch: NAME"),
+        ("// launch: g_kernel threads=32 shared=0 width=2\n", "is not '// launch: NAME"),
+        ("// launch: g_kernel threads=32 shared=0 on=sm90\n", "there is no architecture sm90"),
     ],
 )
 def test_cuda_that_does_not_compile_is_named(tmp_path, text, message):
@@ -225,7 +241,11 @@ def test_cuda_that_does_not_compile_is_named(tmp_path, text, message):
     assert message in done.printed
 
 
+def test_cuda_is_left_out_where_only_triton_is_asked_for(tmp_path):
+    assert run(tmp_path, SOURCES / "cuda", "--only-triton")[:3] == (0, "no kernels\n", [])
+
+
 def test_cuda_without_nvcc_is_named_as_skipped(tmp_path):
     done = run(tmp_path, SOURCES / "cuda", PATH="")
     assert (done.status, done.rows) == (0, [])
-    assert done.printed.startswith("skipped: scale.cu (there is no nvcc)\n")
+    assert done.printed.startswith("skipped: macros.cu (there is no nvcc)\nskipped: scale.cu (there is no nvcc)\n")

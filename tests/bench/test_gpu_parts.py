@@ -14,6 +14,7 @@ from pathlib import Path
 
 import gpu
 import gpu_carry
+import gpu_compile
 import gpu_install
 import gpu_names
 import gpu_plan
@@ -124,6 +125,14 @@ def test_kernels_are_found_without_being_imported():
     found = gpu_names.kernels()
     assert {"gram_kernel", "factor_kernel", "sgd_sketch_kernel", "poke_kernel"} <= set(found)
     assert len(found) == len(set(found))
+
+
+def test_kernels_in_cuda_are_found_by_the_launches_that_they_name(monkeypatch):
+    monkeypatch.setattr(gpu_names, "KERNELS", Path(__file__).parent / "sources" / "cuda")
+    assert gpu_names.kernels() == ["scale_kernel", "sum_kernel"]
+    launched = {arch: gpu_compile._variants("macros.cu", arch) for arch in ("sm_90", "sm_120")}
+    assert [launch.macros for launch in launched["sm_90"]] == [(), ("WIDTH=32", "UNUSED=1")]
+    assert [launch.macros for launch in launched["sm_120"]] == [()]
 
 
 def test_a_tree_that_pip_cannot_install_is_linked(drill, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 
+import goals
 import pytest
 
 PATH = Path(__file__).parents[2] / "bench" / "conftest.py"
@@ -32,7 +33,11 @@ def test_a_headline_run_has_what_the_goals_are_judged_by(door):
     assert ours[0] == ("rank", "resnet18-cifar", "fastrank.rank_bounds")
     workloads = {(operation, workload) for operation, workload, _ in ours}
     matrices = {"resnet18-cifar", "mlp-bn-10-100", "batch-640x512", "square-4096", "square-512", "square-1024"}
+    matrices |= {"square-512-flat", "vit-b16"}
+    assert set(goals.COUNTED) <= matrices
     assert {workload for operation, workload in workloads if operation == "rank"} == matrices
+    large = {"resnet18-cifar", "batch-640x512", "square-4096", "vit-b16"}
+    assert {workload for operation, workload in workloads if operation == "gram"} == large
     assert {("step", "vit-b16"), ("training", "resnet18-cifar-b128"), ("graph", "resnet18-cifar-b128")} <= workloads
     assert not {"norm", "spectrum"} & {operation for operation, _ in workloads}
     assert {(o, w) for o, w, _ in rows(door, headline=True, rivals=True)} == workloads - {
@@ -54,7 +59,7 @@ def test_telling_rivals_come_first_on_every_workload(door):
     assert steps[:2] == [("resnet18-cifar", "torch SGD fused"), ("vit-b16", "torch SGD fused")]
     # Compiling takes long: whatever else tells much comes before, on every workload.
     compiled = [place for place, (*_, provider) in enumerate(rivals) if provider == "torch SGD compiled"]
-    others = (*telling, "torch SGD fused", "torch.matmul by shape")
+    others = (*telling, "torch SGD fused", "torch.matmul by shape", "cublas dsyrk")
     last = max(place for place, (*_, provider) in enumerate(rivals) if provider in others)
     assert compiled == list(range(last + 1, last + 1 + len(compiled)))
     hooks = [place for place, (operation, *_) in enumerate(rivals) if operation == "training"]

@@ -10,7 +10,7 @@ from fastrank import testing
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("spectrum", ["trained", "full", "gaussian", "families", "clustered"])
+@pytest.mark.parametrize("spectrum", ["trained", "full", "flat", "gaussian", "families", "clustered"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_singular_values_are_known(spectrum, dtype):
     shapes = ((40, 24),) * 3 if spectrum in ("families", "clustered") else ((24, 40), (40, 24), (24, 40), (30, 30))
