@@ -5,14 +5,11 @@ The real one needs a GPU. The prototype is the manual's, enumerations as int.
 
 from __future__ import annotations
 
-import ctypes
-import shutil
-import subprocess
-
 import cublas
 import grams
 import pytest
 import torch
+from c_library import c_library
 
 FAKE = r"""
 static int failing;
@@ -36,13 +33,7 @@ int cublasDsyrk_v2(void *handle, int uplo, int trans, int n, int k, const double
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    if shutil.which("gcc") is None:
-        pytest.skip("needs gcc")
-    folder = tmp_path_factory.mktemp("fake")
-    (folder / "fake.c").write_text(FAKE)
-    command = ["gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", folder / "libfake.so", folder / "fake.c"]
-    subprocess.run(command, check=True)
-    return ctypes.CDLL(str(folder / "libfake.so"))
+    return c_library(tmp_path_factory.mktemp("fake"), FAKE)
 
 
 def noise(*shape):

@@ -6,13 +6,12 @@ The real one needs a GPU. The prototypes below are copied from `cusolverDn.h` (1
 from __future__ import annotations
 
 import ctypes
-import shutil
-import subprocess
 import weakref
 
 import cusolver
 import pytest
 import torch
+from c_library import c_library
 
 FAKE = r"""
 #include <stdint.h>
@@ -89,13 +88,7 @@ int cusolverDnXgesvdp(void *h, void *p, int jobz, int econ, int64_t m, int64_t n
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory):
-    if shutil.which("gcc") is None:
-        pytest.skip("needs gcc")
-    folder = tmp_path_factory.mktemp("fake")
-    (folder / "fake.c").write_text(FAKE)
-    command = ["gcc", "-shared", "-fPIC", "-Wall", "-Werror", "-o", folder / "libfake.so", folder / "fake.c"]
-    subprocess.run(command, check=True)
-    return ctypes.CDLL(str(folder / "libfake.so"))
+    return c_library(tmp_path_factory.mktemp("fake"), FAKE)
 
 
 @pytest.fixture
