@@ -16,7 +16,7 @@ from .bounds import (
     resolve_bounds,
     shifts_around,
 )
-from .growth import Factors, pivoted, unpivoted
+from .growth import Assumed, pivoted, unpivoted
 from .packing import packed
 from .ragged import BUDGET, Chunk, GroupGrams, RaggedBatch, ShiftPair, signature
 from .spectrum import scaled_singular_values, singular_values, top_singular_value
@@ -27,8 +27,8 @@ __all__ = [
     "TRACE",
     "WORKSPACE",
     "Affine",
+    "Assumed",
     "Chunk",
-    "Factors",
     "Group",
     "GroupGrams",
     "RaggedBatch",

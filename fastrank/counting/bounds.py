@@ -18,7 +18,7 @@ from torch import Tensor
 from ..metrics import RankBounds, Status, Tolerance
 from ..reference import SPARE, UNIT, Gram, Moments, divided, normalized, widened
 from .batch import over_matrices
-from .growth import Factors, Number, pivoted
+from .growth import Assumed, Number, pivoted
 
 LARGEST_TAU = 1e100
 """No singular value in the scale of a Gram matrix comes near this, and the factors of delta do not make its square
@@ -86,12 +86,12 @@ def absolute_tau(tolerance: Tolerance, scale: Tensor) -> Tensor:
     return tolerance.value / scale
 
 
-def shifts(moments: Moments, tolerance: Tolerance, of: Factors, top: tuple[Tensor, Tensor] | None = None) -> Shifts:
+def shifts(moments: Moments, tolerance: Tolerance, of: Assumed, top: tuple[Tensor, Tensor] | None = None) -> Shifts:
     """Shifts for one tolerance; `of` as in `shifts_around`, `top` as in `tau_squared`."""
     return shifts_around(moments, *tau_squared(moments, tolerance, top), tau_error(moments, tolerance), of)
 
 
-def shifts_around(moments: Moments, low: Affine, high: Affine, error: Affine, of: Factors) -> Shifts:
+def shifts_around(moments: Moments, low: Affine, high: Affine, error: Affine, of: Assumed) -> Shifts:
     """Shifts for a tau^2 between `low` and `high`, each of which was computed with an error of at most `error`.
 
     delta covers that error, the rounding of the Gram matrix's sums and of the shift, and the errors of factors whose

@@ -25,7 +25,7 @@ AGAIN_ABOVE = 512
 """Largest r of the matrices that the kernels count only once; see `unpivoted`."""
 
 
-class Factors(NamedTuple):
+class Assumed(NamedTuple):
     """What delta assumes of the factors of a matrix A = G - tau^2 I: that they are exact for a matrix within
     u terms (||A|| + growth) of A, and that their growth, which is measured, is within a limit."""
 
@@ -37,12 +37,12 @@ class Factors(NamedTuple):
     """What is added to the limit, as the share of tau^2 by which it makes delta wider."""
 
 
-def pivoted(order: Number) -> Factors:
+def pivoted(order: Number) -> Assumed:
     """Of LAPACK's Bunch-Kaufman factors of matrices of this order. Growth seen in practice is about 1."""
-    return Factors(order + 64.0, 8.0, WIDENING)
+    return Assumed(order + 64.0, 8.0, WIDENING)
 
 
-def unpivoted(order: Tensor) -> Factors:
+def unpivoted(order: Tensor) -> Assumed:
     """Of the factors that the kernels make, without pivoting, of matrices of these orders.
 
     Growth without pivots is usual where tau is in the midst of the spectrum, and the larger tau is the more of it there
@@ -64,4 +64,4 @@ def unpivoted(order: Tensor) -> Factors:
     part = order / 512
     widening = 1e-5 * torch.maximum((part * part * part).clamp(max=1.0), part * part / 16)
     growth = torch.where(order <= AGAIN_ABOVE, 32.0, 8.0)
-    return Factors(unpivoted_terms(order), growth, widening.clamp(min=WIDENING))
+    return Assumed(unpivoted_terms(order), growth, widening.clamp(min=WIDENING))
