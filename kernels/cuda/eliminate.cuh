@@ -82,7 +82,7 @@ __device__ void eliminate_left(const Problem& p, const Shared& shared, Row& row,
     double* tile = shared.left;
     double* to = p.factor + (long long)at * p.order + j * TILE;
     auto fetch = [&](int s, bool wait) {  // strip s of L_jj and its pivots; false if it is not there yet
-        while (known <= s) {
+        for (Patience patience; known <= s; patience.look()) {
             int now = p.news(p.tile(j, j));
             if (!any_in_warp(now <= s)) known = any_in_warp(now < STRIPS) ? s + 1 : STRIPS;
             else if (!wait) return false;

@@ -20,9 +20,9 @@
 // that its predecessor is still making, 8 behind it.
 //
 // An element a_ij loses its products in pieces of 512 columns or less, and those of the last 64 columns, on the
-// diagonal of 128, one after the other. So a product goes through at most 512 + ceil(r / 512) + 128 + 1 operations: within the
-// terms of `inertia.ldl`, 640 + r / 128 from r = 582 on, and r + 64 before that, where it is r + 2 at most. A pivot of
-// which the magnitude is below floor is replaced by floor, with the pivot's sign.
+// diagonal of 128, one after the other. So a product goes through at most 512 + ceil(r / 512) + 128 + 1 operations:
+// within the terms of `inertia.ldl`, 640 + r / 128 from r = 582 on, and r + 64 before that, where it is at most r + 2.
+// A pivot of which the magnitude is below floor is replaced by floor, with the pivot's sign.
 //
 // Bytes: 8 r^2 / 2 read of G and written of L; r^3 / (3 x 64) elements of L read again, from L2. Flops: r^3 / 3, FP64.
 //
@@ -144,7 +144,7 @@ ldl_kernel(const long long* table, const int* tasks, const int* decided, const d
     // The last tile of the diagonal comes after all others.
     total = 0.0, number = 0;
     for (int k = threadIdx.x; k <= own; k += THREADS) {
-        while (p.news(k) < DONE) {}
+        for (Patience patience; p.news(k) < DONE;) patience.look();
         total += p.grown[k], number += p.above[k];
     }
     total = sum_of_block(shared.strips, total);

@@ -62,6 +62,15 @@ __device__ inline int seen(const int* p) {
     return x;
 }
 
+// Counts looks at what other blocks announce. After 2^25, which take 10 s or more, it ends the launch with an error: a
+// block only waits for others that run, so that something must have gone wrong.
+struct Patience {
+    int left = 1 << 25;
+    __device__ void look() {
+        if (--left == 0) __trap();
+    }
+};
+
 // Announces at `p` that what this thread has written, and what others wrote before a barrier that it has passed, is
 // there.
 __device__ inline void announce(int* p, int more) {

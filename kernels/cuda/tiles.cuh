@@ -118,7 +118,7 @@ __device__ void sum_before(const Problem& p, const Shared& shared, double* tile,
     int ready = 0;  // tiles of columns that other blocks are known to have finished in both rows
     auto fetch = [&](int chunk) {  // by the row threads: rows of L_i and L_j, and d, of 8 columns
         if (chunk < count * STRIPS) {
-            while (chunk / STRIPS >= ready) {
+            for (Patience patience; chunk / STRIPS >= ready; patience.look()) {
                 int k = ready + lane;
                 bool missing = k >= count || p.news(p.tile(i, k)) < STRIPS || p.news(p.tile(j, k)) < STRIPS;
                 ready += __ffsll(bits_of_warp(missing) | 1ll << 32) - 1;
