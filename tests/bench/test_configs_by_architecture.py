@@ -8,11 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import aot
+import cuda_variants
 import pytest
 from architectures import ARCHITECTURES
 
 ROOT = Path(__file__).parents[2]
-FILES = aot.sources([ROOT / "kernels"])
+SOURCES = aot.sources([ROOT / "kernels"])
+FILES = [file for file in SOURCES if file.suffix == ".py"]
+CUDA_FILES = [file for file in SOURCES if file.suffix == ".cu"]
 TILES = {"BLOCK", "BLOCK_K", "BLOCK_ROW", "B", "TILE"}
 """Compile-time arguments that a configuration is free in; the others say what is to be computed."""
 MAY_BE_NONE = {"sgd_sketch_kernel"}
@@ -47,6 +50,17 @@ def test_every_kernel_has_a_configuration_on_every_architecture(file, triton_var
     for key, architectures in covered.items():
         assert architectures <= set(ARCHITECTURES), key
         assert architectures == set(ARCHITECTURES) or key[0] in MAY_BE_NONE, key
+
+
+@pytest.mark.parametrize("file", CUDA_FILES, ids=lambda file: file.stem)
+def test_every_kernel_in_cuda_has_a_launch_on_every_architecture(file):
+    covered: dict[tuple[str, ...], list[str]] = {}
+    for launch in cuda_variants.launches(file):
+        problem = sorted(macro for macro in launch.macros if not macro.startswith("STAGES="))
+        covered.setdefault((launch.kernel, *problem), []).extend(launch.architectures or ARCHITECTURES)
+    assert covered
+    for key, architectures in covered.items():
+        assert sorted(architectures) == sorted(ARCHITECTURES), key
 
 
 def test_there_are_kernels_to_look_at(triton_variants):

@@ -86,3 +86,10 @@ def either_language(request, monkeypatch):
         request.getfixturevalue("cuda_cpp")
     else:
         monkeypatch.setattr(build, "serves", lambda device: False)
+
+
+@pytest.fixture
+def stand_in(device):
+    """For tests of CUDA C++ that need the CPU in a GPU's place: an order of blocks, or what no GPU tells."""
+    if device.type != "cpu" or cuda_cpu.COMPILER is None:
+        pytest.skip("for a CPU with g++")

@@ -1,4 +1,4 @@
-"""`ldl.cu`: its tasks, its blocks in any order, what is skipped, and sanitizers that watch every access of it.
+"""`ldl.cu`: its tasks, its blocks in any order, what is skipped, and the operations that delta has to allow for.
 
 That its counts, growth and factors are right is in `test_ldl.py`, beside those of the kernels in Triton.
 """
@@ -12,69 +12,14 @@ import torch
 from fastrank.reference import unpivoted_terms
 
 pytest.importorskip("triton")
+from gram_batch import Batch, symmetric
+
 from fastrank.kernels.count import Launches
 from fastrank.kernels.device import ARCHITECTURES
-from fastrank.kernels.inertia import Factors, Problems
 from fastrank.kernels.inertia.factors import cuda_variant
-from fastrank.kernels.inertia.table import Shape, rows_of
 from fastrank.kernels.inertia.tasks import FIELDS, TILE, Tasks
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def stand_in(device):
-    """Tests of what a GPU does not tell are for where it is not, or their time would be taken from it."""
-    if device.type != "cpu" or cuda_cpu.COMPILER is None:
-        pytest.skip("for a CPU with g++")
-
-
-def symmetric(r, seed=0):
-    """Positive definite, with eigenvalues from 1 to 1e-6."""
-    generator = torch.Generator().manual_seed(seed)
-    q = torch.linalg.qr(torch.randn(r, r, generator=generator, dtype=torch.float64)).Q
-    return (q * torch.logspace(0, -6, r, dtype=torch.float64)) @ q.mT
-
-
-class Batch:
-    """Problems of Grams of these matrices, each with all `shifts`; above the diagonal Grams are NaN."""
-
-    def __init__(self, grams, shifts, device=CPU):
-        self.shapes = [Shape(len(g), len(g), len(g), 1) for g in grams]
-        table, size, _ = rows_of([0] * len(grams), self.shapes, self.rows, range(len(grams)))
-        workspace = torch.full((size,), torch.nan, dtype=torch.float64)
-        self.offsets = table[:, 6].tolist()
-        for g, shape, offset in zip(grams, self.shapes, self.offsets, strict=True):
-            place = workspace[offset : offset + shape.order**2].view(shape.order, -1)
-            place[:] = torch.ones_like(place).tril() * 0 + torch.where(
-                torch.ones_like(place).tril() > 0, 0.0, torch.nan
-            )
-            place[: len(g), : len(g)] = torch.where(torch.ones_like(g).tril() > 0, g, torch.nan)
-        b, s = len(grams), len(shifts)
-        coefficients = torch.tensor([[[0.0, shift] for shift in shifts]] * b, dtype=torch.float64)
-        trace = torch.stack([g.trace() for g in grams])
-        factors = torch.full((size * s,), torch.nan, dtype=torch.float64)
-        counts, growth = torch.full((b, s), -7), torch.full((b, s, 1), -7.0, dtype=torch.float64)
-        decided = torch.zeros(b, dtype=torch.int32)
-        given = (table, decided, coefficients, trace, workspace, factors, counts, growth)
-        self.problems = Problems(*(x.to(device) for x in given))
-
-    @property
-    def rows(self):
-        return [shape.rows for shape in self.shapes]
-
-    def factors(self, shifts, pairs=0, inverses=False):
-        """What factors all of them, with memory of their own for its launches."""
-        made = Factors(
-            self.rows, range(len(self.rows)), self.problems.table.device, shifts, pairs=pairs, inverses=inverses
-        )
-        self.problems = self.problems._replace(pairs=pairs, progress=made.progress(shifts))
-        return made
-
-    def factor_of(self, i, s):
-        order, shifts = self.shapes[i].order, self.problems.counts.shape[1]
-        start = shifts * self.offsets[i] + s * order**2
-        return self.problems.factors[start : start + order**2].view(order, order).cpu()
 
 
 def answers(batch):
@@ -159,7 +104,7 @@ def test_matrices_that_are_skipped_now_and_then(device):
     assert answers(batch) == first
 
 
-@pytest.mark.usefixtures("cuda_cpp")
+@pytest.mark.usefixtures("stand_in", "cuda_cpp")
 def test_the_shift_above_is_not_counted_where_the_rank_is_full(monkeypatch, device):
     """Shift 0 bounds the rank from above; at 10 there would be nothing above it, and at 1e-9 the rank is full."""
     monkeypatch.setattr(cuda_cpu, "resident", 1)  # then the one is done before the other begins
@@ -186,89 +131,6 @@ def test_inverses_of_blocks_stand_above_the_diagonal(r, device):
         lower = block.tril(-1) + torch.eye(16, dtype=torch.float64)
         inverse = block.triu(1).mT + torch.eye(16, dtype=torch.float64)
         assert torch.dist(lower @ inverse, torch.eye(16, dtype=torch.float64)) < 1e-12 * inverse.norm()
-
-
-def arguments(r, shifts=2, seed=0):
-    """All arguments of a launch for one matrix, by name."""
-    batch = Batch([symmetric(r, seed)], tuple(10.0 ** -(2 + s) for s in range(shifts)))
-    tasks = Tasks.of([r], [0], shifts, 0, CPU)
-    sizes = {"count": len(tasks.tasks), "shifts": shifts, "parts": 1, "inverses": 0}
-    given = batch.problems._asdict() | tasks.progress()._asdict() | {"tasks": tasks.tasks}
-    return batch, given | sizes
-
-
-def apart(tmp_path, sanitizer, r, resident, seed, edit=lambda file, text: text, at=(9, 0), progress=0):
-    """Counts of a launch under a sanitizer, what it said, and the right counts."""
-    batch, given = arguments(r)
-    given["progress"].fill_(progress)
-    variant = cuda_variant(r > TILE, at)
-    file = tmp_path / "arguments"
-    said, status = cuda_cpu.run_apart(
-        variant, sanitizer, given, given["count"], file, resident=resident, seed=seed, edit=edit
-    )
-    exact = torch.linalg.eigvalsh(symmetric(r))
-    expected = [int((exact > 10.0 ** -(2 + s)).sum()) for s in range(2)]
-    return batch.problems.counts[0].tolist() == expected, said, status
-
-
-@pytest.mark.usefixtures("stand_in")
-@pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
-@pytest.mark.parametrize(
-    ("r", "at", "resident", "seed"),
-    [(60, (9, 0), 2, 1), (200, (9, 0), 99, 1), (135, (8, 6), 3, 2)],
-)
-def test_sanitizers_find_nothing(tmp_path, sanitizer, r, at, resident, seed):
-    """No access that no barrier and no announcement orders, none beside an array, none that is misaligned."""
-    right, said, status = apart(tmp_path, sanitizer, r, resident, seed, at=at)
-    assert (right, status) == (True, 0), said
-    assert "ERROR" not in said
-    assert "runtime error" not in said
-
-
-@pytest.mark.usefixtures("stand_in")
-@pytest.mark.parametrize("r", [60, 200])
-def test_counters_may_wrap_around(tmp_path, r):
-    """After 2^31 / 9 launches, two and a half days of a thousand a second."""
-    right, said, status = apart(tmp_path, "address,undefined", r, 9, 1, progress=2**31 - 4)
-    assert (right, status) == (True, 0), said
-    assert "runtime error" not in said
-
-
-LEFT_OUT = {
-    "a block waits for a tile": ("tiles.cuh", "|| p.news(p.tile(j, k)) < STRIPS", ""),
-    "a block waits for a strip": ("eliminate.cuh", "p.news(p.tile(j, j));", "STRIPS;"),
-    "rows of the 8 x 8 block are there": ("eliminate.cuh", "barrier_of(ROW_THREADS);  // the rows", "  // the rows"),
-    "a chunk has been read": (
-        "tiles.cuh",
-        "__syncthreads();\n        if (is_row_thread()) {",
-        "if (is_row_thread()) {",
-    ),
-    "a chunk has arrived": ("tiles.cuh", "wait_groups<STAGES - 2>();", ";"),
-    "a strip is announced": ("eliminate.cuh", "announce(p.progress + p.tile(i, i), 1);", ";"),
-}
-
-
-@pytest.mark.usefixtures("stand_in")
-@pytest.mark.parametrize("what", LEFT_OUT)
-def test_what_is_left_out_is_noticed(tmp_path, what):
-    """Negative control: a report of a race, a wrong count, or blocks that wait for ever."""
-    name, old, new = LEFT_OUT[what]
-
-    def edit(file, text):
-        assert file != name or text.count(old) == 1
-        return text.replace(old, new) if file == name else text
-
-    right, said, status = apart(tmp_path, "thread", 135, 99, 1, edit)
-    assert "data race" in said or status or not right
-
-
-@pytest.mark.usefixtures("stand_in")
-def test_sums_are_added_up_in_pieces(tmp_path):
-    """Pieces of 512 columns are as good as one: here they are of 16, so that a small matrix has many."""
-    right, said, status = apart(
-        tmp_path, "address,undefined", 260, 4, 1, lambda file, text: text.replace("FLUSH = 512 /", "FLUSH = 16 /")
-    )
-    assert (right, status) == (True, 0), said
 
 
 def test_the_terms_of_delta_cover_every_operation():
