@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fastrank import backend
+from fastrank.linalg import lowrank, plans
 from fastrank.measuring import bases, basis_size, compilation
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -63,6 +64,12 @@ def fresh_bases(small_bases, monkeypatch):
     monkeypatch.setattr(bases, "WARM_UP", 0)
 
 
+def forget_plans():
+    """What `fastrank.linalg` keeps between calls was made for kernels of one language."""
+    plans._plans.clear()
+    lowrank._layout.cache_clear()
+
+
 @pytest.fixture
 def cuda_cpp(monkeypatch):
     """What there is in CUDA C++ serves: as compiled for the CPU where that stands for the device."""
@@ -75,17 +82,26 @@ def cuda_cpp(monkeypatch):
         monkeypatch.setattr(build, "load", cuda_cpu.load)
     elif not build.serves(DEVICE):
         pytest.skip(build.why_cupy_fails(DEVICE))
+    forget_plans()
+    yield
+    forget_plans()
 
 
-@pytest.fixture(params=["triton", "cuda"])
-def either_language(request, monkeypatch):
-    """What there is in both languages serves once in Triton and once in CUDA C++."""
+@pytest.fixture
+def triton_alone(monkeypatch):
+    """Kernels of Triton serve, whatever there is in CUDA C++."""
     from fastrank.kernels.cuda import build
 
-    if request.param == "cuda":
-        request.getfixturevalue("cuda_cpp")
-    else:
-        monkeypatch.setattr(build, "serves", lambda device: False)
+    monkeypatch.setattr(build, "serves", lambda device: False)
+    forget_plans()
+    yield
+    forget_plans()
+
+
+@pytest.fixture(params=["triton_alone", "cuda_cpp"])
+def either_language(request):
+    """What there is in both languages serves once in Triton and once in CUDA C++."""
+    request.getfixturevalue(request.param)
 
 
 @pytest.fixture

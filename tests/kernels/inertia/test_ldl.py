@@ -11,7 +11,6 @@ from fastrank.reference import UNIT
 pytest.importorskip("triton")
 from fastrank.kernels.count import tiny
 from fastrank.kernels.count.launches import Launches
-from fastrank.kernels.cuda import build
 from fastrank.kernels.device import capability
 from fastrank.kernels.inertia import factors as module
 from fastrank.kernels.inertia import ldl, ldl_windows
@@ -23,12 +22,10 @@ SIZES["cuda"] = [1, 8, 33, 64, 65, 130, 200]
 
 
 @pytest.fixture(autouse=True)
-def _serving(request, monkeypatch):
+def _serving(request):
     """CUDA C++ serves in the ways of that name alone."""
-    if getattr(request.node, "callspec", None) and request.node.callspec.params.get("way") == "cuda":
-        request.getfixturevalue("cuda_cpp")
-    else:
-        monkeypatch.setattr(build, "serves", lambda device: False)
+    way = getattr(request.node, "callspec", None) and request.node.callspec.params.get("way")
+    request.getfixturevalue("cuda_cpp" if way == "cuda" else "triton_alone")
 
 
 def run(way, matrices, shifts, monkeypatch):

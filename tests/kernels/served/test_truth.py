@@ -6,7 +6,6 @@ import pytest
 import truth
 
 from fastrank import linalg, testing
-from fastrank.linalg import plans
 
 pytest.importorskip("triton")
 from fastrank.kernels.inertia import factors
@@ -28,10 +27,8 @@ def test_no_false_bound_in_five_hundred_matrices(device):
 @pytest.mark.parametrize("way", ["one", "many", "cuda"])
 def test_no_false_bound_at_512(way, request, device, monkeypatch):
     """Every way of factoring: by one program in Triton, by many, and in CUDA C++."""
-    monkeypatch.setattr(plans, "_plans", plans.OrderedDict())
     monkeypatch.setattr(factors, "ONE_PROGRAM_UP_TO", 0 if way == "many" else 512)
-    if way == "cuda":
-        request.getfixturevalue("cuda_cpp")
+    request.getfixturevalue("cuda_cpp" if way == "cuda" else "triton_alone")
     case = testing.make("clustered", 512, 512)
     bounds = linalg.rank_bounds(case.matrix[None].to(device), case.tolerance, resolve=False)
     assert bounds.certified.all()
