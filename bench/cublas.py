@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from pathlib import Path
 
+import cuda_library
 import torch
 from torch import Tensor
 
@@ -64,11 +64,4 @@ def gram(wide: Tensor) -> Tensor:
 def _blas() -> Blas:
     torch.eye(2, device="cuda") @ torch.eye(2, device="cuda")  # PyTorch loads its cuBLAS, which then has the name below
     assert torch.version.cuda is not None
-    name = f"libcublas.so.{torch.version.cuda.partition('.')[0]}"
-    wheels = sorted(Path(torch.__file__).parents[1].glob(f"nvidia/*/lib/{name}"))
-    for place in (name, *map(str, wheels)):
-        try:
-            return Blas(ctypes.CDLL(place))
-        except (OSError, AttributeError):  # not there
-            continue
-    raise OSError(f"{name} was not found")
+    return cuda_library.found(f"libcublas.so.{torch.version.cuda.partition('.')[0]}", Blas)

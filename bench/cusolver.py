@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from pathlib import Path
 
+import cuda_library
 import torch
 from torch import Tensor
 
@@ -137,10 +137,4 @@ def _solver() -> Solver:
     torch.linalg.svdvals(torch.eye(2, device="cuda"))  # PyTorch loads its cuSOLVER, which then has the name below
     assert torch.version.cuda is not None
     name = f"libcusolver.so.{int(torch.version.cuda.partition('.')[0]) - 1}"
-    wheels = sorted(Path(torch.__file__).parents[1].glob(f"nvidia/*/lib/{name}"))
-    for place in (name, *map(str, wheels)):
-        try:
-            return Solver(ctypes.CDLL(place))
-        except (OSError, AttributeError):  # not there, or older than the functions
-            continue
-    raise OSError(f"{name} with XsyevBatched and Xgesvdp was not found")
+    return cuda_library.found(name, Solver, " with XsyevBatched and Xgesvdp")

@@ -8,7 +8,7 @@ and eliminates it there, as `inertia.ldl` does; the Gram is never written. The t
 
 Bytes: r n elements of W for each shift, the first time from memory. Flops, for each shift: 2 r^2 n for the Gram (both
 triangles) and BLOCK steps that each touch 3 BLOCK^2 elements: at most 64 x 3 x 4096 = 0.8 MFLOP. But the steps come one
-after the other, and their latency bounds a small batch: about 64 x 0.3 us (an estimate; not measured). So shifts do
+after the other, and their latency bounds a small batch: about 64 x 0.9 us (by latencies; not measured). So shifts do
 not wait for each other, and the Gram is summed again for each of them, unless the bound that it is for is known to be r
 (`elimination.skipped`).
 

@@ -27,8 +27,8 @@ diagonal blocks L stands below the diagonal, D on it, and X^T = L^-T above it.
 
 Bytes: r^2 / 2 elements of G read and of L written, r^3 / (6 BLOCK_ROW) of L read again, from L2; 8 bytes each. Flops:
 r^3 / 3, FP64. On sm_90, 640 matrices of order 512 have 29 GFLOP a shift: 0.43 ms of the tensor cores. What bounds a
-small batch is the chain of r pivots, each a few dependent reductions over a block: at an estimated 0.3 us a pivot,
-0.15 ms for r = 512.
+small batch is the chain of r pivots, each a few dependent reductions over a block: by the latencies of their
+instructions 0.9 to 1.0 us a pivot up to r = 128 and 1.6 at r = 512, 0.8 ms in all. `cuda/ldl.cu` is for that.
 
 Tried, by what the compiler makes of it (no time is measured):
     sm_80, sm_90     B 32, BLOCK_ROW 64, 8 warps: spills up to 280 bytes; B 16, 4 warps: none, with two stages

@@ -9,8 +9,9 @@ A problem (a matrix and a shift) is factored right-looking, in the factor's plac
 
 Bytes: r^3 / (3 WINDOW) elements of the factor read and written. Flops: r^3 / 3. On sm_90 one matrix of order 4096 moves
 1.4 GB a shift (0.3 ms at 4.3 TB/s, less where the L2 holds it) and has 23 GFLOP a shift (0.34 ms of the tensor cores).
-Its chain of 4096 pivots takes an estimated 1.2 ms in the launches of `factor_kernel`, with which those of
-`update_kernel` do not overlap yet: of 95 launches a third have one program a problem. Times are not measured.
+Its chain of 4096 pivots takes 4 ms in the launches of `factor_kernel`, 123 us a window by the latencies of their
+instructions; those of `update_kernel` do not overlap with them: of 95 launches a third have one program a problem.
+Times are not measured.
 
 Tried for `update_kernel`, by what the compiler makes of it; for the others see `inertia.ldl`:
     sm_86, sm_89     BLOCK_ROW 64 spills up to 804 bytes; BLOCK_ROW 32, 8 warps: 60 registers, no spill

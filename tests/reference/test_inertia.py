@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from ldl_by_columns import ldl_by_columns
 
 from fastrank import Status, Tolerance, testing
 from fastrank.counting.bounds import UNIT, inertia_bounds, judge, resolve_bounds, shifts
@@ -77,17 +78,6 @@ def test_only_the_matrix_that_grew_falls_back():
     assert resolved.lower.tolist() == resolved.upper.tolist() == [2, 2, 2]
 
 
-def columns_of(matrix):
-    """L and d of an LDL^T without pivoting, column by column."""
-    a, r = matrix.clone(), len(matrix)
-    lower, d = torch.eye(r, dtype=torch.float64), torch.empty(r, dtype=torch.float64)
-    for j in range(r):
-        d[j] = a[j, j]
-        lower[j + 1 :, j] = a[j + 1 :, j] / d[j]
-        a[j + 1 :, j + 1 :] -= torch.outer(lower[j + 1 :, j], a[j + 1 :, j])
-    return lower, d
-
-
 @pytest.mark.parametrize("r", [1, 2, 31, 32, 33, 64, 65, 100])
 def test_unpivoted_factors_taken_by_halves_are_those_taken_by_columns(r):
     generator = torch.Generator().manual_seed(r)
@@ -95,7 +85,7 @@ def test_unpivoted_factors_taken_by_halves_are_those_taken_by_columns(r):
     stack[1] = 0
     counts, growth = unpivoted_inertia(stack)
     for i in (0, 2):
-        lower, d = columns_of(stack[i])
+        lower, d = ldl_by_columns(stack[i])
         assert counts[i] == (d > 0).sum() == (torch.linalg.eigvalsh(stack[i]) > 0).sum()
         torch.testing.assert_close(growth[i], (d.abs() * lower.square().sum(0)).sum(), rtol=1e-8, atol=0)
     assert not growth[1].isfinite() or growth[1] == 0
@@ -110,7 +100,7 @@ def test_factors_without_pivots_may_grow_more_and_delta_covers_it():
     answers = []
     for line in (found.upper, found.lower):
         shifted = g.matrix[0] - line.at(g.trace) * torch.eye(512, dtype=torch.float64)
-        lower, d = columns_of(shifted)
+        lower, d = ldl_by_columns(shifted)
         answers.append(((d > 0).sum()[None], (d.abs() * lower.square().sum(0)).sum()[None]))
         delta = (line.at(g.trace) - 1e-6 * g.trace).abs()
         assert torch.linalg.matrix_norm((lower * d) @ lower.mT - shifted, 2) <= delta
