@@ -39,6 +39,7 @@ ROOMS = {
         "limits": [],
         "device": [],
         "variant": [],
+        "cpu": [],
         "cuda": ["device"],
         "launch": ["cuda", "variant"],
         "compile": ["cuda", "device", "launch", "variant"],
@@ -82,10 +83,10 @@ ROOMS = {
 KERNELS_FOR = {
     "backend": ["cuda"],
     "device_table": ["pointers"],
-    "counting": ["count"],
+    "counting": ["count", "cpu"],
     "history": ["device", "launch", "record"],
     "linalg": ["limits", "lowrank", "sketch"],
-    "optim": ["device", "launch", "limits", "step"],
+    "optim": ["cpu", "device", "launch", "limits", "step"],
     "measuring": ["compile", "count", "device", "launch", "limits", "sketch", "step", "variant"],
     "tracking": ["count", "launch", "limits", "pointers", "record", "sketch", "step"],
 }

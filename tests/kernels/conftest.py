@@ -13,6 +13,7 @@ from fastrank.linalg import lowrank, plans
 from fastrank.measuring import bases, basis_size, compilation
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+collect_ignore = ["cpu"] if INTERPRETED else []  # no kernels of Triton's, which run with the library's tests
 DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
 
 
@@ -23,7 +24,8 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if "tests/kernels/" in item.path.as_posix():
+        path = item.path.as_posix()
+        if "tests/kernels/" in path and "tests/kernels/cpu/" not in path:
             item.add_marker(pytest.mark.gpu)
             if not INTERPRETED and DEVICE.type == "cpu":
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device, or TRITON_INTERPRET=1"))
