@@ -16,7 +16,7 @@ import torch
 Counting = Literal["eigenvalues", "inertia"]
 
 EIGENVALUES_UP_TO = {"rank": 96, "tracking": 512}
-"""Largest r = min(m, n) for which ranks on a CPU are counted from all eigenvalues of the Gram matrix.
+"""Largest r = min(m, n) for which ranks on a CPU are counted from all eigenvalues of the Gram, where Numba is missing.
 
 Up to this r the eigenvalues cost about as little as what replaces them above it: two LDL^T factorisations for a rank
 alone, and those plus a certified power iteration for tracking. Measured, in ms:
@@ -79,6 +79,23 @@ def why_triton_fails() -> str:
     return ""
 
 
+def compiled_serve(device: torch.device) -> bool:
+    """Whether the kernels that Numba compiles do the work on `device`, a CPU."""
+    return device.type == "cpu" and not why_numba_fails()
+
+
+@cache
+def why_numba_fails() -> str:
+    """The reason why Numba compiles no kernels here; the empty string if it does."""
+    if not installed("numba"):
+        return "Numba is not installed: pip install 'fastrank[cpu]'"
+    try:
+        import numba
+    except Exception as error:  # a NumPy that is too new for it, for example, or a library of LLVM that does not load
+        return f"Numba cannot be imported: {' '.join(str(error).split())[:300]}"
+    return "NUMBA_DISABLE_JIT is set" if numba.config.DISABLE_JIT else ""
+
+
 def why_not_cuda(device: torch.device) -> str:
     """Why Triton, and not CUDA C++, factors on `device`, where kernels serve; the empty string: CUDA C++ does.
 
@@ -109,25 +126,21 @@ class Choice(NamedTuple):
 
 def report() -> list[Choice]:
     """The choice for every operation on every kind of device that this machine has."""
-    limit = EIGENVALUES_UP_TO
     choices = [
-        Choice(
-            "rank",
-            "cpu",
-            f"eigvalsh of the FP64 Gram, r <= {limit['rank']}",
-            "cheaper than two factorisations",
-        ),
-        Choice("rank", "cpu", f"LDL^T inertia, r > {limit['rank']}", "a third of the flops of an SVD or less"),
+        *_counting_on_cpu(),
         Choice("rank", "cpu", "FP64 svdvals", "where tau is too small for a squared matrix"),
         Choice(
-            "tracking",
+            "svd_lowrank",
             "cpu",
-            f"eigvalsh of the FP64 Gram, r <= {limit['tracking']}",
-            "one solve gives every metric",
+            "FP32 products and FP64 Cholesky-QR, or all in FP64",
+            "as the proof of the error allows",
         ),
-        Choice("tracking", "cpu", f"LDL^T inertia + power iteration, r > {limit['tracking']}", "fewer flops"),
-        Choice("svd_lowrank", "cpu", "FP64 range finder by QR, then an SVD", "one shape at a time"),
-        Choice("SGD", "cpu", "torch.optim.SGD's for-loop, foreach or fused form", "as its options say"),
+        Choice(
+            "SGD",
+            "cpu",
+            "torch.optim.SGD's own forms" if why_numba_fails() else "a kernel compiled by Numba",
+            why_numba_fails() or "one pass over memory, where neither foreach nor fused is given",
+        ),
     ]
     if torch.cuda.is_available():
         name = torch.cuda.get_device_name()
@@ -149,6 +162,22 @@ def report() -> list[Choice]:
                 Choice("LDL^T inertia", name, factoring, lacking or "a shorter chain of instructions a pivot")
             )
     return choices
+
+
+def _counting_on_cpu() -> list[Choice]:
+    compiled, limit = "kernels compiled by Numba", EIGENVALUES_UP_TO
+    lacking = why_numba_fails()
+    if not lacking:
+        return [
+            Choice("rank", "cpu", f"{compiled}: LDL^T inertia of the FP64 Gram", "no LAPACK, all shapes in one call"),
+            Choice("tracking", "cpu", f"{compiled}: the same, and Lanczos for sigma_1", "one call a step"),
+        ]
+    return [
+        Choice("rank", "cpu", f"eigvalsh of the FP64 Gram, r <= {limit['rank']}", lacking),
+        Choice("rank", "cpu", f"LDL^T inertia by LAPACK, r > {limit['rank']}", lacking),
+        Choice("tracking", "cpu", f"eigvalsh of the FP64 Gram, r <= {limit['tracking']}", lacking),
+        Choice("tracking", "cpu", f"LDL^T inertia by LAPACK + power iteration, r > {limit['tracking']}", lacking),
+    ]
 
 
 def installed(package: str) -> bool:

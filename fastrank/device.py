@@ -1,6 +1,11 @@
-"""Detect the capture of a CUDA graph on a device, and copy numbers from a device without making the host wait."""
+"""Detect the capture of a CUDA graph on a device, copy numbers from a device without making the host wait, and work on
+small matrices on a CPU without waiting for its other threads."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
 
 import torch
 from torch import Tensor
@@ -8,6 +13,15 @@ from torch import Tensor
 UNPREPARED = "step: take one with the same parameters and options before capturing it in a CUDA graph"
 """Message of the `RuntimeError` raised where tables would have to be made during the capture of a CUDA graph, which is
 not possible."""
+ONE_THREAD_UP_TO = 256
+"""Largest r = min(m, n) of matrices on a CPU that PyTorch solves in one thread while steps are tracked.
+
+A solver of LAPACK makes its threads wait for each other hundreds of times in a matrix, and they wait by spinning. Where
+another process has one of their cores, each time may take as long as that process may run: five matrices of 100 x 100
+took 4 s in two threads beside two busy processes, and 20 ms in one.
+"""
+_number = RLock()
+"""Of whoever changes how many threads PyTorch uses."""
 
 
 def capturing(device: torch.device) -> bool:
@@ -29,3 +43,24 @@ def mark(device: torch.device) -> torch.cuda.Event | None:
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record(torch.cuda.current_stream(device))
     return event
+
+
+@contextmanager
+def one_thread(r: int) -> Iterator[None]:
+    """PyTorch's calls on a CPU use one thread meanwhile, if the matrices are small: `r` <= ONE_THREAD_UP_TO.
+
+    The number is one for the whole process, so that one thread of the user's waits here for another.
+    """
+    threads = 1
+    if r <= ONE_THREAD_UP_TO:
+        with _number:  # a thread that asks for the first time is given what the others have now, for good
+            threads = torch.get_num_threads()
+    if threads == 1:
+        yield
+        return
+    with _number:
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)

@@ -65,11 +65,15 @@ def holds_values(tensor):
     return plain and tensor.dtype in POISON
 
 
-@pytest.fixture(params=["eigenvalues", "inertia"])
+@pytest.fixture(params=["compiled", "eigenvalues", "inertia"])
 def counting(request, monkeypatch):
-    """Both counting paths, whatever the backend would choose for a matrix's size."""
-    limit = 10**9 if request.param == "eigenvalues" else 0
-    monkeypatch.setattr(backend, "EIGENVALUES_UP_TO", {"rank": limit, "tracking": limit})
+    """Every way to count on a CPU, whatever the backend would choose for a matrix's size."""
+    if request.param != "compiled":
+        limit = 10**9 if request.param == "eigenvalues" else 0
+        monkeypatch.setattr(backend, "EIGENVALUES_UP_TO", {"rank": limit, "tracking": limit})
+        monkeypatch.setattr(backend, "compiled_serve", lambda device: False)
+    elif reason := backend.why_numba_fails():
+        pytest.skip(reason)
     return request.param
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import sysconfig
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,10 +26,10 @@ CUDA = torch.device("cuda")
 @pytest.fixture
 def _afresh():
     """Nothing that was found out about this machine is remembered, before or after."""
-    for remembered in (backend.why_triton_fails, backend._warn_once):
+    for remembered in (backend.why_numba_fails, backend.why_triton_fails, backend._warn_once):
         remembered.cache_clear()
     yield
-    for remembered in (backend.why_triton_fails, backend._warn_once):
+    for remembered in (backend.why_numba_fails, backend.why_triton_fails, backend._warn_once):
         remembered.cache_clear()
 
 
@@ -42,14 +44,36 @@ def test_kernels_serve_cuda_where_triton_is_and_eigenvalues_where_it_is_not(monk
     assert backend.counting(cuda, 10**6, "tracking") == "eigenvalues"
 
 
-def test_report_names_the_limits_in_force():
+@pytest.mark.parametrize("lacking", ["", "Numba is not installed: pip install 'fastrank[cpu]'"])
+def test_report_says_what_counts_on_a_cpu_and_why(monkeypatch, lacking):
+    monkeypatch.setattr(backend, "why_numba_fails", lambda: lacking)
+    assert backend.compiled_serve(torch.device("cpu")) == (not lacking)
+    assert not backend.compiled_serve(CUDA)
     report = backend.report()
     text = "\n".join(map(str, report))
     assert {choice.device for choice in report} >= {"cpu"}
+    assert all(choice.reason for choice in report)
+    assert ("kernels compiled by Numba" in text) == (not lacking)
+    assert lacking in text
+    if not lacking:
+        return
     for limit in backend.EIGENVALUES_UP_TO.values():
         assert f"r <= {limit}" in text
         assert f"r > {limit}" in text
-    assert all(choice.reason for choice in report)
+
+
+@pytest.mark.usefixtures("_afresh")
+def test_what_keeps_numba_from_compiling_is_said(monkeypatch):
+    monkeypatch.setattr(backend, "installed", lambda package: package != "numba")
+    assert "fastrank[cpu]" in backend.why_numba_fails()
+    monkeypatch.setattr(backend, "installed", lambda package: True)
+    for module, expected in (
+        (None, "cannot be imported"),
+        (SimpleNamespace(config=SimpleNamespace(DISABLE_JIT=1)), "JIT"),
+    ):
+        backend.why_numba_fails.cache_clear()
+        monkeypatch.setitem(sys.modules, "numba", module)
+        assert expected in backend.why_numba_fails()
 
 
 def test_installed_looks_without_importing():

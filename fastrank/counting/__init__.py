@@ -16,10 +16,12 @@ from .bounds import (
     resolve_bounds,
     shifts_around,
 )
-from .growth import Assumed, pivoted, unpivoted
+from .compiled import CompiledBatch
+from .growth import Assumed, pivoted, recounted, unpivoted
 from .packing import packed
 from .ragged import BUDGET, Chunk, GroupGrams, RaggedBatch, ShiftPair, signature
 from .spectrum import scaled_singular_values, singular_values, top_singular_value
+from .workspace import workspace_of_thread
 
 __all__ = [
     "BUDGET",
@@ -29,6 +31,7 @@ __all__ = [
     "Affine",
     "Assumed",
     "Chunk",
+    "CompiledBatch",
     "Group",
     "GroupGrams",
     "RaggedBatch",
@@ -42,6 +45,7 @@ __all__ = [
     "over_matrices",
     "packed",
     "pivoted",
+    "recounted",
     "resolve_bounds",
     "scaled_singular_values",
     "shifts_around",
@@ -49,4 +53,5 @@ __all__ = [
     "singular_values",
     "top_singular_value",
     "unpivoted",
+    "workspace_of_thread",
 ]

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..device import one_thread
 from ..metrics import RankBounds, Status, Tolerance
 from ..reference import SPARE, UNIT, Gram, Moments, divided, normalized, widened
 from .batch import over_matrices
@@ -69,7 +70,7 @@ def tau_squared(
 ) -> tuple[Affine, Affine]:
     """Lower and upper bound of tau^2, in the Gram matrix's scale. `top`: lower and upper bound `(b,)` of lambda_1, used
     for "spectral" only."""
-    square = _factor(tolerance) ** 2
+    square = factor(tolerance) ** 2
     if tolerance.relative_to == "absolute":
         tau = Affine(0.0, absolute_tau(tolerance, moments.scale).clamp(max=LARGEST_TAU).square())
         return tau, tau
@@ -101,7 +102,7 @@ def shifts_around(moments: Moments, low: Affine, high: Affine, error: Affine, of
     """
     size = TRACE + high * moments.order  # at least ||G - tau^2 I||_F
     limit = size * of.growth + low * (of.widening / UNIT / of.terms)
-    delta = TRACE * (UNIT * (moments.inner + 4.0)) + (size + limit) * (UNIT * of.terms) + error
+    delta = TRACE * (UNIT * (moments.inner + 4.0)) + size * (UNIT * of.own) + limit * (UNIT * of.terms) + error
     delta = delta * SPARE
     return Shifts(low - delta, high + delta, limit)
 
@@ -154,7 +155,7 @@ def tau_error(moments: Moments, tolerance: Tolerance) -> Affine:
     """Error of a computed tau^2: value^2 times the error of the trace, or of lambda_1 and its Rayleigh quotient."""
     if tolerance.relative_to == "absolute":
         return TRACE * 0.0
-    return TRACE * (_factor(tolerance) ** 2 * 4 * _eigenvalue_terms(moments))
+    return TRACE * (factor(tolerance) ** 2 * 4 * _eigenvalue_terms(moments))
 
 
 def eigenvalue_bounds(gram: Gram, eigenvalues: Tensor, tolerance: Tolerance) -> RankBounds:
@@ -182,18 +183,18 @@ def _eigenvalue_terms(moments: Moments) -> Number:
 def singular_value_bounds(stack: Tensor, tolerance: Tolerance) -> RankBounds:
     """Bounds from FP64 singular values of finite matrices `(b, m, n)`: the slow path, for any tau."""
     wide, scale = normalized(widened(stack))
-    sigma = torch.linalg.svdvals(wide)
     m, n = stack.shape[-2:]
+    sigma = torch.linalg.svdvals(wide)
     delta = UNIT * 8 * (max(m, n) + 10) * sigma[:, 0]
     # tau inherits the errors of the singular values: of the first one, or of all in the root of a sum of squares.
     if tolerance.relative_to == "absolute":
         tau = absolute_tau(tolerance, scale)
     elif tolerance.relative_to == "frobenius":
-        tau = _factor(tolerance) * torch.linalg.vector_norm(sigma, dim=-1)
-        delta = delta * (1 + _factor(tolerance) * min(m, n) ** 0.5)
+        tau = factor(tolerance) * torch.linalg.vector_norm(sigma, dim=-1)
+        delta = delta * (1 + factor(tolerance) * min(m, n) ** 0.5)
     else:
-        tau = _factor(tolerance) * sigma[:, 0]
-        delta = delta * (1 + _factor(tolerance))
+        tau = factor(tolerance) * sigma[:, 0]
+        delta = delta * (1 + factor(tolerance))
     lower = (sigma > (tau + delta)[:, None]).sum(-1)
     upper = (sigma > (tau - delta)[:, None]).sum(-1)
     status = torch.full_like(lower, Status.FALLBACK, dtype=torch.int8)
@@ -210,7 +211,8 @@ def resolve_bounds(bounds: RankBounds, matrices: Tensor | Sequence[Tensor], tole
         return bounds
     picks = open_.nonzero().flatten()
     chosen = matrices[picks] if isinstance(matrices, Tensor) else [matrices[i] for i in picks.tolist()]
-    slow = RankBounds(*over_matrices(chosen, partial(singular_value_bounds, tolerance=tolerance)))
+    with one_thread(max(min(matrix.shape[-2:]) for matrix in chosen)):
+        slow = RankBounds(*over_matrices(chosen, partial(singular_value_bounds, tolerance=tolerance)))
     # Both paths are proofs, so their intersection is one too.
     lower, upper, status = (x.clone() for x in bounds)
     lower[picks] = torch.maximum(lower[picks], slow.lower)
@@ -219,7 +221,7 @@ def resolve_bounds(bounds: RankBounds, matrices: Tensor | Sequence[Tensor], tole
     return RankBounds(lower, upper, status)
 
 
-def _factor(tolerance: Tolerance) -> float:
+def factor(tolerance: Tolerance) -> float:
     """`value` of a relative tolerance, 2 at most: above 1 every rank is 0, and the square of 2 cannot overflow."""
     return min(tolerance.value, 2.0)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from .. import backend
@@ -14,9 +16,19 @@ from .arrays import Matrices
 
 def by_kernels(matrices: Matrices) -> bool:
     """Whether the kernels serve a call: there are matrices, and all are on one device that the kernels serve."""
+    return _all_on(matrices, backend.kernels_serve)
+
+
+def by_compiled(matrices: Matrices) -> bool:
+    """The same of the kernels for CPUs, of matrices that are in memory: a DTensor, for example, has no address."""
+    data = [matrices.data] if isinstance(matrices.data, Tensor) else matrices.data
+    return _all_on(matrices, backend.compiled_serve) and all(x.data_ptr() or not x.numel() for x in data)
+
+
+def _all_on(matrices: Matrices, served: Callable[[torch.device], bool]) -> bool:
     data = matrices.data
     devices = {data.device} if isinstance(data, Tensor) else {matrix.device for matrix in data}
-    return len(devices) == 1 and len(data) > 0 and backend.kernels_serve(devices.pop())
+    return len(devices) == 1 and len(data) > 0 and served(devices.pop())
 
 
 PLANS = 64

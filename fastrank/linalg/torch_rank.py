@@ -13,7 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..counting import (
@@ -21,17 +23,21 @@ from ..counting import (
     TRACE,
     Affine,
     Chunk,
+    CompiledBatch,
     GroupGrams,
     ShiftPair,
     eigenvalue_error,
     over_matrices,
     shifts_around,
     unpivoted,
+    workspace_of_thread,
 )
 from ..metrics import Status
 from ..reference import Moments, divided, gram, normalized, top_interval, widened
 from .arrays import Matrices, as_threshold
-from .plans import by_kernels, planned
+from .plans import by_compiled, by_kernels, planned
+
+Number = float | Tensor
 
 
 def count_as_torch(matrices: Matrices, atol: Any, rtol: Any) -> Tensor:
@@ -50,6 +56,8 @@ def count_as_torch(matrices: Matrices, atol: Any, rtol: Any) -> Tensor:
     ]
     if by_kernels(matrices):
         rank, undecided, finite = _count_by_kernels(matrices, *given)
+    elif by_compiled(matrices):
+        rank, undecided, finite = _count_compiled(matrices, *given)
     else:
         rank, undecided, finite = over_matrices(data, _count, *given)
     if not finite.all():
@@ -75,7 +83,7 @@ def _count(stack: Tensor, atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, T
     eigenvalues = torch.linalg.eigvalsh(g.matrix)
     delta = eigenvalue_error(g.moments)
     top = (eigenvalues[:, -1] - delta).clamp(min=0), eigenvalues[:, -1] + delta
-    low, high = _thresholds(*top, g.scale, stack.shape[-1], stack.dtype, atol, rtol)
+    low, high = _thresholds(*top, g.scale, stack.shape[-1], *_limits(stack.dtype), atol, rtol)
     lower = (eigenvalues - delta[:, None] > high.square()[:, None]).sum(-1)
     upper = ((eigenvalues + delta[:, None]).clamp(min=0).sqrt() > low[:, None]).sum(-1)
     return lower, lower != upper, g.finite
@@ -90,9 +98,8 @@ def _count_by_kernels(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[T
         for group, _, g in grams:
             chosen = list(group.indices)
             top = top_interval(g.matrix)
-            between.append(
-                _thresholds(*top, g.scale, group.columns, matrices.data[chosen[0]].dtype, atol[chosen], rtol[chosen])
-            )
+            limits = _limits(matrices.data[chosen[0]].dtype)
+            between.append(_thresholds(*top, g.scale, group.columns, *limits, atol[chosen], rtol[chosen]))
         low, high = (torch.cat(x).clamp(0.0, LARGEST_TAU).square() for x in zip(*between, strict=True))
         around = Affine(0.0, low), Affine(0.0, high)
         shifts = shifts_around(moments, *around, TRACE * 0.0, unpivoted(chunk.order))
@@ -104,17 +111,50 @@ def _count_by_kernels(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[T
     return bounds.lower, undecided, bounds.status != Status.NONFINITE
 
 
+def _count_compiled(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What `_count` returns, for all matrices of a call at once: by the kernels for CPUs and the law of inertia."""
+    data = matrices.data
+    batch = CompiledBatch(data, workspace=workspace_of_thread())
+    each = [data[0]] * len(data) if isinstance(data, Tensor) else data
+    limits = [(float(max(matrix.shape)), *_limits(matrix.dtype)) for matrix in each]
+    n, eps, tiny = torch.tensor(limits, dtype=torch.float64, device="cpu").unbind(1)
+
+    def between(own: slice) -> NDArray[np.float64]:
+        _, _, low, high = torch.from_numpy(batch.found[own]).unbind(1)
+        scale = torch.from_numpy(batch.scale[own])
+        taus = _thresholds(low, high, scale, n[own], eps[own], tiny[own], atol[own], rtol[own])
+        squares: NDArray[np.float64] = torch.stack(taus, 1).clamp(0.0, LARGEST_TAU).square().numpy()
+        return squares
+
+    batch.measure(given=between)
+    bounds = batch.rank_bounds()
+    undecided = (bounds.lower != bounds.upper) | (bounds.status == Status.FALLBACK)
+    return bounds.lower, undecided, bounds.status != Status.NONFINITE
+
+
+def _limits(dtype: torch.dtype) -> tuple[float, float]:
+    """eps and the smallest normal number."""
+    info = torch.finfo(dtype)
+    return info.eps, info.tiny
+
+
 def _thresholds(
-    top_low: Tensor, top_high: Tensor, scale: Tensor, n: int, dtype: torch.dtype, atol: Tensor, rtol: Tensor
+    top_low: Tensor,
+    top_high: Tensor,
+    scale: Tensor,
+    n: Number,
+    eps: Number,
+    tiny: Number,
+    atol: Tensor,
+    rtol: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Lower and upper bound `(b,)` of the tau that an SVD in A's dtype gives torch, from bounds `(b,)` of lambda_1."""
-    eps = torch.finfo(dtype).eps
     rtol = rtol.where(~rtol.isnan(), torch.where(atol > 0, 0.0, n * eps)).clamp(max=2.0)  # above 1 every rank is 0
     atol = divided(atol.nan_to_num(0.0, torch.inf), scale)
     low, high = (torch.maximum(atol, rtol * top.sqrt()) for top in (top_low, top_high))
     # A generous bound on the backward error of that SVD, which a relative threshold inherits from sigma_1. A subnormal
     # number is rounded to a multiple of the smallest one.
-    noise = 8 * n**0.5 * eps * top_high.sqrt() * (1 + rtol) + 4 * torch.finfo(dtype).tiny * eps / scale
+    noise = 8 * n**0.5 * eps * top_high.sqrt() * (1 + rtol) + 4 * tiny * eps / scale
     return low - noise, high + noise
 
 

@@ -4,12 +4,16 @@ from .again import MARGIN, MOST, SPARE, again, unpivoted_terms
 from .grams import Gram, Moments, divided, gram, normalized, power_of_two, widened
 from .ldl import inertia, unpivoted_inertia
 from .lowrank import gaussian, randomized_svd, residual_norm
-from .power import SLACK, UNIT, TopEigenvalue, exact_start, kato_bound, power_iteration, top_interval
+from .narrow_svd import NEAR, RANGE, full_precision, narrow_residual_norm, narrow_svd
+from .power import COLUMNS, SLACK, UNIT, TopEigenvalue, exact_start, kato_bound, power_iteration, top_interval
 from .sgd import stacked_sgd_
 
 __all__ = [
+    "COLUMNS",
     "MARGIN",
     "MOST",
+    "NEAR",
+    "RANGE",
     "SLACK",
     "SPARE",
     "UNIT",
@@ -19,10 +23,13 @@ __all__ = [
     "again",
     "divided",
     "exact_start",
+    "full_precision",
     "gaussian",
     "gram",
     "inertia",
     "kato_bound",
+    "narrow_residual_norm",
+    "narrow_svd",
     "normalized",
     "power_iteration",
     "power_of_two",
