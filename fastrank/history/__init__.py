@@ -4,6 +4,7 @@ from .block import SKIPPED
 from .history import History
 from .parquet import HistoryError, read_history, write_history
 from .parts import HistoryWarning
+from .rows import StepNumber, on_host
 from .table import Layout
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "HistoryError",
     "HistoryWarning",
     "Layout",
+    "StepNumber",
+    "on_host",
     "read_history",
     "write_history",
 ]

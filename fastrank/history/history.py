@@ -33,7 +33,7 @@ from .alarm import Alarm
 from .block import Block, Shapes, join_small
 from .parquet import HistoryError, concat, part_path, read_parts
 from .parts import HistoryWarning, Parts
-from .ring import Ring
+from .rows import StepNumber
 from .table import Layout, block_table
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class History:
         self._parts = Parts(directory.expanduser(), overwrite) if directory is not None else None
         self._rows_per_part = rows_per_part
         self._device = device
-        self._ring = Ring(len(layout.names), len(layout.columns), device, ring.CAPACITY, stream)
+        self._ring = ring.Ring(len(layout.names), len(layout.columns), device, ring.CAPACITY, stream)
         self._pending: list[Block] = []  # rows that are in no complete part
         self._previous: Block | None = None  # the last row before those
         self._full = False  # whether those make a part
@@ -83,11 +83,11 @@ class History:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device of the buffer where rows wait."""
+        """Bytes of the rows that wait to be sent."""
         return self._ring.nbytes
 
     def append(
-        self, step: Tensor, values: Tensor, spectra: Tensor | None, shapes: Shapes, *, claim: bool = True
+        self, step: StepNumber, values: Tensor, spectra: Tensor | None, shapes: Shapes, *, claim: bool = True
     ) -> None:
         """Add a step's rows, as in `Ring.append`. Never waits for the device, except to write a part.
 

@@ -1,13 +1,12 @@
-"""Ring: a buffer on the device that takes a row at each step, so that the host never waits for a step.
+"""Ring: takes a row at each step, on the device, so that the host never waits for a step.
 
 A row is here what is measured in one step: `(matrices, columns)` values. Rows come to the host in blocks. A full block
 is copied to pinned memory on the stream that filled it, so the next row may overwrite it at once; the host looks at
-the copy when it needs it. On a CPU the same code simply copies.
+the copy when it needs it. On a CPU the same code simply copies. `rows` says where rows are until they are sent.
 
-A row's place in the buffer is read from a counter on the device, which the operations that write the row advance. So a
-CUDA graph that has captured a row writes to the next place at every replay. The host counts too: the rows that it
-writes itself, and those that it is told a replay has written. Every block brings the device's count with it, and the
-two counts must agree.
+A CUDA graph that has captured a row writes another one at every replay, and the device counts them. The host counts
+too: the rows that it writes itself, and those that it is told a replay has written. Every block brings the device's
+count with it, and the two counts must agree.
 
 Ctrl-C raises between two calls, never between two plain statements. Where several things must change together, they
 change in statements without a call, so that what was recorded before Ctrl-C can be written after it.
@@ -15,20 +14,16 @@ change in statements without a call, so that what was recorded before Ctrl-C can
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import backend
 from ..device import capturing, mark, to_host
-from ..kernels.device import current
 from ..streams import OwnStream
 from .block import Block, Shapes
 from .parquet import HistoryError
-
-if TYPE_CHECKING:
-    from ..kernels.launch import Tape
+from .rows import DeviceRows, HostRows, StepNumber, on_host
 
 CAPACITY = 256
 """Rows that the device holds before they are sent to the host as a block."""
@@ -38,8 +33,8 @@ class _Sent(NamedTuple):
     """A block on its way to the host."""
 
     event: torch.cuda.Event | None
-    written: Tensor
-    """(1,) int64: the number of rows in it, as the device counts."""
+    written: StepNumber
+    """The number of rows in it, as the device counts."""
     block: Block
     held: tuple[Tensor, ...] = ()
     """What is copied and nobody else keeps: its memory must not be given away before the copy is complete."""
@@ -50,7 +45,7 @@ class _Sent(NamedTuple):
 
 
 class Ring:
-    """A buffer on `device` for `capacity` rows of `(matrices, columns)` values.
+    """Takes up to `capacity` rows of `(matrices, columns)` values, measured on `device`, before they are sent.
 
     Args:
         stream: where rows are appended, and for which the reader waits (default: the current one).
@@ -66,35 +61,34 @@ class Ring:
     ) -> None:
         self.surplus, self.overdue = 0, False
         self._stream = stream or OwnStream(device)
-        self._launched: tuple[Tensor, Tensor, Tape] | None = None  # the last row's step and values, and their launch
-        self._steps = torch.empty(capacity, dtype=torch.int64, device=device)
-        self._values = torch.empty(capacity, matrices, columns, dtype=torch.float64, device=device)
+        self._device, self._capacity = device, capacity
+        sizes = (matrices, columns, capacity)
+        self._rows: HostRows | DeviceRows = HostRows(*sizes) if on_host(device) else DeviceRows(*sizes, device)
         self._spectra: dict[int, Tensor] = {}
         self._shapes: Shapes = ()  # of the rows since a block was last sent
-        self._written = torch.zeros(1, dtype=torch.int64, device=device)  # rows since a block was last sent
-        self._counted = 0  # the same, as the host counts
+        self._counted = 0  # rows since a block was last sent, as the host counts
         self._captured = 0  # rows captured since anything else happened: by one CUDA graph, or by several in a row
         self._longest = 0  # at least the number of rows that any one replay writes
         self._moving: list[_Sent] = []
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device; spectra come on top where they are recorded."""
-        return self._steps.nbytes + self._values.nbytes
+        """Bytes of the rows; spectra come on top where they are recorded."""
+        return self._rows.nbytes
 
     @property
     def idle(self) -> bool:
         """Whether no block is on its way to the host, or ought to be."""
         return not self._moving and not self.overdue
 
-    def append(self, step: Tensor, values: Tensor, spectra: Tensor | None, shapes: Shapes) -> bool:
+    def append(self, step: StepNumber, values: Tensor, spectra: Tensor | None, shapes: Shapes) -> bool:
         """Add a row. Returns whether a block has been sent to the host.
 
         While a CUDA graph is being captured nothing is written yet, and nothing counted: see `replayed`.
 
         Args:
-            step: 0-d int64 on the device.
-            values: `(matrices, columns)`.
+            step: as `on_host` has it.
+            values: `(matrices, columns)`, which may be written to later.
             spectra: singular values of all matrices, end to end, FP64; None if they are not recorded at this step.
             shapes: of the matrices at this step. All rows of a block have the same, so a block is sent first if these
                 differ from those of the row before. Replays have the shapes with which their graph was captured.
@@ -102,13 +96,13 @@ class Ring:
         Raises:
             RuntimeError: a CUDA graph has captured more rows than are free, or other shapes than the rows before it.
         """
-        if capturing(self._values.device):
+        if capturing(self._device):
             self._reserve(shapes)
             self._write(step, values, counted=0)
             return False
         self._stream.follow()
         changed = self._counted > 0 and shapes != self._shapes
-        if changed or self._counted == len(self._steps):  # full: Ctrl-C came when the last block was to be sent
+        if changed or self._counted == self._capacity:  # full: Ctrl-C came when the last block was to be sent
             self._send()
         self._shapes = shapes
         self._write(step, values, counted=1)
@@ -147,7 +141,7 @@ class Ring:
         self._refuse_capture()
         self._stream.wait()
         self._captured = 0
-        surplus = int(self._written) - self._counted
+        surplus = int(self._rows.written) - self._counted
         if self._counted and not surplus:  # miscounted rows stay, because the count may yet be put right
             self._send()
         for sent in self._moving:
@@ -170,29 +164,11 @@ class Ring:
         self._stream.wait()
         self._restart([])
 
-    def _write(self, step: Tensor, values: Tensor, counted: int) -> None:
-        """Write a row and advance the device's counter, by operations that a CUDA graph repeats at every replay; and
-        the host's counter by `counted`."""
-        values = values.to(self._values.dtype)
-        if backend.kernels_serve(self._written.device):
-            self._launch(step, values.contiguous())
-        else:
-            place = self._written.clamp(max=len(self._steps) - 1)  # what the host did not count must not end up outside
-            self._steps.index_copy_(0, place, step.reshape(1))
-            self._values.index_copy_(0, place, values.unsqueeze(0))
-        self._written += 1
+    def _write(self, step: StepNumber, values: Tensor, counted: int) -> None:
+        """Write a row, and advance the device's counter, and the host's by `counted`."""
+        self._rows.write(step, values)
+        self._rows.written += 1
         self._counted += counted
-
-    def _launch(self, step: Tensor, values: Tensor) -> None:
-        """The same by a kernel. The same tensors as in the last row make it the same launch."""
-        from ..kernels.record import record_
-
-        if self._launched is None or self._launched[0] is not step or self._launched[1] is not values:
-            from ..kernels.launch import Tape
-
-            self._launched = step, values, Tape()
-        with current(values.device):
-            self._launched[2](lambda: record_(self._steps, self._values, self._written, step, values))
 
     def _reserve(self, shapes: Shapes) -> None:
         """Check that one more captured row has room. All rows of a replay need room at the same time, because the host
@@ -203,39 +179,33 @@ class Ring:
             )
         self._shapes = shapes
         self._captured += 1
-        free = len(self._steps) - self._counted
+        free = self._capacity - self._counted
         if self._captured > free:
             raise RuntimeError(
                 f"a CUDA graph with {self._captured} tracked steps, but only {free} rows are free: call flush() before "
-                f"capturing it, and capture at most {len(self._steps)} steps in one"
+                f"capturing it, and capture at most {self._capacity} steps in one"
             )
         self._longest = max(self._longest, self._captured)
 
     def _send_if_full(self) -> bool:
         """Send a block if the next row or replay might find no room, or it is overdue. Returns whether one was sent."""
         self._captured = 0
-        if self._counted + max(1, self._longest) <= len(self._steps) and not self.overdue:
+        if self._counted + max(1, self._longest) <= self._capacity and not self.overdue:
             return False
         self._send()
         return True
 
     def _send(self) -> None:
         """Start the copy of all counted rows to the host."""
-        rows = slice(self._counted)
-        written = to_host(self._written)
-        block = Block(
-            to_host(self._steps[rows]),
-            to_host(self._values[rows]),
-            {i: to_host(sigma) for i, sigma in self._spectra.items()},
-            self._shapes,
-        )
-        sent = _Sent(mark(self._values.device), written, block, tuple(self._spectra.values()))
+        written, steps, values = self._rows.read(self._counted)
+        block = Block(steps, values, {i: to_host(sigma) for i, sigma in self._spectra.items()}, self._shapes)
+        sent = _Sent(mark(self._device), written, block, tuple(self._spectra.values()))
         self._restart([*self._moving, sent])
 
     def _restart(self, moving: list[_Sent]) -> None:
         self._moving, self._spectra, self._counted, self.overdue = moving, {}, 0, False
-        self._written *= 0
+        self._rows.written *= 0
 
     def _refuse_capture(self) -> None:
-        if capturing(self._values.device):
+        if capturing(self._device):
             raise RuntimeError("a CUDA graph is being captured: the history can be read, and replays counted, outside")

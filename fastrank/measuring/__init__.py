@@ -1,8 +1,8 @@
 """Measuring: what is measured of the tracked matrices after a step, and how.
 
 measurer            `Measurer`: those that are trained at each step, `frozen` ones when they change. It chooses one of
-                    three ways: by `sketch_measurer` (which stands on `bases`, `basis_passes`, `basis_size` and `plan`),
-                    by `count_measurer` or by `stack_measurer`
+                    four ways: by `sketch_measurer` (which stands on `bases`, `basis_passes`, `basis_size` and `plan`),
+                    by `count_measurer`, by `compiled_measurer` or by `stack_measurer`
 plan                what a measured step launches: one list
 copies              lasting memory for matrices that are no views of a parameter
 row                 the columns of the history, made from what was measured
@@ -11,6 +11,7 @@ compilation         has the kernels compiled in the background, before they are 
 
 from . import compilation
 from .basis_size import basis_sizes
+from .compiled_measurer import compile_for_cpu
 from .measurer import Measurer
 from .row import check_spectrum, check_tolerances, columns
 
@@ -21,4 +22,5 @@ __all__ = [
     "check_tolerances",
     "columns",
     "compilation",
+    "compile_for_cpu",
 ]

@@ -1,9 +1,10 @@
 """Measurer: measures the tracked matrices after a step: those that are trained each time, frozen ones when they change.
 
-Either are measured in one of three ways, which `ChosenMeasurer` chooses anew at each step:
+Either are measured in one of four ways, which `ChosenMeasurer` chooses anew at each step:
 
 sketches   `SketchMeasurer`: where all matrices are on a CUDA device that the kernels serve
 counts     `CountMeasurer`: there as well, if any of the matrices is FP64 or empty
+compiled   `CompiledMeasurer`: where all are on the CPU, and Numba compiles the kernels for it
 stacks     `StackMeasurer`: everywhere else, by PyTorch
 
 `RankTracker.step` calls `Measurer.measure`, and appends what it returns to the history.
@@ -21,6 +22,7 @@ from .. import backend
 from ..metrics import Tolerance
 from ..streams import OwnStream
 from ..weights import Source
+from .compiled_measurer import CompiledMeasurer
 from .count_measurer import CountMeasurer
 from .frozen import FrozenRows
 from .row import SPECTRUM_METRICS
@@ -29,6 +31,9 @@ from .stack_measurer import StackMeasurer
 
 if TYPE_CHECKING:
     from ..optim import Descent
+
+
+WithoutSketch = StackMeasurer | CountMeasurer | CompiledMeasurer
 
 
 class Measurer:
@@ -57,7 +62,7 @@ class Measurer:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device that the kernels work in; 0 on a CPU."""
+        """Bytes on the device that the kernels work in."""
         return self._trained.nbytes + self._at_rest.nbytes
 
     def prepare(self, sources: Sequence[Source] | None) -> None:
@@ -142,14 +147,15 @@ class ChosenMeasurer:
         self._stacks = StackMeasurer(tolerances, spectrum, device)
         self._counts = CountMeasurer(tolerances, spectrum, device)
         self._sketches = SketchMeasurer(tolerances, spectrum, device, stream)
+        self._compiled = CompiledMeasurer(tolerances, spectrum)
         self._sketched: Sequence[Source] | None = None
         """The last ones that sketches could measure, if they are views: others would be kept alive by this."""
-        self._without_sketch: StackMeasurer | CountMeasurer = self._stacks
-        """Which of the two has measured last: its warm starts are the ones to save."""
+        self._without_sketch: WithoutSketch = self._stacks
+        """Which of them has measured last: its warm starts are the ones to save."""
 
     @property
     def nbytes(self) -> int:
-        return self._sketches.nbytes + self._counts.nbytes
+        return self._sketches.nbytes + self._counts.nbytes + self._compiled.nbytes
 
     def prepare(self, sources: Sequence[Source] | None) -> None:
         self._sketches.prepare(sources if sources and self._by_sketch(sources) else None)
@@ -180,9 +186,13 @@ class ChosenMeasurer:
         elif state is not None:
             self._sketches.load(sources, state)
 
-    def _choose_without_sketch(self, sources: Sequence[Source]) -> StackMeasurer | CountMeasurer:
-        """Which of the two measures the matrices; `warm_starts` are those of the one chosen last."""
-        self._without_sketch = self._counts if self._by_kernels(sources) else self._stacks
+    def _choose_without_sketch(self, sources: Sequence[Source]) -> WithoutSketch:
+        """Which of them measures the matrices; `warm_starts` are those of the one chosen last."""
+        self._without_sketch = self._stacks
+        if self._by_kernels(sources):
+            self._without_sketch = self._counts
+        elif backend.compiled_serve(self._device) and all(s.matrix.device.type == "cpu" for s in sources):
+            self._without_sketch = self._compiled
         return self._without_sketch
 
     def _by_sketch(self, sources: Sequence[Source]) -> bool:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .. import backend
 from ..counting import Group, eigenvalue_bounds, group, inertia_bounds, resolve_bounds, scaled_singular_values
+from ..device import one_thread
 from ..metrics import Tolerance
-from ..reference import SLACK, Gram, TopEigenvalue, exact_start, gram, inertia, power_iteration
+from ..reference import COLUMNS, SLACK, Gram, TopEigenvalue, exact_start, gram, inertia, power_iteration
 from ..weights import Source
 from .row import columns, metrics_of, row_of
 
@@ -55,7 +56,8 @@ class StackMeasurer:
         sigma: dict[int, Tensor] = {}
         starts: WarmStarts = {}
         for g, places in self._groups:
-            m = measure_stack(g.stack(matrices), self._tolerances, self._spectrum, due, self._starts.get(g))
+            with one_thread(g.rows):
+                m = measure_stack(g.stack(matrices), self._tolerances, self._spectrum, due, self._starts.get(g))
             values[places] = m.values.to(self._device, non_blocking=True)
             starts[g] = m.basis
             if m.sigma is not None:
@@ -142,9 +144,10 @@ def by_matrix(starts: WarmStarts) -> dict[int, Tensor]:
 
 
 def by_group(groups: Iterable[Group], matrices: Sequence[Tensor], starts: Mapping[int, Tensor]) -> WarmStarts:
-    """The reverse of `by_matrix`, on the matrices' device, for each group whose matrices all have a warm start."""
+    """The reverse of `by_matrix`, on the matrices' device, for each group whose matrices all have a warm start: a whole
+    basis, not the one vector that the compiled measurer has."""
     return {
         g: torch.stack([starts[i] for i in g.indices]).to(matrices[g.indices[0]].device)
         for g in groups
-        if all(i in starts for i in g.indices)
+        if all(i in starts and starts[i].shape[1] == min(COLUMNS, g.rows) for i in g.indices)
     }

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from .. import backend
 from ..kernels.limits import NARROW
-from ..measuring import basis_sizes
+from ..measuring import basis_sizes, compile_for_cpu
 from ..measuring.compilation import compilation_of
 from ..optim import SGD
 from ..weights import Choice, Source, TrackedWeights
@@ -41,9 +41,10 @@ def prepare(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None 
     step is captured in a CUDA graph, which stays as it was captured, or before steps are timed. Triton keeps compiled
     kernels on disk, where the next process finds them.
 
+    Numba does the same for CPUs: the first measurement on a machine waits for it.
+
     Args:
-        model: on the device where it is to be trained. On a device that the kernels do not serve, such as a CPU,
-            nothing is done.
+        model: on the device where it is to be trained. On a device that no kernels serve nothing is done.
         optimizer: the one, or those, whose steps will be followed (default None). The kernels of a `fastrank.SGD` are
             compiled as well.
 
@@ -61,6 +62,8 @@ def prepare(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None 
             compilation_of(device).request(*needs)
             compilation_of(device).wait(needs.urgent)
             compilation_of(device).wait(needs.later, here=False)
+        elif backend.compiled_serve(device):
+            compile_for_cpu()
 
 
 def compile_ahead(sources: Sequence[Source], followed: Sequence[Followed], device: torch.device) -> Callable[[], None]:

@@ -23,8 +23,8 @@ class StepHooks:
     """The hooks of one tracker on the optimizers of one model, which take a step of the model when all have stepped.
 
     Every optimizer gets a hook that is called after its steps. A `fastrank.SGD` that has no companion yet takes
-    `companion`, and gets a hook that is called before its steps as well. A wrapper's step is watched, because it may go
-    on with the weights after the step of the optimizer inside.
+    `companion`, if there is one, and gets a hook that is called before its steps as well. A wrapper's step is watched,
+    because it may go on with the weights after the step of the optimizer inside.
 
     Where an optimizer skips a step, as under AMP, another one may be the first for which all have stepped. Then the
     step of the model lasts until the one has stepped with which the last step ended, or any one a second time.
@@ -32,7 +32,7 @@ class StepHooks:
     Args:
         followed: may be empty: there are no hooks.
         companion: the tracker's measurer, which has a pass of its own over the weights: `fastrank.SGD` may let it step
-            them in the same pass (`fuse`).
+            them in the same pass (`fuse`). None where it has no such pass, as on a CPU.
         before: called before a step of the model in which a `fastrank.SGD` has taken the companion.
         after: called after each step of the model, with a `found_inf`: None if any optimizer has none, else non-zero
             where gradients of all of them overflowed.
@@ -42,7 +42,7 @@ class StepHooks:
     def __init__(
         self,
         followed: Sequence[Followed],
-        companion: Companion,
+        companion: Companion | None,
         before: Callable[[], None],
         after: Callable[[Tensor | None], None],
         sources: Sequence[Source],
@@ -72,7 +72,7 @@ class StepHooks:
             if wrapper is not None:
                 self._wrapped.append(WrappedStep(wrapper, take))
             self._handles.append(optimizer.register_step_post_hook(take if wrapper is None else self._wrapped[-1]))
-            if isinstance(optimizer, SGD) and optimizer.companion is None:
+            if companion is not None and isinstance(optimizer, SGD) and optimizer.companion is None:
                 optimizer.companion = companion
                 self._handles.append(optimizer.register_step_pre_hook(announce))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_count
-from ..history import SKIPPED
+from ..history import SKIPPED, StepNumber, on_host
 
 
 class Due(NamedTuple):
@@ -35,12 +35,12 @@ class Steps:
         self.begun = False
         """Whether any step was counted."""
         self._calls = 0  # steps as the host counts them: on CUDA it does not know which were skipped
-        self._taken = torch.zeros((), dtype=torch.int64, device=device)
-        self._number = torch.zeros_like(self._taken)  # of the last step, if it may have been skipped
+        self._taken: StepNumber = 0 if on_host(device) else torch.zeros((), dtype=torch.int64, device=device)
+        self._number = torch.zeros((), dtype=torch.int64, device=device)  # of the last step, if it may be skipped
 
-    def count(self, found_inf: Tensor | None, step: int | None, captured: bool) -> tuple[Tensor, Due]:
-        """Count a step. Returns the number of its row, 0-d int64 on the device, and what is to be measured. The number
-        stays where it is until the next step is counted.
+    def count(self, found_inf: Tensor | None, step: int | None, captured: bool) -> tuple[StepNumber, Due]:
+        """Count a step. Returns the number of its row and what is to be measured. A number on a device stays where it
+        is until the next step is counted.
 
         Args:
             found_inf: on CUDA; not 0 where no step was taken: the number is then `SKIPPED`. None: it was taken.
@@ -63,10 +63,11 @@ class Steps:
         if not captured:
             self._calls, self.begun = call, True
         if step is not None:
-            self._taken.fill_(step - 1)
+            self._go_on_from(step - 1)
         if found_inf is None:
             self._taken += 1
             return self._taken, due
+        assert isinstance(self._taken, Tensor)
         # The host does not know whether the step was taken, and does not wait to hear.
         skipped = found_inf.to(self._taken.device, non_blocking=True).reshape(()) != 0
         self._taken += ~skipped
@@ -86,9 +87,9 @@ class Steps:
         """Count the steps that a CUDA graph has replayed."""
         self._calls += steps
 
-    def zero(self) -> Tensor:
+    def zero(self) -> StepNumber:
         """The number of the row of a model that has not been trained."""
-        return torch.zeros_like(self._taken)
+        return self._taken * 0
 
     def state(self) -> dict[str, int]:
         """Numbers for a checkpoint. Waits for the device."""
@@ -97,4 +98,11 @@ class Steps:
     def load(self, calls: int, steps: int) -> None:
         """Go on from a `state`."""
         self._calls, self.begun = calls, calls > 0
-        self._taken.fill_(steps)
+        self._go_on_from(steps)
+
+    def _go_on_from(self, steps: int) -> None:
+        """Have this many steps been taken."""
+        if isinstance(self._taken, Tensor):
+            self._taken.fill_(steps)  # where a CUDA graph finds it
+        else:
+            self._taken = steps

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from .. import backend
 from ..arguments import check_count, check_seconds
 from ..device import capturing
-from ..history import History, Layout, write_history
+from ..history import History, Layout, StepNumber, write_history
 from ..measuring import Measurer, check_spectrum, check_tolerances, columns
 from ..metrics import Tolerance
 from ..streams import OwnStream
@@ -21,15 +21,13 @@ from ..weights import Choice, CoverageTable, Select, TrackedWeights, WeightsOf
 from .ahead import compile_ahead
 from .checkpoint import pack, unpack
 from .hooks import StepHooks
+from .inference import outside_inference
 from .optimizers import find_optimizers
 from .steps import Steps
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-
-outside_inference = torch.inference_mode(False)
-"""Decorates what makes or changes tensors that are kept: those made in inference mode cannot be changed outside it."""
 
 
 class RankTracker:
@@ -119,7 +117,8 @@ class RankTracker:
         if initial:
             self._until_compiled()
             self._record(self._steps.zero(), bool(self._spectrum), None, claim=False)
-        self._hooks = StepHooks(followed, self._measurer, self._announce, self.step, sources)
+        companion = self._measurer if backend.kernels_serve(self._device) else None
+        self._hooks = StepHooks(followed, companion, self._announce, self.step, sources)
         self._history.close_with(self)
 
     @property
@@ -134,8 +133,10 @@ class RankTracker:
         return sum(sides) / len(sides)
 
     def memory(self) -> dict[str, int]:
-        """Bytes on the device: `"history"`, rows that wait there, and `"workspace"`, what the kernels work in: Grams
-        and factors, at most `fastrank.counting.ragged.BUDGET` unless one matrix takes more, bases, and copies."""
+        """Bytes on the device: `"history"`, the most that rows which wait there take; `"workspace"`, what the kernels
+        work in: Grams and factors, at most `fastrank.counting.ragged.BUDGET` unless one matrix takes more, bases, and
+        copies. On a CPU: Grams, at most `counting.compiled.GRAMS_AT_ONCE` unless one takes more, and for each thread
+        the factors of the largest matrix; while it measures, copies of matrices in half precision or FP64 as well."""
         return {"history": self._history.nbytes, "workspace": self._measurer.nbytes}
 
     def coverage(self) -> CoverageTable:
@@ -143,7 +144,6 @@ class RankTracker:
         return self._weights.coverage
 
     @outside_inference
-    @torch.no_grad()
     def step(self, found_inf: Tensor | None = None, *, step: int | None = None) -> None:
         """Count an optimizer step, and measure it if it is due. Called by the optimizer's hook, or by hand.
 
@@ -159,7 +159,7 @@ class RankTracker:
             ValueError: `step` is not larger than the last one's, or given while a CUDA graph is captured.
         """
         self._until_compiled()
-        unknown = found_inf if found_inf is not None and found_inf.is_cuda else None
+        unknown = found_inf if found_inf is not None and self._device.type == found_inf.device.type == "cuda" else None
         if found_inf is not None and unknown is None and found_inf.item():
             return
         self._stream.join()  # the last row has its number before that is counted up
@@ -167,7 +167,7 @@ class RankTracker:
         if due.anything:
             self._record(number, due.spectrum, found_inf)
 
-    def _record(self, number: Tensor, due: bool, found_inf: Tensor | None, *, claim: bool = True) -> None:
+    def _record(self, number: StepNumber, due: bool, found_inf: Tensor | None, *, claim: bool = True) -> None:
         """Measures the weights as they are now, and appends a row of this number."""
         sources = self._weights.sources()
         values, spectra = self._measurer.measure(sources, due, found_inf)

@@ -7,7 +7,6 @@ and of each parameter its memory, sizes, strides, type, dtype, and whether it is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import is_
 
 from torch import Tensor, nn
 
@@ -34,28 +33,21 @@ class Kept:
         self._plain = all(isinstance(parent._modules, dict) for parent, _, _ in links) and all(
             isinstance(stored := place.owner._parameters, dict) and stored.get(place.stored) is x for place, x in found
         )
-        self._parents = [(parent, name) for parent, name, _ in links]
-        self._children = [child for _, _, child in links]
-        self._owners = [(place.owner, place.stored) for place, _ in found]
+        self._links = list(links)
+        # The views that were read keep the memory alive, so no other weight can get an address of it.
+        self._weights = [(p.owner, p.stored, x, x.data_ptr(), x.requires_grad) for p, x in found]
         self._parameters = [x for _, x in found]
-        # The views that were read keep this memory alive, so no other weight can get an address of it.
-        self._addresses = [x.data_ptr() for x in self._parameters]
-        self._trained = [x.requires_grad for x in self._parameters]
         self._alike = guard(self._parameters)
 
     def hold(self) -> bool:
         """Whether the model still has the same; perhaps False where it has."""
         if not self._plain:
             return False
-        try:
-            children = [parent._modules[name] for parent, name in self._parents]
-            parameters = [owner._parameters[name] for owner, name in self._owners]
-        except KeyError:
-            return False
-        return (
-            all(map(is_, children, self._children))
-            and all(map(is_, parameters, self._parameters))
-            and self._alike(parameters)
-            and [x.data_ptr() for x in self._parameters] == self._addresses
-            and [x.requires_grad for x in self._parameters] == self._trained
-        )
+        for parent, name, child in self._links:
+            if parent._modules.get(name) is not child:
+                return False
+        for owner, name, parameter, address, trained in self._weights:
+            now = owner._parameters.get(name)
+            if now is not parameter or now.data_ptr() != address or now.requires_grad is not trained:
+                return False
+        return self._alike(self._parameters)

@@ -52,8 +52,10 @@ def collected(target):
     return blocks
 
 
-@pytest.fixture
-def graph(monkeypatch, captured):
+@pytest.fixture(params=["host", "device"])
+def graph(request, monkeypatch, captured):
+    """With the rows in a list, as on a CPU, and in a buffer that operations write to, as on CUDA without kernels."""
+    monkeypatch.setattr(ring, "on_host", lambda device: request.param == "host")
     return Graph(Ring(2, 1, torch.device("cpu"), capacity=10), monkeypatch, captured)
 
 

@@ -8,19 +8,19 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from fastrank import RankTracker
-from fastrank.measuring import stack_measurer
+from fastrank.measuring import measurer
 
 
 @pytest.fixture
 def measured(monkeypatch):
-    """The shapes of all matrices that have been measured since this list was last cleared."""
-    shapes, stock = [], stack_measurer.measure_stack
+    """The sides of all matrices that have been measured since this list was last cleared, the smaller one first."""
+    shapes, stock = [], measurer.ChosenMeasurer.measure
 
-    def counted(stack, *arguments):
-        shapes.extend([tuple(stack.shape[1:])] * len(stack))
-        return stock(stack, *arguments)
+    def counted(self, sources, *arguments):
+        shapes.extend(tuple(sorted(source.matrix.shape)) for source in sources)
+        return stock(self, sources, *arguments)
 
-    monkeypatch.setattr(stack_measurer, "measure_stack", counted)
+    monkeypatch.setattr(measurer.ChosenMeasurer, "measure", counted)
     return shapes
 
 
