@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from providers import Provider
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 from workloads import Workload
 
 import fastrank
@@ -72,13 +73,33 @@ def prepare_tracked(parameters: list[Tensor]) -> Call:
     return call
 
 
+def prepare_compiled(parameters: list[Tensor]) -> Call:
+    """PyTorch's function for the step, compiled once for all lists of tensors of the same shapes."""
+    grads = [parameter.grad for parameter in parameters]
+    momenta: list[Tensor | None] = [None] * len(parameters)
+    _limits(len(parameters))
+    step = torch.compile(sgd)
+    options: dict[str, Any] = {"dampening": 0.0, "nesterov": False, "maximize": False, **OPTIONS}
+
+    @torch.no_grad()
+    def call() -> list[Tensor]:
+        step(parameters, grads, momenta, foreach=False, **options)
+        return parameters
+
+    return call
+
+
 def _compile(step: Callable[[], Any], tensors: int) -> Callable[[], Any]:
+    _limits(tensors)
+    return torch.compile(step)
+
+
+def _limits(tensors: int) -> None:
     if tensors > MOST_COMPILED:
         raise ValueError(f"compiling a step over {tensors} tensors takes minutes")
-    # Each optimizer is compiled twice, without momentum buffers and with them; past its limit it would be eager.
+    # A step is compiled twice, without momentum buffers and with them; past its limit it would be eager.
     torch._dynamo.config.recompile_limit = 1024
     torch._dynamo.config.fail_on_recompile_limit_hit = True
-    return torch.compile(step)
 
 
 def relative_error(before: list[Tensor], after: list[Tensor]) -> float:
@@ -123,7 +144,15 @@ PROVIDERS = (
     Provider("fastrank.SGD", partial(prepare, fastrank.SGD, False), strict=True, graph=True),
     Provider("fastrank.SGD and RankTracker", prepare_tracked, ("triton",), ("cuda",), strict=True, graph=True),
     Provider("torch SGD fused", partial(prepare, torch.optim.SGD, False, fused=True), graph=True, telling=True),
-    Provider("torch SGD compiled", partial(prepare, torch.optim.SGD, True), graph=True, buffers=1, telling=True),
+    Provider("torch SGD compiled", prepare_compiled, devices=("cpu",), telling=True),
+    Provider(
+        "torch SGD compiled",
+        partial(prepare, torch.optim.SGD, True),
+        devices=("cuda",),
+        graph=True,
+        buffers=1,  # each optimizer is compiled by itself
+        telling=True,
+    ),
     Provider("torch SGD foreach", partial(prepare, torch.optim.SGD, False, foreach=True), graph=True),
     Provider("torch SGD for-loop", partial(prepare, torch.optim.SGD, False, foreach=False), graph=True),
 )

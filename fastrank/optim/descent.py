@@ -24,7 +24,7 @@ from ..device import UNPREPARED, capturing
 from ..device_table import DeviceTable
 from ..kernels.device import current, to_device
 from ..kernels.limits import NARROW
-from .kernel_groups import KernelGroup, State, laid_out, same_layout
+from .kernel_groups import KernelGroup, State, laid_out, own_buffer, same_layout
 from .last_step import LastStep
 
 if TYPE_CHECKING:
@@ -119,7 +119,9 @@ class Descent:
                     if momentum != 0:
                         fresh = buffer is None
                         self._fresh |= fresh
-                        buffer = self._buffer(param, buffer, state)
+                        if fresh and capturing(self.device):
+                            raise RuntimeError(UNPREPARED)  # a replay would start the momentum anew
+                        buffer = own_buffer(param, buffer, state)
                         momenta = buffer.data_ptr()
                         self._written.append(buffer)
                 row, numel = len(rows), param.numel() // slices
@@ -186,16 +188,6 @@ class Descent:
             tables = (self._pointers.table, self._meta.table, self.hyper)
             self._work[besides] = Work(tiles, partial(_step, self._kernels.sgd_, *tables, work), self._new_tape())
         return self._work[besides]
-
-    def _buffer(self, param: Tensor, buffer: Tensor | None, state: State) -> Tensor:
-        """A parameter's momentum buffer in the parameter's memory layout. A new buffer is uninitialised."""
-        if buffer is not None and same_layout(buffer, param):
-            return buffer
-        if buffer is None and capturing(self.device):
-            raise RuntimeError(UNPREPARED)  # a replay would start the momentum anew
-        own = torch.empty_like(param) if buffer is None else laid_out(buffer, param)
-        state[param]["momentum_buffer"] = own
-        return own
 
     def _write_hyper(self) -> None:
         """Write `hyper`: numbers by launches, if they have changed, and tensors on the device by copies there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+from collections.abc import Collection, MutableMapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -25,8 +25,12 @@ class KernelGroup(NamedTuple):
     """Each parameter with its gradient and momentum buffer; None where there is none."""
 
 
-def kernel_group(group: dict[str, Any], slices: int, state: State, device: torch.device) -> KernelGroup | None:
+def kernel_group(
+    group: dict[str, Any], slices: int, state: State, device: torch.device, dtypes: Collection[torch.dtype] = NARROW
+) -> KernelGroup | None:
     """A parameter group of `torch.optim.SGD` in the form that the kernels of `device` take; None if they cannot.
+
+    `dtypes` are those that the kernels take.
 
     PyTorch has to step a group with tensors of other layouts, dtypes or types, with `foreach=True` or `differentiable`,
     with momentum or dampening as a tensor, or with a learning rate or weight decay that requires a gradient. Parameters
@@ -42,7 +46,10 @@ def kernel_group(group: dict[str, Any], slices: int, state: State, device: torch
         (param, param.grad, state[param].get("momentum_buffer") if param in state else None)
         for param in group["params"]
     ]
-    if not all(grad is None or _fits(param, grad, buffer, slices, device) for param, grad, buffer in parameters):
+    if any(
+        grad is not None and not (param.dtype in dtypes and _fits(param, grad, buffer, slices, device))
+        for param, grad, buffer in parameters
+    ):
         return None
     return KernelGroup(group, slices, parameters)
 
@@ -53,15 +60,39 @@ def same_layout(tensor: Tensor, param: Tensor) -> bool:
     return ours == theirs or all(a == b for a, b, n in zip(ours, theirs, param.shape, strict=True) if n > 1)
 
 
+def is_dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether the elements fill one piece of memory without gaps or overlaps."""
+    expected = 1
+    if 0 in shape:
+        return True
+    for step, size in sorted(zip(stride, shape, strict=True)):
+        if size > 1 and step != expected:
+            return False
+        expected *= size
+    return True
+
+
+_is_dense = cache(is_dense)  # Dynamo, which traces the other, takes exception to a cache
+
+
 def laid_out(tensor: Tensor, param: Tensor) -> Tensor:
     """A copy of `tensor` in the memory layout of a parameter."""
     return torch.empty_like(param).copy_(tensor)
 
 
+def own_buffer(param: Tensor, buffer: Tensor | None, state: State) -> Tensor:
+    """A parameter's momentum buffer in the parameter's memory layout. A new buffer is uninitialised."""
+    if buffer is not None and same_layout(buffer, param):
+        return buffer
+    own = torch.empty_like(param) if buffer is None else laid_out(buffer, param)
+    state[param]["momentum_buffer"] = own
+    return own
+
+
 def _fits(param: Tensor, grad: Tensor, buffer: Tensor | None, slices: int, device: torch.device) -> bool:
     return (
         type(param) in (torch.nn.Parameter, Tensor)
-        and param.dtype in NARROW
+        and param.layout == torch.strided
         and param.device == device
         and _is_dense(param.shape, param.stride())
         and (slices == 1 or param.numel() in (0, param.stride(0) * slices))
@@ -81,16 +112,3 @@ def _is_alike(tensor: Tensor, param: Tensor) -> bool:
         and tensor.layout == torch.strided
         and not tensor.is_neg()
     )
-
-
-@cache
-def _is_dense(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    """Whether the elements fill one piece of memory without gaps or overlaps."""
-    expected = 1
-    if 0 in shape:
-        return True
-    for step, size in sorted(zip(stride, shape, strict=True)):
-        if size > 1 and step != expected:
-            return False
-        expected *= size
-    return True

@@ -37,22 +37,26 @@ class LastStep:
         groups: all parameter groups of the optimizer. Gradients have their parameters' layout.
         rows: row in the tables of each parameter that has one, by `id`.
         state: the optimizer's, with a momentum buffer in its parameter's layout where the step has used one.
+        options: what the work depends on.
     """
 
-    def __init__(self, groups: Sequence[KernelGroup], rows: Mapping[int, int], state: State) -> None:
+    def __init__(
+        self, groups: Sequence[KernelGroup], rows: Mapping[int, int], state: State, options: Sequence[str] = OPTIONS
+    ) -> None:
+        self._options = options
         self._groups = [
-            (group, list(group["params"]), [group[name] for name in OPTIONS], _forms(group)) for group, _, _ in groups
+            (group, list(group["params"]), [group[name] for name in options], _forms(group)) for group, _, _ in groups
         ]
         every = [(group["momentum"] != 0, param, grad) for group, _, own in groups for param, grad, _ in own]
         self._idle = [param for _, param, grad in every if grad is None]
         self._stepped = [param for _, param, grad in every if grad is not None]
         self._moving = [param for moves, param, grad in every if moves and grad is not None]
         self._rowed = [param for _, param, _ in every if id(param) in rows]
-        self._places = [
-            3 * rows[id(param)] + column
-            for column, params in enumerate((self._rowed, self._stepped, self._moving))
-            for param in params
-        ]
+        columns = (self._rowed, self._stepped, self._moving)
+        places = [3 * rows[id(param)] + column for column, params in enumerate(columns) for param in params]
+        self._order = [len(places)] * (3 * len(self._rowed))  # where there is no tensor, the 0 after all addresses
+        for index, place in enumerate(places):
+            self._order[place] = index
         gradients = [grad for _, _, grad in every if grad is not None]
         buffers = [state[param]["momentum_buffer"] for param in self._moving]
         self._alike = guard([*self._rowed, *gradients, *buffers])
@@ -65,19 +69,18 @@ class LastStep:
             own = group["params"]
             if group is not before or len(own) != len(params) or not all(map(is_, own, params)):
                 return None
-            if not all(map(is_, [group[name] for name in OPTIONS], options)) or _forms(group) != forms:
+            if not all(map(is_, [group[name] for name in self._options], options)) or _forms(group) != forms:
                 return None
         if any(param.grad is not None for param in self._idle):
             return None
         gradients: list[Any] = [param.grad for param in self._stepped]
-        buffers: list[Any] = [state.get(param, {}).get("momentum_buffer") for param in self._moving]
+        own_state, nothing = state.get, dict[str, Any]()
+        buffers: list[Any] = [own_state(param, nothing).get("momentum_buffer") for param in self._moving]
         tensors: list[Tensor] = [*self._rowed, *gradients, *buffers]
         if not self._alike(tensors):
             return None
-        pointers = [0] * (3 * len(self._rowed))
-        for place, tensor in zip(self._places, tensors, strict=True):
-            pointers[place] = tensor.data_ptr()
-        return Found(pointers, self._stepped + buffers, gradients)
+        addresses = [*map(Tensor.data_ptr, tensors), 0]
+        return Found([addresses[i] for i in self._order], self._stepped + buffers, gradients)
 
 
 def _forms(group: dict[str, Any]) -> list[object]:

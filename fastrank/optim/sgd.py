@@ -8,11 +8,14 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
 from torch.optim.sgd import sgd
 
-from ..reference import stacked_sgd_
 from .descent import Descent
 from .descents import Descents
+from .forms import fused_is_right, update_fused, update_stacks
+from .host_descent import HostDescent
 from .kernel_groups import KernelGroup
 from .stacked_values import is_stack, stacked_values, with_values
+
+_OPTIONS = ("lr", "weight_decay", "momentum", "dampening", "nesterov", "maximize")
 
 
 class Companion(Protocol):
@@ -25,7 +28,8 @@ class Companion(Protocol):
 class SGD(torch.optim.SGD):
     """Drop-in for `torch.optim.SGD`, whose signature, update, hooks and state dict it has.
 
-    Where `lr` and `weight_decay` are numbers or 0-d tensors, the arithmetic is PyTorch's. Beyond PyTorch:
+    Where `lr` and `weight_decay` are numbers or 0-d tensors, the arithmetic is PyTorch's. On a CPU, without `foreach`
+    and `fused`, so are the bits: those of the for-loop, which is PyTorch's default there. Beyond PyTorch:
 
     - **Stacks.** A group whose `lr` and/or `weight_decay` is a tensor of shape (E,), and whose parameters all
       have E as leading axis, is E independent models. Slice e of every parameter follows the trajectory of a
@@ -40,6 +44,11 @@ class SGD(torch.optim.SGD):
       happens in the first step, and updates all the same if gradients on two devices overflow at once.) The host
       waits for the device only in a step that makes a parameter's first momentum buffer.
     - **Late gradients.** With `fused=True` and momentum, a parameter may get its first gradient at any step.
+    - **CPU.** Where Numba is installed, one pass over memory updates all float32 and float64 parameters of a group or
+      stack, unless `foreach` or `fused` is given. Groups with other dtypes, parameters with gaps in memory, sparse
+      gradients or a `differentiable` step, and compiled steps, are PyTorch's. `fused=True` is PyTorch's fused form,
+      which leaves out a rounding of the momentum, except where that is wrong: PyTorch 2.13's does not update parameters
+      in half precision, and takes gradients of another memory layout in the wrong order.
     - **CUDA.** Where Triton is installed, one launch for each dtype updates all float32 and half-precision parameters.
       Each parameter and momentum is rounded once; in float32 the bits are those of PyTorch's for-loop and foreach
       forms. The host never reads a tensor `lr` or `weight_decay`, and a CUDA graph follows one that is changed in
@@ -61,7 +70,8 @@ class SGD(torch.optim.SGD):
         weight_decay: L2 penalty (2 lambda in the paper's terms), in the same forms as `lr`. Default 0.
         nesterov: Nesterov momentum; needs momentum and no dampening. Default False.
         maximize: ascend instead of descend. Default False.
-        foreach, fused: which of PyTorch's forms updates groups that no kernel updates. Default: PyTorch's choice.
+        foreach, fused: which of PyTorch's forms updates groups that no kernel updates. Default: PyTorch's choice. On a
+            CPU, either of them (also `fused=False`, the for-loop) asks for a form of PyTorch's in place of the kernel.
         differentiable: let autograd run through the step. Default False.
 
     Raises:
@@ -144,10 +154,10 @@ class SGD(torch.optim.SGD):
             if ready is None and self._starts_momentum() and found_inf.item():
                 return loss
             found_inf = found_inf.clamp(max=1)  # a sum over devices, which PyTorch's kernels compare with 1
-        groups: dict[Descent, list[KernelGroup]] = {} if ready is None else {ready: []}
+        groups: dict[Descent | HostDescent, list[KernelGroup]] = {} if ready is None else {ready: []}
         for group in self.param_groups if ready is None else ():
             stacked = stacked_values(group)
-            served = self._descents.serving(group, len(group[stacked[0]]) if stacked else 1, self.state)
+            served = self._descents.serving(group, stacked, self.state)
             if served is None:
                 self._step_group(group, stacked, grad_scale, found_inf)
             else:
@@ -157,7 +167,9 @@ class SGD(torch.optim.SGD):
                 descent.refresh(own, self.state)
                 if len(own) == len(self.param_groups):
                     descent.remember(own, self.state)
-            fused = self.companion.fuse(descent, grad_scale, found_inf) if self.companion is not None else set()
+            fused: set[int] = set()
+            if self.companion is not None and isinstance(descent, Descent):
+                fused = self.companion.fuse(descent, grad_scale, found_inf)
             descent.launch(grad_scale=grad_scale, found_inf=found_inf, besides=fused)
         return loss
 
@@ -185,9 +197,11 @@ class SGD(torch.optim.SGD):
         if stacked:
             if has_sparse_grad:
                 raise RuntimeError(f"a group with stacked {' and '.join(stacked)} takes no sparse gradients")
-            _update_stacks(params, grads, buffers, options)
+            update_stacks(params, grads, buffers, options)
+        elif group["fused"] and not has_sparse_grad and not fused_is_right(params, grads, buffers):
+            update_stacks(params, grads, buffers, options)
         elif group["fused"] and group["momentum"] != 0:
-            _update_fused(params, grads, buffers, {"has_sparse_grad": has_sparse_grad, **options})
+            update_fused(params, grads, buffers, {"has_sparse_grad": has_sparse_grad, **options})
         else:
             sgd(
                 params,
@@ -201,29 +215,3 @@ class SGD(torch.optim.SGD):
         if group["momentum"] != 0:
             for param, buffer in zip(params, buffers, strict=True):
                 self.state[param]["momentum_buffer"] = buffer
-
-
-_OPTIONS = ("lr", "weight_decay", "momentum", "dampening", "nesterov", "maximize")
-
-
-def _update_stacks(
-    params: list[Tensor], grads: list[Tensor], buffers: list[Tensor | None], options: dict[str, Any]
-) -> None:
-    """`torch.optim.sgd.sgd` for stacks. New buffers are put into `buffers`, which is empty without momentum."""
-    for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
-        buffer = stacked_sgd_(param, grad, buffers[i] if buffers else None, **options)
-        if buffers:
-            buffers[i] = buffer
-
-
-def _update_fused(
-    params: list[Tensor], grads: list[Tensor], buffers: list[Tensor | None], options: dict[str, Any]
-) -> None:
-    """Call `torch.optim.sgd.sgd(fused=True)` in two parts, because it takes all momentum buffers or none."""
-    due = [i for i, buffer in enumerate(buffers) if buffer is None]
-    others = [i for i, buffer in enumerate(buffers) if buffer is not None]
-    for chosen in (due, others):
-        part = [buffers[i] for i in chosen]
-        sgd([params[i] for i in chosen], [grads[i] for i in chosen], part, fused=True, **options)
-        for i, buffer in zip(chosen, part, strict=True):
-            buffers[i] = buffer

@@ -4,24 +4,37 @@
 
 Omega is (n, k + oversample) Gaussian. It comes from Philox, a counter-based generator, keyed by (seed, matrix): a
 matrix's answer does not depend on what else is in the batch, and no global generator is touched.
+
+`fastrank.reference.narrow_svd` is the same in FP32, for FP32 matrices on a CPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
+KEPT = 2**15
+"""Most numbers of a draw that is kept for the next call; 256 draws are kept, in FP32 at most 32 MiB."""
 
-def gaussian(seed: int, matrices: Sequence[int], rows: int, columns: int) -> Tensor:
-    """`(len(matrices), rows, columns)` FP64 standard normal numbers on the CPU. `matrices`: the key of each matrix."""
-    draws = [
-        np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, i])).standard_normal((rows, columns))
-        for i in matrices
-    ]
-    return torch.from_numpy(np.stack(draws)) if draws else torch.empty(0, rows, columns, dtype=torch.float64)
+
+def gaussian(seed: int, matrices: Sequence[int], rows: int, columns: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """`(len(matrices), rows, columns)` standard normal numbers on the CPU, FP64 or FP32. `matrices`: the key of each
+    matrix. The two dtypes hold different numbers."""
+    wide = dtype == torch.float64
+    # Matrices that are measured again and again, as in training, draw the same numbers every time.
+    draw = _draw.__wrapped__ if wide or rows * columns > KEPT else _draw
+    draws = [draw(seed, i, rows, columns, np.float64 if wide else np.float32) for i in matrices]
+    return torch.from_numpy(np.stack(draws)) if draws else torch.empty(0, rows, columns, dtype=dtype)
+
+
+@lru_cache(256)
+def _draw(seed: int, matrix: int, rows: int, columns: int, dtype: type) -> np.ndarray:
+    generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, matrix]))
+    return generator.standard_normal((rows, columns), dtype)
 
 
 def randomized_svd(stack: Tensor, omega: Tensor, k: int, power_iters: int) -> tuple[Tensor, Tensor, Tensor]:

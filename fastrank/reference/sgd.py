@@ -74,4 +74,4 @@ def _per_slice(value: float | Tensor, param: Tensor) -> Tensor:
     dtype = torch.promote_types(param.dtype, torch.float32)
     if not isinstance(value, Tensor):
         return torch.full((1,) * param.ndim, value, dtype=dtype, device=param.device)
-    return value.to(param.device, dtype, non_blocking=True).reshape(-1, *[1] * (param.ndim - 1))
+    return value.to(param.device, dtype, non_blocking=True).reshape((-1, *[1] * (param.ndim - 1))[: param.ndim])

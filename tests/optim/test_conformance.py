@@ -47,19 +47,21 @@ def parameters(dtype: torch.dtype) -> list[Parameter]:
     return [Parameter(value) for value in values] + [Parameter(values[2].t().clone().t())]  # the last is transposed
 
 
-def set_gradients(params: list[Parameter], step: int) -> None:
-    """The gradients of a step; after the first step, one parameter in four has none."""
+def set_gradients(params: list[Parameter], step: int, laid_out: bool) -> None:
+    """The gradients of a step; after the first step, one parameter in four has none. `laid_out`: as their parameters
+    are, without which PyTorch's fused form is wrong."""
     generator = torch.Generator().manual_seed(1 + step)
     for index, param in enumerate(params):
         grad = torch.randn(param.shape, generator=generator, dtype=param.dtype)
-        param.grad = None if step and (step + index) % 4 == 0 else grad
+        grad = torch.empty_like(param).copy_(grad) if laid_out else grad
+        param.grad = None if step and (step + index) % 4 == 0 else grad.detach()
 
 
 def run(optimizer: torch.optim.Optimizer, params: list[Parameter], steps: range) -> list[list[Tensor]]:
     """Parameters after every step."""
     trajectory = []
     for step in steps:
-        set_gradients(params, step)
+        set_gradients(params, step, bool(optimizer.param_groups[0]["fused"]))
         optimizer.step()
         trajectory.append([param.detach().clone() for param in params])
     return trajectory

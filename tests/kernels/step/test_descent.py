@@ -108,7 +108,7 @@ def test_those_that_another_kernel_updates_are_left_out(device):
     optimizer = fastrank.SGD(params, **MOMENTUM)
     step(optimizer, params, 0)
     found, before = only(optimizer), [p.detach().clone() for p in params]
-    part = optimizer._descents.serving(optimizer.param_groups[0], 1, optimizer.state)[1]
+    part = optimizer._descents.serving(optimizer.param_groups[0], [], optimizer.state)[1]
     with torch.no_grad():
         found.refresh([part], optimizer.state)
         found.launch(besides={id(params[1]), id(params[3]), 12345})
