@@ -9,8 +9,11 @@ time the host waits; no training step does this. With eigenvectors of an FP64 Gr
 min(sqrt(delta), delta / sigma_i), delta = c k u ||A||_F^2, u = 2^-53 and c of order 10. That is at most 1e-7 ||A||_F,
 which FP32 factors lose anyway. The error bound is computed from the factors as they are returned: it covers all errors.
 
-The answer for a matrix does not depend on what else is in the batch, except for the last bits of FP64 where cuBLAS
-multiplies a longer stack of one shape in another way.
+All other matrices go to `torch_lowrank`, a stack of one shape at a time.
+
+The answer for a matrix does not depend on what else is in the batch, except for last bits where BLAS multiplies a
+longer stack of one shape in another way: those of FP64 on CUDA, and those of FP32 on a CPU, which takes the small FP32
+matrices of one shape together.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,41 +31,15 @@ from .. import backend
 from ..counting import WORKSPACE
 from ..device_table import DeviceTable
 from ..kernels.limits import KS
-from ..reference import divided, gaussian, normalized, randomized_svd, residual_norm, widened
+from .torch_lowrank import TOGETHER, Factors, Search, Taken, by_torch, narrowed
 
 if TYPE_CHECKING:
     from ..kernels.lowrank import Layout
 
+__all__ = ["Factors", "Search", "factor_list", "factor_stack"]
+
 LAYOUTS = 64
 """How many layouts, the kernels' tables for one list of shapes, are remembered between calls."""
-
-
-class Factors(NamedTuple):
-    """Factors and error bounds of a stack, or of one matrix; see `fastrank.linalg.LowRankSVD`."""
-
-    u: Tensor
-    s: Tensor
-    vh: Tensor
-    error: Tensor
-
-
-class Search(NamedTuple):
-    """What is looked for: the arguments of `fastrank.linalg.svd_lowrank` besides the matrices."""
-
-    k: int
-    oversample: int
-    power_iters: int
-    seed: int
-
-    def columns(self, m: int, n: int) -> int:
-        """Number of columns of the sketch of a matrix (m, n)."""
-        return min(self.k + self.oversample, m, n)
-
-    @property
-    def word(self) -> int:
-        """The seed as the kernels take it: folded into a signed 64-bit integer. A seed below 2^63 stays as it is."""
-        folded = (self.seed ^ self.seed >> 64) & 2**64 - 1
-        return folded - 2**64 if folded >> 63 else folded
 
 
 def factor_stack(stack: Tensor, search: Search) -> Factors:
@@ -69,23 +47,26 @@ def factor_stack(stack: Tensor, search: Search) -> Factors:
     if len(stack) and _served(stack, search):
         found = _by_kernels(list(stack), range(len(stack)), search)
         return Factors(*(torch.cat(parts) for parts in zip(*(factors for _, factors in found), strict=True)))
-    return _by_torch(stack, range(len(stack)), search)
+    return by_torch(stack, range(len(stack)), search)
 
 
 def factor_list(matrices: Sequence[Tensor], search: Search) -> list[Factors]:
     """Factor 2-D matrices of any shapes, dtypes and devices. The noise of matrix i is keyed by i."""
-    found: dict[int, Factors] = {}
     served: dict[torch.device, list[int]] = defaultdict(list)
+    stacks: dict[object, list[int]] = defaultdict(list)
     for i, matrix in enumerate(matrices):
         if _served(matrix, search):
             served[matrix.device].append(i)
         else:
-            factors = _by_torch(matrix[None], range(i, i + 1), search)
-            found[i] = Factors(*(f[0] for f in factors))
-    for indices in served.values():
-        for keys, factors in _by_kernels([matrices[i] for i in indices], indices, search):
-            each = zip(*(f.unbind() for f in factors), strict=True)
-            found |= {key: Factors(*one) for key, one in zip(keys, each, strict=True)}
+            together = narrowed(matrix) and 2 * matrix.numel() <= TOGETHER
+            stacks[(matrix.shape, matrix.dtype) if together else i].append(i)
+    found: dict[int, Factors] = {}
+    for keys, factors in chain(
+        *(_by_kernels([matrices[i] for i in indices], indices, search) for indices in served.values()),
+        ((keys, by_torch(_stacked([matrices[i] for i in keys]), keys, search)) for keys in stacks.values()),
+    ):
+        each = zip(*(f.unbind() for f in factors), strict=True)
+        found |= {key: Factors(*one) for key, one in zip(keys, each, strict=True)}
     return [found[i] for i in range(len(matrices))]
 
 
@@ -95,47 +76,8 @@ def _served(matrices: Tensor, search: Search) -> bool:
     return fits and backend.kernels_serve(matrices.device)
 
 
-class _Taken(NamedTuple):
-    """A stack in FP64: each matrix is divided by a power of two, `scale`; one that is not finite is set to zero."""
-
-    wide: Tensor
-    scale: Tensor
-    finite: Tensor
-    dtype: torch.dtype
-    """Dtype of the factors that are returned."""
-
-    @classmethod
-    def of(cls, stack: Tensor) -> _Taken:
-        finite = stack.isfinite().all(-1).all(-1)
-        wide, scale = normalized(widened(torch.where(finite[:, None, None], stack, 0)))
-        return cls(wide, scale, finite, stack.dtype if stack.dtype == torch.float64 else torch.float32)
-
-    def prove(self, u: Tensor, s: Tensor, vh: Tensor) -> Factors:
-        """Round the factors to the dtype they are returned in, and bound their error; NaN where not finite."""
-        u, s, vh = u.to(self.dtype), s.to(self.dtype), vh.to(self.dtype)
-        error = residual_norm(self.wide, u, divided(widened(s), self.scale[:, None]), vh)
-        # Where S overflows its dtype the bound is Inf.
-        factors = (u, s, vh, scaled_up(error, self.scale).nan_to_num(torch.inf, torch.inf))
-        return Factors(*(torch.where(self.finite.view(-1, *[1] * (f.ndim - 1)), f, torch.nan) for f in factors))
-
-
-def scaled_up(bound: Tensor, scale: Tensor) -> Tensor:
-    """`bound * scale` `(b,)`, FP64, never rounded down. `scale`: powers of two, from 2^-1000 to 2^1000.
-
-    Only a subnormal product is rounded at all. It is a whole number of 2^-1074, of which the bits are that number, and
-    which is made as an integer, because threads that flush subnormal numbers would make it 0.
-    """
-    product = bound * scale
-    units = (bound * 2.0**74 * (scale * 2.0**1000)).ceil().clamp(max=2.0**52)
-    return torch.where(product < 2.0**-1022, units.long().view(torch.float64), product)
-
-
-def _by_torch(stack: Tensor, keys: range, search: Search) -> Factors:
-    taken = _Taken.of(stack)
-    m, n = stack.shape[-2:]
-    omega = gaussian(search.seed, keys, n, search.columns(m, n)).to(stack.device)
-    u, s, vh = randomized_svd(taken.wide, omega, search.k, search.power_iters)
-    return taken.prove(u, s * taken.scale[:, None], vh)
+def _stacked(matrices: list[Tensor]) -> Tensor:
+    return matrices[0][None] if len(matrices) == 1 else torch.stack(matrices)
 
 
 Keyed = tuple[Sequence[int], Factors]
@@ -209,7 +151,7 @@ def _find(matrices: Sequence[Tensor], keys: Sequence[int], width: int, search: S
             own = slice(at, min(at + size, run.length))
             listed = slice(run.place + own.start, run.place + own.stop)
             v = right[own].gather(-1, _of_rows(order[listed], run.shape[1]))
-            taken = _Taken.of(torch.stack(list(matrices[listed])))
+            taken = Taken.of(torch.stack(list(matrices[listed])))
             yield keys[listed], taken.prove(left[own] @ x[listed], s[listed], v.mT.contiguous())
 
 
