@@ -1,4 +1,4 @@
-"""Networks that the benchmarks train: two of the paper's, with 10 classes."""
+"""Networks that the benchmarks train: two of the paper's, with 10 classes, and a transformer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import relu
+from torch.nn.functional import gelu, relu, scaled_dot_product_attention
 
 
 def mlp_bn(depth: int, width: int, features: int) -> nn.Sequential:
@@ -33,6 +33,32 @@ class StackedMLP(nn.Module):
             x = x @ weight.mT
             x = relu((x - x.mean(1, keepdim=True)) * (x.var(1, keepdim=True) + 1e-5).rsqrt())
         return x @ self.weights[-1].mT
+
+
+class Layer(nn.Module):
+    """A transformer's layer, which norms first: causal attention with heads of 64, then a network four times as wide
+    (Vaswani et al. 2017; Radford et al. 2019)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.before, self.between = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.before(x)
+        q, k, v = (f(y).unflatten(-1, (-1, 64)).transpose(-3, -2) for f in (self.query, self.key, self.value))
+        heads = scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(heads.transpose(-3, -2).flatten(-2))
+        return x + self.down(gelu(self.up(self.between(x))))
+
+
+def transformer(depth: int, width: int, vocabulary: int) -> nn.Sequential:
+    """A language model that tells positions apart by its causal attention alone: 6 matrices a layer, and 2."""
+    layers = [Layer(width) for _ in range(depth)]
+    return nn.Sequential(
+        nn.Embedding(vocabulary, width), *layers, nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+    )
 
 
 def conv_bn(c_in: int, c_out: int, size: int, stride: int) -> nn.Sequential:

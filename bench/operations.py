@@ -168,7 +168,7 @@ class TrainingStep(Operation):
     name, unit, limit = "training", "ranks off by, at most", 0
     providers = training.PROVIDERS
     workloads = training.TRAININGS
-    quick = ("digits-mlp-b8", "digits-mlp-b64")
+    quick = ("digits-mlp-b8", "digits-mlp-b64", "transformer-256-2")
     headline = ("resnet18-cifar-b128",)
     baseline = Provider("untracked", training.untracked)
     threads = 1  # as a sweep's worker has it; two threads are no faster on matrices this small

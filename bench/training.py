@@ -1,6 +1,6 @@
 """Providers of whole training steps in which the rank of every matrix is measured, and the same without.
 
-A call trains STEPS steps. The bare network is the baseline of every provider: it is timed in turn with each, where the
+A call trains a few steps. The bare network is the baseline of every provider: it is timed in turn with each, where the
 machine is in the same state, and the overhead is the median of the ratios.
 """
 
@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import baselines
 import models
@@ -22,7 +22,7 @@ from workloads import TOLERANCE
 import fastrank
 
 STEPS = 20
-"""Steps a call; measuring at every 10th step, the last one is measured too."""
+"""Steps a call, a multiple of 10: measuring at every 10th step, the last one is measured too."""
 
 
 class Outcome(NamedTuple):
@@ -36,11 +36,22 @@ Call = Callable[[], Outcome]
 
 @dataclass(frozen=True)
 class Training:
-    """A network, and the shape of a batch of its inputs."""
+    """A network, and the shape of a batch of its inputs: pixels of images with a class each, or tokens.
+
+    tokens: size of the vocabulary, if a batch is of tokens, each of which has another one as its target.
+    steps: of a call.
+    """
 
     name: str
     make: Callable[[], nn.Module]
     batch: tuple[int, ...]
+    tokens: int = 0
+    steps: int = STEPS
+
+    @property
+    def select(self) -> Literal["all", "paper"]:
+        """Which matrices are tracked: all of a language model."""
+        return "all" if self.tokens else "paper"
 
     @property
     def parameters(self) -> int:
@@ -53,6 +64,7 @@ TRAININGS = {
     for t in (
         Training("digits-mlp-b8", partial(models.mlp_bn, 5, 100, 64), (8, 64)),
         Training("digits-mlp-b64", partial(models.mlp_bn, 5, 100, 64), (64, 64)),
+        Training("transformer-256-2", partial(models.transformer, 2, 256, 256), (16, 64), tokens=256, steps=10),
         Training("resnet18-cifar-b128", models.resnet18, (128, 3, 32, 32)),
         Training("mlp-bn-10-100-b128", partial(models.mlp_bn, 10, 100, 3072), (128, 3072)),
     )
@@ -66,17 +78,27 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.model = training.make().to(device)
-            self.inputs = torch.randn(STEPS, *training.batch).to(device)
-            self.targets = torch.randint(10, (STEPS, training.batch[0])).to(device)
+            if training.tokens:
+                self.inputs, self.targets = torch.randint(training.tokens, (2, training.steps, *training.batch)).to(
+                    device
+                )
+            else:
+                self.inputs = torch.randn(training.steps, *training.batch).to(device)
+                self.targets = torch.randint(10, (training.steps, training.batch[0])).to(device)
+        self.select = training.select
         self.optimizer = fastrank.SGD(self.model.parameters(), lr=0.1, weight_decay=5e-3)
 
     @property
     def matrices(self) -> list[Tensor]:
-        """As the paper selects them: without the classifier head and the 1 x 1 shortcuts. Of a stack, all."""
+        """As the paper selects them: without the classifier head and the 1 x 1 shortcuts. Of a stack, all; of a
+        language model, too."""
         if isinstance(self.model, models.StackedMLP):
             return [matrix for weight in self.model.weights for matrix in weight.detach()]
-        weights = [m.weight.detach() for m in self.model.modules() if isinstance(m, nn.Linear | nn.Conv2d)][:-1]
-        return [w.flatten(1) for w in weights if w.shape[2:] != (1, 1)]
+        layers = [m for m in self.model.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.Embedding)]
+        weights = [m.weight.detach() for m in layers]
+        if self.select == "all":
+            return weights
+        return [w.flatten(1) for w in weights[:-1] if w.shape[2:] != (1, 1)]
 
     def train(self) -> None:
         for x, y in zip(self.inputs, self.targets, strict=True):
@@ -85,7 +107,7 @@ class Run:
 
     def step(self, x: Tensor, y: Tensor) -> None:
         """One step; the models of a stack have a loss each."""
-        logits = self.model(x).view(-1, 10)
+        logits, y = self.model(x).flatten(0, -2), y.flatten()
         models_ = len(logits) // len(y)
         (models_ * nn.functional.cross_entropy(logits, y.repeat(models_))).backward()
         self.optimizer.step()
@@ -103,7 +125,7 @@ def untracked(run: Run) -> Callable[[], None]:
 
 def tracked(every: int, run: Run) -> Call:
     fastrank.prepare(run.model, run.optimizer)
-    tracker = fastrank.RankTracker(run.model, run.optimizer, tolerance=TOLERANCE, select="paper", every=every)
+    tracker = fastrank.RankTracker(run.model, run.optimizer, tolerance=TOLERANCE, select=run.select, every=every)
 
     def call() -> Outcome:
         run.train()

@@ -5,7 +5,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("fastrank", "torch", "numpy", "scikit-learn", "triton", "cupy-cuda13x", "cupy-cuda12x")
+PACKAGES = ("fastrank", "torch", "numpy", "numba", "scikit-learn", "triton", "cupy-cuda13x", "cupy-cuda12x")
 
 
 def commit() -> str:

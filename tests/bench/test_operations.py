@@ -96,6 +96,22 @@ def test_training():
     assert operation.error(problem, answer._replace(ranks=lambda: [16, 18])) == 2
 
 
+def test_a_transformer_is_tracked_whole():
+    """The 6 matrices of each layer, the embedding and the head: those of the tracker, in its order."""
+    operation = OPERATIONS["training"]
+    small = training.Training("small", partial(models.transformer, 2, 64, 20), (3, 5), tokens=20, steps=10)
+    problem = operation.make(small, torch.float32, CPU)
+    answer = operation.answer(training.PROVIDERS[0].prepare(operation.inputs(problem)))
+    assert operation.error(problem, answer) == 0
+    assert len(answer.ranks()) == 14
+    assert [tuple(m.shape) for m in answer.run.matrices[:7]] == [(20, 64), *[(64, 64)] * 4, (256, 64), (64, 256)]
+    x = answer.run.inputs[0]
+    changed = x.clone()
+    changed[:, 3] = (x[:, 3] + 1) % 20
+    alike = torch.isclose(answer.run.model(x), answer.run.model(changed)).all(-1)
+    assert alike.tolist() == [[True] * 3 + [False] * 2] * 3  # no token sees a later one
+
+
 def test_a_stack_of_perceptrons_trains_each_on_its_own():
     """The gradient of a model does not depend on those beside it; the first is that of a perceptron alone."""
     stack, alone = models.StackedMLP(3, 2, 20, 16), models.StackedMLP(1, 2, 20, 16)

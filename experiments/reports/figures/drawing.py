@@ -42,7 +42,8 @@ def save(name: str, drawing: Drawing, folder: Path) -> bytes:
 def png(figure: Figure) -> bytes:
     """The picture as PNG in 256 colours, a third of the bytes of one in all colours. Call it inside `styled()`."""
     drawn, content = io.BytesIO(), io.BytesIO()
-    figure.savefig(drawn, format="png", metadata={"Software": None})
+    uncompressed = {"compress_level": 0}  # it is read at once
+    figure.savefig(drawn, format="png", metadata={"Software": None}, pil_kwargs=uncompressed)
     with Image.open(drawn) as picture:
         colours = picture.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     colours.save(content, format="png", optimize=True, dpi=picture.info.get("dpi"))
