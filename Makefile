@@ -68,7 +68,7 @@ build/triton-3.6.0: | .venv/.ready
 
 # The quick set on this machine's CPU, with its figures; then the README's performance section.
 bench: .venv/.ready
-	$(BIN)/pytest bench --quick --device cpu --deadline 240 --benchmark-columns=median,iqr,rounds
+	$(BIN)/pytest bench --quick --device cpu --deadline 420 --benchmark-columns=median,iqr,rounds
 	$(BIN)/python bench/throughput.py --device cpu
 	$(BIN)/python bench/figures.py
 	$(BIN)/python bench/tables.py --write

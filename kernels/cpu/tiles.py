@@ -7,7 +7,7 @@ factors, Grams and products with vectors have to do is done to such vectors, wit
 
     product     tile(p, K) = source + A(p) B(K)^T        over any number of columns: where nearly all the time goes
     solve       the tiles below a tile on the diagonal whose factors are known
-    multiply    y += G x, of one tile below the diagonal, and of its transpose
+    multiply    y += G x, of a column of tiles below the diagonal, and of its transpose
 
 `product` does 256 flops for every 24 numbers that it reads; its sums begin at zero and stay in registers. Each is a
 function of Numba's that writes LLVM's vector instructions itself, because no loop is certain to become them.
@@ -136,13 +136,34 @@ def _solve(e: _Emitter, given: Sequence[Any]) -> None:
 
 
 def _multiply(e: _Emitter, given: Sequence[Any]) -> None:
-    tile, x_rows, x_columns, y_rows, dots = given
-    x, y = e.load(x_rows), e.load(y_rows)
+    tile, x, y, x_columns, dots, first, count = given
+    builder = e.builder
+    factors = [e.spread(x_columns, k) for k in range(SIDE)]
+    before = builder.block
+    head, body, end = (builder.append_basic_block(name) for name in ("head", "body", "end"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    p, place = builder.phi(_I64), builder.phi(_I64)
+    sums = [builder.phi(_VECTOR) for _ in range(SIDE)]
+    builder.cbranch(builder.icmp_signed("<", p, count), body, end)
+    builder.position_at_end(body)
+    row = builder.mul(p, _I64(SIDE))
+    x_rows, total = e.load(x, row), e.load(y, row)
     for k in range(SIDE):
-        column = e.load(tile, SIDE * k)
-        y = e.add_product(column, e.spread(x_columns, k), y)
-        e.store(e.add_product(column, x, e.load(dots, SIDE * k)), dots, SIDE * k)
-    e.store(y, y_rows)
+        column = e.load(e.at(tile, place), SIDE * k)
+        total = e.add_product(column, factors[k], total)
+        sums[k].add_incoming(ir.Constant(_VECTOR, [0.0] * SIDE), before)
+        sums[k].add_incoming(e.add_product(column, x_rows, sums[k]), body)
+    e.store(total, e.at(y, row))
+    following = builder.add(p, _I64(1))
+    p.add_incoming(first, before)
+    p.add_incoming(following, body)
+    place.add_incoming(_I64(0), before)
+    place.add_incoming(builder.add(place, builder.mul(following, _I64(TILE))), body)
+    builder.branch(head)
+    builder.position_at_end(end)
+    for k in range(SIDE):
+        e.store(sums[k], dots, SIDE * k)
 
 
 # Arguments: each array, then the place in it where a tile or a panel begins. What is written may be what is read.
@@ -169,9 +190,10 @@ def solve(typing, tile, i_tile, scaled, i_scaled, pivots, i_pivots, growth, i_gr
 
 
 @intrinsic
-def multiply(typing, tile, i_tile, x_rows, i_rows, x_columns, i_columns, y_rows, i_y, dots, i_dots):
-    """y_rows += tile x_columns; and 8 x 8 partial sums of tile^T x_rows are added to `dots`."""
-    return _typed(_multiply, 5, tile, i_tile, x_rows, i_rows, x_columns, i_columns, y_rows, i_y, dots, i_dots)
+def multiply(typing, tile, i_tile, x, i_x, y, i_y, x_columns, i_columns, dots, i_dots, first, count):
+    """y += T x_columns, for the tiles T of one column in the panels from `first` up to `count`; 8 x 8 partial sums of
+    T^T x are written to `dots`. The first tile begins at `i_tile`; `x` and `y` have 8 numbers for each panel."""
+    return _typed(_multiply, 5, tile, i_tile, x, i_x, y, i_y, x_columns, i_columns, dots, i_dots, first, count)
 
 
 @njit(inline="always")

@@ -33,7 +33,7 @@ STIRRED = 1e-3
 def scratch_size(order: int) -> int:
     """FP64 numbers that `top` works in."""
     padded = SIDE * -(-order // SIDE)
-    return (STEPS + 3) * padded + 2 * TILE + 6 * (STEPS + 1) + size(order) + of_inertia(order)
+    return (STEPS + 3) * padded + TILE + 6 * (STEPS + 1) + size(order) + of_inertia(order)
 
 
 @njit(**OPTIONS)
@@ -42,11 +42,9 @@ def _times(g, i_g, order, x, y, dots):
     count = panels(order)
     y[:] = 0.0
     for j in range(count):
-        dots[:TILE] = 0.0
         own = i_g + panel(j) + TILE * j
-        multiply(g, own, x, SIDE * j, x, SIDE * j, y, SIDE * j, dots, TILE)  # whole, so that its dots are not needed
-        for p in range(j + 1, count):
-            multiply(g, i_g + panel(p) + TILE * j, x, SIDE * p, x, SIDE * j, y, SIDE * p, dots, 0)
+        multiply(g, own, x, 0, y, 0, x, SIDE * j, dots, 0, j, j + 1)  # whole, so that its dots are not needed
+        multiply(g, i_g + panel(j + 1) + TILE * j, x, 0, y, 0, x, SIDE * j, dots, 0, j + 1, count)
         for k in range(SIDE):
             total = 0.0
             for i in range(SIDE):
@@ -172,7 +170,7 @@ def top(g, i_g, order, inner, trace, x, exact, scratch):
     """
     padded = len(x)
     basis, rest = scratch[: (STEPS + 1) * padded], scratch[(STEPS + 1) * padded :]
-    w, dots, small = rest[:padded], rest[padded : padded + 2 * TILE], rest[padded + 2 * TILE :]
+    w, dots, small = rest[:padded], rest[padded : padded + TILE], rest[padded + TILE :]
     rest = small[6 * (STEPS + 1) :]
     factors, own = rest[: panel(padded // SIDE)], rest[panel(padded // SIDE) :]
     error = UNIT * (inner + 4 * order + 64) * trace
