@@ -79,7 +79,7 @@ def by_importance(headline: bool) -> list[tuple[Operation, str, Provider]]:
     for operation in OPERATIONS.values():
         for place, workload in enumerate(operation.headline if headline else operation.workloads):
             for provider in operation.providers:
-                rank = (not (provider.ours or provider.telling), provider.buffers == 1, place)
+                rank = (not (provider.ours or provider.telling), provider.compiled, place)
                 rows.append((rank, (operation, workload, provider)))
     return [row for _, row in sorted(rows, key=lambda ranked: ranked[0])]  # stable: else as they are listed
 

@@ -166,7 +166,7 @@ class Harness:
         error = operation.error(self._problem(operation, name), answer)
         if not error <= operation.limit:  # NaN is not correct either
             return {"error": error, "status": "wrong"}
-        if seconds > 2 * self.budget.longest and not provider.strict and provider.buffers > 1:
+        if seconds > 2 * self.budget.longest and not (provider.strict or provider.compiled):
             once = self._once(operation, name, provider, seconds, "one call, the first, which loads libraries too")
             return {"error": error, "status": "ok"} | once
         return {"error": error, "status": "ok"}

@@ -27,6 +27,7 @@ class Provider:
         buffers: most buffers to rotate over. 1: preparing one is so expensive that it is visited once, too.
         products: arithmetic of the matrix products that this kind of answer cannot do without, as a proof cannot do
             without FP64 ones: the operation's flops then count in the floor of its time. None: only its bytes do.
+        compiled: whether its first calls compile for long: it is measured after the others that are as telling.
         telling: whether it is among the rivals that a user would pick first: they are measured before the others.
     """
 
@@ -39,6 +40,7 @@ class Provider:
     buffers: int = timing.MOST_BUFFERS
     products: torch.dtype | None = None
     telling: bool = False
+    compiled: bool = False
 
     @property
     def ours(self) -> bool:

@@ -45,12 +45,11 @@ def clone(parameters: list[Tensor], dtype: torch.dtype, device: torch.device) ->
     return copies
 
 
-def prepare(make: Callable[..., torch.optim.Optimizer], compiled: bool, parameters: list[Tensor], **form: Any) -> Call:
+def prepare(make: Callable[..., torch.optim.Optimizer], parameters: list[Tensor], **form: Any) -> Call:
     optimizer = make(parameters, **OPTIONS, **form)
-    step = _compile(optimizer.step, len(parameters)) if compiled else optimizer.step
 
     def call() -> list[Tensor]:
-        step()
+        optimizer.step()
         return parameters
 
     return call
@@ -77,29 +76,20 @@ def prepare_compiled(parameters: list[Tensor]) -> Call:
     """PyTorch's function for the step, compiled once for all lists of tensors of the same shapes."""
     grads = [parameter.grad for parameter in parameters]
     momenta: list[Tensor | None] = [None] * len(parameters)
-    _limits(len(parameters))
+    if len(parameters) > MOST_COMPILED:
+        raise ValueError(f"compiling a step over {len(parameters)} tensors takes minutes")
+    # It is compiled twice, without momentum buffers and with them; past its limit it would be eager.
+    torch._dynamo.config.recompile_limit = 1024
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     step = torch.compile(sgd)
     options: dict[str, Any] = {"dampening": 0.0, "nesterov": False, "maximize": False, **OPTIONS}
 
     @torch.no_grad()
     def call() -> list[Tensor]:
-        step(parameters, grads, momenta, foreach=False, **options)
+        step(parameters, grads, momenta, foreach=parameters[0].is_cuda, **options)
         return parameters
 
     return call
-
-
-def _compile(step: Callable[[], Any], tensors: int) -> Callable[[], Any]:
-    _limits(tensors)
-    return torch.compile(step)
-
-
-def _limits(tensors: int) -> None:
-    if tensors > MOST_COMPILED:
-        raise ValueError(f"compiling a step over {tensors} tensors takes minutes")
-    # A step is compiled twice, without momentum buffers and with them; past its limit it would be eager.
-    torch._dynamo.config.recompile_limit = 1024
-    torch._dynamo.config.fail_on_recompile_limit_hit = True
 
 
 def relative_error(before: list[Tensor], after: list[Tensor]) -> float:
@@ -141,18 +131,10 @@ def continued_error(parameters: list[Tensor], call: Call) -> float:
 
 
 PROVIDERS = (
-    Provider("fastrank.SGD", partial(prepare, fastrank.SGD, False), strict=True, graph=True),
+    Provider("fastrank.SGD", partial(prepare, fastrank.SGD), strict=True, graph=True),
     Provider("fastrank.SGD and RankTracker", prepare_tracked, ("triton",), ("cuda",), strict=True, graph=True),
-    Provider("torch SGD fused", partial(prepare, torch.optim.SGD, False, fused=True), graph=True, telling=True),
-    Provider("torch SGD compiled", prepare_compiled, devices=("cpu",), telling=True),
-    Provider(
-        "torch SGD compiled",
-        partial(prepare, torch.optim.SGD, True),
-        devices=("cuda",),
-        graph=True,
-        buffers=1,  # each optimizer is compiled by itself
-        telling=True,
-    ),
-    Provider("torch SGD foreach", partial(prepare, torch.optim.SGD, False, foreach=True), graph=True),
-    Provider("torch SGD for-loop", partial(prepare, torch.optim.SGD, False, foreach=False), graph=True),
+    Provider("torch SGD fused", partial(prepare, torch.optim.SGD, fused=True), graph=True, telling=True),
+    Provider("torch SGD compiled", prepare_compiled, graph=True, telling=True, compiled=True),
+    Provider("torch SGD foreach", partial(prepare, torch.optim.SGD, foreach=True), graph=True),
+    Provider("torch SGD for-loop", partial(prepare, torch.optim.SGD, foreach=False), graph=True),
 )

@@ -153,7 +153,7 @@ def test_the_time_of_a_first_answer_is_shared_by_the_calls_that_make_it(harness)
     assert 100 <= harness.row(Twice(), "small", Provider("slow", of(slow)), never)["wall_ms"] < 200
 
 
-@pytest.mark.parametrize("options", [{"strict": True}, {"buffers": 1}])
+@pytest.mark.parametrize("options", [{"strict": True}, {"compiled": True}])
 def test_what_compiles_is_not_judged_by_its_first_call(harness, options):
     waits = itertools.chain([0.05], itertools.repeat(0.0))
 

@@ -77,7 +77,7 @@ def test_a_node_dies_and_its_trial_goes_on_elsewhere(
     for trial in results(local):
         ours, theirs = (fastrank.read_history(Layout(folder).history(trial)) for folder in (out, local))
         assert ours.equals(theirs)
-    assert list((out / "checkpoints").iterdir()) == []
+    assert [p for p in (out / "checkpoints").iterdir() if p.suffix != ".tmp"] == []  # but what was half written
 
 
 def test_a_cluster_that_is_not_there_is_named(
