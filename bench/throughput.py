@@ -7,9 +7,9 @@ that a sweep uses: one at a time, a single process with one trial; stacked, a pr
 own, which begin their timed steps together; on CUDA one process. They take turns, and `ratio` is the median over turns
 of the time of a trial-step over that of one at a time. Rows are written after each turn.
 
-Predicted on a CPU: counting takes three quarters of a step and is LAPACK's either way, so that stacking saves PyTorch's
-calls (some 3 ms a step of ten layers), and the second core does the rest: 3 times. (Seen: 2.5 to 3.1, and 2.9 to 3.7
-since freed memory stays with the process, see `fastrank.experiments.engines`.) On CUDA a step of one trial is a
+Predicted on a CPU, where a rank takes 60 us either way: stacking saves PyTorch's calls, and the second core does the
+rest: 5.7 times for five layers at B = 8, 4.1 and 3.2 for ten at 16 and 64, where products, batch-norm and the update
+bound it. (Seen: 5.5, 4.0 and 3.2.) On CUDA a step of one trial is a
 hundred launches, and of a stack of hundreds hardly more: beyond 20 times.
 """
 
