@@ -178,9 +178,8 @@ def top(g, i_g, order, inner, trace, x, exact, scratch):
     square = _square(g, i_g, order)
     theta, refuted = 0.0, False
     for i in range(ROUNDS):
-        if (
-            refuted
-        ):  # x may be the eigenvector of another eigenvalue, and stay that: all steps are made, whatever T says
+        if refuted:
+            # x may be the eigenvector of another eigenvalue, and stay that: all steps are made, whatever T says.
             _stir(x, order, STIRRED)
         _normalise(x, order)
         converged = _lanczos(g, i_g, order, x, 0.0 if refuted else exact, basis, w, dots, small)
