@@ -99,6 +99,7 @@ gpu-rehearse: .venv/.ready build/triton-3.6.0
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fastrank needs Python >= 3.11; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=/path/to/python3.12")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[experiments,bench,dev]'
+	$(BIN)/python -c 'import torch, fastrank; fastrank.linalg.spectral_norm(torch.eye(2))'  # Numba compiles, once
 	touch $@
 
 clean:
