@@ -208,8 +208,8 @@ def main() -> int:
     start = time.monotonic()
     device, jobs = arguments.device, arguments.jobs
     tallies = tally(arguments.matrices, arguments.largest, device, arguments.seed, stopped, jobs)
-    by_kernels = backend.kernels_serve(device) or backend.compiled_serve(device)
-    serving = "by the kernels" if by_kernels else "by PyTorch"  # once CUDA may be in use
+    by_kernels = backend.kernels_serve(device) or backend.compiled_serve(device)  # once CUDA may be in use
+    serving = "by the kernels" if by_kernels else "by PyTorch"
     total = Tally(*(sum(column) for column in zip(*map(astuple, tallies.values()), strict=True)))
     if arguments.results:
         save(arguments.results, tallies | {"all": total})
