@@ -17,7 +17,7 @@ from .bounds import (
     shifts_around,
 )
 from .compiled import CompiledBatch
-from .growth import Assumed, pivoted, recounted, unpivoted
+from .growth import Assumed, Number, pivoted, recounted, unpivoted
 from .packing import packed
 from .ragged import BUDGET, Chunk, GroupGrams, RaggedBatch, ShiftPair, signature
 from .spectrum import scaled_singular_values, singular_values, top_singular_value
@@ -34,6 +34,7 @@ __all__ = [
     "CompiledBatch",
     "Group",
     "GroupGrams",
+    "Number",
     "RaggedBatch",
     "ShiftPair",
     "Shifts",

@@ -61,7 +61,7 @@ class CompiledBatch:
         exact: float = 1e-13,
         workspace: Workspace | None = None,
     ) -> None:
-        from ..kernels.cpu import gram, threads, work
+        from ..kernels.cpu import gram, threads, tiles, work
 
         self._exact = exact
         self._work, self._together = work, threads.together
@@ -74,7 +74,7 @@ class CompiledBatch:
         self._orders, self._inners = sides[:, 0], sides[:, 1]
         b, t = len(sides), max(1, len(tolerances))
         padded = -(-self._orders // 8) * 8
-        self._sizes = padded // 8 * (padded // 8 + 1) * 32
+        self._sizes = tiles.size(self._orders)
         self._table = np.zeros((b, work.FIELDS), np.int64)
         self._table[:, work.ORDER], self._table[:, work.INNER] = self._orders, self._inners
         self._table[:, work.VECTOR] = np.cumsum(padded) - padded

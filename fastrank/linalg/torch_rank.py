@@ -25,6 +25,7 @@ from ..counting import (
     Chunk,
     CompiledBatch,
     GroupGrams,
+    Number,
     ShiftPair,
     eigenvalue_error,
     over_matrices,
@@ -36,8 +37,6 @@ from ..metrics import Status
 from ..reference import Moments, divided, gram, normalized, top_interval, widened
 from .arrays import Matrices, as_threshold
 from .plans import by_compiled, by_kernels, planned
-
-Number = float | Tensor
 
 
 def count_as_torch(matrices: Matrices, atol: Any, rtol: Any) -> Tensor:

@@ -9,6 +9,6 @@ sgd           SGD's step of many parameters, in one pass over memory
 keep, threads       what is kept on disk, and several threads at once
 """
 
-from . import gram, sgd, shifts, threads, work
+from . import gram, sgd, shifts, threads, tiles, work
 
-__all__ = ["gram", "sgd", "shifts", "threads", "work"]
+__all__ = ["gram", "sgd", "shifts", "threads", "tiles", "work"]

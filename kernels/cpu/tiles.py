@@ -16,16 +16,20 @@ function of Numba's that writes LLVM's vector instructions itself, because no lo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 OPTIONS = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """Options of functions that only compiled ones call: Numba writes no way to call them from Python."""
+
+Orders = TypeVar("Orders", int, NDArray[np.int64])
 
 SIDE = 8
 """Rows and columns of a tile."""
@@ -208,8 +212,8 @@ def panels(order):
     return (order + SIDE - 1) // SIDE
 
 
-def size(order: int) -> int:
-    """FP64 numbers of the lower triangle of a matrix of this order."""
+def size(order: Orders) -> Orders:
+    """FP64 numbers of the lower triangle of a matrix of this order, or of each of several in an array."""
     count = -(-order // SIDE)
     return TILE // 2 * count * (count + 1)
 

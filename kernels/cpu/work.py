@@ -28,7 +28,7 @@ from . import top as of_top
 from .gram import CAREFUL, FP32, gram, trace_of
 from .keep import kept
 from .shifts import UNPROVEN, proven_count, shifts_of
-from .tiles import OPTIONS, SIDE, panels, size
+from .tiles import OPTIONS, SIDE, panel, panels, size
 from .top import top
 
 FIELDS = 8
@@ -77,15 +77,11 @@ def _count(i, table, found, tolerances, given, counts, grams, scratch):
         kind, square = tolerances[tolerance]
         bounds = found[matrix, LOW : HIGH + 1]
         under, over, limit = shifts_of(kind, square, given[matrix, tolerance], bounds, trace, order, inner)
-        factors, own = scratch[: size_of(order)], scratch[size_of(order) :]
+        end = panel(panels(order))
+        factors, own = scratch[:end], scratch[end:]
         shift = under if upper else over
         count = proven_count(grams, at, order, shift, limit, not upper, trace, factors, own)
         counts[matrix, tolerance, 1 if upper else 0] = count
-
-
-@njit(inline="always")
-def size_of(order):
-    return 32 * panels(order) * (panels(order) + 1)
 
 
 @njit(**OPTIONS)
