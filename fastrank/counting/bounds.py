@@ -98,7 +98,7 @@ def shifts_around(moments: Moments, low: Affine, high: Affine, error: Affine, of
     delta covers that error, the rounding of the Gram matrix's sums and of the shift, and the errors of factors whose
     growth is within the limit.
 
-    of: the factors, `pivoted` or `unpivoted`.
+    of: the factors, see `fastrank.counting.growth`.
     """
     size = TRACE + high * moments.order  # at least ||G - tau^2 I||_F
     limit = size * of.growth + low * (of.widening / UNIT / of.terms)

@@ -29,7 +29,13 @@ def unpivoted_terms(order: Tensor) -> Tensor:
 
 
 def again(
-    moments: Moments, shifts: Tensor, limits: Tensor, counts: Tensor, growth: Tensor, pairs: int
+    moments: Moments,
+    shifts: Tensor,
+    limits: Tensor,
+    counts: Tensor,
+    growth: Tensor,
+    pairs: int,
+    terms: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Where to count once more because factors have grown more than they were allowed to.
 
@@ -43,6 +49,7 @@ def again(
         shifts, limits: `(b, S)` FP64, in pairs: the upper bound's, the lower bound's.
         counts, growth: `(b, S)`, what was found there.
         pairs: how many of the pairs are such; of any further ones both shifts are moved down.
+        terms: `(b,)`, most operations on an element of the factors (default: `unpivoted_terms`).
 
     Returns:
         Shifts, NaN where nothing is to be counted, and limits, those of before where nothing is.
@@ -55,6 +62,6 @@ def again(
     growth = torch.stack([torch.where(full, lower, growth[:, ::2]), lower], -1).flatten(1)
     redo = ~(growth <= limits) & shifts.isfinite() & (moments.trace > 0)[:, None]
     wider = torch.where(MARGIN * growth < MOST * limits, MARGIN * growth, MOST * limits)
-    moved = (wider - limits) * (UNIT * SPARE * unpivoted_terms(order))[:, None]
+    moved = (wider - limits) * (UNIT * SPARE * (unpivoted_terms(order) if terms is None else terms))[:, None]
     moved = torch.where(up, shifts + moved, shifts - moved)
     return torch.where(redo, moved, torch.nan), torch.where(redo, wider, limits)

@@ -8,8 +8,8 @@ no product needs to copy anything. Of large matrices BLOCK columns of tiles are 
 together: a panel of L is then read once for all of them.
 
 growth = sum_j |d_j| ||L_j||^2 bounds || |L| |D| |L^T| ||_2, see the twin, `fastrank.reference.ldl`. A pivot below
-u sum_j |g_jj| becomes that. Sums begin anew every CHUNK columns, so that an element goes through no more than
-`fastrank.reference.again.unpivoted_terms` operations. Flops: r^3 / 3. Bytes: 4 r^2 of L, read r / (16 BLOCK) times.
+u sum_j |g_jj| becomes that. A product goes through no more operations than `shifts.terms_of` says: the SUM of one sum,
+one for each further sum, and ten in its tile. Flops: r^3 / 3. Bytes: 4 r^2 of L, read r / (16 BLOCK) times.
 """
 
 from __future__ import annotations
@@ -18,8 +18,6 @@ from numba import njit
 
 from .tiles import OPTIONS, SIDE, TILE, panel, panels, solve, update
 
-CHUNK = 512
-"""Columns of L in one sum."""
 LARGE, BLOCK = 512, 4
 """r of the largest matrices whose columns of tiles are made one by one; how many are made together of larger ones."""
 UNIT = 2.0**-53
@@ -53,10 +51,7 @@ def inertia(g, i_g, order, shift, trace, factors, scratch):
         known = SIDE * start
         for i in range(start, end):
             _scale(factors, pivots, i, 0, known, scaled, (i - start) * SIDE * padded)
-        update(factors, 0, g, i_g, factors, 0, 0, scaled, 0, SIDE * padded, start, end, count, min(known, CHUNK))
-        for k in range(CHUNK, known, CHUNK):
-            update(factors, 0, factors, 0, factors, SIDE * k, 0, scaled, SIDE * k, SIDE * padded, start, end, count,
-                   min(known - k, CHUNK))  # fmt: skip
+        update(factors, 0, g, i_g, factors, 0, 0, scaled, 0, SIDE * padded, start, end, count, known)
         for i in range(start, end):
             if i > start:
                 _scale(factors, pivots, i, known, SIDE * i, scaled, 0)

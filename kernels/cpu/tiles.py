@@ -9,13 +9,15 @@ factors, Grams and products with vectors have to do is done to such vectors, wit
     solve       the tiles below a tile on the diagonal whose factors are known
     multiply    y += G x, of a column of tiles below the diagonal, and of its transpose
 
-`product` does 256 flops for every 24 numbers that it reads; its sums begin at zero and stay in registers. Each is a
-function of Numba's that writes LLVM's vector instructions itself, because no loop is certain to become them.
+`product` does 256 flops for every 24 numbers that it reads; its sums begin at zero and stay in registers for SUM
+columns, and are then added to the tile: the shorter sums are, the less rounding there is for a bracket to allow for.
+Each is a function of Numba's that writes LLVM's vector instructions itself, because no loop is certain to become them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 import llvmlite.binding as llvm
@@ -34,6 +36,8 @@ Orders = TypeVar("Orders", int, NDArray[np.int64])
 SIDE = 8
 """Rows and columns of a tile."""
 TILE = SIDE * SIDE
+SUM = 16
+"""Columns in one sum of products, see `fastrank.counting.growth.blocked_terms`."""
 
 _WIDE = bool(llvm.get_host_cpu_features().get("avx512f", False))
 _AT_ONCE = 8 if _WIDE else 4
@@ -97,30 +101,29 @@ def _product(panels: int) -> Callable[[_Emitter, Sequence[Any]], None]:
         b, depth = given[3 * panels :]
         builder = e.builder
         for first in range(0, SIDE, _AT_ONCE):
-            before = builder.block
-            head, body, end = (builder.append_basic_block(name) for name in ("head", "body", "end"))
-            builder.branch(head)
-            builder.position_at_end(head)
-            k = builder.phi(_I64)
-            k.add_incoming(_I64(0), before)
-            sums = [[builder.phi(_VECTOR) for _ in range(_AT_ONCE)] for _ in range(panels)]
-            builder.cbranch(builder.icmp_signed("<", k, depth), body, end)
-            builder.position_at_end(body)
-            place = builder.mul(k, _I64(SIDE))
-            columns = [e.load(panel, place) for panel in a]
-            row = e.at(b, place)
-            for j in range(_AT_ONCE):
-                factor = e.spread(row, first + j)
-                for column, of_panel in zip(columns, sums, strict=True):
-                    of_panel[j].add_incoming(ir.Constant(_VECTOR, [0.0] * SIDE), before)
-                    of_panel[j].add_incoming(e.add_product(column, factor, of_panel[j]), body)
-            k.add_incoming(builder.add(k, _I64(1)), body)
-            builder.branch(head)
-            builder.position_at_end(end)
-            for j in range(_AT_ONCE):
-                place_of_column = SIDE * (first + j)
+            sums = [[cgutils.alloca_once(builder, _VECTOR) for _ in range(_AT_ONCE)] for _ in range(panels)]
+            # The first sums are added to the source, which is copied if there are none, and later ones to what is made.
+            onto = [cgutils.alloca_once_value(builder, pointer) for pointer in source]
+            once = builder.select(builder.icmp_signed("<", depth, _I64(1)), _I64(1), depth)
+            with cgutils.for_range_slice(builder, _I64(0), once, _I64(SUM), _I64) as (start, _):
+                for variable in chain(*sums):
+                    builder.store(ir.Constant(_VECTOR, [0.0] * SIDE), variable)
+                full = builder.add(start, _I64(SUM))
+                stop = builder.select(builder.icmp_signed("<", full, depth), full, depth)
+                with cgutils.for_range_slice(builder, start, stop, _I64(1), _I64) as (k, _):
+                    place = builder.mul(k, _I64(SIDE))
+                    columns = [e.load(panel, place) for panel in a]
+                    row = e.at(b, place)
+                    for j in range(_AT_ONCE):
+                        factor = e.spread(row, first + j)
+                        for column, of_panel in zip(columns, sums, strict=True):
+                            builder.store(e.add_product(column, factor, builder.load(of_panel[j])), of_panel[j])
                 for i, of_panel in enumerate(sums):
-                    e.store(builder.fadd(e.load(source[i], place_of_column), of_panel[j]), to[i], place_of_column)
+                    before = builder.load(onto[i])
+                    for j in range(_AT_ONCE):
+                        at = SIDE * (first + j)
+                        e.store(builder.fadd(e.load(before, at), builder.load(of_panel[j])), to[i], at)
+                    builder.store(to[i], onto[i])
 
     return emit
 
@@ -143,31 +146,20 @@ def _multiply(e: _Emitter, given: Sequence[Any]) -> None:
     tile, x, y, x_columns, dots, first, count = given
     builder = e.builder
     factors = [e.spread(x_columns, k) for k in range(SIDE)]
-    before = builder.block
-    head, body, end = (builder.append_basic_block(name) for name in ("head", "body", "end"))
-    builder.branch(head)
-    builder.position_at_end(head)
-    p, place = builder.phi(_I64), builder.phi(_I64)
-    sums = [builder.phi(_VECTOR) for _ in range(SIDE)]
-    builder.cbranch(builder.icmp_signed("<", p, count), body, end)
-    builder.position_at_end(body)
-    row = builder.mul(p, _I64(SIDE))
-    x_rows, total = e.load(x, row), e.load(y, row)
+    sums = [cgutils.alloca_once_value(builder, ir.Constant(_VECTOR, [0.0] * SIDE)) for _ in range(SIDE)]
+    place = cgutils.alloca_once_value(builder, _I64(0))
+    with cgutils.for_range_slice(builder, first, count, _I64(1), _I64) as (p, _):
+        row, at = builder.mul(p, _I64(SIDE)), e.at(tile, builder.load(place))
+        x_rows, total = e.load(x, row), e.load(y, row)
+        for k in range(SIDE):
+            column = e.load(at, SIDE * k)
+            total = e.add_product(column, factors[k], total)
+            builder.store(e.add_product(column, x_rows, builder.load(sums[k])), sums[k])
+        e.store(total, e.at(y, row))
+        skipped = builder.mul(builder.add(p, _I64(1)), _I64(TILE))
+        builder.store(builder.add(builder.load(place), skipped), place)
     for k in range(SIDE):
-        column = e.load(e.at(tile, place), SIDE * k)
-        total = e.add_product(column, factors[k], total)
-        sums[k].add_incoming(ir.Constant(_VECTOR, [0.0] * SIDE), before)
-        sums[k].add_incoming(e.add_product(column, x_rows, sums[k]), body)
-    e.store(total, e.at(y, row))
-    following = builder.add(p, _I64(1))
-    p.add_incoming(first, before)
-    p.add_incoming(following, body)
-    place.add_incoming(_I64(0), before)
-    place.add_incoming(builder.add(place, builder.mul(following, _I64(TILE))), body)
-    builder.branch(head)
-    builder.position_at_end(end)
-    for k in range(SIDE):
-        e.store(sums[k], dots, SIDE * k)
+        e.store(builder.load(sums[k]), dots, SIDE * k)
 
 
 # Arguments: each array, then the place in it where a tile or a panel begins. What is written may be what is read.

@@ -18,7 +18,7 @@ from numba import njit
 
 from .ldl import UNIT, inertia
 from .ldl import scratch_size as of_inertia
-from .shifts import OWN_TERMS, SPARE, terms_of
+from .shifts import OWN_TERMS, SPARE, blocked, terms_of
 from .tiles import OPTIONS, SIDE, TILE, multiply, panel, panels, size
 from .tridiagonal import is_alone, top_of, vector_of
 
@@ -173,7 +173,7 @@ def top(g, i_g, order, inner, trace, x, exact, scratch):
     w, dots, small = rest[:padded], rest[padded : padded + TILE], rest[padded + TILE :]
     rest = small[6 * (STEPS + 1) :]
     factors, own = rest[: panel(padded // SIDE)], rest[panel(padded // SIDE) :]
-    error = UNIT * (inner + 4 * order + 64) * trace
+    error = UNIT * (blocked(inner) + 4 * order + 64) * trace
     high = trace * (1 + UNIT * (inner + order + 64))
     square = _square(g, i_g, order)
     theta, refuted = 0.0, False
@@ -197,7 +197,7 @@ def top(g, i_g, order, inner, trace, x, exact, scratch):
         # Of a negative definite matrix growth is its trace: there is no need to allow for more than twice as much.
         far = theta * (1 + SLACK)
         size_ = trace + far * order
-        delta = SPARE * UNIT * (trace * (inner + 4.0) + 2 * size_ * (terms_of(order) + OWN_TERMS))
+        delta = SPARE * UNIT * (trace * (blocked(inner) + 4.0) + 2 * size_ * (terms_of(order) + OWN_TERMS))
         above, growth = inertia(g, i_g, order, far + delta, trace, factors, own)
         if above == 0 and growth <= 2 * size_:
             return theta, max(theta - error, 0.0), min((far + 2 * delta) * (1 + 4 * UNIT), high)

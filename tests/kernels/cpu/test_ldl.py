@@ -8,7 +8,8 @@ import torch
 from ldl_by_columns import ldl_by_columns
 from panels import inertia_of
 
-from fastrank.reference import UNIT, unpivoted_inertia, unpivoted_terms
+from fastrank.counting.growth import recounted
+from fastrank.reference import UNIT, unpivoted_inertia
 
 # around a tile, around the order from which columns are made four at a time, and a sum that begins anew every 512
 SIZES = [1, 7, 8, 9, 15, 16, 17, 63, 64, 65, 100, 511, 512, 513, 545]
@@ -52,7 +53,7 @@ def test_a_count_is_exact_for_a_matrix_within_what_growth_allows(r):
             shift = exact[at] * (1 + distance)
             count, growth = inertia_of(dense, shift)
             size = np.trace(dense) + r * shift
-            terms = float(unpivoted_terms(torch.tensor(float(r))))
+            terms = float(recounted(r).terms)
             far = UNIT * terms * (size + growth) + UNIT * 4 * r * exact[-1]
             assert (exact > shift + far).sum() <= count <= (exact > shift - far).sum()
             wrong += count != (exact > shift).sum()
