@@ -2,7 +2,7 @@
 
     G(p, K) += W(p, chunk) W(K, chunk)^T            for chunks of columns of W, in order
 
-W (r, n) with r <= n, FP32 or FP64, with any strides. A chunk is widened to FP64, packed into panels of 8 rows. How a
+W (r, n) with r <= n, FP32 or FP64, with any strides. A chunk is widened to FP64 and packed (see `pack`). How a
 sum is made depends on r and n alone: an element has the same bits whichever tiles are computed together, by how many
 threads.
 Flops: r^2 n. Bytes: W, and for each chunk 4 r^2 of G and 8 r CHUNK of the packed columns, which are to stay in L2.
@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 from numba import carray, njit, types
-from numba.extending import intrinsic, overload
+from numba.extending import intrinsic
 
+from .pack import pack
 from .tiles import OPTIONS, SIDE, TILE, panel, panels, update
 
 CHUNK = 256
@@ -46,40 +47,6 @@ def _pointer(typing, address):
     return types.voidptr(types.int64), codegen
 
 
-def _read(element):
-    """An element in FP64: a number, or the bits of one in FP32."""
-
-
-@overload(_read)
-def _(element):
-    def from_bits(element):
-        units = element & 0x7FFFFFFF
-        if units >= 2**23:
-            return np.float64(np.int32(element).view(np.float32))
-        return units * (-(2.0**-149) if element < 0 else 2.0**-149)
-
-    return from_bits if isinstance(element, types.Integer) else lambda element: np.float64(element)
-
-
-@njit(**OPTIONS)
-def _pack(w, order, row_stride, column_stride, start, end, first, packed):
-    """Columns `start` to `end` of the panels from `first` on. Rows beyond the matrix are zero."""
-    width = SIDE * (end - start)
-    for p in range(first, panels(order)):
-        at, row = p * width, SIDE * p * row_stride
-        if SIDE * (p + 1) <= order:
-            for k in range(start, end):
-                for i in range(SIDE):
-                    packed[at + i] = _read(w[row + i * row_stride + k * column_stride])
-                at += SIDE
-        else:
-            for k in range(start, end):
-                for i in range(SIDE):
-                    inside = SIDE * p + i < order
-                    packed[at + i] = _read(w[row + i * row_stride + k * column_stride]) if inside else 0.0
-                at += SIDE
-
-
 @njit(**OPTIONS)
 def gram(address, kind, order, inner, row_stride, column_stride, first, last, g, i_g, packed):
     """The columns of tiles from `first` up to `last` of G, which begins at `i_g` in `g`.
@@ -99,13 +66,13 @@ def gram(address, kind, order, inner, row_stride, column_stride, first, last, g,
         width = SIDE * (end - start)
         if kind == FP64:
             w64 = carray(_pointer(address), (1,), np.float64)
-            _pack(w64, order, row_stride, column_stride, start, end, first, packed)
+            pack(w64, order, row_stride, column_stride, start, end, first, packed)
         elif kind == FP32:
             w32 = carray(_pointer(address), (1,), np.float32)
-            _pack(w32, order, row_stride, column_stride, start, end, first, packed)
+            pack(w32, order, row_stride, column_stride, start, end, first, packed)
         else:
             bits = carray(_pointer(address), (1,), np.int32)
-            _pack(bits, order, row_stride, column_stride, start, end, first, packed)
+            pack(bits, order, row_stride, column_stride, start, end, first, packed)
         for i in range(first, last, TOGETHER):
             update(g, i_g, g, i_g, packed, 0, width, packed, i * width, width, i, min(i + TOGETHER, last), count,
                    end - start)  # fmt: skip
