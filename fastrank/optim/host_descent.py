@@ -33,7 +33,7 @@ class HostDescent:
         self.rows: dict[int, int] = {}
         self._kernels = sgd
         self._groups: list[tuple[dict[str, Any], int]] = []
-        self._works: list[tuple[Any, Any]] = []  # of each launch: the dtype, and its `Work`
+        self._works: list[Any] = []  # the `Work` of each launch
         self._pointers = self._meta = np.empty((0, 3), np.int64)
         self._written: list[Tensor] = []
         self._gradients: list[Tensor] = []
@@ -86,8 +86,7 @@ class HostDescent:
                     elements += param.numel()
                 if elements:
                     options = (group[option] for option in ("momentum", "dampening", "nesterov", "maximize"))
-                    work = self._kernels.Work(first, len(meta), elements, self._kernels.options_of(name, *options))
-                    self._works.append((name, work))
+                    self._works.append(self._kernels.Work(name, first, len(meta), elements, *options))
             slot += slices
         self._pointers = np.array(pointers, np.int64).reshape(-1, 3)
         self._meta = np.array(meta, np.int64).reshape(-1, 4)
@@ -110,8 +109,8 @@ class HostDescent:
                 for grad, seen in self._copies:
                     grad.copy_(seen)
             hyper, threads = self._hyper(), torch.get_num_threads()
-            for dtype, work in self._works:
-                self._kernels.sgd_(self._pointers, self._meta, hyper.astype(dtype), work, threads)
+            for work in self._works:
+                self._kernels.sgd_(self._pointers, self._meta, hyper, work, threads)
             torch.autograd.graph.increment_version(self._written)
         self._written, self._gradients, self._copies = [], [], []  # otherwise gradients would outlive `zero_grad`
 

@@ -8,7 +8,7 @@ Python a parameter: lists are compared by identity, and `guard` looks at the ten
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import is_
+from operator import is_, itemgetter
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -54,11 +54,14 @@ class LastStep:
         self._rowed = [param for _, param, _ in every if id(param) in rows]
         columns = (self._rowed, self._stepped, self._moving)
         places = [3 * rows[id(param)] + column for column, params in enumerate(columns) for param in params]
-        self._order = [len(places)] * (3 * len(self._rowed))  # where there is no tensor, the 0 after all addresses
+        order = [len(places)] * (3 * len(self._rowed))  # where there is no tensor, the 0 after all addresses
         for index, place in enumerate(places):
-            self._order[place] = index
+            order[place] = index
+        self._in_order = itemgetter(*order) if order else lambda _: ()
         gradients = [grad for _, _, grad in every if grad is not None]
-        buffers = [state[param]["momentum_buffer"] for param in self._moving]
+        self._owners, self._states = list(state), list(state.values())
+        self._moved = [state[param] for param in self._moving]
+        buffers = [own["momentum_buffer"] for own in self._moved]
         self._alike = guard([*self._rowed, *gradients, *buffers])
 
     def again(self, param_groups: Sequence[dict[str, Any]], state: State) -> Found | None:
@@ -73,14 +76,18 @@ class LastStep:
                 return None
         if any(param.grad is not None for param in self._idle):
             return None
+        # Looking a tensor up in a dictionary takes longer than comparing it: all of the state is, in the order it has.
+        if len(state) != len(self._owners) or not all(map(is_, state, self._owners)):
+            return None
+        if not all(map(is_, state.values(), self._states)):
+            return None
         gradients: list[Any] = [param.grad for param in self._stepped]
-        own_state, nothing = state.get, dict[str, Any]()
-        buffers: list[Any] = [own_state(param, nothing).get("momentum_buffer") for param in self._moving]
+        buffers: list[Any] = [own.get("momentum_buffer") for own in self._moved]
         tensors: list[Tensor] = [*self._rowed, *gradients, *buffers]
         if not self._alike(tensors):
             return None
         addresses = [*map(Tensor.data_ptr, tensors), 0]
-        return Found([addresses[i] for i in self._order], self._stepped + buffers, gradients)
+        return Found(list(self._in_order(addresses)), self._stepped + buffers, gradients)
 
 
 def _forms(group: dict[str, Any]) -> list[object]:

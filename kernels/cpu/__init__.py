@@ -1,12 +1,12 @@
 """Kernels for CPUs, compiled by Numba for the machine's own instructions: counts of a ragged batch, and SGD's step.
 
 tiles         8 x 8 tiles in registers, by which all else is done
-gram, ldl     Grams, and how many of their eigenvalues are above a shift
+pack, gram, ldl     Grams, and how many of their eigenvalues are above a shift
 shifts        where to count, and when to believe a count
 tridiagonal, top    lambda_1 by Lanczos' iteration, and its proof
 work          all of it, for a batch of matrices
 sgd           SGD's step of many parameters, in one pass over memory
-keep, threads       what is kept on disk, and several threads at once
+keep, memory, openmp, threads       what is kept on disk, addresses and counters, and several threads at once
 """
 
 from . import gram, sgd, shifts, threads, tiles, work

@@ -13,9 +13,9 @@ Twin: `fastrank.reference.grams`.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit, types
-from numba.extending import intrinsic
+from numba import carray, njit
 
+from .memory import pointer
 from .pack import pack
 from .tiles import OPTIONS, SIDE, TILE, panel, panels, update
 
@@ -37,16 +37,6 @@ def chunk_size(order: int, inner: int) -> int:
     return min(CHUNK, inner) * SIDE * -(-order // SIDE)
 
 
-@intrinsic
-def _pointer(typing, address):
-    """An address as a pointer."""
-
-    def codegen(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(types.voidptr))
-
-    return types.voidptr(types.int64), codegen
-
-
 @njit(**OPTIONS)
 def gram(address, kind, order, inner, row_stride, column_stride, first, last, g, i_g, packed):
     """The columns of tiles from `first` up to `last` of G, which begins at `i_g` in `g`.
@@ -65,13 +55,13 @@ def gram(address, kind, order, inner, row_stride, column_stride, first, last, g,
         end = min(start + step, inner)
         width = SIDE * (end - start)
         if kind == FP64:
-            w64 = carray(_pointer(address), (1,), np.float64)
+            w64 = carray(pointer(address), (1,), np.float64)
             pack(w64, order, row_stride, column_stride, start, end, first, packed)
         elif kind == FP32:
-            w32 = carray(_pointer(address), (1,), np.float32)
+            w32 = carray(pointer(address), (1,), np.float32)
             pack(w32, order, row_stride, column_stride, start, end, first, packed)
         else:
-            bits = carray(_pointer(address), (1,), np.int32)
+            bits = carray(pointer(address), (1,), np.int32)
             pack(bits, order, row_stride, column_stride, start, end, first, packed)
         for i in range(first, last, TOGETHER):
             update(g, i_g, g, i_g, packed, 0, width, packed, i * width, width, i, min(i + TOGETHER, last), count,

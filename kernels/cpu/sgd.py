@@ -15,39 +15,44 @@ memory bounds it. PyTorch's for-loop takes up to four passes, and a call for eac
 
 from __future__ import annotations
 
-from collections import deque
-from contextlib import suppress
+from functools import cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from llvmlite.ir import FunctionType
+from numba import carray
 from numba.extending import intrinsic
 
-from .keep import kept
-from .threads import together
+from .keep import kept_for_c
+from .memory import pointer, take
+from .openmp import in_team
 
-SHARE = 2**17
-"""Elements that a thread steps at a time, from 40 us on: the most that others wait for one that is kept from a core."""
-SHARES = 4
-"""Of a thread at least. Less is not worth waking one, and on a busy machine waiting for it."""
+SHARE = 2**15
+"""Elements that a thread steps at a time, from 10 us on: the most that others wait for the last one."""
+LEAST = 2**16
+"""Elements for each thread at least. PyTorch has half as many."""
+TASK = np.dtype(
+    [(name, np.int64) for name in ("pointers", "meta", "hyper", "slots", "tickets", "share", "first", "last")]
+    + [(name, np.int64) for name in ("elements", "nesterov", "maximize")]
+    + [("momentum", np.float64), ("keep", np.float64)]
+)
+"""What a launch is told: addresses of the tables, and of a counter; elements of a share; rows; and the options."""
 
 
 class Work(NamedTuple):
     """Rows of the tables that one launch steps: they share a dtype and a group's options."""
 
+    dtype: Any
+    """`numpy.float32` or `numpy.float64`."""
     first: int
     last: int
     """One more than the last row."""
     elements: int
     """Of all their parameters."""
-    options: tuple[Any, ...]
-    """What `options_of` has made of the group's options."""
-
-
-def options_of(dtype: Any, momentum: float, dampening: float, nesterov: bool, maximize: bool) -> tuple[Any, ...]:
-    """A group's options as the compiled step takes them; `dtype` is `numpy.float32` or `numpy.float64`."""
-    return dtype(momentum), dtype(1 - dampening), bool(nesterov), bool(maximize)
+    momentum: float
+    dampening: float
+    nesterov: bool
+    maximize: bool
 
 
 def sgd_(pointers: np.ndarray, meta: np.ndarray, hyper: np.ndarray, work: Work, threads: int) -> None:
@@ -58,23 +63,15 @@ def sgd_(pointers: np.ndarray, meta: np.ndarray, hyper: np.ndarray, work: Work, 
             memory layout without gaps.
         meta: (P, 4) int64, for each parameter the number of elements of a slice, the number of slices, the row of
             `hyper` of its first slice, and whether its momentum buffer is to be made from the gradient.
-        hyper: (slots, 2) of the parameters' dtype: lr and weight decay of each slice.
+        hyper: (slots, 2) FP64: lr and weight decay of each slice.
         work: which rows, and their options.
         threads: most that may share the work. No bit depends on them.
     """
-    first, last, elements, options = work
-    threads = min(threads, elements // (SHARES * SHARE))
-    if threads < 2:
-        _step(pointers, meta, hyper, first, last, 0, elements, *options)
-        return
-    shares = deque((start, min(start + SHARE, elements)) for start in range(0, elements, SHARE))
-
-    def take(thread: int) -> None:
-        with suppress(IndexError):  # no share is left
-            while True:
-                _step(pointers, meta, hyper, first, last, *shares.popleft(), *options)
-
-    together(take, threads)
+    hyper, tickets = hyper.astype(work.dtype), np.zeros(1, np.int64)
+    tables = (pointers.ctypes.data, meta.ctypes.data, hyper.ctypes.data, len(hyper), tickets.ctypes.data)
+    flags = (work.nesterov, work.maximize, work.momentum, 1 - work.dampening)
+    task = np.array((*tables, SHARE, work.first, work.last, work.elements, *flags), TASK)
+    in_team(_steps(work.dtype).ctypes, task.ctypes.data, threads if work.elements >= 2 * LEAST else 1)
 
 
 @intrinsic
@@ -89,39 +86,45 @@ def _fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
     return a(a, a, a), generate
 
 
-@intrinsic
-def _pointer(typing: Any, address: Any, like: Any) -> Any:
-    """`address` as a pointer to numbers of the dtype of the array `like`."""
-    signature = numba.types.CPointer(like.dtype)(address, like)
+@cache
+def _steps(dtype: Any) -> Any:
+    """The function that takes shares of the rows' elements, counted one row after another, until there is none."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+    @kept_for_c
+    def steps(address):
+        task = carray(address, (1,), TASK)[0]
+        pointers = carray(pointer(task.pointers), (task.last, 3), np.int64)
+        meta = carray(pointer(task.meta), (task.last, 4), np.int64)
+        hyper = carray(pointer(task.hyper), (task.slots, 2), dtype)
+        tickets = carray(pointer(task.tickets), (1,), np.int64)
+        momentum, keep = dtype(task.momentum), dtype(task.keep)
+        nesterov, maximize = task.nesterov != 0, task.maximize != 0
+        while True:
+            start = take(tickets, 0) * task.share
+            stop = min(start + task.share, task.elements)
+            if start >= stop:
+                break
+            offset = 0
+            for row in range(task.first, task.last):
+                numel, slices, slot, fresh = meta[row, 0], meta[row, 1], meta[row, 2], meta[row, 3]
+                for i in range(slices):
+                    begin, end = max(start - offset, 0), min(stop - offset, numel)
+                    offset += numel
+                    if begin >= end:
+                        continue
+                    skipped, length = (i * numel + begin) * hyper.itemsize, end - begin
+                    param = carray(pointer(pointers[row, 0] + skipped), length, dtype)
+                    grad = carray(pointer(pointers[row, 1] + skipped), length, dtype)
+                    buffer = carray(pointer(pointers[row, 2] + skipped), length, dtype)
+                    lr, decay = hyper[slot + i, 0], hyper[slot + i, 1]
+                    for k in range(length):
+                        direction = -grad[k] if maximize else grad[k]
+                        if decay != 0:
+                            direction = _fma(param[k], decay, direction)
+                        if momentum != 0:
+                            moved = direction if fresh else _fma(direction, keep, buffer[k] * momentum)
+                            buffer[k] = moved
+                            direction = _fma(moved, momentum, direction) if nesterov else moved
+                        param[k] = _fma(direction, -lr, param[k])
 
-    return signature, generate
-
-
-@kept
-def _step(pointers, meta, hyper, first, last, start, stop, momentum, keep, nesterov, maximize):
-    """Elements `start` to `stop` - 1 of the rows' elements, counted one row after another."""
-    offset = 0
-    for row in range(first, last):
-        numel, slices, slot, fresh = meta[row, 0], meta[row, 1], meta[row, 2], meta[row, 3]
-        for i in range(slices):
-            begin, end = max(start - offset, 0), min(stop - offset, numel)
-            offset += numel
-            if begin >= end:
-                continue
-            skipped, length = (i * numel + begin) * hyper.itemsize, end - begin
-            param = numba.carray(_pointer(pointers[row, 0] + skipped, hyper), length)
-            grad = numba.carray(_pointer(pointers[row, 1] + skipped, hyper), length)
-            buffer = numba.carray(_pointer(pointers[row, 2] + skipped, hyper), length)
-            lr, decay = hyper[slot + i, 0], hyper[slot + i, 1]
-            for k in range(length):
-                direction = -grad[k] if maximize else grad[k]
-                if decay != 0:
-                    direction = _fma(param[k], decay, direction)
-                if momentum != 0:
-                    moved = direction if fresh else _fma(direction, keep, buffer[k] * momentum)
-                    buffer[k] = moved
-                    direction = _fma(moved, momentum, direction) if nesterov else moved
-                param[k] = _fma(direction, -lr, param[k])
+    return steps

@@ -17,16 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
 from . import gram as of_gram
 from . import ldl as of_ldl
 from . import top as of_top
 from .gram import CAREFUL, FP32, gram, trace_of
 from .keep import kept
+from .memory import take
 from .shifts import UNPROVEN, proven_count, shifts_of
 from .tiles import OPTIONS, SIDE, panel, panels, size
 from .top import top
@@ -47,18 +45,6 @@ OK, NONFINITE, FALLBACK = range(3)
 def scratch_size(order: int, inner: int) -> int:
     """FP64 numbers that a thread works in, for matrices of at most this order and sums of at most this length."""
     return max(of_gram.chunk_size(order, inner), of_top.scratch_size(order), size(order) + of_ldl.scratch_size(order))
-
-
-@intrinsic
-def _take(typing, tickets, phase):
-    """The next task of a phase: counts up its element of `tickets`, as one operation."""
-
-    def codegen(context, builder, signature, arguments):
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        pointer = cgutils.gep(builder, array.data, arguments[1])
-        return builder.atomic_rmw("add", pointer, ir.IntType(64)(1), "monotonic")
-
-    return types.int64(tickets, types.int64), codegen
 
 
 @njit(**OPTIONS)
@@ -137,7 +123,7 @@ def run(first, last, exact, tickets, bands, table, found, scale, tolerances, giv
         else:
             tasks = len(table)
         while True:
-            i = _take(tickets, phase)
+            i = take(tickets, phase)
             if i >= tasks:
                 break
             if phase == GRAMS:

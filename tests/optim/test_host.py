@@ -126,7 +126,7 @@ def test_threads_share_the_work_and_no_bit_depends_on_it(share: int, monkeypatch
     ours, theirs = fastrank.SGD(stack, **options), fastrank.SGD(alone, **options)
     expected = run(theirs, alone)
     monkeypatch.setattr(sgd, "SHARE", share)
-    monkeypatch.setattr(sgd, "SHARES", 1)
+    monkeypatch.setattr(sgd, "LEAST", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     assert_identical(run(ours, stack), expected)
 
