@@ -103,7 +103,7 @@ class CompiledBatch:
         starts = self._table[:, self._work.VECTOR].tolist()
         return [slice(start, start + order) for start, order in zip(starts, self._orders.tolist(), strict=True)]
 
-    def moved(self, matrices: Sequence[Tensor]) -> None:
+    def moved(self, matrices: Tensor | Sequence[Tensor]) -> None:
         """Take other matrices of the same shapes and dtypes."""
         self._matrices, self._placed = matrices, False
 

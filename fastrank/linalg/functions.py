@@ -11,7 +11,6 @@ from torch import Tensor
 from .. import backend, metrics
 from ..arguments import check_count
 from ..counting import (
-    CompiledBatch,
     chunk_size,
     eigenvalue_bounds,
     group,
@@ -21,13 +20,12 @@ from ..counting import (
     scaled_singular_values,
     singular_values,
     top_singular_value,
-    workspace_of_thread,
 )
 from ..metrics import RankBounds, Tolerance
 from ..reference import gram, inertia
 from .arrays import take_matrices, to_kind
 from .lowrank import Search, factor_list, factor_stack
-from .plans import by_compiled, by_kernels, planned
+from .plans import by_compiled, by_kernels, compiled, planned
 from .torch_rank import count_as_torch
 
 
@@ -56,10 +54,11 @@ def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = T
         counted = resolve_bounds(counted, matrices.data, tolerance) if resolve else counted
         return RankBounds(*map(matrices.answer, counted))
     if by_compiled(matrices):
-        batch = CompiledBatch(matrices.data, [tolerance], workspace=workspace_of_thread())
-        batch.measure(tops=tolerance.relative_to == "spectral")
-        counted = batch.rank_bounds()
-        if resolve and batch.unsettled:
+        with compiled(matrices, [tolerance]) as batch:
+            batch.measure(tops=tolerance.relative_to == "spectral")
+            counted = RankBounds(*(found.clone() for found in batch.rank_bounds()))
+            unsettled = batch.unsettled
+        if resolve and unsettled:
             counted = resolve_bounds(counted, matrices.data, tolerance)
         return RankBounds(*map(matrices.answer, counted))
 
@@ -164,12 +163,12 @@ def _top_metric(A: Any, metric: Callable[[Tensor, Tensor, Tensor], Tensor]) -> A
     matrices = take_matrices(A)
     if not by_compiled(matrices):
         return matrices.answer(over_matrices(matrices.data, measure)[0])
-    batch = CompiledBatch(matrices.data, workspace=workspace_of_thread())
-    batch.measure(tops=True)
-    trace, top = (torch.from_numpy(batch.found[:, i]) for i in (0, 1))
-    values = metric(trace.sqrt(), top.sqrt(), torch.from_numpy(batch.scale))
-    values = torch.where(trace.isfinite(), values, torch.nan)
-    open_ = torch.from_numpy(batch.without_top()).nonzero().flatten()
+    with compiled(matrices) as batch:
+        batch.measure(tops=True)
+        trace, top = (torch.from_numpy(batch.found[:, i]) for i in (0, 1))
+        values = metric(trace.sqrt(), top.sqrt(), torch.from_numpy(batch.scale))
+        values = torch.where(trace.isfinite(), values, torch.nan)
+        open_ = torch.from_numpy(batch.without_top()).nonzero().flatten()
     if len(open_):
         chosen = matrices.data[open_] if isinstance(matrices.data, Tensor) else [matrices.data[i] for i in open_]
         values[open_] = over_matrices(chosen, measure)[0]

@@ -1,16 +1,20 @@
-"""Plans: the ragged batches made for the matrices of a call, remembered for later calls with the same matrices."""
+"""Plans: the batches made for the matrices of a call, remembered for later calls: on CUDA with the same matrices, on a
+CPU with matrices of the same shapes."""
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from .. import backend
-from ..counting import RaggedBatch, signature
+from ..counting import CompiledBatch, RaggedBatch, signature, workspace_of_thread
 from ..device import capturing
+from ..metrics import Tolerance
 from .arrays import Matrices
 
 
@@ -59,3 +63,37 @@ def planned(matrices: Matrices, *, keep: bool = False) -> RaggedBatch:
     if captured:
         _captured.append(_plans[key])  # the graph reads the batch's tables as long as it lives
     return _plans[key]
+
+
+SMALL, BATCHES = 2**20, 16
+"""Bytes of a compiled batch that is remembered at most, and how many are in a thread. Of larger ones making the tables
+is not a hundredth of the time."""
+
+
+class _OfThread(threading.local):
+    def __init__(self) -> None:
+        self.batches: OrderedDict[object, CompiledBatch] = OrderedDict()
+
+
+_here = _OfThread()
+
+
+@contextmanager
+def compiled(matrices: Matrices, tolerances: Sequence[Tolerance] = ()) -> Iterator[CompiledBatch]:
+    """The compiled batch of these matrices, as if newly made. What it has found is to be copied before the end."""
+    data = matrices.data
+    kinds = (data.shape, data.dtype) if isinstance(data, Tensor) else tuple((x.shape, x.dtype) for x in data)
+    key = (isinstance(data, Tensor), kinds, *tolerances)
+    batch = _here.batches.pop(key, None)
+    if batch is None:
+        batch = CompiledBatch(data, tolerances, workspace=workspace_of_thread())
+    else:
+        batch.moved(data)
+        batch.vectors.fill(0.0)
+        batch.found.fill(0.0)
+    yield batch
+    batch.moved(())  # so that it keeps no matrix alive
+    if batch.nbytes <= SMALL:
+        _here.batches[key] = batch
+        if len(_here.batches) > BATCHES:
+            _here.batches.popitem(last=False)

@@ -23,7 +23,6 @@ from ..counting import (
     TRACE,
     Affine,
     Chunk,
-    CompiledBatch,
     GroupGrams,
     Number,
     ShiftPair,
@@ -31,12 +30,11 @@ from ..counting import (
     over_matrices,
     shifts_around,
     unpivoted,
-    workspace_of_thread,
 )
 from ..metrics import Status
 from ..reference import Moments, divided, gram, normalized, top_interval, widened
 from .arrays import Matrices, as_threshold
-from .plans import by_compiled, by_kernels, planned
+from .plans import by_compiled, by_kernels, compiled, planned
 
 
 def count_as_torch(matrices: Matrices, atol: Any, rtol: Any) -> Tensor:
@@ -113,7 +111,6 @@ def _count_by_kernels(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[T
 def _count_compiled(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """What `_count` returns, for all matrices of a call at once: by the kernels for CPUs and the law of inertia."""
     data = matrices.data
-    batch = CompiledBatch(data, workspace=workspace_of_thread())
     each = [data[0]] * len(data) if isinstance(data, Tensor) else data
     limits = [(float(max(matrix.shape)), *_limits(matrix.dtype)) for matrix in each]
     n, eps, tiny = torch.tensor(limits, dtype=torch.float64, device="cpu").unbind(1)
@@ -125,10 +122,11 @@ def _count_compiled(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[Ten
         squares: NDArray[np.float64] = torch.stack(taus, 1).clamp(0.0, LARGEST_TAU).square().numpy()
         return squares
 
-    batch.measure(given=between)
-    bounds = batch.rank_bounds()
-    undecided = (bounds.lower != bounds.upper) | (bounds.status == Status.FALLBACK)
-    return bounds.lower, undecided, bounds.status != Status.NONFINITE
+    with compiled(matrices) as batch:
+        batch.measure(given=between)
+        bounds = batch.rank_bounds()
+        undecided = (bounds.lower != bounds.upper) | (bounds.status == Status.FALLBACK)
+        return bounds.lower.clone(), undecided, bounds.status != Status.NONFINITE
 
 
 def _limits(dtype: torch.dtype) -> tuple[float, float]:
