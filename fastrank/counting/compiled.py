@@ -78,7 +78,7 @@ class CompiledBatch:
         self._table = np.zeros((b, work.FIELDS), np.int64)
         self._table[:, work.ORDER], self._table[:, work.INNER] = self._orders, self._inners
         self._table[:, work.VECTOR] = np.cumsum(padded) - padded
-        self._kinds = np.array([_kind(tolerance) for tolerance in tolerances or (Tolerance(0.0, "absolute"),)])
+        self._kinds = _kinds(tolerances)
         self._given = np.zeros((b, t, 2))
         self._counts, self.bounds = np.zeros((b, t, 2), np.int64), np.zeros((b, t, 2), np.int64)
         self.status, self.scale = np.zeros((b, t), np.int8), np.ones(b)
@@ -106,6 +106,13 @@ class CompiledBatch:
     def moved(self, matrices: Tensor | Sequence[Tensor]) -> None:
         """Take other matrices of the same shapes and dtypes."""
         self._matrices, self._placed = matrices, False
+
+    def renewed(self, matrices: Tensor | Sequence[Tensor], tolerances: Sequence[Tolerance]) -> None:
+        """Be what would newly be made of other matrices of the same shapes and dtypes, and as many tolerances."""
+        self.moved(matrices)
+        self._tolerances, self._kinds[:] = tolerances, _kinds(tolerances)
+        self.found.fill(0.0)
+        self.vectors.fill(0.0)
 
     def measure(self, *, tops: bool = False, given: Given | None = None) -> None:
         """Measure the matrices as they are now.
@@ -232,9 +239,10 @@ class CompiledBatch:
         return copies
 
 
-def _kind(tolerance: Tolerance) -> tuple[float, float]:
-    """Kind of a tolerance for the kernels, and the square of its value."""
+def _kinds(tolerances: Sequence[Tolerance]) -> NDArray[np.float64]:
+    """Kind of each tolerance for the kernels, and the square of its value. Where there is none, tau is given."""
     from ..kernels.cpu import shifts
 
     kind = {"frobenius": shifts.FROBENIUS, "spectral": shifts.SPECTRAL, "absolute": shifts.GIVEN}
-    return float(kind[tolerance.relative_to]), factor(tolerance) ** 2
+    pairs = [(kind[tolerance.relative_to], factor(tolerance) ** 2) for tolerance in tolerances]
+    return np.array(pairs or [(shifts.GIVEN, 0.0)], np.float64)

@@ -83,14 +83,12 @@ def compiled(matrices: Matrices, tolerances: Sequence[Tolerance] = ()) -> Iterat
     """The compiled batch of these matrices, as if newly made. What it has found is to be copied before the end."""
     data = matrices.data
     kinds = (data.shape, data.dtype) if isinstance(data, Tensor) else tuple((x.shape, x.dtype) for x in data)
-    key = (isinstance(data, Tensor), kinds, *tolerances)
+    key = (isinstance(data, Tensor), kinds, len(tolerances))
     batch = _here.batches.pop(key, None)
     if batch is None:
         batch = CompiledBatch(data, tolerances, workspace=workspace_of_thread())
     else:
-        batch.moved(data)
-        batch.vectors.fill(0.0)
-        batch.found.fill(0.0)
+        batch.renewed(data, tolerances)
     yield batch
     batch.moved(())  # so that it keeps no matrix alive
     if batch.nbytes <= SMALL:
