@@ -7,7 +7,6 @@ changes no bit of an answer, and neither does what else is in the batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -23,9 +22,8 @@ from .workspace import Workspace
 
 GRAMS_AT_ONCE = 8 * 2**20
 """Bytes of Grams, of which each takes about 4 r^2, that a chunk may have; one matrix may have more."""
-FLOPS_A_THREAD = 1e8
-"""Least work for which one more thread is woken: two milliseconds. PyTorch's own threads go on spinning for about as
-long when they have nothing to do, and have the other cores until then."""
+FLOPS_A_THREAD = 2e7
+"""Least work for one more thread: half a millisecond. Less is not worth waiting for one on a busy machine."""
 Given = Callable[[slice], NDArray[np.float64]]
 """Lower and upper bound `(b', 2)` of tau^2 of a slice of the matrices, whose sigma_1 is known by then."""
 
@@ -61,10 +59,9 @@ class CompiledBatch:
         exact: float = 1e-13,
         workspace: Workspace | None = None,
     ) -> None:
-        from ..kernels.cpu import gram, threads, tiles, work
+        from ..kernels.cpu import gram, tiles, work
 
-        self._exact = exact
-        self._work, self._together = work, threads.together
+        self._exact, self._work = exact, work
         self._kinds_of, self._careful = {torch.float32: gram.FP32, torch.float64: gram.FP64}, gram.CAREFUL
         self._matrices, self._tolerances, self._placed = matrices, tolerances, False
         shapes = [matrices.shape[1:]] * len(matrices) if isinstance(matrices, Tensor) else [m.shape for m in matrices]
@@ -87,15 +84,24 @@ class CompiledBatch:
         self._chunks = list(self._divided())
         self._space = workspace or Workspace()
         self._grams = self._space.array("grams", max((int(self._sizes[c].sum()) for c in self._chunks), default=0))
-        self._scratch: list[NDArray[np.float64]] = []
+        self._scratch = np.empty(0)
         self._prepared: dict[tuple[int, ...], Any] = {}
         self.unsettled = 0
 
     @property
     def nbytes(self) -> int:
         """Bytes of the workspace, and of what is written about each matrix."""
-        own = (self._table, self.found, self.values, self.vectors, self._counts, self.bounds, self._grams)
-        return sum(array.nbytes for array in (*own, *self._scratch))
+        own = (
+            self._table,
+            self.found,
+            self.values,
+            self.vectors,
+            self._counts,
+            self.bounds,
+            self._grams,
+            self._scratch,
+        )
+        return sum(array.nbytes for array in own)
 
     @property
     def places(self) -> list[slice]:
@@ -124,10 +130,8 @@ class CompiledBatch:
         work, threads, self.unsettled = self._work, self._threads(), 0
         for chunk in self._chunks:
             kept = self._place(chunk)  # so that what the table points to stays there
-            self._run(chunk, work.GRAMS, work.TOPS, threads)
-            if work.traces(self._table[chunk], self.found[chunk], self._grams):
+            if self._run(chunk, work.GRAMS, work.TOPS, threads):
                 self._run(chunk, work.GRAMS, work.TOPS, threads, only=self._careful)
-                work.traces(self._table[chunk], self.found[chunk], self._grams)
             for i, tolerance in enumerate(self._tolerances):
                 if tolerance.relative_to == "absolute":
                     tau = absolute_tau(tolerance, torch.from_numpy(self.scale[chunk])).clamp(max=LARGEST_TAU)
@@ -138,7 +142,7 @@ class CompiledBatch:
             self._counts[chunk] = 0  # another thread may look at the lower bound before there is one
             first = work.TOPS if tops and given is None else work.COUNTS
             last = work.PHASES if self._tolerances or given is not None else work.COUNTS
-            self._run(chunk, first, last, threads)
+            self.unsettled += self._run(chunk, first, last, threads)
             kept.clear()
 
     def rank_bounds(self, tolerance: int = 0) -> RankBounds:
@@ -162,41 +166,34 @@ class CompiledBatch:
             yield slice(start, len(self._sizes))
 
     def _threads(self) -> int:
-        """How many threads are worth waking; each has a part of the workspace."""
+        """How many threads are worth having; each has a part of the workspace."""
         threads = torch.get_num_threads()
         if threads > 1:
             flops = self._orders**2 * (self._inners + self._orders * (len(self._kinds) + 1.0))
             threads = min(threads, int(flops.sum() / FLOPS_A_THREAD) + 1)
-        if len(self._scratch) < threads:
-            size = self._work.scratch_size(int(self._orders.max(initial=0)), int(self._inners.max(initial=0)))
-            self._scratch = [self._space.array(f"thread {i}", size) for i in range(threads)]
+        size = self._work.scratch_size(int(self._orders.max(initial=0)), int(self._inners.max(initial=0)))
+        if len(self._scratch) < threads * size:
+            self._scratch = self._space.array("scratch", threads * size)
         return threads
 
-    def _run(self, chunk: slice, first: int, last: int, threads: int, only: int | None = None) -> None:
+    def _run(self, chunk: slice, first: int, last: int, threads: int, only: int | None = None) -> int:
         """The phases from `first` up to `last`, for a chunk. only: Grams of matrices whose elements are read so."""
         key = (chunk.start, threads)
         if key not in self._prepared:
-            self._prepared[key] = (self._bands(chunk, threads), *self._arguments(chunk))
-        bands, *others = self._prepared[key]
+            made = self._work.Work(threads, self._exact, **self._arrays(chunk))
+            self._prepared[key] = (made, self._bands(chunk, threads))
+        work, bands = self._prepared[key]
         if only is not None:
             bands = bands[self._table[chunk][bands[:, 0], self._work.KIND] == only]
-        given = (np.zeros(self._work.PHASES, np.int64), bands, *others)
-        if threads == 1:
-            self.unsettled += self._work.work(first, last, self._exact, *given, self._scratch[0])
-            return
-        for phase in range(first, last):
-            self._together(partial(self._in_thread, phase, given), threads if phase != self._work.ROWS else 1)
+        return int(work.run(first, last, bands, torch.get_num_threads()))
 
-    def _in_thread(self, phase: int, given: tuple[Any, ...], thread: int) -> None:
-        unsettled = self._work.work(phase, phase + 1, self._exact, *given, self._scratch[thread])
-        if phase == self._work.ROWS:
-            self.unsettled += unsettled
-
-    def _arguments(self, own: slice) -> tuple[NDArray[Any], ...]:
-        """What the kernels are given of a chunk."""
-        known, written = (self._table, self.found, self.scale), (self._counts, self.bounds, self.status, self.values)
-        of_matrices = (*(x[own] for x in known), self._kinds, self._given[own], *(x[own] for x in written))
-        return (*of_matrices, self._grams, self.vectors)
+    def _arrays(self, own: slice) -> dict[str, NDArray[Any]]:
+        """What the kernels read and write of a chunk."""
+        of_matrices: dict[str, NDArray[Any]]
+        of_matrices = {"table": self._table, "found": self.found, "scale": self.scale, "given": self._given}
+        of_matrices |= {"counts": self._counts, "bounds": self.bounds, "status": self.status, "values": self.values}
+        shared = {"kinds": self._kinds, "grams": self._grams, "vectors": self.vectors, "scratch": self._scratch}
+        return {name: array[own] for name, array in of_matrices.items()} | shared
 
     def _bands(self, own: slice, threads: int) -> NDArray[np.int64]:
         """Tasks for the Grams of a chunk, the longest first. One that would keep the others waiting is cut up."""

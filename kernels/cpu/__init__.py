@@ -6,9 +6,9 @@ shifts        where to count, and when to believe a count
 tridiagonal, top    lambda_1 by Lanczos' iteration, and its proof
 work          all of it, for a batch of matrices
 sgd           SGD's step of many parameters, in one pass over memory
-keep, memory, openmp, threads       what is kept on disk, addresses and counters, and several threads at once
+keep, memory, openmp        what is kept on disk, addresses and counters, and threads
 """
 
-from . import gram, sgd, shifts, threads, tiles, work
+from . import gram, sgd, shifts, tiles, work
 
-__all__ = ["gram", "sgd", "shifts", "threads", "tiles", "work"]
+__all__ = ["gram", "sgd", "shifts", "tiles", "work"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -19,12 +18,12 @@ def pointer(typing, address):
 
 
 @intrinsic
-def take(typing, tickets, i):
-    """The next task: counts up element `i` of an array of int64, as one operation, and returns what it was."""
+def take(typing, tickets, i, count):
+    """Add to element `i` of an array of int64, as one operation, and return what it was: the number of a task."""
 
     def codegen(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
         place = cgutils.gep(builder, array.data, arguments[1])
-        return builder.atomic_rmw("add", place, ir.IntType(64)(1), "monotonic")
+        return builder.atomic_rmw("add", place, arguments[2], "monotonic")
 
-    return types.int64(tickets, types.int64), codegen
+    return types.int64(tickets, types.int64, types.int64), codegen

@@ -1,7 +1,7 @@
 """OpenMP: PyTorch's own threads. After an operation they go on spinning for a while, so that no other thread gets their
 cores; and they take up work at once, where waking one takes a tenth of a millisecond.
 
-As in PyTorch's operations, all wait for the slowest. What has to keep its time on a busy machine takes `threads`.
+As in PyTorch's operations, all wait for the slowest, so that little work is better done in one.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def _parallel() -> Any:
 def in_team(function: Any, argument: int, threads: int) -> None:
     """Call a function of C of one address in each of so many threads, this one among them, and wait for all.
 
+    All of PyTorch's are best: OpenMP ends those that a call leaves out, and starts others when they are asked for.
     Where there is no OpenMP it is called in this thread only: it has to do then whatever others have not taken.
     """
     parallel = _parallel() if threads > 1 else None

@@ -23,7 +23,7 @@ from llvmlite.ir import FunctionType
 from numba import carray
 from numba.extending import intrinsic
 
-from .keep import kept_for_c
+from .keep import kept
 from .memory import pointer, take
 from .openmp import in_team
 
@@ -90,7 +90,7 @@ def _fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
 def _steps(dtype: Any) -> Any:
     """The function that takes shares of the rows' elements, counted one row after another, until there is none."""
 
-    @kept_for_c
+    @kept
     def steps(address):
         task = carray(address, (1,), TASK)[0]
         pointers = carray(pointer(task.pointers), (task.last, 3), np.int64)
@@ -100,7 +100,7 @@ def _steps(dtype: Any) -> Any:
         momentum, keep = dtype(task.momentum), dtype(task.keep)
         nesterov, maximize = task.nesterov != 0, task.maximize != 0
         while True:
-            start = take(tickets, 0) * task.share
+            start = take(tickets, 0, 1) * task.share
             stop = min(start + task.share, task.elements)
             if start >= stop:
                 break

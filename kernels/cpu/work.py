@@ -1,6 +1,7 @@
 """Work: what is done to a batch of matrices, in phases of tasks that any number of threads may take.
 
-    GRAMS     the Gram of each matrix, whole or in bands of columns; then its trace
+    GRAMS     the Gram of each matrix, whole or in bands of columns
+    TRACES    ||W||_F^2, and which Grams are to be made again; one task
     TOPS      lambda_1 of each, where it is asked for
     COUNTS    eigenvalues above each shift: of all matrices first those that bound ranks from below
     ROWS      what the counts say together
@@ -13,18 +14,20 @@ which, nor how many do: a thread takes the next one from a counter. The table of
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import carray, njit
 
 from . import gram as of_gram
 from . import ldl as of_ldl
 from . import top as of_top
 from .gram import CAREFUL, FP32, gram, trace_of
 from .keep import kept
-from .memory import take
+from .memory import pointer, take
+from .openmp import in_team
 from .shifts import UNPROVEN, proven_count, shifts_of
 from .tiles import OPTIONS, SIDE, panel, panels, size
 from .top import top
@@ -35,7 +38,7 @@ ADDRESS, KIND, ORDER, INNER, ROW_STRIDE, COLUMN_STRIDE, GRAM, VECTOR = range(FIE
 where its Gram and its vector begin."""
 TRACE, THETA, LOW, HIGH = range(4)
 """Columns of what is found of each matrix, FP64: ||W||_F^2, and of lambda_1 an approximation and bounds."""
-GRAMS, TOPS, COUNTS, ROWS, PHASES = range(5)
+GRAMS, TRACES, TOPS, COUNTS, ROWS, PHASES = range(6)
 TIGHT = 1 + 1e-6
 """Largest ratio of the bounds of lambda_1 with which sigma_1 is taken as proven."""
 OK, NONFINITE, FALLBACK = range(3)
@@ -99,8 +102,9 @@ def _row(matrix, table, found, scale, counts, bounds, status, values):
 @njit(**OPTIONS)
 def run(first, last, exact, tickets, bands, table, found, scale, tolerances, given, counts, bounds, status, values,
         grams, vectors, scratch):  # fmt: skip
-    """The tasks of the phases from `first` up to `last` that nobody else has taken. Returns how many matrices have
-    bounds that are open, or no proven sigma_1, as `ROWS` finds it.
+    """The tasks of the phases from `first` up to `last` that nobody else has taken. Returns how many matrices are
+    not done with: by `TRACES` those whose Grams are to be made again, by `ROWS` those without bounds that are closed or
+    without a proven sigma_1.
 
     Args:
         exact: error at which the search for lambda_1 ends, see `top`.
@@ -114,22 +118,26 @@ def run(first, last, exact, tickets, bands, table, found, scale, tolerances, giv
         grams, vectors: where the Grams and the first eigenvectors are, FP64.
         scratch: of `scratch_size`, this thread's own.
     """
-    unsettled = 0
+    left = 0
     for phase in range(first, last):
         if phase == GRAMS:
             tasks = len(bands)
+        elif phase == TRACES:
+            tasks = 1
         elif phase == COUNTS:
             tasks = 2 * len(table) * len(tolerances)
         else:
             tasks = len(table)
         while True:
-            i = take(tickets, phase)
+            i = take(tickets, phase, 1)
             if i >= tasks:
                 break
             if phase == GRAMS:
                 row = table[bands[i, 0]]
                 gram(row[ADDRESS], row[KIND], row[ORDER], row[INNER], row[ROW_STRIDE], row[COLUMN_STRIDE],
                      bands[i, 1], bands[i, 2], grams, row[GRAM], scratch)  # fmt: skip
+            elif phase == TRACES:
+                left += traces_of(table, found, grams)
             elif phase == TOPS:
                 row = table[i]
                 trace = found[i, TRACE]
@@ -142,8 +150,8 @@ def run(first, last, exact, tickets, bands, table, found, scale, tolerances, giv
             elif phase == COUNTS:
                 _count(i, table, found, tolerances, given, counts, grams, scratch)
             else:
-                unsettled += not _row(i, table, found, scale, counts, bounds, status, values)
-    return unsettled
+                left += not _row(i, table, found, scale, counts, bounds, status, values)
+    return left
 
 
 @njit(**OPTIONS)
@@ -160,22 +168,101 @@ def traces_of(table, found, grams):
     return again
 
 
-def _called_from_python(sources: int) -> tuple[Any, Any]:
-    """`run` and `traces_of` as Python calls them. Numba keeps them on disk, and finds them there by their own bytes and
-    the values in them: `sources` is one, so that they are compiled anew when any file of this room has changed."""
-
-    @kept
-    def work(*given):
-        return run(*given) if sources else 0
-
-    @kept
-    def traces(*given):
-        return traces_of(*given) if sources else 0
-
-    return work, traces
-
-
-_files = sorted(Path(__file__).parent.glob("*.py"))
-work, traces = _called_from_python(
-    int.from_bytes(hashlib.sha256(b"".join(path.read_bytes() for path in _files)).digest()[:7])
+COUNTERS = PHASES + 2
+"""Of tasks taken in each phase; then of threads that have come, and of matrices that are not done with."""
+TASK = np.dtype(
+    [("exact", np.float64)]
+    + [
+        (name, np.int64)
+        for name in (
+            "first",
+            "last",
+            "bands",
+            "matrices",
+            "tolerances",
+            "columns",
+            "grams",
+            "vectors",
+            "threads",
+            "share",
+        )
+    ]
+    + [(f"at_{name}", np.int64) for name in ("counters", "bands", "table", "found", "scale", "kinds", "given")]
+    + [(f"at_{name}", np.int64) for name in ("counts", "bounds", "status", "values", "grams", "vectors", "scratch")]
 )
+"""What `run` is told: sizes and addresses of its arrays. `threads`: how many may take part; `share`: how much
+scratch each has."""
+
+
+@cache
+def _works() -> Any:
+    """`run` as a function of C. Numba keeps it on disk, and finds it there by its own bytes and the values in it:
+    `sources` is one, so that it is compiled anew when any file of this room has changed."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    sources = int.from_bytes(hashlib.sha256(b"".join(path.read_bytes() for path in files)).digest()[:7])
+
+    @kept
+    def works(address):
+        t = carray(address, (1,), TASK)[0]
+        b, tolerances = t.matrices, t.tolerances
+        counters = carray(pointer(t.at_counters), (COUNTERS,), np.int64)
+        thread = take(counters, PHASES, 1)
+        if thread >= t.threads:
+            return
+        left = run(
+            t.first if sources else 0,
+            t.last,
+            t.exact,
+            counters,
+            carray(pointer(t.at_bands), (t.bands, 3), np.int64),
+            carray(pointer(t.at_table), (b, FIELDS), np.int64),
+            carray(pointer(t.at_found), (b, 4), np.float64),
+            carray(pointer(t.at_scale), (b,), np.float64),
+            carray(pointer(t.at_kinds), (tolerances, 2), np.float64),
+            carray(pointer(t.at_given), (b, tolerances, 2), np.float64),
+            carray(pointer(t.at_counts), (b, tolerances, 2), np.int64),
+            carray(pointer(t.at_bounds), (b, tolerances, 2), np.int64),
+            carray(pointer(t.at_status), (b, tolerances), np.int8),
+            carray(pointer(t.at_values), (b, t.columns), np.float64),
+            carray(pointer(t.at_grams), (t.grams,), np.float64),
+            carray(pointer(t.at_vectors), (t.vectors,), np.float64),
+            carray(pointer(t.at_scratch + 8 * t.share * thread), (t.share,), np.float64),
+        )
+        take(counters, PHASES + 1, left)
+
+    return works
+
+
+class Work:
+    """Work on a chunk of matrices, in at most so many threads. The arrays are those of `run`, by name, contiguous.
+
+    scratch: for all threads.
+    """
+
+    def __init__(self, threads: int, exact: float, scratch: np.ndarray, **arrays: np.ndarray) -> None:
+        self._counters = np.zeros(COUNTERS, np.int64)
+        self._arrays = {"counters": self._counters, "scratch": scratch, **arrays}  # which have to stay where they are
+        self._task = np.zeros(1, TASK)
+        task = self._task[0]
+        for name, array in self._arrays.items():
+            task[f"at_{name}"] = array.ctypes.data
+        task["exact"], task["threads"], task["share"] = exact, threads, len(scratch) // threads
+        task["matrices"], task["columns"] = arrays["values"].shape
+        task["tolerances"], task["grams"], task["vectors"] = (len(arrays[x]) for x in ("kinds", "grams", "vectors"))
+        self._address = self._task.ctypes.data
+
+    def run(self, first: int, last: int, bands: np.ndarray, team: int) -> int:
+        """See the function `run`.
+
+        Args:
+            bands: the tasks of `GRAMS`.
+            team: how many threads there are, more of which may be called than take part.
+        """
+        task, counters = self._task[0], self._counters
+        task["at_bands"], task["bands"] = bands.ctypes.data, len(bands)
+        counters[:] = 0
+        alone = task["threads"] == 1
+        for begin, end in [(first, last)] if alone else [(phase, phase + 1) for phase in range(first, last)]:
+            task["first"], task["last"], counters[PHASES] = begin, end, 0
+            in_team(_works().ctypes, self._address, 1 if alone or begin in (TRACES, ROWS) else team)
+        return int(counters[PHASES + 1])
