@@ -59,10 +59,10 @@ class CompiledBatch:
         exact: float = 1e-13,
         workspace: Workspace | None = None,
     ) -> None:
-        from ..kernels.cpu import gram, tiles, work
+        from ..kernels.cpu import call, gram, tiles, work
 
-        self._exact, self._work = exact, work
-        self._kinds_of, self._careful = {torch.float32: gram.FP32, torch.float64: gram.FP64}, gram.CAREFUL
+        self._exact, self._work, self._call = exact, work, call.Work
+        self._kinds_of = {torch.float32: gram.FP32, torch.float64: gram.FP64}
         self._matrices, self._tolerances, self._placed = matrices, tolerances, False
         shapes = [matrices.shape[1:]] * len(matrices) if isinstance(matrices, Tensor) else [m.shape for m in matrices]
         sides = np.array(shapes, np.int64).reshape(-1, 2)
@@ -130,19 +130,19 @@ class CompiledBatch:
         work, threads, self.unsettled = self._work, self._threads(), 0
         for chunk in self._chunks:
             kept = self._place(chunk)  # so that what the table points to stays there
-            if self._run(chunk, work.GRAMS, work.TOPS, threads):
-                self._run(chunk, work.GRAMS, work.TOPS, threads, only=self._careful)
             for i, tolerance in enumerate(self._tolerances):
                 if tolerance.relative_to == "absolute":
                     tau = absolute_tau(tolerance, torch.from_numpy(self.scale[chunk])).clamp(max=LARGEST_TAU)
                     self._given[chunk, i] = tau.square().numpy()[:, None]
-            if given is not None:
-                self._run(chunk, work.TOPS, work.COUNTS, threads)
-                self._given[chunk, 0] = given(chunk)
             self._counts[chunk] = 0  # another thread may look at the lower bound before there is one
-            first = work.TOPS if tops and given is None else work.COUNTS
             last = work.PHASES if self._tolerances or given is not None else work.COUNTS
-            self.unsettled += self._run(chunk, first, last, threads)
+            if tops and given is None:
+                self.unsettled += self._run(chunk, work.GRAMS, last, threads)
+            else:
+                self._run(chunk, work.GRAMS, work.TOPS if given is None else work.COUNTS, threads)
+                if given is not None:
+                    self._given[chunk, 0] = given(chunk)
+                self.unsettled += self._run(chunk, work.COUNTS, last, threads)
             kept.clear()
 
     def rank_bounds(self, tolerance: int = 0) -> RankBounds:
@@ -176,16 +176,13 @@ class CompiledBatch:
             self._scratch = self._space.array("scratch", threads * size)
         return threads
 
-    def _run(self, chunk: slice, first: int, last: int, threads: int, only: int | None = None) -> int:
-        """The phases from `first` up to `last`, for a chunk. only: Grams of matrices whose elements are read so."""
+    def _run(self, chunk: slice, first: int, last: int, threads: int) -> int:
+        """The phases from `first` up to `last`, for a chunk."""
         key = (chunk.start, threads)
         if key not in self._prepared:
-            made = self._work.Work(threads, self._exact, **self._arrays(chunk))
-            self._prepared[key] = (made, self._bands(chunk, threads))
-        work, bands = self._prepared[key]
-        if only is not None:
-            bands = bands[self._table[chunk][bands[:, 0], self._work.KIND] == only]
-        return int(work.run(first, last, bands, torch.get_num_threads()))
+            arrays = self._arrays(chunk) | {"bands": self._bands(chunk, threads)}
+            self._prepared[key] = self._call(threads, self._exact, **arrays)
+        return int(self._prepared[key].run(first, last, torch.get_num_threads()))
 
     def _arrays(self, own: slice) -> dict[str, NDArray[Any]]:
         """What the kernels read and write of a chunk."""

@@ -66,8 +66,8 @@ def planned(matrices: Matrices, *, keep: bool = False) -> RaggedBatch:
 
 
 SMALL, BATCHES = 2**20, 16
-"""Bytes of a compiled batch that is remembered at most, and how many are in a thread. Of larger ones making the tables
-is not a hundredth of the time."""
+"""Bytes of a compiled batch that is remembered at most, and how many are in a thread: they have memory of their own.
+Of larger ones making the tables is not a hundredth of the time."""
 
 
 class _OfThread(threading.local):
@@ -86,12 +86,14 @@ def compiled(matrices: Matrices, tolerances: Sequence[Tolerance] = ()) -> Iterat
     key = (isinstance(data, Tensor), kinds, len(tolerances))
     batch = _here.batches.pop(key, None)
     if batch is None:
-        batch = CompiledBatch(data, tolerances, workspace=workspace_of_thread())
+        small = 8 * sum(min(x.shape) ** 2 for x in data) <= SMALL
+        batch = CompiledBatch(data, tolerances, workspace=None if small else workspace_of_thread())
     else:
+        small = True
         batch.renewed(data, tolerances)
     yield batch
     batch.moved(())  # so that it keeps no matrix alive
-    if batch.nbytes <= SMALL:
+    if small and batch.nbytes <= SMALL:
         _here.batches[key] = batch
         if len(_here.batches) > BATCHES:
             _here.batches.popitem(last=False)

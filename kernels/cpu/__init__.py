@@ -4,11 +4,11 @@ tiles         8 x 8 tiles in registers, by which all else is done
 pack, gram, ldl     Grams, and how many of their eigenvalues are above a shift
 shifts        where to count, and when to believe a count
 tridiagonal, top    lambda_1 by Lanczos' iteration, and its proof
-work          all of it, for a batch of matrices
+work, call    all of it, for a batch of matrices, and in one call
 sgd           SGD's step of many parameters, in one pass over memory
 keep, memory, openmp        what is kept on disk, addresses and counters, and threads
 """
 
-from . import gram, sgd, shifts, tiles, work
+from . import call, gram, sgd, shifts, tiles, work
 
-__all__ = ["gram", "sgd", "shifts", "tiles", "work"]
+__all__ = ["call", "gram", "sgd", "shifts", "tiles", "work"]

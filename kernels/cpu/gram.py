@@ -27,9 +27,9 @@ TOGETHER = 4
 """Columns of tiles for which a panel is read once."""
 
 
-FP32, FP64, CAREFUL = range(3)
+FP32, FP64, CAREFUL, MARKED = range(4)
 """How the elements of W are read. `CAREFUL` is FP32 of which subnormal numbers are read as integers, because a CPU may
-be told to take them for zeros."""
+be told to take them for zeros; `MARKED` is what will be read so."""
 
 
 def chunk_size(order: int, inner: int) -> int:

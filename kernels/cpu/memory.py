@@ -19,11 +19,14 @@ def pointer(typing, address):
 
 @intrinsic
 def take(typing, tickets, i, count):
-    """Add to element `i` of an array of int64, as one operation, and return what it was: the number of a task."""
+    """Add to element `i` of an array of int64, as one operation, and return what it was: the number of a task.
+
+    What a thread has written before its operation is seen by those whose operations on the element come later.
+    """
 
     def codegen(context, builder, signature, arguments):
         array = context.make_array(signature.args[0])(context, builder, arguments[0])
         place = cgutils.gep(builder, array.data, arguments[1])
-        return builder.atomic_rmw("add", place, arguments[2], "monotonic")
+        return builder.atomic_rmw("add", place, arguments[2], "acq_rel")
 
     return types.int64(tickets, types.int64, types.int64), codegen
