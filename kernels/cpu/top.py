@@ -62,18 +62,14 @@ def _dot(x, y):
     return total
 
 
-@njit(fastmath={"reassoc"}, **OPTIONS)
+@njit(**OPTIONS)
 def _square(g, i_g, order):
     """||G||_F^2."""
     total = 0.0
     for p in range(panels(order)):
-        below, own = 0.0, 0.0
-        begin, end = i_g + panel(p), i_g + panel(p) + TILE * p
-        for i in range(begin, end):
-            below += g[i] * g[i]
-        for i in range(end, end + TILE):
-            own += g[i] * g[i]
-        total += 2 * below + own
+        end = i_g + panel(p) + TILE * p
+        below, own = g[i_g + panel(p) : end], g[end : end + TILE]
+        total += 2 * _dot(below, below) + _dot(own, own)
     return total
 
 
