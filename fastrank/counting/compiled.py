@@ -91,17 +91,8 @@ class CompiledBatch:
     @property
     def nbytes(self) -> int:
         """Bytes of the workspace, and of what is written about each matrix."""
-        own = (
-            self._table,
-            self.found,
-            self.values,
-            self.vectors,
-            self._counts,
-            self.bounds,
-            self._grams,
-            self._scratch,
-        )
-        return sum(array.nbytes for array in own)
+        found = (self.found, self.values, self.vectors, self._counts, self.bounds)
+        return sum(array.nbytes for array in (self._table, *found, self._grams, self._scratch))
 
     @property
     def places(self) -> list[slice]:

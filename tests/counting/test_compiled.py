@@ -205,3 +205,19 @@ def test_thresholds_that_are_given(counting):
         for threshold, rank in ((0.3, 10), (0.03, 20), (3e-3, 30), (3e-4, 40), (3.0, 0)):
             assert linalg.matrix_rank([matrix, matrix * 4], atol=threshold).tolist()[0] == rank
             assert linalg.matrix_rank([matrix, matrix * 4], rtol=threshold).tolist() == [rank, rank]
+
+
+@pytest.mark.parametrize(("distance", "closed"), [(1e-8, True), (1e-10, False)])
+def test_brackets_are_narrow(distance, closed):
+    """Singular values on either side of tau = 1e-3 ||W||_F, as near as 1e-8 of it: counted, without an SVD."""
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(n, 96, generator=generator, dtype=torch.float64)).Q for n in (96, 128))
+    sigma = torch.logspace(0, -1.5, 96, dtype=torch.float64)
+    tau = 1e-3 * torch.linalg.vector_norm(sigma[:60]).item()
+    sigma[60:] = 1e-2 * tau
+    sigma[60:66] = tau * (1 + distance * torch.tensor([1.0, 1.5, 2.0, -1.0, -1.5, -2.0], dtype=torch.float64))
+    batch = CompiledBatch([u * sigma @ v.T], [Tolerance(tau, "absolute")])
+    batch.measure()
+    bounds = batch.rank_bounds()
+    assert bounds.lower.item() <= 63 <= bounds.upper.item()
+    assert (bounds.lower.item() == bounds.upper.item()) == closed
