@@ -139,10 +139,8 @@ def narrow_residual_norm(stack: Tensor, u: Tensor, s: Tensor, vh: Tensor) -> Ten
     """
     scaled = u * s[:, None, :]
     size = (torch.linalg.vector_norm(scaled, dim=-2) * torch.linalg.vector_norm(vh, dim=-1)).sum(-1).double()
-    difference = torch.bmm(scaled, vh)
-    pieces = torch.split(
-        difference.sub_(stack), PIECE, -1
-    )  # in place: a third less time than `baddbmm`, which copies A
+    difference = torch.bmm(scaled, vh).sub_(stack)  # which takes a third less time than `baddbmm`: that copies A
+    pieces = torch.split(difference, PIECE, -1)
     norms = torch.stack([torch.linalg.vector_norm(piece, dim=-1) for piece in pieces], -1)
     residual = torch.linalg.vector_norm(norms.double(), dim=(-2, -1))
     k, length = s.shape[-1], min(PIECE, stack.shape[-1])
