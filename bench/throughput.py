@@ -9,7 +9,7 @@ of the time of a trial-step over that of one at a time. Rows are written after e
 
 Predicted on a CPU, where a rank takes 60 us either way: stacking saves PyTorch's calls, and the second core does the
 rest: 5.7 times for five layers at B = 8, 4.1 and 3.2 for ten at 16 and 64, where products, batch-norm and the update
-bound it. (Seen: 5.5, 4.0 and 3.2.) On CUDA a step of one trial is a
+bound it. (Seen: 5.1 to 5.5, 3.6 to 4.0, and 3.2.) On CUDA a step of one trial is a
 hundred launches, and of a stack of hundreds hardly more: beyond 20 times.
 """
 

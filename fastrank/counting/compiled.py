@@ -84,6 +84,8 @@ class CompiledBatch:
         self._chunks = list(self._divided())
         self._space = workspace or Workspace()
         self._grams = self._space.array("grams", max((int(self._sizes[c].sum()) for c in self._chunks), default=0))
+        self._flops = float((self._orders**2 * (self._inners + self._orders * (len(self._kinds) + 1.0))).sum())
+        self._share = work.scratch_size(int(self._orders.max(initial=0)), int(self._inners.max(initial=0)))
         self._scratch = np.empty(0)
         self._prepared: dict[tuple[int, ...], Any] = {}
         self.unsettled = 0
@@ -158,13 +160,9 @@ class CompiledBatch:
 
     def _threads(self) -> int:
         """How many threads are worth having; each has a part of the workspace."""
-        threads = torch.get_num_threads()
-        if threads > 1:
-            flops = self._orders**2 * (self._inners + self._orders * (len(self._kinds) + 1.0))
-            threads = min(threads, int(flops.sum() / FLOPS_A_THREAD) + 1)
-        size = self._work.scratch_size(int(self._orders.max(initial=0)), int(self._inners.max(initial=0)))
-        if len(self._scratch) < threads * size:
-            self._scratch = self._space.array("scratch", threads * size)
+        threads = min(torch.get_num_threads(), int(self._flops / FLOPS_A_THREAD) + 1)
+        if len(self._scratch) < threads * self._share:
+            self._scratch = self._space.array("scratch", threads * self._share)
         return threads
 
     def _run(self, chunk: slice, first: int, last: int, threads: int) -> int:

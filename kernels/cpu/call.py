@@ -11,7 +11,7 @@ import numpy as np
 from numba import carray
 
 from .keep import kept
-from .memory import pointer, take
+from .memory import fetch_add, pointer
 from .openmp import in_team
 from .work import FIELDS, PHASES, run
 
@@ -40,7 +40,7 @@ def _works() -> Any:
         t = carray(address, (1,), TASK)[0]
         b, tolerances = t.matrices, t.tolerances
         counters = carray(pointer(t.at_counters), (COUNTERS,), np.int64)
-        thread = take(counters, COME, 1)
+        thread = fetch_add(counters, COME, 1)
         if thread >= t.threads:
             return
         open_ = run(
@@ -62,7 +62,7 @@ def _works() -> Any:
             carray(pointer(t.at_vectors), (t.vectors,), np.float64),
             carray(pointer(t.at_scratch + 8 * t.share * thread), (t.share,), np.float64),
         )
-        take(counters, OPEN, open_)
+        fetch_add(counters, OPEN, open_)
 
     return works
 

@@ -9,7 +9,7 @@ together: a panel of L is then read once for all of them.
 
 growth = sum_j |d_j| ||L_j||^2 bounds || |L| |D| |L^T| ||_2, see the twin, `fastrank.reference.ldl`. A pivot below
 u sum_j |g_jj| becomes that. A product goes through no more operations than `shifts.terms_of` says: the SUM of one sum,
-one for each further sum, and ten in its tile. Flops: r^3 / 3. Bytes: 4 r^2 of L, read r / (16 BLOCK) times.
+one for each further sum, and six for all else. Flops: r^3 / 3. Bytes: 4 r^2 of L, read r / (16 BLOCK) times.
 """
 
 from __future__ import annotations

@@ -18,15 +18,15 @@ def pointer(typing, address):
 
 
 @intrinsic
-def take(typing, tickets, i, count):
-    """Add to element `i` of an array of int64, as one operation, and return what it was: the number of a task.
+def fetch_add(typing, array, i, count):
+    """Add to element `i` of an array of int64, as one operation, and return what it was.
 
     What a thread has written before its operation is seen by those whose operations on the element come later.
     """
 
     def codegen(context, builder, signature, arguments):
-        array = context.make_array(signature.args[0])(context, builder, arguments[0])
-        place = cgutils.gep(builder, array.data, arguments[1])
+        made = context.make_array(signature.args[0])(context, builder, arguments[0])
+        place = cgutils.gep(builder, made.data, arguments[1])
         return builder.atomic_rmw("add", place, arguments[2], "acq_rel")
 
-    return types.int64(tickets, types.int64, types.int64), codegen
+    return types.int64(array, types.int64, types.int64), codegen

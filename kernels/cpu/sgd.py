@@ -24,7 +24,7 @@ from numba import carray
 from numba.extending import intrinsic
 
 from .keep import kept
-from .memory import pointer, take
+from .memory import fetch_add, pointer
 from .openmp import in_team
 
 SHARE = 2**15
@@ -100,7 +100,7 @@ def _steps(dtype: Any) -> Any:
         momentum, keep = dtype(task.momentum), dtype(task.keep)
         nesterov, maximize = task.nesterov != 0, task.maximize != 0
         while True:
-            start = take(tickets, 0, 1) * task.share
+            start = fetch_add(tickets, 0, 1) * task.share
             stop = min(start + task.share, task.elements)
             if start >= stop:
                 break

@@ -22,7 +22,7 @@ from . import gram as of_gram
 from . import ldl as of_ldl
 from . import top as of_top
 from .gram import CAREFUL, FP32, MARKED, gram, trace_of
-from .memory import take
+from .memory import fetch_add
 from .shifts import UNPROVEN, proven_count, shifts_of
 from .tiles import OPTIONS, SIDE, panel, panels, size
 from .top import top
@@ -38,6 +38,7 @@ TIGHT = 1 + 1e-6
 """Largest ratio of the bounds of lambda_1 with which sigma_1 is taken as proven."""
 OK, NONFINITE, FALLBACK = range(3)
 """As `fastrank.Status`."""
+_let_others = types.ExternalFunction("sched_yield", types.int32())
 
 
 def scratch_size(order: int, inner: int) -> int:
@@ -153,7 +154,7 @@ def run(first, last, exact, counters, bands, table, found, scale, tolerances, gi
         elif phase == COUNTS:
             tasks = 2 * len(table) * len(tolerances)
         while True:
-            i = take(counters, phase, 1)
+            i = fetch_add(counters, phase, 1)
             if i >= tasks:
                 break
             if phase == GRAMS or (phase == AGAIN and table[bands[i, 0], KIND] == MARKED):
@@ -166,10 +167,7 @@ def run(first, last, exact, counters, bands, table, found, scale, tolerances, gi
                 _count(i, table, found, tolerances, given, counts, grams, scratch)
             elif phase == ROWS:
                 open_ += not _row(i, table, found, scale, counts, bounds, status, values)
-            take(counters, PHASES + phase, 1)
-        while take(counters, PHASES + phase, 0) < tasks:
+            fetch_add(counters, PHASES + phase, 1)
+        while fetch_add(counters, PHASES + phase, 0) < tasks:
             _let_others()
     return open_
-
-
-_let_others = types.ExternalFunction("sched_yield", types.int32())
