@@ -185,14 +185,14 @@ def test_experiments_and_benchmarks_use_the_public_interface(path):
 
 
 def test_importing_fastrank_is_fast_and_pulls_in_nothing():
-    """All of it, below 0.2 s beyond `import torch` (the best of three: the machine may be busy); nothing optional."""
+    """All of it, in less than 0.2 s of a core beyond `import torch` (the best of three); nothing optional."""
     script = """
 import json, sys, time, torch
-start = time.perf_counter()
+start = time.process_time()  # others may be busy on the same cores
 import fastrank
 for name in fastrank.__all__:
     getattr(fastrank, name)
-print(json.dumps([time.perf_counter() - start, sorted(sys.modules)]))
+print(json.dumps([time.process_time() - start, sorted(sys.modules)]))
 """
     seconds = []
     for _ in range(3):
