@@ -1,6 +1,8 @@
 # Two commands do everything: `make sweep` and `make test`. Each sets up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Two at a time, unless whoever calls has said how many: `make --jobs=N`.
+SIDE_BY_SIDE = --no-print-directory $(if $(findstring --jobserver,$(MAKEFLAGS)),,--jobs=2 --output-sync=target)
 
 .PHONY: sweep test test-library test-kernels test-emulated truth endurance lint types wheel kernels kernels-3.9 kernels-3.6 bench
 .PHONY: gpu-check gpu-measure gpu-reproduce gpu-carry gpu-rehearse clean
@@ -11,7 +13,7 @@ sweep: .venv/.ready
 
 # The library, and the kernels in Triton's interpreter, which has to be chosen before Triton is imported: side by side.
 test: .venv/.ready
-	$(MAKE) --jobs=2 --output-sync=target --no-print-directory test-library test-kernels
+	$(MAKE) $(SIDE_BY_SIDE) test-library test-kernels
 
 test-library: .venv/.ready
 	$(BIN)/pytest
@@ -20,9 +22,9 @@ test-kernels: .venv/.ready
 	TRITON_INTERPRET=1 $(BIN)/pytest tests/kernels
 
 # The kernels once more, as the PTX that Triton compiles for sm_90, where there is an emulator of it: layouts, shared
-# memory, barriers and races, which the interpreter knows nothing of.
+# memory, barriers and races, which the interpreter knows nothing of. SHORT=--short leaves out what takes longest.
 test-emulated: .venv/.ready build/triton-3.6.0
-	PYTHONPATH=build/triton-3.6.0:$(EMULATOR) $(BIN)/pytest tests/kernels -p sm90_emulator -q
+	PYTHONPATH=build/triton-3.6.0:$(EMULATOR) $(BIN)/pytest tests/kernels -p sm90_emulator -q $(if $(SHORT),-m "not heavy")
 
 # Ten thousand matrices of known rank; not a single bound may be false. DEVICE=cuda LARGEST=4096 where there is a GPU.
 DEVICE ?= cpu
@@ -50,7 +52,7 @@ endurance: .venv/.ready
 # Every kernel, compiled for every architecture by two Tritons: they emit different instructions. No GPU is needed. Those
 # in CUDA C++ are compiled by nvcc, beside the first of them, where there is one.
 kernels: .venv/.ready build/triton-3.6.0
-	$(MAKE) --jobs=2 --output-sync=target --no-print-directory kernels-3.9 kernels-3.6
+	$(MAKE) $(SIDE_BY_SIDE) kernels-3.9 kernels-3.6
 
 kernels-3.9: kernels-3.9-sm_80+sm_90 kernels-3.9-sm_86+sm_89 kernels-3.9-sm_100+sm_120
 

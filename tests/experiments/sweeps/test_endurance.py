@@ -1,5 +1,5 @@
 """A sweep whose workers and driver are killed at random: every trial done exactly once, no history with a gap or a
-double row. ``make endurance`` does it with 500 trials, this with as many as FASTRANK_TRIALS says (default 24)."""
+double row. ``make endurance`` does it with 500 trials, this with as many as FASTRANK_TRIALS says (default 16)."""
 
 import os
 import random
@@ -19,7 +19,7 @@ from fastrank.experiments.records.ledger import Ledger, Status
 from fastrank.experiments.training.job import Job, run
 from fastrank.experiments.trial import Trial
 
-TRIALS = int(os.environ.get("FASTRANK_TRIALS", "24"))
+TRIALS = int(os.environ.get("FASTRANK_TRIALS", "16"))
 LEAST_KILLS = 4
 CONFIG: dict[str, Any] = {
     "name": "endurance",

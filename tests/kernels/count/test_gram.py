@@ -89,6 +89,7 @@ def test_squares_of_the_tiles_sum_to_the_square_of_the_norm(device):
         torch.testing.assert_close(tiles.tril().sum(), each.square().sum(), rtol=1e-13, atol=0)
 
 
+@pytest.mark.heavy
 def test_columns_are_summed_in_chunks(device):
     """Few rows and many columns: several programs a tile, whose sums are added up in a fixed order."""
     matrices = [noise(70, 5000).to(device), noise(5, 3000).to(device)]

@@ -13,7 +13,7 @@ from fastrank.kernels.inertia.factors import cuda_variant
 from fastrank.kernels.inertia.tasks import TILE, Tasks
 
 CPU = torch.device("cpu")
-pytestmark = pytest.mark.usefixtures("stand_in")
+pytestmark = [pytest.mark.usefixtures("stand_in"), pytest.mark.heavy]
 
 
 def arguments(r, shifts=2, seed=0):

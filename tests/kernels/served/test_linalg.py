@@ -112,6 +112,7 @@ def test_plans_are_remembered_for_the_same_tensors_only(device, monkeypatch):
     assert len(plans._plans) == PLANS
 
 
+@pytest.mark.heavy
 def test_growth_that_is_usual_without_pivots_is_believed(device, monkeypatch):
     """50 times the squared norm: at order 704 it is believed, if need be of a second count; at order 100 it is not."""
     large, small = torch.eye(704, device=device), torch.eye(100, device=device)

@@ -33,6 +33,7 @@ def plan_of(tracker):
     return tracker._measurer._trained._sketches._plan
 
 
+@pytest.mark.heavy
 @pytest.mark.usefixtures("either_language")
 def test_grams_that_have_no_room_together_take_turns(model, monkeypatch):
     """The same bits, in a workspace for one matrix; then the plan reads weights to its end."""

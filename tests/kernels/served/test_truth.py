@@ -13,6 +13,7 @@ from fastrank.kernels.inertia import factors
 pytestmark = pytest.mark.usefixtures("served")
 
 
+@pytest.mark.heavy
 def test_no_false_bound_in_five_hundred_matrices(device):
     """Open by the count alone: singular values within FP64's own noise of tau^2, and few others."""
     largest = 512 if device.type == "cuda" else 96  # the interpreter takes seconds for one of 512
@@ -24,6 +25,7 @@ def test_no_false_bound_in_five_hundred_matrices(device):
     assert sum(t.unresolved for t in tallies.values()) <= 10
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("way", ["one", "many", "cuda"])
 def test_no_false_bound_at_512(way, request, device, monkeypatch):
     """Every way of factoring: by one program in Triton, by many, and in CUDA C++."""
