@@ -28,9 +28,14 @@ TABLES = {
 
 
 def section(folder: Path = RESULTS) -> str:
-    """Everything between the marks."""
+    """Everything between the marks: GPUs first, and all devices folded but the first."""
     files = [(path, rows) for path in sorted(folder.glob("*.csv")) if (rows := results.load(path))]
+    files.sort(key=lambda file: not file[1][0]["cuda"])
     parts = [device(path, rows) for path, rows in files]
+    parts[1:] = [
+        f"<details><summary>{rows[0]['device']}</summary>\n\n{part}\n\n</details>"
+        for (_, rows), part in zip(files[1:], parts[1:], strict=True)
+    ]
     if not any(row["cuda"] for _, rows in files for row in rows):
         parts.append("No CUDA device has been measured yet: there are no times for one.")
     return "\n\n".join(parts) + "\n"

@@ -52,6 +52,17 @@ def test_a_cuda_file_is_compared_by_device_times(tmp_path):
     assert "No CUDA device" not in text
 
 
+def test_gpus_come_first_and_what_follows_is_folded(tmp_path):
+    for name, cuda in (("a cpu", ""), ("b gpu", "13.0"), ("c cpu", "")):
+        times = {"wall_ms": 5.0} | ({"device_ms": 1.0} if cuda else {})
+        results.save(tmp_path / f"{name}.csv", [row("rank", "fastrank.rank_bounds", device=name, cuda=cuda, **times)])
+    text = tables.section(tmp_path)
+    assert text.startswith("### b gpu")
+    first, *folded = text.split("<details><summary>")
+    assert "### " in first
+    assert [part.split("</summary>")[0] for part in folded if "### " in part] == ["a cpu", "c cpu"]
+
+
 def test_it_is_written_between_the_marks(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{tables.START}\nold\n{tables.END}\nafter\n")
