@@ -13,7 +13,7 @@ All other matrices go to `torch_lowrank`, a stack of one shape at a time.
 
 The answer for a matrix does not depend on what else is in the batch, except for last bits where BLAS multiplies a
 longer stack of one shape in another way: those of FP64 on CUDA, and those of FP32 on a CPU, which takes the small FP32
-matrices of one shape together, and of these again those that need a pass more, or FP64.
+matrices of one shape together, and of these again those that need FP64.
 """
 
 from __future__ import annotations

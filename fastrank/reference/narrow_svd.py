@@ -72,8 +72,9 @@ def narrow_svd(stack: Tensor, omega: Tensor, k: int, power_iters: int) -> tuple[
         basis, pivots = _basis(columns.mT)
         steep = [min(own) <= STEEP * max(own) for own in pivots.tolist()]  # a fifth of the time of tensor operations
         if any(steep):
-            columns = torch.bmm(stack[steep], _basis(rows[steep])[0].mT)
-            basis[steep] = _basis(columns.mT)[0]
+            # Of the whole stack: BLAS may multiply a shorter one in another way, whose length hung on the neighbours.
+            columns = torch.bmm(stack, _basis(rows)[0].mT)
+            basis[steep] = _basis(columns.mT)[0][steep]
         rows = torch.bmm(basis, stack)
     wide = rows.double()
     p, sound = _orthonormal(torch.linalg.solve_triangular(_cholesky(wide), wide, upper=False))
