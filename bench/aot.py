@@ -1,6 +1,6 @@
 """Compiles every kernel for every architecture, without a GPU, and says what it needs there.
 
-    python bench/aot.py [--kernels PATH ...] [--arch sm_90 ...] [--only-triton] [--csv PATH]
+    python bench/aot.py [--kernels PATH ...] [--arch sm_90 ...] [--only-triton] [--no-sass] [--csv PATH]
 
 For each launch configuration of each kernel of `kernels/` (see `fastrank.kernels.variant`) it prints registers and
 stack of a thread, bytes of spill stores and loads, shared memory of a block (static and dynamic), theoretical
@@ -17,6 +17,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from aot_result import COLUMNS, HEADING, Result, judged, line, row
@@ -38,8 +39,8 @@ def sources(paths: list[Path]) -> list[Path]:
     return files
 
 
-def triton_results(file: Path, architectures: list[Architecture]) -> Iterator[Result | str]:
-    """Compiles a module's kernels: results as they come, and remarks about what is not compiled."""
+def triton_results(file: Path, architectures: list[Architecture], sass: bool) -> Iterator[Result | str]:
+    """Compiles a module's kernels: results as they come, and remarks about what is not compiled. sass: see `build`."""
     try:
         import triton_variants
 
@@ -59,7 +60,7 @@ def triton_results(file: Path, architectures: list[Architecture]) -> Iterator[Re
                 yield f"not launched on {architecture.name}: {kernel}  {variant}"
                 continue
             try:
-                build = triton_variants.build(variant, architecture.name)
+                build = triton_variants.build(variant, architecture.name, sass)
             except Exception as error:
                 problem = f"does not compile: {type(error).__name__}: {error}"
                 yield Result(kernel, str(variant), architecture.name, problem=problem)
@@ -116,6 +117,7 @@ def main() -> int:
     parser.add_argument("--kernels", type=Path, nargs="+", default=[ROOT / "kernels"], help="folders or files")
     parser.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
     parser.add_argument("--only-triton", action="store_true", help="leave out CUDA C++, which no Triton compiles")
+    parser.add_argument("--no-sass", action="store_true", help="do not disassemble what Triton compiles: faster")
     parser.add_argument("--csv", type=Path, help="where the table is written as well")
     arguments = parser.parse_args()
     # Compiled, not interpreted, and into build/: both has to be said before Triton is imported.
@@ -127,7 +129,7 @@ def main() -> int:
         print("no kernels")
         return 0
     architectures = [ARCHITECTURES[name] for name in arguments.arch]
-    compile_file = {".py": triton_results, ".cu": cuda_results}
+    compile_file = {".py": partial(triton_results, sass=not arguments.no_sass), ".cu": cuda_results}
     results = list(show(r for file in files for r in compile_file[file.suffix](file, architectures)))
     if arguments.csv:
         with arguments.csv.open("w", newline="") as file:

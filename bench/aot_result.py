@@ -42,13 +42,20 @@ def judged(kernel: str, configuration: str, architecture: Architecture, build: B
     return Result(kernel, configuration, architecture.name, build, "; ".join(problems))
 
 
+def _sass(build: Build, each: str, between: str, unknown: str = "", none: str = "") -> str:
+    """The tensor-core instructions of a build, and how many there are of each."""
+    if build.sass is None:
+        return unknown
+    return between.join(each.format(count, name) for name, count in sorted(build.sass.items())) or none
+
+
 def line(architecture: Architecture, build: Build) -> str:
     """A row of the printed table, under `HEADING`."""
     used, room = build.resources, fit(build, architecture)
     spills, occupied = f"{used.spill_stores}+{used.spill_loads}", f"{room.fraction:.1%} ({room.limit})"
     return (
         f"  {architecture.name:8}{used.registers:9}{used.stack:7}{spills:>12}{build.shared:8}  {occupied:23}"
-        + (", ".join(f"{count} {name}" for name, count in sorted(build.sass.items())) or "none")
+        + _sass(build, "{} {}", ", ", "not looked for", "none")
         + (f" ({', '.join(build.ptx)})" if build.ptx else "")
     )
 
@@ -66,6 +73,6 @@ def row(result: Result) -> dict[str, object]:
         cells |= build.resources._asdict() | room._asdict()
         cells["occupancy"] = round(cells.pop("fraction"), 4)
         cells |= {"dynamic_shared": build.dynamic_shared, "tensor_memory": build.tensor_memory, "warps": build.warps}
-        cells["sass"] = " ".join(f"{count}x{name}" for name, count in sorted(build.sass.items()))
+        cells["sass"] = _sass(build, "{}x{}", " ")
         cells |= {"ptx": " ".join(build.ptx), "compiler": build.compiler}
     return cells

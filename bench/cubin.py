@@ -33,7 +33,7 @@ class Build(NamedTuple):
     resources: Resources
     warps: int  # of a block
     dynamic_shared: int  # bytes of a block
-    sass: Counter[str]  # tensor-core instructions of the binary
+    sass: Counter[str] | None  # tensor-core instructions of the binary, where it was disassembled
     ptx: tuple[str, ...] = ()  # those they came from, where there is PTX
     tensor_memory: int = 0  # columns of a block
 

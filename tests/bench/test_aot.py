@@ -178,6 +178,15 @@ def test_what_comes_from_the_cache_is_the_same(tmp_path):
     assert report.exists()
 
 
+@needs_triton
+def test_what_is_not_disassembled_is_judged_as_well(tmp_path):
+    path = SOURCES / "spilling.py"
+    without, whole = (run(tmp_path, path, *option, arch=("sm_90",)) for option in (["--no-sass"], []))
+    assert "not looked for" in without.printed
+    assert without.rows == [row | {"sass": ""} for row in whole.rows]
+    assert without.status == 1
+
+
 def test_without_kernels_it_says_so(tmp_path):
     (tmp_path / "__init__.py").touch()
     assert run(tmp_path, tmp_path)[:3] == (0, "no kernels\n", [])
