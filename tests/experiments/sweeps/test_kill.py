@@ -59,7 +59,8 @@ class Runner:
         process, pipe = self.start(folder)
         ends = []
         while not isinstance(event := pipe.recv(), Finished):
-            ends += [time.monotonic()] if isinstance(event, EpochEnd) else []
+            if isinstance(event, EpochEnd):
+                ends.append(time.monotonic())
         process.join()
         return event, ends
 
