@@ -4,12 +4,14 @@ from __future__ import annotations
 
 ROOMS = {
     "fastrank": {
+        "alerts": [],
         "arguments": [],
         "backend": [],
         "device": [],
         "files": [],
         "guard": [],
         "metrics": [],
+        "sinks": [],
         "device_table": ["device"],
         "streams": ["device"],
         "reference": ["metrics"],
@@ -33,7 +35,7 @@ ROOMS = {
             "streams",
             "weights",
         ],
-        "__init__": ["history", "linalg", "metrics", "optim", "tracking"],
+        "__init__": ["alerts", "history", "linalg", "metrics", "optim", "sinks", "tracking"],
     },
     "kernels": {
         "limits": [],
