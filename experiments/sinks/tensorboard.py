@@ -44,7 +44,7 @@ class TensorBoard:
         """Nothing is open."""
 
     def _board(self, trial: Trial, since: int | None) -> sinks.TensorBoard:
-        """Where this session writes of the trial, from epoch ``since`` on; None where it is not known what came before."""
+        """Where this session writes of the trial, from epoch ``since`` on; None where nobody knows what came before."""
         if trial.id not in self._boards:
             self._boards[trial.id] = sinks.TensorBoard(self._folder / trial.id)
             self._boards[trial.id].write(0, [_table_row(trial)[0]], since=since)

@@ -2,8 +2,8 @@
 
     RankTracker(model, optimizer, alerts=[fastrank.alerts.below(0.1), fastrank.alerts.nonfinite("stop")])
 
-`below`, `halved` and `nonfinite` make rules; a `Rule` of one's own is a class with one method. Rows arrive some steps after
-they were measured: nothing waits for them.
+`below`, `halved` and `nonfinite` are rules; one of one's own is a subclass of `Rule` with one method. Rows arrive some
+steps after they were measured: nothing waits for them.
 """
 
 from .alerts import Alerts

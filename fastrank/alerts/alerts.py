@@ -18,8 +18,8 @@ class Alerts:
     """The rules of one run, and for which matrices each of them holds at present.
 
     Args:
-        rules: each a `Rule`, or a function of `Rows` that says where it holds, bools `(n, m)`: its name is the function's,
-            and it warns. Copies are made: a rule may serve several runs.
+        rules: each a `Rule`, or a function of `Rows` that says where it holds, bools `(n, m)`: its name is the
+            function's, and it warns. Copies are made: a rule may serve several runs.
         names: the matrices.
 
     Raises:
@@ -45,7 +45,7 @@ class Alerts:
         """What begins to hold in rows that have arrived: an alert for each rule and matrix, in order of the steps.
 
         Args:
-            steps: (n,), increasing, above those of earlier calls. A call with many rows costs little more than with one.
+            steps: (n,), increasing, above those of earlier calls. Many rows cost little more than one.
             lower, upper: (n, matrices), bounds of the rank, of any numeric dtype; without meaning where not finite.
             full: (matrices,), min(rows, cols).
             nonfinite: (n, matrices) bool.

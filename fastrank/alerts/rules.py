@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ BUCKETS = 32  # that the window of `halved` is made of
 class below(Rule):
     """The rank of a matrix is certainly below a share of its full rank: `rank_upper < share * min(rows, cols)`.
 
-    It holds until `rank_lower` is at least 1.1 times that, or the full rank. While a matrix is not finite, nothing changes.
+    It holds until `rank_lower` is at least 1.1 times that, or the full rank. Rows that are not finite are left out.
 
     Args:
         share: above 0 and at most 1 (default 0.1).
@@ -84,10 +85,10 @@ class halved(Rule):
     """The rank of a matrix is certainly at most half of what it was within the last steps: `rank_upper <= r / 2`, where
     r is the largest `rank_lower` of the window.
 
-    It holds until `rank_lower` is more than 0.55 r, as it is at the latest when the window has left the fall behind. Rows
-    that are not finite are left out. The window consists of 32 parts, the oldest of which is forgotten as a whole: what
-    halves in more steps than `within` is never an alert, what halves in less than 93 % of them always one. A window of at
-    most 32 steps is exact.
+    It holds until `rank_lower` is more than 0.55 r, as it is at the latest when the window has left the fall behind.
+    Rows that are not finite are left out. The window consists of up to 32 parts, the oldest of which is forgotten as a
+    whole: what halves in more steps than `within` is never an alert, what halves in 93 % of them or less always is. A
+    window of at most 32 steps is exact.
 
     Args:
         within: a number of steps, not of rows (default 1000).
@@ -116,14 +117,17 @@ class halved(Rule):
         self._kept = (
             self.within + 1
         ) // self._width - 1  # buckets before that of a row whose steps are all near enough
-        self.load_state_dict({})
+        self._bucket: int | None = None  # the newest
+        self._here: NDArray[np.int64] = np.zeros(0, dtype=np.int64)  # the largest rank of each matrix in it; -1: none
+        self._earlier: dict[int, NDArray[np.int64]] = {}  # the same of each bucket before it
+        self._before = self._here  # the largest of all these
 
     def holds(self, rows: Rows) -> tuple[Bools, Bools]:
         lower = np.where(rows.nonfinite, -1, rows.lower).astype(np.int64)
         largest = np.empty_like(lower)
         buckets = rows.steps // self._width
         starts = [0, *(np.flatnonzero(np.diff(buckets)) + 1).tolist(), len(buckets)]
-        for start, end in zip(starts, starts[1:], strict=False):
+        for start, end in pairwise(starts):
             largest[start:end] = self._move_to(int(buckets[start]), lower[start:end])
         finite, positive = ~rows.nonfinite, largest > 0
         return (2 * rows.upper <= largest) & positive & finite, (
@@ -131,7 +135,7 @@ class halved(Rule):
         ) & finite
 
     def _move_to(self, bucket: int, lower: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Take the ranks of some rows of one bucket; for each of them the largest ranks of its window."""
+        """For each of some rows of one bucket the largest ranks of its window; these rows are remembered."""
         none = np.full_like(lower[0], -1)
         if bucket != self._bucket:
             if self._bucket is not None:
@@ -141,7 +145,7 @@ class halved(Rule):
             self._bucket, self._here = bucket, none
         largest = np.maximum(np.maximum.accumulate(lower, axis=0), self._here)
         self._here = largest[-1]
-        return np.maximum(largest, self._before)
+        return np.maximum(largest, self._before, out=largest)
 
     def says(self, name: str, rank: int | None, full_rank: int) -> str:
         return f"{name}: the rank, {rank} of {full_rank}, has halved within {self.within} steps"
@@ -153,7 +157,7 @@ class halved(Rule):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state.get("within") != self.within:  # whose buckets are others
             state = {}
-        self._bucket: int | None = state.get("bucket")  # the newest one
-        self._here = np.array(state.get("here", ()), dtype=np.int64)  # the largest rank of each matrix in it; -1: none
+        self._bucket = state.get("bucket")
+        self._here = np.array(state.get("here", ()), dtype=np.int64)
         self._earlier = {int(at): np.array(ranks, dtype=np.int64) for at, ranks in state.get("earlier", {}).items()}
         self._before = np.max([np.full_like(self._here, -1), *self._earlier.values()], axis=0)

@@ -4,8 +4,8 @@
     sink.log(step, {"rank/mean": 0.6})
     sink.close()
 
-A sink that is used like this raises where it cannot send. `Relay` stands between a loop and a sink where neither an error
-nor a slow network may disturb the loop. No tracker's package is imported before a sink of it is made.
+A sink that is used like this raises where it cannot send. `Relay` stands between a loop and a sink where neither an
+error nor a slow network may disturb the loop. The package of a sink is imported when the sink is made.
 """
 
 from .background import Background, reason

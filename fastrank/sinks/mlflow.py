@@ -87,7 +87,7 @@ class MLflow:
     @cached_property
     def _before(self) -> Mapping[str, float]:
         """The curves that the run had when it was opened here."""
-        return {} if self._opened else self._client.get_run(self._run).data.metrics  # type: ignore[no-any-return]
+        return {} if self._opened else self._client.get_run(self._run).data.metrics
 
     def _open(self) -> str:
         if self._run is None:

@@ -38,8 +38,8 @@ def open_sink(spec: Any) -> Sink:
     """The sink that `spec` stands for.
 
     Args:
-        spec: `"tensorboard"`, `"wandb"`, `"mlflow"` or `"trackio"`; a sink, which is any object with `log(step, values)`
-            and `close()`; a `torch.utils.tensorboard.SummaryWriter`; a run of W&B or of trackio; or a function
+        spec: `"tensorboard"`, `"wandb"`, `"mlflow"` or `"trackio"`; a sink: any object with `log(step, values)` and
+            `close()`; a `torch.utils.tensorboard.SummaryWriter`; a run of W&B or of trackio; or a function
             `f(step, values)`.
 
     Raises:

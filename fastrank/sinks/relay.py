@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from .background import Background, reason
+from .background import Background
 
 NOTHING_LOST = "Nothing is lost: the history has every row"
 
@@ -43,9 +43,8 @@ class Relay:
 
     def __init__(self, sink: Sink, title: str | None = None) -> None:
         self._sink = sink
-        self._background = Background(
-            title or getattr(sink, "title", type(sink).__name__), sink.close, self._warn, NOTHING_LOST
-        )
+        named = title or str(getattr(sink, "title", type(sink).__name__))
+        self._background = Background(named, sink.close, self._warn, NOTHING_LOST)
         self._attach = getattr(sink, "attach", None)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -35,7 +35,6 @@ class TensorBoard:
 
     def __init__(self, directory: str | os.PathLike[str] | None = None) -> None:
         with needs("tensorboard"):
-            import tensorboard.compat.proto.event_pb2
             import torch.utils.tensorboard  # noqa: F401  # and not at the first point
         if directory is None:
             directory = Path("runs", f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}-fastrank")
@@ -51,7 +50,7 @@ class TensorBoard:
         self._last: dict[str, int] = {}  # by curve, its last step in this file
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to each curve. Where a curve goes back, all curves go back: TensorBoard drops points from there."""
+        """Add a point to each curve. Where one goes back, all do: TensorBoard drops the points from there on."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         curves = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]

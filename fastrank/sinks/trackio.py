@@ -15,12 +15,12 @@ PROJECT = "fastrank"
 class Trackio:
     """A sink that adds points to the run that the loop has open at the first point, or else opens a run.
 
-    In the loop's run points have ``rank/step`` as a value, which can be chosen as the x axis, and stand at the step that
-    the loop has reached: its step counter is not moved. In a run that is opened here, points have their own step.
+    In the loop's run points have ``rank/step`` as a value, which can be chosen as the x axis, and stand at the step
+    that the loop has reached: its step counter is not moved. In a run that is opened here, points have their own step.
 
     Args:
-        run: the run (default: the one that is open, in the thread of the loop, at the first point). Whoever has opened it
-            finishes it.
+        run: the run (default: the one that is open, in the thread of the loop, at the first point). Whoever has opened
+            it finishes it.
         init: arguments of `trackio.init` for a run that is opened here, such as `project` and `name`. With a `name` and
             `resume="allow"` a later process continues the run, and what it repeats is left out.
 

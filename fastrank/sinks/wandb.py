@@ -13,9 +13,9 @@ from .relay import SinkWarning
 STEP = "rank/step"
 PROJECT = "fastrank"  # unless WANDB_PROJECT names another
 LEFT_OUT = (
-    "Weights & Biases: the run is the loop's, and so are its rows: of points that come more often than these rows, some "
-    "are left out there. The history has all. WeightsAndBiases(own_rows=True) makes a row for each point, which moves the "
-    "run's step counter"
+    "Weights & Biases: points go to the run with the rows that the loop logs, one with each, and come more often than "
+    "these: some are left out there, though the history has all. WeightsAndBiases(own_rows=True) makes a row for each "
+    "point, which moves the run's step counter"
 )
 
 
@@ -77,12 +77,15 @@ class WeightsAndBiases:
         if self._own_rows:
             run.log(point)
         else:
-            self._send_with_rows(run, point)
+            self._wait(point)
+            self._send_with_row(run)
 
     def close(self) -> None:
-        """Finish a run that was opened here."""
+        """Finish a run that was opened here; add a point that waits to the last row of one that was not."""
         if self._opened:
             self._run.finish()
+        elif self._waiting:
+            self._send_with_row(self._run)
 
     def _open(self) -> Any:
         if self._since is None:
@@ -106,16 +109,19 @@ class WeightsAndBiases:
         }
         return wandb.init(**usual | self._init)
 
-    def _send_with_rows(self, run: Any, point: dict[str, float]) -> None:
-        """Add the oldest of the points that wait to the loop's present row, unless one was added to this row already.
-
-        Another thread may begin a row meanwhile, so the row is asked for again: no row may have two points.
-        """
+    def _wait(self, point: dict[str, float]) -> None:
+        """Keep a point until there is a row for it, instead of an older one of the same curves."""
         curves = tuple(point)
         if curves in self._waiting and not self._warned:
             self._warned = True
             warnings.warn(LEFT_OUT, SinkWarning, stacklevel=3)
         self._waiting[curves] = point
+
+    def _send_with_row(self, run: Any) -> None:
+        """Add the oldest of the points that wait to the loop's present row, unless one was added to this row already.
+
+        Another thread may begin a row meanwhile, so the row is asked for again: no row may have two points.
+        """
         if run.step > self._row:
             run.log(self._waiting.pop(next(iter(self._waiting))), commit=False)
             self._row = run.step
