@@ -76,7 +76,8 @@ class Rule:
         self, name: str, action: Action | Sequence[Action] = "warn", *, names: str | Sequence[str] | None = None
     ) -> None:
         self.name = name
-        self.actions: tuple[Action, ...] = (action,) if isinstance(action, str) or callable(action) else tuple(action)
+        several = isinstance(action, Sequence) and not isinstance(action, str)
+        self.actions: tuple[Action, ...] = tuple(action) if several else (action,)  # type: ignore[arg-type, assignment]
         for one in self.actions:
             if not callable(one) and not isinstance(one, str):
                 raise TypeError(f"alerts, {name}: action: expected a function or a word, not {one!r}")

@@ -143,9 +143,10 @@ class halved(Rule):
             self._earlier = {old: ranks for old, ranks in self._earlier.items() if bucket - self._kept <= old < bucket}
             self._before = np.max([none, *self._earlier.values()], axis=0)
             self._bucket, self._here = bucket, none
-        largest = np.maximum(np.maximum.accumulate(lower, axis=0), self._here)
-        self._here = largest[-1]
-        return np.maximum(largest, self._before, out=largest)
+        here = np.maximum(np.maximum.accumulate(lower, axis=0), self._here)
+        self._here = here[-1]
+        largest: NDArray[np.int64] = np.maximum(here, self._before)
+        return largest
 
     def says(self, name: str, rank: int | None, full_rank: int) -> str:
         return f"{name}: the rank, {rank} of {full_rank}, has halved within {self.within} steps"

@@ -38,7 +38,7 @@ class Relay:
         sink: any object with `log(step, values)` and `close()`. Nobody else may use it meanwhile.
         title: what people call it (default: its `title`, or the name of its class).
 
-    A `SinkWarning` comes from `log` or `close`, in the thread of the loop, and never from the sink's thread.
+    The warning of an error comes from the next `log`, or from `close`: in the thread of the loop.
     """
 
     def __init__(self, sink: Sink, title: str | None = None) -> None:
