@@ -8,13 +8,16 @@ linalg          rank, norms and randomised SVD of batches of matrices
 Tolerance       threshold of the numerical rank
 read_history    reads a history that a tracker wrote, or only some of its matrices and columns
 write_history   writes a history to one file
+sinks           send numbers to TensorBoard, W&B, MLflow and trackio
+alerts          rules that call, stop or warn when a rank falls
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import linalg, schedules
+    from . import alerts, linalg, schedules, sinks
+    from .alerts import AlertWarning
     from .history import HistoryError, HistoryWarning, read_history, write_history
     from .metrics import RankBounds, Status, Tolerance
     from .optim import SGD
@@ -24,6 +27,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "AlertWarning",
     "HistoryError",
     "HistoryWarning",
     "RankBounds",
@@ -31,19 +35,23 @@ __all__ = [
     "Status",
     "Tolerance",
     "__version__",
+    "alerts",
     "linalg",
     "prepare",
     "read_history",
     "schedules",
+    "sinks",
     "write_history",
 ]
 
 _ROOMS = {
+    "alerts": ("AlertWarning", "alerts"),
     "history": ("HistoryError", "HistoryWarning", "read_history", "write_history"),
     "linalg": ("linalg",),
     "metrics": ("RankBounds", "Status", "Tolerance"),
     "optim": ("SGD",),
     "schedules": ("schedules",),
+    "sinks": ("sinks",),
     "tracking": ("RankTracker", "prepare"),
 }
 

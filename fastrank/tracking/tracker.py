@@ -17,7 +17,7 @@ from ..history import History, Layout, StepNumber
 from ..measuring import Measurer, check_spectrum, check_tolerances, columns
 from ..metrics import Tolerance
 from ..schedules import Rule, check_rule
-from ..sinks import open_sinks
+from ..sinks import Relay, open_sink
 from ..streams import OwnStream
 from ..weights import Choice, Select, TrackedWeights, WeightsOf
 from .ahead import compile_ahead

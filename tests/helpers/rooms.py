@@ -4,6 +4,7 @@ from __future__ import annotations
 
 ROOMS = {
     "fastrank": {
+        "alerts": [],
         "arguments": [],
         "backend": [],
         "device": [],
@@ -25,19 +26,10 @@ ROOMS = {
             *("backend", "counting", "device", "device_table", "metrics", "optim", "reference", "streams", "weights"),
         ],
         "tracking": [
-            "arguments",
-            "backend",
-            "device",
-            "history",
-            "measuring",
-            "metrics",
-            "optim",
-            "schedules",
-            "sinks",
-            "streams",
-            "weights",
+            *("alerts", "arguments", "backend", "device", "history", "measuring", "metrics", "optim"),
+            *("schedules", "sinks", "streams", "weights"),
         ],
-        "__init__": ["history", "linalg", "metrics", "optim", "schedules", "tracking"],
+        "__init__": ["alerts", "history", "linalg", "metrics", "optim", "schedules", "sinks", "tracking"],
     },
     "kernels": {
         "limits": [],
