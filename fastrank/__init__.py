@@ -2,6 +2,7 @@
 
 SGD             drop-in replacement for torch.optim.SGD
 RankTracker     records ranks and norms at every step of any optimizer
+analyze         measures a model, a state dict or a checkpoint once, and returns a table
 prepare         compiles the kernels that a tracker will launch, and waits until they are compiled
 linalg          rank, norms and randomised SVD of batches of matrices
 Tolerance       threshold of the numerical rank
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import linalg
+    from .analysis import AnalyzeError, analyze
     from .history import HistoryError, HistoryWarning, read_history, write_history
     from .metrics import RankBounds, Status, Tolerance
     from .optim import SGD
@@ -23,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "AnalyzeError",
     "HistoryError",
     "HistoryWarning",
     "RankBounds",
@@ -30,6 +33,7 @@ __all__ = [
     "Status",
     "Tolerance",
     "__version__",
+    "analyze",
     "linalg",
     "prepare",
     "read_history",
@@ -37,6 +41,7 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "analysis": ("AnalyzeError", "analyze"),
     "history": ("HistoryError", "HistoryWarning", "read_history", "write_history"),
     "linalg": ("linalg",),
     "metrics": ("RankBounds", "Status", "Tolerance"),

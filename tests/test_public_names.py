@@ -10,6 +10,7 @@ PUBLIC = {
     "fastrank": {
         *("SGD", "RankTracker", "Tolerance", "RankBounds", "Status", "prepare", "linalg", "__version__"),
         *("read_history", "write_history", "HistoryError", "HistoryWarning"),
+        *("analyze", "AnalyzeError"),
     },
     "fastrank.linalg": {
         *("rank_bounds", "matrix_rank", "svdvals", "svd_lowrank", "LowRankSVD", "spectral_norm", "nuclear_norm"),
