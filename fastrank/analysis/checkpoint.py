@@ -26,7 +26,7 @@ def of_checkpoint(
         checkpoint: the path, or another name, for messages.
         state: nested dictionaries and lists of tensors, arrays of NumPy and plain values.
         key: where in it the parameters are; see `groups.choose`.
-        choice: which names are wanted.
+        choice: which names are wanted; its `split` is not looked at.
         split: how weights that stack several matrices are cut, before what names and shapes tell. A convolution's
             kernel is a matrix by then.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +72,13 @@ def analyze(
     `fastrank/analysis/layers.py`), not the groups of a convolution; and buffers are measured, which look like weights.
     """
     _check_packages()
+    split = split if split is not None else {}
+    try:
+        choice = Choice(include, exclude, split=split)
+    except ValueError as error:
+        raise AnalyzeError(str(error)) from error
     with torch.inference_mode(False):
-        found = _matrices(model, key, Choice(include, exclude), split if split is not None else {})
+        found = _matrices(model, key, choice, split)
         table = _data_frame(_measure(found.tensors, tolerance, energy, device))
     table.attrs.update(left_out=found.left_out, not_looked_at=found.not_looked_at)
     return table
@@ -85,7 +89,7 @@ def _matrices(model: object, key: str | None, choice: Choice, split: Mapping[str
     if isinstance(model, nn.Module):
         if key is not None:
             raise AnalyzeError(f"key: {key!r} is for a state dict or a checkpoint, and this is a model")
-        return of_model(model, replace(choice, split=split))
+        return of_model(model, choice)
     if isinstance(model, Mapping):
         return of_checkpoint("state dict", model, key, choice, split)
     if isinstance(model, str | os.PathLike):

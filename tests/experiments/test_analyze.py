@@ -126,11 +126,8 @@ def test_what_cannot_be_analysed_is_said_in_a_line(
         print_analysis(checkpoint, (1e-3, "nuclear"), None, None, None, "cpu", None)
     (tmp_path / "no.pt").write_text("no checkpoint")
     for arguments, status, reason in (
-        (
-            [tmp_path / "no.pt"],
-            1,
-            f"fastrank: {tmp_path / 'no.pt'}: holds more than tensors and plain values, or is no",
-        ),
+        ([tmp_path / "no.pt"], 1, f"fastrank: {tmp_path / 'no.pt'}: holds more than tensors and plain values"),
+        ([checkpoint, "--split", "second*=q,q"], 1, "fastrank: split: 'second*' has a name twice"),
         ([checkpoint, "--key", "optimizer"], 1, f"fastrank: {checkpoint}: has no 'optimizer': there is no"),
         ([checkpoint, "--split", "w"], 2, "fastrank: --split w: expected GLOB=PARTS"),
         ([checkpoint, "--json", "--csv"], 2, "fastrank: --json, --csv: only one of them can be printed"),
