@@ -14,7 +14,7 @@ from ..weights import DTYPES, Choice, TrackedWeights
 from .files import AnalyzeError
 from .groups import choose
 from .layers import Split, as_layer, pieces, weights_in_use
-from .matrices import Holder, Matrices, counted, some
+from .matrices import Holder, Matrices, counted, current, some
 
 
 def of_checkpoint(
@@ -55,10 +55,9 @@ def of_checkpoint(
         what = f"none of its {len(known)} matrices is chosen" if known else "has no matrix whose rank could be counted"
         raise AnalyzeError(f"{checkpoint}: {what}: {some(known or left_out)}")
     try:
-        weights = TrackedWeights(Holder(matrices), Choice(split=_splits(matrices, tensors, split)))
+        cut = current(TrackedWeights(Holder(matrices), Choice(split=_splits(matrices, tensors, split))))
     except ValueError as error:
         raise AnalyzeError(f"{checkpoint}: {error}; it has {some(list(matrices))}") from error
-    cut = {name: source.matrix for name, source in zip(weights.names, weights.sources(), strict=True)}
     return Matrices(cut, left_out, chosen.not_looked_at)
 
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from ..weights import TrackedWeights
+
 LISTED = 5  # names in an error
 
 
@@ -30,6 +32,15 @@ class Holder(nn.Module):
         # what is frozen, to see whether it changes. What was made in inference mode cannot be a parameter outside it.
         for name, x in tensors.items():
             self._parameters[name] = nn.Parameter(x.clone() if x.is_inference() else x)
+
+
+def current(weights: TrackedWeights) -> dict[str, Tensor]:
+    """The matrices of these weights as they are now. Raises `ValueError` if two of them have the same name."""
+    found: dict[str, Tensor] = {}
+    for name, source in zip(weights.names, weights.sources(), strict=True):
+        if found.setdefault(name, source.matrix) is not source.matrix:
+            raise ValueError(f"two matrices are called {name}: leave one of them out")
+    return found
 
 
 def counted(vectors: int, not_chosen: int) -> list[str]:

@@ -6,7 +6,7 @@ from torch import nn
 
 from ..weights import Choice, TrackedWeights
 from .files import AnalyzeError
-from .matrices import Matrices, counted
+from .matrices import Matrices, counted, current
 
 NOT_CHOSEN = ("(not included)", "(excluded)")
 
@@ -18,9 +18,9 @@ def of_model(model: nn.Module, choice: Choice) -> Matrices:
     """
     try:
         weights = TrackedWeights(model, choice)
+        tensors = current(weights)
     except ValueError as error:
         raise AnalyzeError(str(error)) from error
-    tensors = {name: source.matrix for name, source in zip(weights.names, weights.sources(), strict=True)}
     without = [weight for weight in weights.coverage if not weight.matrices]
     matrices = [weight for weight in without if len(weight.shape) > 1]
     named = [f"{weight.name} {weight.reason}" for weight in matrices if weight.reason not in NOT_CHOSEN]

@@ -160,6 +160,7 @@ def test_errors_name_what_was_given() -> None:
         analyze("nowhere.pt")
     for arguments, reason in (
         (({"epoch": 3},), "^state dict: holds no tensors$"),
+        (({"x": torch.ones(2, 3, 3), "x[0]": torch.eye(3)},), r"^state dict: two matrices are called x\[0\]"),
         (({"b": torch.ones(2)},), "^state dict: has no matrix whose rank could be counted: 1 vector"),
         ((nn.BatchNorm1d(3),), "nothing to track"),
         ((nn.Linear(3, 3, device="meta"),), "'weight' is on the meta device"),
