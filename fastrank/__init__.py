@@ -2,6 +2,7 @@
 
 SGD             drop-in replacement for torch.optim.SGD
 RankTracker     records ranks and norms at every step of any optimizer
+analyze         measures a model, a state dict or a checkpoint once, and returns a table
 prepare         compiles the kernels that a tracker will launch, and waits until they are compiled
 schedules       rules for after which steps to measure, where a number is too plain
 linalg          rank, norms and randomised SVD of batches of matrices
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import alerts, linalg, schedules, sinks
     from .alerts import AlertWarning
+    from .analysis import AnalyzeError, analyze
     from .history import HistoryError, HistoryWarning, read_history, write_history
     from .metrics import RankBounds, Status, Tolerance
     from .optim import SGD
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "SGD",
     "AlertWarning",
+    "AnalyzeError",
     "HistoryError",
     "HistoryWarning",
     "RankBounds",
@@ -36,6 +39,7 @@ __all__ = [
     "Tolerance",
     "__version__",
     "alerts",
+    "analyze",
     "linalg",
     "prepare",
     "read_history",
@@ -46,6 +50,7 @@ __all__ = [
 
 _ROOMS = {
     "alerts": ("AlertWarning", "alerts"),
+    "analysis": ("AnalyzeError", "analyze"),
     "history": ("HistoryError", "HistoryWarning", "read_history", "write_history"),
     "linalg": ("linalg",),
     "metrics": ("RankBounds", "Status", "Tolerance"),

@@ -24,6 +24,7 @@ OPTIONAL = {
     "pandas",
     "cupy",
     "numba",
+    "safetensors",
     "triton",
     *("mlflow", "tensorboard", "trackio", "wandb"),
 }  # imported inside functions, where a user asks for what they serve
@@ -188,7 +189,8 @@ def test_experiments_and_benchmarks_use_the_public_interface(path):
 def test_importing_fastrank_is_fast_and_pulls_in_nothing():
     """All of it, in less than 0.2 s of a core beyond `import torch` (the best of three); nothing optional."""
     script = """
-import json, sys, time, torch
+import gc, json, sys, time, torch
+gc.freeze()  # or the collector looks through all of torch's objects once more, at some import or other
 start = time.process_time()  # others may be busy on the same cores
 import fastrank
 for name in fastrank.__all__:
@@ -199,8 +201,7 @@ print(json.dumps([time.process_time() - start, sorted(sys.modules)]))
     for _ in range(3):
         out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         elapsed, modules = json.loads(out.stdout)
-        foreign = {"triton", "cupy", "numba", "pyarrow", "pandas", "matplotlib", "pydantic", "typer", "sklearn"}
-        assert not (foreign | {"tensorboard", "wandb", "mlflow", "trackio"}) & set(modules)
+        assert not (OPTIONAL | {"matplotlib", "pydantic", "typer", "sklearn"}) & set(modules)
         assert "torch._dynamo" not in modules
         seconds.append(elapsed)
     assert min(seconds) < 0.2

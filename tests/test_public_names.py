@@ -10,7 +10,7 @@ PUBLIC = {
     "fastrank": {
         *("SGD", "RankTracker", "Tolerance", "RankBounds", "Status", "prepare", "linalg", "__version__"),
         *("read_history", "write_history", "HistoryError", "HistoryWarning"),
-        *("schedules", "sinks", "alerts", "AlertWarning"),
+        *("schedules", "sinks", "alerts", "AlertWarning", "analyze", "AnalyzeError"),
     },
     "fastrank.sinks": {
         *("TensorBoard", "WeightsAndBiases", "MLflow", "Trackio", "Writer", "Function", "open_sink"),

@@ -181,7 +181,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["fastrank.experiments.analyze", "safetensors", "fastrank.experiments.sweeps"])
+@pytest.mark.parametrize("module", ["fastrank.experiments.analyze", "pandas", "fastrank.experiments.sweeps"])
 def test_an_interrupt_while_a_command_is_imported_is_quiet(module: str, tmp_path: Path) -> None:
     code = INTERRUPTED.format(module=module, checkpoint=str(tmp_path / "x.pt"))
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from fastrank.experiments.checkpoints import AnalyzeError, choose
+from fastrank.analysis import AnalyzeError
+from fastrank.analysis.groups import choose
 from fastrank.weights.places import WRAPPERS
 
 HERE = Path("x.pt")
@@ -90,14 +91,14 @@ def test_groups_that_are_not_looked_at_are_said_with_their_keys() -> None:
     }
     chosen = choose(HERE, state, None)
     assert list(chosen.tensors) == ["w"]
-    assert chosen.not_looked_at == [
-        "model_ema (averaged weights, 2 tensors; --key model_ema)",
-        "best so far (1 tensor; --key 'best so far')",
-        "rng (1 tensor; --key rng)",
-    ]
+    assert chosen.not_looked_at == {
+        "model_ema": "averaged weights, 2 tensors",
+        "best so far": "1 tensor",
+        "rng": "1 tensor",
+    }
     # Without a usual key everything is looked at, each group under its own name.
     everything = choose(HERE, {"net": {"w": W}, "ema": {"w": W}}, None)
-    assert (list(everything.tensors), everything.not_looked_at) == (["net.w", "ema.w"], [])
+    assert (list(everything.tensors), everything.not_looked_at) == (["net.w", "ema.w"], {})
 
 
 def test_a_usual_key_without_tensors_is_passed_over() -> None:
@@ -107,7 +108,7 @@ def test_a_usual_key_without_tensors_is_passed_over() -> None:
 
 def test_two_tensors_of_one_name_are_an_error() -> None:
     for state in ({"a": {"b": W}, "a.b": W}, {"a": {0: W, "0": W}}):
-        with pytest.raises(AnalyzeError, match=r"two tensors are called a\.[b0]: choose with --key"):
+        with pytest.raises(AnalyzeError, match=r"two tensors are called a\.[b0]: choose one by its key"):
             choose(HERE, state, None)
 
 

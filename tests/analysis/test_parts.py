@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastrank.experiments.checkpoints import AnalyzeError, read
+from fastrank.analysis import AnalyzeError
+from fastrank.analysis.parts import read
 
 
 def save(folder: Path, **parts: list[str]) -> None:

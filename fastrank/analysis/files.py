@@ -1,5 +1,7 @@
 """Reading one file of PyTorch, safetensors or NumPy. Others that people mistake for one are named, with a way out."""
 
+from __future__ import annotations
+
 import warnings
 import zipfile
 from pathlib import Path
@@ -8,11 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
-
-from ..errors import UserError
 
 SAFETENSORS = ".safetensors"
 NUMPY = b"\x93NUMPY"
@@ -32,14 +30,15 @@ MEMBERS = {
 """What other files begin with, or archives contain, and what they are."""
 
 
-class AnalyzeError(UserError):
-    """A checkpoint cannot be analysed. The message names the file and says what to do."""
+class AnalyzeError(ValueError):
+    """A checkpoint or a model cannot be analysed. The message names the file, or the weight, and says what to do."""
 
 
 def read_file(path: Path) -> Any:
     """What a file holds: nested dictionaries and lists of tensors and plain values. No code in it is run.
 
-    Raises AnalyzeError for a file that is damaged, of another kind or not plain, OSError for one that cannot be read.
+    Raises AnalyzeError for a file that is damaged, of another kind or not plain, OSError for one that cannot be read,
+    ImportError for one of safetensors where that package is missing.
     """
     with path.open("rb") as file:
         start = file.read(32)
@@ -60,6 +59,11 @@ def read_file(path: Path) -> Any:
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise missing(f"{path}: to read it", error) from error
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
@@ -91,3 +95,9 @@ def _torch(path: Path, archive: bool) -> Any:
         if isinstance(error, OSError) and error.filename:  # an error of the system; those of torch do not name the file
             raise
         raise AnalyzeError(f"{path}: is not a whole checkpoint of torch.save: {error}") from error
+
+
+def missing(purpose: str, error: ImportError) -> ModuleNotFoundError:
+    """What is to be raised where a package of the extra ``history`` cannot be imported, which serves `purpose`."""
+    package = (error.name or "").partition(".")[0]
+    return ModuleNotFoundError(f"{purpose}, {package} is needed: pip install 'fastrank[history]'", name=package)

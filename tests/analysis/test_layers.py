@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import fastrank
-from fastrank.experiments.analyze import analyze
-from fastrank.experiments.checkpoints import as_layer, pieces, weights_in_use
+from fastrank import analyze
+from fastrank.analysis.layers import as_layer, pieces, weights_in_use
 
 
 def old(make: Callable[..., nn.Module], layer: nn.Module, *name: str) -> nn.Module:
@@ -61,9 +61,9 @@ def test_a_checkpoint_tells_what_its_model_does(name: str, tmp_path: Path) -> No
     torch.save(model.state_dict(), tmp_path / "x.pt")
     tracker = fastrank.RankTracker(model, spectrum=("nuclear_norm",))
     tracker.step()
-    found = analyze(tmp_path / "x.pt", tolerance=fastrank.Tolerance())
-    assert sorted(row["name"] for row in found.rows) == sorted(tracker.names)
-    for row in found.rows:
+    found = analyze(tmp_path / "x.pt")
+    assert sorted(found.name) == sorted(tracker.names)
+    for row in found.to_dict("records"):
         known = tracker.latest()[row["name"]]
         assert [row[key] for key in ("rows", "cols", "rank_lower")] == [
             known[key] for key in ("rows", "cols", "rank_lower")
@@ -76,12 +76,12 @@ def test_what_a_weight_is_made_from_is_left_out_by_name(tmp_path: Path) -> None:
         {"a": LAYERS["weight norm"](), "b": LAYERS["old spectral norm"](), "c": LAYERS["pruned rows"]()}
     )
     torch.save(model.state_dict(), tmp_path / "x.pt")
-    found = analyze(tmp_path / "x.pt", tolerance=fastrank.Tolerance())
-    assert [row["name"] for row in found.rows] == ["a.weight", "b.weight", "c.weight"]
+    found = analyze(tmp_path / "x.pt")
+    assert list(found.name) == ["a.weight", "b.weight", "c.weight"]
     parts = [f"a.parametrizations.weight.original{i} (part of a.weight)" for i in (0, 1)]
     parts += [f"b.weight_{role} (part of b.weight)" for role in ("orig", "u", "v")]
     parts += [f"c.weight_{role} (part of c.weight)" for role in ("orig", "mask")]
-    assert found.left_out == [*parts, "3 vectors and scalars"]
+    assert found.attrs["left_out"] == [*parts, "3 vectors and scalars"]
 
 
 def test_names_that_only_look_like_parts_stay_what_they_are() -> None:

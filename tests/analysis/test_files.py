@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fastrank.experiments.checkpoints import AnalyzeError
-from fastrank.experiments.checkpoints.files import read_file
+from fastrank.analysis import AnalyzeError
+from fastrank.analysis.files import read_file
 
 
 def zipped(*members: str) -> bytes:

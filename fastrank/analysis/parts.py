@@ -1,5 +1,7 @@
 """The files that together hold one model: those that an index names, or those that lie in a folder."""
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Iterable, Mapping

@@ -1,22 +1,20 @@
 """Where in a checkpoint the weights are, and what stands beside them: optimizers' state, averages, other groups."""
 
+from __future__ import annotations
+
 import re
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor
 
+from ..arguments import from_numpy
+from ..weights import clean_name
 from .files import AnalyzeError
 
 USUAL_KEYS = ("state_dict", "model_state_dict", "model")
-WRAPPERS = {
-    *("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_fpw_module"),
-    *("_forward_module", "_original_module", "_module", "_torch_module"),
-}
-"""Parts of names that wrappers put in, such as DataParallel's: those that `fastrank.RankTracker` leaves out."""
-
 OPTIMIZER = re.compile(r"optim(izer.*|s?|s?_.*)", re.IGNORECASE)
 AVERAGE = re.compile(r"(.*_)?(ema|swa|averaged?)(_.*)?", re.IGNORECASE)
 KNOWN = 10  # names that an error lists
@@ -28,17 +26,17 @@ class Chosen(NamedTuple):
     tensors: dict[str, Tensor]
     """By their dotted names, without the parts that wrappers put in."""
     left_out: list[str]
-    """Optimizers' states, each with its number of tensors."""
-    not_looked_at: list[str]
-    """Groups of tensors beside the one that was chosen, each with the key under which it is."""
+    """Optimizers' states, each with its number of tensors, and arrays of NumPy that are no tensors."""
+    not_looked_at: dict[str, str]
+    """Groups of tensors beside the one that was chosen: by the key under which each is, what it holds."""
 
 
-def choose(checkpoint: Path, state: Any, key: str | None) -> Chosen:
-    """Find the weights in what `read` has read.
+def choose(checkpoint: Path | str, state: Any, key: str | None) -> Chosen:
+    """Find the weights in what `read` has read, or in a state dict.
 
     Args:
-        checkpoint: the path, for messages.
-        state: nested dictionaries and lists of tensors and plain values.
+        checkpoint: the path, or another name, for messages.
+        state: nested dictionaries and lists of tensors, arrays of NumPy and plain values.
         key: where to look, ``"a.0"`` for ``state["a"][0]``; a key may have dots itself, and the longest that fits is
             taken. None for under the first of `USUAL_KEYS` that holds tensors, otherwise everywhere.
 
@@ -49,20 +47,25 @@ def choose(checkpoint: Path, state: Any, key: str | None) -> Chosen:
     where = _usual_key(state) if key is None else key
     beside = [(str(name), value) for name, value in _items(state) if name != where] if where != key else []
     left_out = [_optimizer(name, value) for name, value in beside if _is_optimizer(name, value)]
-    others = [_other(name, value) for name, value in beside if _count(value) and not _is_optimizer(name, value)]
+    others = {name: _other(name, value) for name, value in beside if _count(value) and not _is_optimizer(name, value)}
     tensors: dict[str, Tensor] = {}
     for name, value in _leaves(_under(checkpoint, state, where)):
-        if not isinstance(value, Tensor):
-            left_out.append(_optimizer(f"{where}.{name}" if where else name, value))
-        elif name in tensors:
-            raise AnalyzeError(f"{checkpoint}: two tensors are called {name}: choose with --key")
-        else:
+        if name in tensors and isinstance(value, Tensor | np.ndarray):
+            raise AnalyzeError(f"{checkpoint}: two tensors are called {name}: choose one by its key")
+        if isinstance(value, Tensor):
             tensors[name] = value.detach()
+        elif isinstance(value, np.ndarray):
+            try:
+                tensors[name] = from_numpy(value, name)
+            except TypeError:
+                left_out.append(f"{name} (dtype {value.dtype})")
+        else:
+            left_out.append(_optimizer(f"{where}.{name}" if where else name, value))
     if "" in tensors:  # there is nothing but this tensor
         tensors = {key or "tensor": tensors[""]}
     if not tensors and not left_out:
         raise AnalyzeError(f"{checkpoint}: holds no tensors{f' under {key}' if key else ''}")
-    plain = [".".join(part for part in name.split(".") if part not in WRAPPERS) for name in tensors]
+    plain = [clean_name(name) for name in tensors]
     if len(set(plain)) == len(plain):
         tensors = dict(zip(plain, tensors.values(), strict=True))
     return Chosen(tensors, left_out, others)
@@ -81,7 +84,7 @@ def _items(node: Any) -> Iterator[tuple[Any, Any]]:
         yield from enumerate(node)
 
 
-def _under(checkpoint: Path, state: Any, key: str | None) -> Any:
+def _under(checkpoint: Path | str, state: Any, key: str | None) -> Any:
     rest = key
     while rest:
         below = {str(name): value for name, value in _items(state)}
@@ -98,8 +101,8 @@ def _under(checkpoint: Path, state: Any, key: str | None) -> Any:
 
 
 def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every tensor by its dotted name, and every optimizer's state, whole, by its own."""
-    if isinstance(node, Tensor):
+    """Every tensor or array by its dotted name, and every optimizer's state, whole, by its own."""
+    if isinstance(node, Tensor | np.ndarray):
         yield prefix, node
     for key, value in _items(node):
         name = f"{prefix}.{key}" if prefix else str(key)
@@ -110,12 +113,13 @@ def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _is_optimizer(key: Any, value: Any) -> bool:
-    named = not isinstance(value, Tensor) and OPTIMIZER.fullmatch(str(key)) is not None and _count(value) > 0
+    group = not isinstance(value, Tensor | np.ndarray) and _count(value) > 0
+    named = group and OPTIMIZER.fullmatch(str(key)) is not None
     return named or (isinstance(value, Mapping) and {"state", "param_groups"} <= value.keys())
 
 
 def _count(node: Any) -> int:
-    return int(isinstance(node, Tensor)) + sum(_count(value) for _, value in _items(node))
+    return int(isinstance(node, Tensor | np.ndarray)) + sum(_count(value) for _, value in _items(node))
 
 
 def _tensors(node: Any) -> str:
@@ -128,5 +132,4 @@ def _optimizer(name: str, value: Any) -> str:
 
 
 def _other(name: str, value: Any) -> str:
-    what = "averaged weights, " if AVERAGE.fullmatch(name) else ""
-    return f"{name} ({what}{_tensors(value)}; --key {shlex.quote(name)})"
+    return ("averaged weights, " if AVERAGE.fullmatch(name) else "") + _tensors(value)

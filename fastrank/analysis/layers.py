@@ -18,6 +18,8 @@ Not told are the groups of a convolution, a one-dimensional convolution without 
 bias or with as many outputs as inputs.
 """
 
+from __future__ import annotations
+
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
