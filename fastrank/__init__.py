@@ -5,6 +5,7 @@ RankTracker     records ranks and norms at every step of any optimizer
 prepare         compiles the kernels that a tracker will launch, and waits until they are compiled
 linalg          rank, norms and randomised SVD of batches of matrices
 Tolerance       threshold of the numerical rank
+plot            draws a history with matplotlib
 read_history    reads a history that a tracker wrote, or only some of its matrices and columns
 write_history   writes a history to one file
 """
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .history import HistoryError, HistoryWarning, read_history, write_history
     from .metrics import RankBounds, Status, Tolerance
     from .optim import SGD
+    from .plotting import plot
     from .tracking import RankTracker, prepare
 
 __version__ = "0.1.0"
@@ -31,6 +33,7 @@ __all__ = [
     "Tolerance",
     "__version__",
     "linalg",
+    "plot",
     "prepare",
     "read_history",
     "write_history",
@@ -41,6 +44,7 @@ _ROOMS = {
     "linalg": ("linalg",),
     "metrics": ("RankBounds", "Status", "Tolerance"),
     "optim": ("SGD",),
+    "plotting": ("plot",),
     "tracking": ("RankTracker", "prepare"),
 }
 

@@ -18,6 +18,7 @@ ROOMS = {
         "linalg": ["arguments", "backend", "counting", "device", "device_table", "metrics", "reference"],
         "optim": ["backend", "device", "device_table", "guard", "reference"],
         "history": ["backend", "device", "files", "metrics", "streams"],
+        "plotting": ["history", "metrics"],
         "weights": ["device", "guard"],
         "measuring": [
             *("backend", "counting", "device", "device_table", "metrics", "optim", "reference", "streams", "weights"),
@@ -30,10 +31,11 @@ ROOMS = {
             "measuring",
             "metrics",
             "optim",
+            "plotting",
             "streams",
             "weights",
         ],
-        "__init__": ["history", "linalg", "metrics", "optim", "tracking"],
+        "__init__": ["history", "linalg", "metrics", "optim", "plotting", "tracking"],
     },
     "kernels": {
         "limits": [],

@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fastrank.experiments.reports.digest import MATRIX_BINS, binned, digest, ranks
 
 import fastrank
 from fastrank.experiments.records import history_parts
 from fastrank.experiments.reports import histories
-from fastrank.experiments.reports.digest import MATRIX_BINS, binned, digest, ranks
 
 Column = list[int | None] | list[int]
 
