@@ -46,14 +46,16 @@ def draw_heat_map(axes: Axes, known: Digest, height: float, *, start: float = 0.
         start: the step at which the first cell begins.
     """
     figure, count = axes.figure, len(known.matrices)
-    draw_cells(axes, known, known.matrix_steps[:, 1], apart=2.5 if count <= MANY else 1.0, start=start)
+    row = (height - 1.3) / max(count, 3)
+    apart = 2.5 if count <= MANY else 1.0 if row >= LEGIBLE else 0.0
+    draw_cells(axes, known, known.matrix_steps[:, 1], apart=apart, start=start)
     missing = "not finite" if known.ended else "not recorded"
-    named = evenly(count, max(int((height - 1.3) / LEGIBLE), 2))
+    named = evenly(count, count if row >= LEGIBLE else max(int((height - 1.3) / LEGIBLE), 2))
     for y, matrix in known.matrices.iloc[named].iterrows():
         full = min(matrix["rows"], matrix["cols"])
         last = missing if np.isnan(matrix["last"]) else f"{matrix['last']:.4g}"
         _note(axes, f"{last} of {full}", (1, y), (5, 0), ("axes fraction", "data"), va="center")  # type: ignore[arg-type]
-    _note(axes, "last step", (1, 1), (5, 2), "axes fraction")
+    _note(axes, "last step", (1, 1), (5, 2 if row >= LEGIBLE else SMALL), "axes fraction")
     axes.set_xlabel("step")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_yticks(named, [str(name).removesuffix(".weight") for name in known.matrices["name"].iloc[named]])

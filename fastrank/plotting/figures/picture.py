@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.ticker import MaxNLocator
 
 from ..draw import Kind
 from .average import HEIGHT, draw_average
@@ -92,6 +93,8 @@ def _draw_against_steps(axes: Axes, known: Digest, draw: Callable[..., None], he
     if geometric:
         axes.set_xscale("symlog", linthresh=1)
         axes.xaxis.set_major_formatter(lambda step, _: f"{step:,.0f}")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
 
 
 def _start(known: Digest, geometric: bool) -> float:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ from ...history import HistoryError, list_parts, read_history
 from ...metrics import Tolerance
 from .digest import BINS, Digest, IntArray, columns, digest
 
-PathLike = str | os.PathLike[str]
+PathLike: TypeAlias = str | os.PathLike[str]
 
 
 class Tracker(Protocol):
@@ -29,7 +29,7 @@ class Tracker(Protocol):
     def to_arrow(self) -> pa.Table: ...
 
 
-Given = Tracker | pa.Table | pd.DataFrame | PathLike | Sequence[PathLike]
+Given: TypeAlias = Tracker | pa.Table | pd.DataFrame | PathLike | Sequence[PathLike]
 
 
 class Source:
