@@ -23,7 +23,7 @@ TRIES = 3  # a part may be removed while it is read: a resumed training does tha
 Stamp = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class History:
     """What is shown of a history.
 
@@ -38,7 +38,7 @@ class History:
     standing: Standing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Part:
     """What is kept of a file: a rank for each of its steps and matrices, and the rows of its last step."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from textwrap import wrap
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,9 +60,10 @@ def picture(history: History, screen: Screen, note: str = "") -> Text:
         note: a last line, such as what is wrong at present.
     """
     standing = history.standing
-    end = screen.written(f"{summary_text(standing)}{_stable(history)}")
-    said = -(-len(end) // max(screen.width, 1))
-    room = screen.height - 5 - said - bool(note)  # the rest: legend, axis, average, what is left out, the cursor's line
+    end = wrap(screen.written(f"{summary_text(standing)}{_stable(history)}"), max(screen.width, 1))
+    room = (
+        screen.height - 5 - len(end) - bool(note)
+    )  # the rest: legend, axis, average, what is left out, the cursor's line
     count = len(standing.names)
     chosen = evenly(count, max(room, 1))
     lasts = [_last(history, standing.names[row]) for row in chosen]
@@ -79,7 +81,7 @@ def picture(history: History, screen: Screen, note: str = "") -> Text:
     lines.append(_average(history, screen, left, width))
     if len(chosen) < count:
         lines.append(Text(f"{count - len(chosen)} of {count} matrices are not shown: there is no room", "dim"))
-    lines += [Text(end[i : i + screen.width]) for i in range(0, len(end), max(screen.width, 1))]
+    lines += map(Text, end)
     if note:
         lines.append(Text(screen.written(note), "yellow"))
     for line in lines:

@@ -18,7 +18,7 @@ from .digest import (
     ranks,
 )
 from .heat_map import cells, colour_bar, draw_cells, grey, heat_map
-from .picture import Picture, draw_history
+from .picture import Picture, draw_history, draw_over_steps
 from .source import Source
 from .spectra import spectra, spectra_caption, spectra_figure, spectrum_values
 from .style import (
@@ -62,6 +62,7 @@ __all__ = [
     "digest",
     "draw_cells",
     "draw_history",
+    "draw_over_steps",
     "grey",
     "heat_map",
     "label_ends",

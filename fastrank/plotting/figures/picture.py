@@ -50,7 +50,7 @@ def draw_history(source: Source, kind: Kind | None = None) -> Picture:
                 raise ValueError(
                     "kind: no singular values were recorded; make the tracker with spectrum=('singular_values',)"
                 )
-            return _over_steps(source.digest(), kind)
+            return draw_over_steps(source.digest(), kind)
         low = spectra_height(values["name"].nunique())
         if kind == "spectra":
             figure = _figure(low)
@@ -65,7 +65,8 @@ def draw_history(source: Source, kind: Kind | None = None) -> Picture:
         return figure
 
 
-def _over_steps(known: Digest, kind: Kind | None) -> Picture:
+def draw_over_steps(known: Digest, kind: Kind | None) -> Picture:
+    """The picture of what is drawn against steps: heat map, average, or both. Call it inside `styled()`."""
     if kind is None:
         figure = _figure(_height(known))
         _draw_both(figure, known)

@@ -119,13 +119,13 @@ def draw_spectra(figure: FigureBase, data: pd.DataFrame, tolerances: Sequence[To
     figure.supylabel(r"$\sigma_i\,/\,\|W\|_F$ (log scale)", fontsize="medium")
 
 
-def spectra_caption(shown: int, count: int) -> str:
+def spectra_caption(shown: int, count: int, *, thresholds: bool = True) -> str:
     """What is to be seen, in words, when `shown` of `count` matrices are; begins with a small letter."""
+    dashed = "Dashed: the threshold tau at the last step; the numerical rank counts what lies above. "
     which = "every tracked matrix" if shown == count else f"{shown} of the {count} tracked matrices, evenly chosen"
     return (
         f"singular values of {which}, divided by the Frobenius norm, at the first and the last step at which they were "
-        "recorded. Dashed: the threshold tau at the last step; the numerical rank counts what lies above. Values below "
-        f"{FLOOR:g}, which are rounding, are drawn there."
+        f"recorded. {dashed if thresholds else ''}Values below {FLOOR:g}, which are rounding, are drawn there."
     )
 
 
