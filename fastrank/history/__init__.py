@@ -2,7 +2,7 @@
 
 from .block import SKIPPED
 from .history import History
-from .parquet import HistoryError, list_parts, read_history, write_history
+from .parquet import HistoryError, complete_parts, read_history, write_history
 from .parts import HistoryWarning
 from .rows import StepNumber, on_host
 from .table import Layout
@@ -14,7 +14,7 @@ __all__ = [
     "HistoryWarning",
     "Layout",
     "StepNumber",
-    "list_parts",
+    "complete_parts",
     "on_host",
     "read_history",
     "write_history",

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ...history import HistoryError, list_parts, read_history
+from ...history import HistoryError, complete_parts, read_history
 from ...metrics import Tolerance
 from .digest import BINS, Digest, IntArray, columns, digest
 
@@ -131,12 +131,7 @@ def _files(history: Any) -> list[pa.Table | Path]:
     if not isinstance(history, str | os.PathLike):
         return [Path(file).expanduser() for file in history]
     path = Path(history).expanduser()
-    if not path.is_dir():
-        return [path]
-    files = list_parts(path)
-    if not files:
-        raise HistoryError(f"{path}: holds no part of a history")
-    return list(files)
+    return list(complete_parts(path)) if path.is_dir() else [path]
 
 
 def _columns(part: pa.Table | Path) -> list[str]:
