@@ -57,13 +57,14 @@ def picture(history: History, screen: Screen, note: str = "") -> Text:
     Args:
         history: what is shown.
         screen: where it is shown.
-        note: a last line, such as what is wrong at present.
+        note: what is said last, such as what is wrong at present.
     """
     standing = history.standing
-    end = wrap(screen.written(f"{summary_text(standing)}{_stable(history)}"), max(screen.width, 1))
-    room = (
-        screen.height - 5 - len(end) - bool(note)
-    )  # the rest: legend, axis, average, what is left out, the cursor's line
+    wide = max(screen.width, 1)
+    end = wrap(screen.written(summary_text(standing) + _stable(history)), wide)
+    notes = wrap(screen.written(note), wide)
+    # The other lines: legend, axis, average, what is left out, and the one that the cursor is on.
+    room = screen.height - 5 - len(end) - len(notes)
     count = len(standing.names)
     chosen = evenly(count, max(room, 1))
     lasts = [_last(history, standing.names[row]) for row in chosen]
@@ -81,9 +82,7 @@ def picture(history: History, screen: Screen, note: str = "") -> Text:
     lines.append(_average(history, screen, left, width))
     if len(chosen) < count:
         lines.append(Text(f"{count - len(chosen)} of {count} matrices are not shown: there is no room", "dim"))
-    lines += map(Text, end)
-    if note:
-        lines.append(Text(screen.written(note), "yellow"))
+    lines += [*map(Text, end), *(Text(line, "yellow") for line in notes)]
     for line in lines:
         line.truncate(screen.width)
     return Text("\n", no_wrap=True, overflow="crop").join(lines)
@@ -98,7 +97,10 @@ def _stable(history: History) -> str:
 def _last(history: History, name: str) -> str:
     """The rank of a matrix at the last step, of its full rank."""
     row = history.standing.latest.get(name)
-    return f"{rank_of(row)} of {history.standing.full(name)}" if row else "not recorded"
+    if row is None:
+        return "not recorded"
+    rank = rank_of(row)
+    return f"{rank} of {history.standing.full(name)}" if rank[0].isdigit() else rank
 
 
 def _average(history: History, screen: Screen, left: int, width: int) -> Text:
