@@ -7,6 +7,7 @@ prepare         compiles the kernels that a tracker will launch, and waits until
 schedules       rules for after which steps to measure, where a number is too plain
 linalg          rank, norms and randomised SVD of batches of matrices
 Tolerance       threshold of the numerical rank
+plot            draws a history with matplotlib
 read_history    reads a history that a tracker wrote, or only some of its matrices and columns
 write_history   writes a history to one file
 sinks           send numbers to TensorBoard, W&B, MLflow and trackio
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .history import HistoryError, HistoryWarning, read_history, write_history
     from .metrics import RankBounds, Status, Tolerance
     from .optim import SGD
+    from .plotting import plot
     from .tracking import RankTracker, prepare
 
 __version__ = "0.1.0"
@@ -41,6 +43,7 @@ __all__ = [
     "alerts",
     "analyze",
     "linalg",
+    "plot",
     "prepare",
     "read_history",
     "schedules",
@@ -55,6 +58,7 @@ _ROOMS = {
     "linalg": ("linalg",),
     "metrics": ("RankBounds", "Status", "Tolerance"),
     "optim": ("SGD",),
+    "plotting": ("plot",),
     "schedules": ("schedules",),
     "sinks": ("sinks",),
     "tracking": ("RankTracker", "prepare"),

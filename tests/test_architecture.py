@@ -22,14 +22,21 @@ CORE = STANDARD | {"torch", "numpy"}
 OPTIONAL = {
     "pyarrow",
     "pandas",
+    "matplotlib",
     "cupy",
     "numba",
     "safetensors",
     "triton",
     *("mlflow", "tensorboard", "trackio", "wandb"),
 }  # imported inside functions, where a user asks for what they serve
+DRAWING = ROOT / "fastrank" / "plotting" / "figures"
+"""The one room of the library that imports optional packages as it is imported: those that draw. It is itself imported
+inside functions only."""
+DRAWN_WITH = {"matplotlib", "pandas", "pyarrow"}
 WITHOUT_TRITON = {"fastrank.kernels.device", "fastrank.kernels.limits"}
-BENEATH = {"fastrank.backend", "fastrank.files", "fastrank.testing"}  # what is not public, but open to experiments
+BENEATH = {  # what is not public, but open to experiments
+    *("fastrank.backend", "fastrank.files", "fastrank.testing", "fastrank.plotting", "fastrank.plotting.figures"),
+}
 
 
 class Import(NamedTuple):
@@ -149,11 +156,21 @@ def test_imports_inside_a_package_are_relative(path):
 @pytest.mark.parametrize("path", files("fastrank"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_library_imports_torch_and_numpy_only(path):
     foreign = [used for used in imports(path) if package_of(used.source) is None]
-    assert {used.source.partition(".")[0] for used in foreign if used.at_import} <= CORE
-    assert {used.source.partition(".")[0] for used in foreign} <= CORE | OPTIONAL
+    drawing = DRAWN_WITH if path.is_relative_to(DRAWING) else set()
+    assert {used.source.partition(".")[0] for used in foreign if used.at_import} <= CORE | drawing
+    assert {used.source.partition(".")[0] for used in foreign} <= CORE | OPTIONAL | drawing
     kernels = [used for used in imports(path) if package_of(used.source) == "kernels"]
     assert {used.source for used in kernels if used.at_import} <= WITHOUT_TRITON, "that imports Triton"
     assert not [used for used in imports(path) if package_of(used.source) == "experiments"]
+
+
+def test_what_draws_is_imported_only_where_a_picture_is_drawn():
+    importing = [p for p in files("fastrank") for used in imports(p) if used.at_import and _draws(used)]
+    assert [path for path in importing if not path.is_relative_to(DRAWING)] == []
+
+
+def _draws(used: Import) -> bool:
+    return f"{used.source}.{used.name}".startswith("fastrank.plotting.figures")
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_TRITON))

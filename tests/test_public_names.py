@@ -8,7 +8,7 @@ import pytest
 
 PUBLIC = {
     "fastrank": {
-        *("SGD", "RankTracker", "Tolerance", "RankBounds", "Status", "prepare", "linalg", "__version__"),
+        *("SGD", "RankTracker", "Tolerance", "RankBounds", "Status", "prepare", "plot", "linalg", "__version__"),
         *("read_history", "write_history", "HistoryError", "HistoryWarning"),
         *("schedules", "sinks", "alerts", "AlertWarning", "analyze", "AnalyzeError"),
     },

@@ -21,17 +21,19 @@ ROOMS = {
         "linalg": ["arguments", "backend", "counting", "device", "device_table", "metrics", "reference"],
         "optim": ["backend", "device", "device_table", "guard", "reference"],
         "history": ["backend", "device", "files", "metrics", "streams"],
+        "plotting": ["history", "metrics"],
         "weights": ["device", "guard"],
         "measuring": [
             *("backend", "counting", "device", "device_table", "metrics", "optim", "reference", "streams", "weights"),
         ],
         "tracking": [
-            *("alerts", "arguments", "backend", "device", "history", "measuring", "metrics", "optim"),
+            *("alerts", "arguments", "backend", "device", "history", "measuring", "metrics", "optim", "plotting"),
             *("schedules", "sinks", "streams", "weights"),
         ],
         "analysis": ["arguments", "metrics", "tracking", "weights"],
         "__init__": [
-            *("alerts", "analysis", "history", "linalg", "metrics", "optim", "schedules", "sinks", "tracking"),
+            *("alerts", "analysis", "history", "linalg", "metrics", "optim", "plotting", "schedules"),
+            *("sinks", "tracking"),
         ],
     },
     "kernels": {
@@ -70,8 +72,9 @@ ROOMS = {
             *("training", "trial"),
         ],
         "analyze": ["errors", "files", "sweeps", "terminal"],
+        "show": ["errors", "records", "terminal"],
         "doctor": ["provenance", "terminal"],
-        "commands": ["analyze", "data", "doctor", "errors", "reports", "sweeps"],
+        "commands": ["analyze", "data", "doctor", "errors", "reports", "show", "sweeps"],
         "cli": ["commands", "errors"],
         "__init__": [],
     },

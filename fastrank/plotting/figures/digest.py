@@ -3,6 +3,8 @@
 Steps are put into bins, equal parts of all steps of a trial. The recorded steps of one bin are a run of steps.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
-import fastrank
+from ...history import HistoryError
 
 BINS = 500  # points that a curve is drawn with: more than a panel has pixels
 MATRIX_BINS = 120  # columns of a heat map
@@ -94,7 +96,7 @@ def digest(
     for part in parts:
         tally.add(part)
     if not tally.rows:
-        raise fastrank.HistoryError("it is empty")
+        raise HistoryError("it is empty")
     recorded, whole = np.flatnonzero(tally.count), tally.count == len(tally.shapes)
     # A mean over some of the matrices would be another quantity.
     count = np.where(whole[recorded], tally.count[recorded], np.nan)
@@ -138,7 +140,7 @@ class _Tally:
         step = part["step"].to_numpy()
         low, high = int(step.min()), int(step.max())
         if high > self.steps:
-            raise fastrank.HistoryError(f"it reaches step {high:,}, and the trial had {self.steps:,} steps")
+            raise HistoryError(f"it reaches step {high:,}, and the trial had {self.steps:,} steps")
         self.rows += len(step)
         self.count[low : high + 1] += np.bincount(step - low)
         certified = np.ones(len(step), dtype=bool)

@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import fastrank
-from fastrank.experiments.records import history_parts
-from fastrank.experiments.reports import histories
-from fastrank.experiments.reports.digest import MATRIX_BINS, binned, digest, ranks
+from fastrank.plotting.figures import MATRIX_BINS, Source, binned, digest, ranks, spectra
+from fastrank.plotting.figures import source as sources
 
 Column = list[int | None] | list[int]
 
@@ -172,7 +171,7 @@ def write_spectra(folder: Path, spectra: dict[int, list[Any]]) -> None:
 
 def test_spectra_are_each_matrix_first_and_last(tmp_path: Path) -> None:
     write_spectra(tmp_path, {0: [None, None], 1: [None, [3.0]], 2: [[2.0], [4.0]], 3: [[5.0], None], 4: [None, None]})
-    ends = histories.spectra(tmp_path)
+    ends = spectra(Source(tmp_path))
     found = [[row["name"], row["stage"], row["step"], list(row["singular_values"])] for _, row in ends.iterrows()]
     assert found == [
         ["a", "first", 2, [2.0]],
@@ -187,23 +186,11 @@ def test_spectra_are_read_from_as_few_parts_as_it_takes(tmp_path: Path, monkeypa
     write_spectra(tmp_path, {step: [[1.0], [2.0]] for step in range(6)})
     read: list[str] = []
     whole = fastrank.read_history
-    monkeypatch.setattr(fastrank, "read_history", lambda file, **how: (read.append(file.name), whole(file, **how))[1])
-    assert len(histories.spectra(tmp_path)) == 4
+    monkeypatch.setattr(sources, "read_history", lambda file, **how: (read.append(file.name), whole(file, **how))[1])
+    assert len(spectra(Source(tmp_path))) == 4
     assert set(read) == {"part-00000.parquet", "part-00005.parquet"}
 
 
 def test_without_a_spectrum_there_is_no_row(tmp_path: Path) -> None:
     write_spectra(tmp_path, {0: [None, None]})
-    assert histories.spectra(tmp_path).empty
-
-
-def test_parts_are_in_order_also_beyond_five_digits(tmp_path: Path) -> None:
-    for number in (100_000, 99_999, 0):
-        (tmp_path / f"part-{number:05d}.parquet").touch()
-    assert [file.name for file in history_parts(tmp_path)] == [
-        "part-00000.parquet",
-        "part-99999.parquet",
-        "part-100000.parquet",
-    ]
-    with pytest.raises(fastrank.HistoryError, match="holds no part"):
-        history_parts(tmp_path / "nothing")
+    assert spectra(Source(tmp_path)).empty
