@@ -128,6 +128,11 @@ class History:
             arrived, self._pending.arrived = self._pending.arrived, []
             return arrived
 
+    def known(self) -> list[Block]:
+        """The rows on the host that are in no complete part yet, or else the last one. Does not wait."""
+        with self._lock:
+            return list(self._pending.blocks) or [block for block in [self._pending.previous] if block is not None]
+
     def flush(self, *, claim: bool = True) -> None:
         """Write the rows that are in no part yet, as one part.
 

@@ -3,7 +3,7 @@
 What draws with matplotlib is in the room `figures` in here.
 """
 
-from .draw import plot
+from .draw import Kind, plot
 from .summary import Standing, rank_of, summary_html, summary_text
 from .text import DIGITS, NOTHING, SHADES, evenly, fit, heat_row, shorten, sparkline
 
@@ -11,6 +11,7 @@ __all__ = [
     "DIGITS",
     "NOTHING",
     "SHADES",
+    "Kind",
     "Standing",
     "evenly",
     "fit",

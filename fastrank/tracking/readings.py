@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ..arguments import check_count
-from ..history import History, write_history
+from ..history import History, on_host, write_history
+from ..plotting import Standing, plot, summary_html, summary_text
 from ..weights import CoverageTable, TrackedWeights
 from .hooks import StepHooks
 from .scalars import CAP, scalars_of
+from .standing import standing_of
 from .steps import Steps
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+    from matplotlib.figure import Figure
+
+    from ..plotting import Kind
 
 
 class Readings:
@@ -24,6 +32,8 @@ class Readings:
     _history: History
     _hooks: StepHooks
     _steps: Steps
+    _device: torch.device
+    _model: str
     _read_up_to = -1  # the step whose scalars were read last
 
     @property
@@ -89,3 +99,22 @@ class Readings:
     def write_parquet(self, path: str | os.PathLike[str]) -> None:
         """Write the whole history to one file, at once: after an `OSError` the path is as it was before."""
         write_history(self.to_arrow(), path)
+
+    def plot(self, *, names: Sequence[str] | None = None, kind: Kind | None = None) -> Figure:
+        """Draw the history as `fastrank.plot` does: matrices x steps, average rank, and spectra where there are any."""
+        self._hooks.warn_if_idle(recorded=self._steps.begun)
+        return plot(self, names=names, kind=kind)
+
+    def __repr__(self) -> str:
+        """What is tracked, since when, and how it stands, as far as the host knows."""
+        return summary_text(self._standing())
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook, with a table of the matrices."""
+        return summary_html(self._standing())
+
+    def _standing(self) -> Standing:
+        if on_host(self._device):
+            self._history.hurry()
+        shapes = self._weights.shapes
+        return standing_of(self._history, shapes, self._steps.first, self._steps.rule, self._model)

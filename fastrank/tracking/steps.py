@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +35,8 @@ class Steps:
         self._every, self._spectrum_every, self._spectrum = every, spectrum_every, spectrum
         self.begun = False
         """Whether any step was counted."""
+        self.first: int | None = None
+        """The first step that was measured, as the host counts."""
         self._calls = 0  # steps as the host counts them: on CUDA it does not know which were skipped
         self._taken: StepNumber = 0 if on_host(device) else torch.zeros((), dtype=torch.int64, device=device)
         self._number = torch.zeros((), dtype=torch.int64, device=device)  # of the last step, if it may be skipped
@@ -61,6 +63,8 @@ class Steps:
             raise ValueError("step: replays of a CUDA graph count by themselves; leave out step= while it is captured")
         call = self._calls + 1 if step is None else check_count(step, "step", self._calls + 1)
         due = self.due(call, captured)
+        if self.first is None and due.anything:
+            self.first = call
         if not captured:
             self._calls, self.begun = call, True
         if step is not None:
@@ -88,8 +92,14 @@ class Steps:
         """Count the steps that a CUDA graph has replayed."""
         self._calls += steps
 
+    @property
+    def rule(self) -> Rule:
+        """After which steps the matrices are measured."""
+        return self._every
+
     def zero(self) -> StepNumber:
         """The number of the row of a model that has not been trained."""
+        self.first = 0
         return self._taken * 0
 
     @property
@@ -97,19 +107,21 @@ class Steps:
         """The number of the last step, as the host counts."""
         return self._calls
 
-    def rules(self) -> list[Any]:
-        """What the schedules remember, for a checkpoint."""
-        return [state_of(self._every), state_of(self._spectrum_every)]
+    def memory(self) -> dict[str, Any]:
+        """The first step, and what the schedules remember, for a checkpoint."""
+        return {"first": self.first, "rules": [state_of(self._every), state_of(self._spectrum_every)]}
 
     def state(self) -> dict[str, int]:
         """Numbers for a checkpoint. Waits for the device."""
         return {"calls": self._calls, "steps": int(self._taken)}
 
-    def load(self, calls: int, steps: int, rules: Sequence[Any] = ()) -> None:
-        """Go on from a `state`, with what the schedules then remembered."""
+    def load(self, calls: int, steps: int, memory: Mapping[str, Any] | None = None) -> None:
+        """Go on from a `state`, and from its `memory`, if it is of a version that had one."""
         self._calls, self.begun = calls, calls > 0
-        for rule, remembered in zip((self._every, self._spectrum_every), rules, strict=False):
-            load_state_of(rule, remembered)
+        if memory is not None:
+            self.first = memory["first"]
+            for rule, remembered in zip((self._every, self._spectrum_every), memory["rules"], strict=True):
+                load_state_of(rule, remembered)
         self._go_on_from(steps)
 
     def _go_on_from(self, steps: int) -> None:

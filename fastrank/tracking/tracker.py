@@ -113,6 +113,7 @@ class RankTracker(Readings):
         self._spectrum = check_spectrum(spectrum)
         rules = check_rule(every, "every"), check_rule(spectrum_every, "spectrum_every")
         choice = Choice(include, exclude, types, select, weights, split if split is not None else {})
+        self._model = type(model).__name__
         self._weights = TrackedWeights(model, choice)
         sources = self._weights.sources()
         self._device = sources[0].matrix.device
@@ -209,7 +210,7 @@ class RankTracker(Readings):
             "measurer": self._measurer.state(sources),
             "history": self._history.state_dict(),
             "watch": self._watch.state(),
-            "rules": self._steps.rules(),
+            "steps": self._steps.memory(),
         }
         return pack(self.names, self._history.layout.columns, sources, self._steps.state(), kept)
 
@@ -224,7 +225,7 @@ class RankTracker(Readings):
         sources = self._weights.sources()
         kept = unpack(state, self.names, self._history.layout.columns, sources)
         self._history.load_state_dict(kept["history"])
-        self._steps.load(state["calls"], state["steps"], kept.get("rules", []))
+        self._steps.load(state["calls"], state["steps"], kept.get("steps"))
         self._watch.load(kept.get("watch"))
         self._measurer.load(sources, kept["measurer"])
 
