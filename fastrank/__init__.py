@@ -7,13 +7,15 @@ linalg          rank, norms and randomised SVD of batches of matrices
 Tolerance       threshold of the numerical rank
 read_history    reads a history that a tracker wrote, or only some of its matrices and columns
 write_history   writes a history to one file
+lightning       RankCallback for Lightning's Trainer, if that is installed
+transformers    RankCallback for Hugging Face's Trainer, if that is installed
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import linalg
+    from . import lightning, linalg, transformers
     from .history import HistoryError, HistoryWarning, read_history, write_history
     from .metrics import RankBounds, Status, Tolerance
     from .optim import SGD
@@ -42,6 +44,9 @@ _ROOMS = {
     "metrics": ("RankBounds", "Status", "Tolerance"),
     "optim": ("SGD",),
     "tracking": ("RankTracker", "prepare"),
+    # Not in `__all__`: whoever asks for all names shall not import trainers, which takes seconds.
+    "lightning": ("lightning",),
+    "transformers": ("transformers",),
 }
 
 
