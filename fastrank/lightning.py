@@ -1,6 +1,6 @@
 """RankCallback for Lightning's `Trainer`: `pip install 'fastrank[lightning]'`.
 
-    trainer = lightning.Trainer(callbacks=[fastrank.lightning.RankCallback(directory="ranks")])
+trainer = lightning.Trainer(callbacks=[fastrank.lightning.RankCallback(directory="ranks")])
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ else:
     Callback = _callback_class()
 
 
-class RankCallback(Callback):
-    """Records the rank of every weight matrix while Lightning's `Trainer` fits, and logs the most important numbers.
+class RankCallback(Callback):  # type: ignore[misc]  # mypy does not read Lightning
+    """Records the rank of every weight matrix while Lightning's `Trainer` fits, and logs the most telling numbers.
 
     Its tracker is made when `fit` begins, with the model and the optimizers as the trainer then has them, and is closed
     when it ends, by an error too; `validate`, `test` and `predict` are let be. Of several optimizers all have to step
     for a row. Of several processes only the first one tracks; weights that are sharded over them are refused.
 
-    Its state is in the trainer's checkpoints: a `fit` that resumes from one goes on with the history, without a gap or a
-    double row, and so does a second `fit` of the same trainer. A new trainer begins a new history.
+    Its state is in the trainer's checkpoints: a `fit` that resumes from one goes on with the history, without a gap or
+    a double row, and so does a second `fit` of the same trainer. A new trainer begins a new history.
 
     Args:
         log_every: steps from one whose scalars are sent to the trainer's loggers to the next (default None: the

@@ -1,6 +1,6 @@
 """RankCallback for Hugging Face's `Trainer`: `pip install 'fastrank[transformers]'`.
 
-    trainer = transformers.Trainer(model, arguments, train_dataset=data, callbacks=[fastrank.transformers.RankCallback()])
+trainer = transformers.Trainer(model, arguments, train_dataset=data, callbacks=[fastrank.transformers.RankCallback()])
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import sys
 import zlib
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any
 
 import torch
@@ -33,16 +34,16 @@ from .tracking import RankTracker, TrackedTraining
 __all__ = ["RankCallback"]
 
 
-class RankCallback(TrainerCallback, ExportableState):
-    """Records the rank of every weight matrix while Hugging Face's `Trainer` trains, and logs the most important numbers.
+class RankCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # mypy does not read transformers
+    """Records the rank of every weight matrix while Hugging Face's `Trainer` trains, and logs the most telling numbers.
 
-    Its tracker is made when `train` begins, with the model and the optimizer as the trainer then has them, and is closed
-    when it ends. `Trainer` tells nobody of an error: the rows are then on disk within `flush_every` seconds, or when the
-    program ends, or another `train` begins, or with `callback.tracker.close()`. Of several processes only the first one
-    tracks; weights that are sharded over them are refused.
+    Its tracker is made when `train` begins, with the model and the optimizer as the trainer then has them, and is
+    closed when it ends. `Trainer` tells nobody of an error. The rows are then on disk within `flush_every` seconds, or
+    as soon as the program ends, the next `train` into this folder begins, or you call `callback.tracker.close()`. Of
+    several processes only the first one tracks; weights that are sharded over them are refused.
 
-    Its state is in `trainer_state.json` of the trainer's checkpoints: a `train(resume_from_checkpoint=...)` goes on with
-    the history, without a gap or a double row. Without `directory` all rows are in there, which makes that file large.
+    Its state is in `trainer_state.json` of the trainer's checkpoints: a `train(resume_from_checkpoint=...)` goes on
+    with the history, without a gap or a double row. Without `directory` all rows are in that file, which gets large.
 
     Args:
         log_every: steps from one whose scalars are logged to the next (default None: they join the trainer's own logs).
@@ -125,7 +126,9 @@ class RankCallback(TrainerCallback, ExportableState):
             if state.log_history and state.log_history[-1].get("step") == state.global_step:
                 state.log_history[-1].update(values)  # the trainer keeps a copy
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Close the tracker."""
         self._training.end()
 
@@ -138,10 +141,12 @@ class RankCallback(TrainerCallback, ExportableState):
 
 def _calling_handler() -> CallbackHandler | None:
     """The handler that calls this callback, which is not told whose it is; None where somebody else calls it."""
-    frame = sys._getframe(2)
-    while frame is not None and not isinstance(frame.f_locals.get("self"), CallbackHandler):
+    frame: FrameType | None = sys._getframe(2)
+    while frame is not None:
+        if isinstance(caller := frame.f_locals.get("self"), CallbackHandler):
+            return caller
         frame = frame.f_back
-    return None if frame is None else frame.f_locals["self"]
+    return None
 
 
 def _pack(state: Mapping[str, Any]) -> str:
@@ -154,4 +159,5 @@ def _pack(state: Mapping[str, Any]) -> str:
 def _unpack(packed: str) -> dict[str, Any]:
     """The state that `_pack` was given."""
     file = io.BytesIO(zlib.decompress(base64.b64decode(packed)))
-    return torch.load(file, map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return state

@@ -33,7 +33,7 @@ class TrackedTraining:
     """
 
     def __init__(self, arguments: Mapping[str, Any], log_every: int | None, per_matrix: bool) -> None:
-        inspect.signature(RankTracker).bind(None, None, first_step=1, **arguments)  # an error now, not when training begins
+        inspect.signature(RankTracker).bind(None, None, first_step=1, **arguments)  # so that an error comes now
         self._arguments = dict(arguments)
         self.log_every = None if log_every is None else check_count(log_every, "log_every", 1)
         self._per_matrix = per_matrix
