@@ -3,6 +3,7 @@
 SGD             drop-in replacement for torch.optim.SGD
 RankTracker     records ranks and norms at every step of any optimizer
 prepare         compiles the kernels that a tracker will launch, and waits until they are compiled
+schedules       rules for after which steps to measure, where a number is too plain
 linalg          rank, norms and randomised SVD of batches of matrices
 Tolerance       threshold of the numerical rank
 read_history    reads a history that a tracker wrote, or only some of its matrices and columns
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import lightning as lightning
-    from . import linalg
+    from . import linalg, schedules
     from . import transformers as transformers
     from .history import HistoryError, HistoryWarning, read_history, write_history
     from .metrics import RankBounds, Status, Tolerance
@@ -37,6 +38,7 @@ __all__ = [
     "linalg",
     "prepare",
     "read_history",
+    "schedules",
     "write_history",
 ]
 
@@ -45,6 +47,7 @@ _ROOMS = {
     "linalg": ("linalg",),
     "metrics": ("RankBounds", "Status", "Tolerance"),
     "optim": ("SGD",),
+    "schedules": ("schedules",),
     "tracking": ("RankTracker", "prepare"),
     # Not in `__all__`: whoever asks for all names shall not import trainers, which takes seconds.
     "lightning": ("lightning",),

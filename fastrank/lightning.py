@@ -12,6 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from .schedules import Rule
 from .tracking import RankTracker, TrackedTraining
 
 __all__ = ["RankCallback"]
@@ -47,8 +48,9 @@ class RankCallback(Callback):  # type: ignore[misc]  # mypy does not read Lightn
     a double row, and so does a second `fit` of the same trainer. A new trainer begins a new history.
 
     Args:
-        log_every: steps from one whose scalars are sent to the trainer's loggers to the next (default None: the
-            trainer's `log_every_n_steps`). They are logged at the trainer's own step, beside the loss of that step.
+        log_every: steps from one whose scalars are sent to the trainer's loggers to the next, or a rule of
+            `fastrank.schedules` (default None: the trainer's `log_every_n_steps`). They are logged at the trainer's own
+            step, beside the loss of that step.
         per_matrix: log the numbers of each matrix as well (default False).
         tracker_arguments: those of `RankTracker`, such as `every`, `tolerance`, `directory`.
 
@@ -56,7 +58,9 @@ class RankCallback(Callback):  # type: ignore[misc]  # mypy does not read Lightn
         TypeError: an argument that `RankTracker` does not have, or that the trainer gives. ValueError: `log_every`.
     """
 
-    def __init__(self, *, log_every: int | None = None, per_matrix: bool = False, **tracker_arguments: Any) -> None:
+    def __init__(
+        self, *, log_every: int | Rule | None = None, per_matrix: bool = False, **tracker_arguments: Any
+    ) -> None:
         self._training = TrackedTraining(tracker_arguments, log_every, per_matrix)
         self._loaded: Mapping[str, Any] | None = None  # a checkpoint's, which is read before the tracker is made
         self._trainer: weakref.ref[Trainer] | None = None  # whose steps the tracker has counted
@@ -72,8 +76,8 @@ class RankCallback(Callback):  # type: ignore[misc]  # mypy does not read Lightn
         if not trainer.is_global_zero:
             return
         state, self._loaded = self._loaded, None
-        goes_on = self._trainer is not None and self._trainer() is trainer and trainer.ckpt_path is None
-        if state is None and goes_on:
+        again = self._trainer is not None and self._trainer() is trainer
+        if state is None and again and trainer.ckpt_path is None:
             state = self._training.state()
         self._trainer, self._steps = weakref.ref(trainer), trainer.global_step
         # Lightning counts the steps of each optimizer.
@@ -88,8 +92,9 @@ class RankCallback(Callback):  # type: ignore[misc]  # mypy does not read Lightn
         self._steps = trainer.global_step
         # What Lightning logs a loss at, as its own callbacks do; `global_step` counts each optimizer's steps.
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
-        every = trainer.log_every_n_steps if self._training.log_every is None else self._training.log_every
-        if every and ((step + 1) % every == 0 or trainer.should_stop) and (values := self._training.scalars()):
+        own, theirs = self._training.log_every, trainer.log_every_n_steps
+        due = own(step + 1) if own is not None else theirs > 0 and ((step + 1) % theirs == 0 or trainer.should_stop)
+        if due and (values := self._training.scalars()):
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=step)
 

@@ -29,6 +29,7 @@ try:
 except ImportError as error:
     raise ImportError(f"fastrank.transformers: {error}; pip install 'fastrank[transformers]'") from error
 
+from .schedules import Rule
 from .tracking import RankTracker, TrackedTraining
 
 __all__ = ["RankCallback"]
@@ -46,8 +47,9 @@ class RankCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # m
     with the history, without a gap or a double row. Without `directory` all rows are in that file, which gets large.
 
     Args:
-        log_every: steps from one whose scalars are logged to the next (default None: they join the trainer's own logs).
-            They go wherever the trainer reports to, and into its `log_history`, at the trainer's own step.
+        log_every: steps from one whose scalars are logged to the next, or a rule of `fastrank.schedules` (default None:
+            they join the trainer's own logs). They go wherever the trainer reports to, and into its `log_history`, at
+            the trainer's own step.
         per_matrix: log the numbers of each matrix as well (default False).
         tracker_arguments: those of `RankTracker`, such as `every`, `tolerance`, `directory`.
 
@@ -62,7 +64,9 @@ class RankCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # m
         itself: RankCallback = super().__new__(type(cls.__name__, (cls,), {"__new__": lambda own, **restored: itself}))
         return itself
 
-    def __init__(self, *, log_every: int | None = None, per_matrix: bool = False, **tracker_arguments: Any) -> None:
+    def __init__(
+        self, *, log_every: int | Rule | None = None, per_matrix: bool = False, **tracker_arguments: Any
+    ) -> None:
         if not hasattr(self, "_training"):  # else it was restored
             self._training = TrackedTraining(tracker_arguments, log_every, per_matrix)
             self._handler: CallbackHandler | None = None
@@ -101,8 +105,8 @@ class RankCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # m
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         """Log apart from the trainer, if there is a `log_every`, and this step is due."""
-        every, handler = self._training.log_every, self._handler
-        if every is not None and state.global_step % every == 0 and (values := self._training.scalars()):
+        due, handler = self._training.log_every, self._handler
+        if due is not None and due(state.global_step) and (values := self._training.scalars()):
             logs = {**values, "epoch": state.epoch}
             state.log_history.append({**logs, "step": state.global_step})
             if handler is not None:

@@ -10,11 +10,13 @@ PUBLIC = {
     "fastrank": {
         *("SGD", "RankTracker", "Tolerance", "RankBounds", "Status", "prepare", "linalg", "__version__"),
         *("read_history", "write_history", "HistoryError", "HistoryWarning"),
+        "schedules",
     },
     "fastrank.linalg": {
         *("rank_bounds", "matrix_rank", "svdvals", "svd_lowrank", "LowRankSVD", "spectral_norm", "nuclear_norm"),
         *("stable_rank", "effective_rank", "participation_ratio"),
     },
+    "fastrank.schedules": {"epochs", "logarithmic", "multiples"},
     "fastrank.testing": {
         *("FAMILIES", "SPECTRA", "Case", "make", "cases", "spectrum", "clustered", "planted"),
         *("TrueRank", "true_rank", "true_singular_values", "CountErrors", "count_errors", "factor_error"),

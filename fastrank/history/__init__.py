@@ -1,6 +1,6 @@
 """Histories, a row for each (step, matrix): brought from the device, kept in memory, and stored in Parquet files."""
 
-from .block import SKIPPED
+from .block import SKIPPED, Block
 from .history import History
 from .parquet import HistoryError, read_history, write_history
 from .parts import HistoryWarning
@@ -9,6 +9,7 @@ from .table import Layout
 
 __all__ = [
     "SKIPPED",
+    "Block",
     "History",
     "HistoryError",
     "HistoryWarning",

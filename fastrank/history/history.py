@@ -17,9 +17,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from itertools import chain
-from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +28,11 @@ from ..device import capturing
 from ..streams import OwnStream
 from . import ring
 from .alarm import Alarm
-from .block import Block, Shapes, join_small
+from .block import Block, Shapes
+from .ending import close_at_last
 from .parquet import HistoryError, concat, part_path, read_parts
 from .parts import HistoryWarning, Parts
+from .pending import Pending
 from .rows import StepNumber
 from .table import Layout, block_table
 
@@ -72,10 +72,8 @@ class History:
         self._rows_per_part = rows_per_part
         self._device = device
         self._ring = ring.Ring(len(layout.names), len(layout.columns), device, ring.CAPACITY, stream)
-        self._pending: list[Block] = []  # rows that are in no complete part
-        self._previous: Block | None = None  # the last row before those
-        self._full = False  # whether those make a part
-        self._safe = True  # whether they are on disk nevertheless
+        self._pending = Pending()
+        self._full = False  # whether those rows make a part
         self._late = False  # whether they are to be written as soon as all have arrived
         self._alarm = Alarm(flush_every, self._on_alarm)
         self._lock = threading.RLock()
@@ -112,6 +110,24 @@ class History:
         with self._lock:
             self._added(self._ring.replayed(steps))
 
+    def watch(self) -> None:
+        """Have the blocks that arrive from now on kept for `take_arrived` as well."""
+        self._pending.watched = True
+
+    def hurry(self) -> None:
+        """Have the rows that there are brought to the host: at once on a CPU, elsewhere with the next one."""
+        with self._lock:
+            if self._device.type == "cpu":
+                self._keep(wait=True)
+            else:
+                self._ring.overdue = True
+
+    def take_arrived(self) -> list[Block]:
+        """The blocks that have arrived on the host since the last call, from `watch` on. Does not wait."""
+        with self._lock:
+            arrived, self._pending.arrived = self._pending.arrived, []
+            return arrived
+
     def flush(self, *, claim: bool = True) -> None:
         """Write the rows that are in no part yet, as one part.
 
@@ -124,7 +140,7 @@ class History:
         """
         with self._lock:
             try:
-                self._keep(self._ring.drain)
+                self._keep(wait=True)
             finally:
                 if self._parts is not None and (claim or self._parts.free):
                     self._write(complete=True)
@@ -139,26 +155,22 @@ class History:
                 self._parts.release()
 
     def close_with(self, owner: object) -> None:
-        """Have this history closed when `owner` is collected, or at the latest when the process ends.
-
-        `multiprocessing` does so where `atexit` and `weakref.finalize` do not, at the end of the processes that it has
-        started; and it does not in a forked process, to which the history of its parent does not belong.
-        """
+        """Have this history closed when `owner` is collected, or at the latest when the process ends."""
         if self._parts is not None:
             self._owner = weakref.ref(owner)
-            Finalize(owner, self._close_at_last, exitpriority=0)
+            close_at_last(owner, self._device, self.close, self._warn)
 
     def last(self) -> Block | None:
         """The rows of the last step, as a block of one step; None before the first step."""
         with self._lock:
-            self._keep(self._ring.drain)
-            return self._last()
+            self._keep(wait=True)
+            return self._pending.last()
 
     def to_arrow(self) -> pa.Table:
         """All rows, from the parts and from memory."""
         with self._lock:
-            self._keep(self._ring.drain)
-            recent = self.table(self._pending)
+            self._keep(wait=True)
+            recent = self.table(self._pending.blocks)
             if self._parts is None or not self._parts.count:
                 return recent
             paths = [part_path(self._parts.directory, i) for i in range(self._parts.count)]
@@ -171,10 +183,8 @@ class History:
     def state_dict(self) -> dict[str, Any]:
         """The number of parts, the rows that are in none yet, and those of the last step, for `load_state_dict`."""
         with self._lock:
-            self._keep(self._ring.drain)
-            last, parts = self._last(), self._parts.count if self._parts is not None else 0
-            blocks = [asdict(block) for block in self._pending]
-            return {"parts": parts, "blocks": blocks, "last": [asdict(last)] if last is not None else []}
+            self._keep(wait=True)
+            return {"parts": self._parts.count if self._parts is not None else 0, **self._pending.state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state`; parts that were written after it was taken are removed.
@@ -189,14 +199,13 @@ class History:
             elif parts:
                 raise HistoryError(f"the state has {parts} parts in a folder; make the tracker with directory=")
             self._ring.clear()
-            self._pending = [Block(**saved) for saved in state["blocks"]]
-            self._previous = Block(**state["last"][0]) if state["last"] else None
-            self._full = self._safe = self._late = False
+            self._pending.load(state)
+            self._full = self._late = False
 
     def _added(self, sent: bool) -> None:
         """After rows were added to the ring: keep the blocks that have arrived, and write those that are due."""
-        if (sent or self._full or self._late) and not capturing(self._device):
-            self._keep(self._ring.collect)
+        if (sent or self._full or self._late or self._pending.watched) and not capturing(self._device):
+            self._keep(wait=False)
             full = self._full
             if full or (self._late and self._ring.idle):
                 self._full = self._late = False
@@ -214,47 +223,33 @@ class History:
                 if self._device.type == "cuda":
                     self._late = self._ring.overdue = True
                 else:
-                    self._keep(self._ring.drain)
-                if self._parts is not None and self._parts.free and not self._safe:
+                    self._keep(wait=True)
+                if self._parts is not None and self._parts.free and not self._pending.safe:
                     self._write(complete=False)
             except (OSError, HistoryError) as error:
-                self._warn(f"not written ({error}); its rows are kept in memory and tried again later", 1)
+                self._warn(f"not written ({error}); its rows are kept in memory and tried again later")
         del owner
 
-    def _close_at_last(self) -> None:
-        try:
-            if capturing(self._device):  # so the device cannot be asked now
-                Finalize(None, self._close_at_last, exitpriority=0)
-            else:
-                self.close()
-        except Exception as error:  # whatever is left of the process at its end
-            self._warn(f"not written ({error}); its rows are lost", 1)
-
-    def _keep(self, move: Callable[[list[Block]], None]) -> None:
-        """Have blocks moved from the ring to those that are pending."""
-        known = len(self._pending)
-        move(self._pending)
-        if len(self._pending) > known:
-            join_small(self._pending, known, ring.CAPACITY // 2)
-            rows = sum(len(block.steps) for block in self._pending) * len(self.layout.names)
-            self._full, self._safe = self._parts is not None and rows >= self._rows_per_part, False
+    def _keep(self, *, wait: bool) -> None:
+        """Have rows moved from the ring to those that are pending: all of them, or those that have arrived."""
+        if self._pending.take(self._ring, wait=wait):
+            rows = self._pending.steps * len(self.layout.names)
+            self._full = self._parts is not None and rows >= self._rows_per_part
         self._ring.check()
-
-    def _last(self) -> Block | None:
-        return self._pending[-1].row(-1) if self._pending else self._previous
 
     def _write(self, complete: bool) -> None:
         """Write the pending rows as the next part. If it is not complete, they stay pending and are written again."""
-        if self._parts is None or not self._pending or not self._parts.claim():
+        parts, pending = self._parts, self._pending
+        if parts is None or not pending.blocks or not parts.claim():
             return
-        last = self._last()
-        self._parts.write(self.table(self._pending))
+        last = pending.last()
+        parts.write(self.table(pending.blocks))
         # As in the ring, statements without a call, between which Ctrl-C cannot raise.
         if complete:
-            self._parts.count, self._pending, self._previous, self._full = self._parts.count + 1, [], last, False
-        self._safe = True
+            parts.count, pending.blocks, pending.previous, self._full = parts.count + 1, [], last, False
+        pending.safe = True
 
-    def _warn(self, message: str, stacklevel: int) -> None:
+    def _warn(self, message: str, stacklevel: int = 1) -> None:
         assert self._parts is not None
         where = part_path(self._parts.directory, self._parts.count)
         warnings.warn(f"{where}: {message}", HistoryWarning, stacklevel + 1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..arguments import check_count
 from ..history import SKIPPED, StepNumber, on_host
+from ..schedules import Rule, load_state_of, state_of
 
 
 class Due(NamedTuple):
@@ -24,7 +25,7 @@ class Steps:
     """The steps of one training.
 
     Args:
-        every: measure at the first step and at each multiple of this.
+        every: after which steps, beside the first, the matrices are measured.
         spectrum_every: the same for metrics of the whole spectrum.
         spectrum: their names; may be empty.
         device: where the number of a step is written into a row.
@@ -32,7 +33,7 @@ class Steps:
     """
 
     def __init__(
-        self, every: int, spectrum_every: int, spectrum: Sequence[str], device: torch.device, first: int = 1
+        self, every: Rule, spectrum_every: Rule, spectrum: Sequence[str], device: torch.device, first: int = 1
     ) -> None:
         self._every, self._spectrum_every, self._spectrum = every, spectrum_every, spectrum
         self.begun = False
@@ -85,8 +86,8 @@ class Steps:
     def due(self, call: int, captured: bool) -> Due:
         """What is to be measured after the step `call`: everything at the first, and whatever a graph captures."""
         first = captured or not self.begun
-        spectrum = bool(self._spectrum) and (first or call % self._spectrum_every == 0)
-        return Due(first or spectrum or call % self._every == 0, spectrum)
+        spectrum = bool(self._spectrum) and (first or self._spectrum_every(call))
+        return Due(first or spectrum or self._every(call), spectrum)
 
     def replayed(self, steps: int) -> None:
         """Count the steps that a CUDA graph has replayed."""
@@ -96,13 +97,24 @@ class Steps:
         """The number of the row of a model as it is before the first step."""
         return self._taken + 0  # a tensor of its own: the other one is counted up
 
+    @property
+    def calls(self) -> int:
+        """The number of the last step, as the host counts."""
+        return self._calls
+
+    def rules(self) -> list[Any]:
+        """What the schedules remember, for a checkpoint."""
+        return [state_of(self._every), state_of(self._spectrum_every)]
+
     def state(self) -> dict[str, int]:
         """Numbers for a checkpoint. Waits for the device."""
         return {"calls": self._calls, "steps": int(self._taken)}
 
-    def load(self, calls: int, steps: int) -> None:
-        """Go on from a `state`."""
+    def load(self, calls: int, steps: int, rules: Sequence[Any] = ()) -> None:
+        """Go on from a `state`, with what the schedules then remembered."""
         self._calls, self.begun = calls, calls > 0
+        for rule, remembered in zip((self._every, self._spectrum_every), rules, strict=False):
+            load_state_of(rule, remembered)
         self._go_on_from(steps)
 
     def _go_on_from(self, steps: int) -> None:

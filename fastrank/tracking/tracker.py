@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -13,24 +13,24 @@ from torch.optim import Optimizer
 from .. import backend
 from ..arguments import check_count, check_seconds
 from ..device import capturing
-from ..history import History, Layout, StepNumber, write_history
+from ..history import History, Layout, StepNumber
 from ..measuring import Measurer, check_spectrum, check_tolerances, columns
 from ..metrics import Tolerance
+from ..schedules import Rule, check_rule
+from ..sinks import open_sinks
 from ..streams import OwnStream
-from ..weights import Choice, CoverageTable, Select, TrackedWeights, WeightsOf
+from ..weights import Choice, Select, TrackedWeights, WeightsOf
 from .ahead import compile_ahead
 from .checkpoint import pack, unpack
 from .hooks import StepHooks
 from .inference import outside_inference
 from .optimizers import find_optimizers
+from .readings import Readings
 from .steps import Steps
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
+from .watch import Watch
 
 
-class RankTracker:
+class RankTracker(Readings):
     """Records the numerical rank of every weight matrix as a model trains. Training itself is not changed by a bit.
 
     Args:
@@ -39,7 +39,8 @@ class RankTracker:
             to step for a row. Default None: call `tracker.step()` after each step.
         tolerance: one `Tolerance` or several (default 1e-3 of the Frobenius norm). The first one's bounds are the
             columns `rank_lower` and `rank_upper`, a further one's `rank_lower@0.04` and so on.
-        every: measure at the first step and at each multiple of this (default 1: every step).
+        every: measure at the first step and at each multiple of this (default 1: every step), or where a rule says so,
+            such as `fastrank.schedules.logarithmic()`; see `fastrank.schedules`.
         include: globs; only weights whose names match one are tracked (default: all).
         exclude: globs; weights whose names match one are not tracked (default: none).
         types: a module type or its name, or several; only weights that such modules use are tracked (default: any).
@@ -51,7 +52,7 @@ class RankTracker:
             `{"*c_attn.weight": ("qkv", 1)}` tracks `c_attn.weight[q]`, `c_attn.weight[k]` and `c_attn.weight[v]`.
         spectrum: metrics of the whole spectrum to record as well, any of `"effective_rank"`, `"nuclear_norm"`,
             `"participation_ratio"` and `"singular_values"` (default: none).
-        spectrum_every: record those at the first step and at each multiple of this (default 1).
+        spectrum_every: record those at the first step and at each multiple of this, or by a rule (default 1).
         initial: record the weights as they are now as well, as step 0 (default False).
         first_step: number of the first step (default 1); larger for a model that was trained before.
         directory: folder where the history is written as Parquet parts while training goes on (default: kept in
@@ -60,6 +61,11 @@ class RankTracker:
             error, unless `load_state_dict` continues the history).
         rows_per_part: rows, one for each (step, matrix), that make a part (default 32768).
         flush_every: seconds after which rows are written at the latest, though the part is not full (default 60).
+        log: where to send the numbers of `scalars()` while training goes on, such as `["tensorboard"]`; see
+            `fastrank.sinks` (default: nowhere).
+        log_every: send them at the first row, and at the first one at or after each multiple of this, or by a rule
+            (default 1: all that is measured).
+        log_per_matrix: send those of each matrix as well (default False).
 
     Raises:
         ValueError: nothing to track, weights that cannot be read (of sharded models, on the meta device), or an
@@ -83,7 +89,7 @@ class RankTracker:
         optimizer: Optimizer | Sequence[Optimizer] | None = None,
         *,
         tolerance: Tolerance | Sequence[Tolerance] | None = None,
-        every: int = 1,
+        every: int | Rule = 1,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
         types: type[nn.Module] | str | Sequence[type[nn.Module] | str] | None = None,
@@ -91,18 +97,21 @@ class RankTracker:
         weights: WeightsOf = "effective",
         split: Mapping[str, Any] | None = None,
         spectrum: Sequence[str] = (),
-        spectrum_every: int = 1,
+        spectrum_every: int | Rule = 1,
         initial: bool = False,
         first_step: int = 1,
         directory: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         rows_per_part: int = 32768,
         flush_every: float = 60.0,
+        log: Sequence[Any] = (),
+        log_every: int | Rule = 1,
+        log_per_matrix: bool = False,
     ) -> None:
         followed = find_optimizers(optimizer)
         self.tolerances = check_tolerances(tolerance)
         self._spectrum = check_spectrum(spectrum)
-        counts = check_count(every, "every", 1), check_count(spectrum_every, "spectrum_every", 1)
+        rules = check_rule(every, "every"), check_rule(spectrum_every, "spectrum_every")
         choice = Choice(include, exclude, types, select, weights, split if split is not None else {})
         self._weights = TrackedWeights(model, choice)
         sources = self._weights.sources()
@@ -114,7 +123,9 @@ class RankTracker:
         parts = (check_count(rows_per_part, "rows_per_part", 1), overwrite, check_seconds(flush_every, "flush_every"))
         self._stream = OwnStream(self._device)
         self._history = History(layout, self._device, folder, *parts, self._stream)
-        self._steps = Steps(*counts, self._spectrum, self._device, check_count(first_step, "first_step", 1))
+        first_step = check_count(first_step, "first_step", 1)
+        self._steps = Steps(*rules, self._spectrum, self._device, first_step)
+        self._watch = Watch(self._history, open_sinks(log), check_rule(log_every, "log_every"), log_per_matrix)
         self._measurer = Measurer(self.tolerances, self._spectrum, self._device, self._stream)
         if initial:
             self._until_compiled()
@@ -123,27 +134,12 @@ class RankTracker:
         self._hooks = StepHooks(followed, companion, self._announce, self.step, sources)
         self._history.close_with(self)
 
-    @property
-    def names(self) -> list[str]:
-        """Name of each tracked matrix, in the order of the model."""
-        return list(self._weights.names)
-
-    @property
-    def full_rank(self) -> float:
-        """Mean over the matrices, as they are now, of min(rows, cols): the largest average rank that there can be."""
-        sides = [min(source.matrix.shape) for source in self._weights.sources()]
-        return sum(sides) / len(sides)
-
     def memory(self) -> dict[str, int]:
         """Bytes on the device: `"history"`, the most that rows which wait there take; `"workspace"`, what the kernels
         work in: Grams and factors, at most `fastrank.counting.ragged.BUDGET` unless one matrix takes more, bases, and
         copies. On a CPU: Grams, at most `counting.compiled.GRAMS_AT_ONCE` unless one takes more, and for each thread
         the factors of the largest matrix; while it measures, copies of matrices in half precision or FP64 as well."""
         return {"history": self._history.nbytes, "workspace": self._measurer.nbytes}
-
-    def coverage(self) -> CoverageTable:
-        """A row for every weight of the model: as which matrices it is tracked, or why it is not. `print` it."""
-        return self._weights.coverage
 
     @outside_inference
     def step(self, found_inf: Tensor | None = None, *, step: int | None = None) -> None:
@@ -168,6 +164,7 @@ class RankTracker:
         number, due = self._steps.count(unknown, step, capturing(self._device))
         if due.anything:
             self._record(number, due.spectrum, found_inf)
+        self._watch.look(self._steps.calls, recorded=due.anything)
 
     def _record(self, number: StepNumber, due: bool, found_inf: Tensor | None, *, claim: bool = True) -> None:
         """Measures the weights as they are now, and appends a row of this number."""
@@ -191,6 +188,7 @@ class RankTracker:
         """
         self._history.replayed(check_count(steps, "steps", 1))
         self._steps.replayed(steps)
+        self._watch.look(self._steps.calls, recorded=True)
 
     @outside_inference
     def _announce(self) -> None:
@@ -199,30 +197,15 @@ class RankTracker:
         due = self._steps.coming(capturing(self._device))
         self._measurer.prepare(self._weights.sources() if due.anything else None)
 
-    def latest(self) -> dict[str, dict[str, Any]]:
-        """The last row of each matrix, `{name: {column: value}}`; empty before the first. Waits for the device."""
-        self._hooks.warn_if_idle(recorded=self._steps.begun)
-        last = self._history.last()
-        rows = self._history.table([last] if last is not None else []).to_pylist()
-        return {row.pop("name"): row for row in rows}
-
-    def to_arrow(self) -> pa.Table:
-        """The whole history as a `pyarrow.Table`: a row for each (step, matrix)."""
-        self._hooks.warn_if_idle(recorded=self._steps.begun)
-        return self._history.to_arrow()
-
-    def to_pandas(self) -> pd.DataFrame:
-        """The whole history as a `pandas.DataFrame`; missing numbers are `<NA>` or NaN."""
-        return self.to_arrow().to_pandas()  # type: ignore[no-any-return, unused-ignore]
-
-    def write_parquet(self, path: str | os.PathLike[str]) -> None:
-        """Write the whole history to one file, at once: after an `OSError` the path is as it was before."""
-        write_history(self.to_arrow(), path)
-
     def state_dict(self) -> dict[str, Any]:
         """All that another process needs to continue: numbers, strings and bytes. Waits for the device."""
         sources = self._weights.sources()
-        kept = {"measurer": self._measurer.state(sources), "history": self._history.state_dict()}
+        kept = {
+            "measurer": self._measurer.state(sources),
+            "history": self._history.state_dict(),
+            "watch": self._watch.state(),
+            "rules": self._steps.rules(),
+        }
         return pack(self.names, self._history.layout.columns, sources, self._steps.state(), kept)
 
     @outside_inference
@@ -236,7 +219,8 @@ class RankTracker:
         sources = self._weights.sources()
         kept = unpack(state, self.names, self._history.layout.columns, sources)
         self._history.load_state_dict(kept["history"])
-        self._steps.load(state["calls"], state["steps"])
+        self._steps.load(state["calls"], state["steps"], kept.get("rules", []))
+        self._watch.load(kept.get("watch"))
         self._measurer.load(sources, kept["measurer"])
 
     def flush(self) -> None:
@@ -246,7 +230,10 @@ class RankTracker:
     def close(self) -> None:
         """Stop following the optimizer, flush, and leave `directory` to others. The end of a `with` block does it."""
         self._hooks.stop()
-        self._history.close()
+        try:
+            self._history.close()
+        finally:
+            self._watch.close()
         self._hooks.warn_if_idle(recorded=self._steps.begun, closing=True)
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 from torch import nn
 from torch.optim import Optimizer
 
-from ..arguments import check_count
+from ..schedules import Rule, check_rule
 from .tracker import RankTracker
 
 _WRITERS: WeakValueDictionary[tuple[int, str], TrackedTraining] = WeakValueDictionary()
@@ -25,17 +25,20 @@ class TrackedTraining:
 
     Args:
         arguments: of `RankTracker`, without `model`, `optimizer` and `first_step`, which the trainer gives.
-        log_every: steps of the trainer from one that is logged to the next (default None: as the trainer logs).
+        log_every: steps of the trainer from one that is logged to the next, or a rule (None: as the trainer logs).
         per_matrix: whether the scalars of each matrix are logged as well.
 
     Raises:
         TypeError: an argument that `RankTracker` does not have, or that the trainer gives. ValueError: `log_every`.
     """
 
-    def __init__(self, arguments: Mapping[str, Any], log_every: int | None, per_matrix: bool) -> None:
-        inspect.signature(RankTracker).bind(None, None, first_step=1, **arguments)  # so that an error comes now
-        self._arguments = dict(arguments)
-        self.log_every = None if log_every is None else check_count(log_every, "log_every", 1)
+    def __init__(self, arguments: Mapping[str, Any], log_every: int | Rule | None, per_matrix: bool) -> None:
+        self.log_every = None if log_every is None else check_rule(log_every, "log_every")
+        sinks = {"log_every": 1 if log_every is None else log_every, "log_per_matrix": per_matrix}
+        inspect.signature(RankTracker).bind(
+            None, None, first_step=1, **sinks, **arguments
+        )  # so that an error comes now
+        self._arguments = sinks | dict(arguments)
         self._per_matrix = per_matrix
         self.tracker: RankTracker | None = None
         """The last training's; None before the first."""

@@ -52,7 +52,7 @@ def test_the_alarm_leaves_the_device_alone(on_cuda, tmp_path, monkeypatch):
         record(on_cuda, 6)
     record(on_cuda, 5)
     assert steps_in(tmp_path) == [1, 2, 3]
-    assert len(on_cuda._pending) == 1, "one block was sent, not one at every row"
+    assert len(on_cuda._pending.blocks) == 1, "one block was sent, not one at every row"
     on_cuda._on_alarm()
     on_cuda.last()
     with monkeypatch.context() as patch:

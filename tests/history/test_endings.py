@@ -115,13 +115,13 @@ shutil.rmtree(Path(sys.argv[1]) / "gone")
 def test_an_owner_that_is_forgotten_while_a_graph_is_captured(tmp_path):
     """Its rows on the device may not be fetched then, so they are written at the very end."""
     script = """
-import gc, sys; from made_history import *; from fastrank.history import history, ring
+import gc, sys; from made_history import *; from fastrank.history import ending, ring
 owner = Owner(make(Path(sys.argv[1]))); record(owner.history, 1)
-asks = history.capturing
-history.capturing = ring.capturing = lambda device: True
+asks = ring.capturing
+ending.capturing = ring.capturing = lambda device: True
 owner.itself = owner = None
 assert not steps_in(Path(sys.argv[1]))
-history.capturing = ring.capturing = asks
+ending.capturing = ring.capturing = asks
 """
     with start(script, tmp_path) as process:
         _, errors = process.communicate()
@@ -148,13 +148,13 @@ def test_an_owner_that_is_forgotten_while_the_alarm_writes(tmp_path, monkeypatch
     def forget_and_write(table):
         owners.clear()
         gc.collect()
-        assert history._pending
+        assert history._pending.blocks
         write(table)
 
     monkeypatch.setattr(history._parts, "write", forget_and_write)
     history._on_alarm()
     gc.collect()
-    assert history._pending == []
+    assert history._pending.blocks == []
     assert steps_in(tmp_path) == [1]
     make(tmp_path).close()
 

@@ -97,7 +97,7 @@ def test_blocks_stay_few(tmp_path):
     for step in range(1, 201):
         record(history, step, shapes=SHAPES if step < 100 else TALL)
         history.last()
-    blocks = history._pending
+    blocks = history._pending.blocks
     assert len(blocks) <= 2 * (100 / (ring.CAPACITY / 2) + 5)
     assert {block.shapes for block in blocks if block.steps[-1] < 100} == {SHAPES}
     assert {block.shapes for block in blocks if block.steps[0] >= 100} == {TALL}

@@ -1,0 +1,91 @@
+"""Readings: what can be read from a tracker while it records, in whatever form a reader wants."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from ..arguments import check_count
+from ..history import History, write_history
+from ..weights import CoverageTable, TrackedWeights
+from .hooks import StepHooks
+from .scalars import CAP, scalars_of
+from .steps import Steps
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+
+class Readings:
+    """The part of `RankTracker` that reads: nothing here changes what is recorded."""
+
+    _weights: TrackedWeights
+    _history: History
+    _hooks: StepHooks
+    _steps: Steps
+    _read_up_to = -1  # the step whose scalars were read last
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each tracked matrix, in the order of the model."""
+        return list(self._weights.names)
+
+    @property
+    def full_rank(self) -> float:
+        """Mean over the matrices, as they are now, of min(rows, cols): the largest average rank that there can be."""
+        sides = [min(source.matrix.shape) for source in self._weights.sources()]
+        return sum(sides) / len(sides)
+
+    def coverage(self) -> CoverageTable:
+        """A row for every weight of the model: as which matrices it is tracked, or why it is not. `print` it."""
+        return self._weights.coverage
+
+    def latest(self) -> dict[str, dict[str, Any]]:
+        """The last row of each matrix, `{name: {column: value}}`; empty before the first. Waits for the device.
+
+        A number that a matrix does not have is None: for loggers, which cannot take that, there is `scalars`.
+        """
+        self._hooks.warn_if_idle(recorded=self._steps.begun)
+        last = self._history.last()
+        rows = self._history.table([last] if last is not None else []).to_pylist()
+        return {row.pop("name"): row for row in rows}
+
+    def scalars(self, *, per_matrix: bool = False, cap: int = CAP) -> dict[str, float]:
+        """The last step as a flat dict of numbers, for any logger: there is no None and no NaN in it.
+
+        Waits for the device. Empty where nothing was measured since the last call, so that no number is logged twice.
+
+        Args:
+            per_matrix: every metric of each matrix as well, `rank/NAME`, `stable_rank/NAME` and so on (default False).
+            cap: how many matrices, the first ones of `names`, have numbers of their own then (default 64).
+
+        Returns:
+            `rank/mean` and `rank/lowest`, mean and lowest over the matrices of rank as a share of full rank;
+            `rank/below_half`, how many matrices are below half of it; `rank/nonfinite`, how many hold NaN or Inf and
+            have no rank; `stable_rank/mean`. With `per_matrix` a `rank/NAME` is that matrix's share of full rank, and
+            `rank/left_out` says how many matrices are beyond the cap.
+        """
+        check_count(cap, "cap", 0)
+        self._hooks.warn_if_idle(recorded=self._steps.begun)
+        last = self._history.last()
+        step = int(last.steps[0]) if last is not None else -1
+        if last is None or step <= self._read_up_to:
+            return {}
+        self._read_up_to = step
+        layout = self._history.layout
+        values = last.values[0].numpy()
+        return scalars_of(values, last.shapes, layout.names, layout.columns, per_matrix=per_matrix, cap=cap)
+
+    def to_arrow(self) -> pa.Table:
+        """The whole history as a `pyarrow.Table`: a row for each (step, matrix)."""
+        self._hooks.warn_if_idle(recorded=self._steps.begun)
+        return self._history.to_arrow()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The whole history as a `pandas.DataFrame`; missing numbers are `<NA>` or NaN."""
+        return self.to_arrow().to_pandas()  # type: ignore[no-any-return, unused-ignore]
+
+    def write_parquet(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole history to one file, at once: after an `OSError` the path is as it was before."""
+        write_history(self.to_arrow(), path)
