@@ -37,7 +37,11 @@ ROOMS = {
             "streams",
             "weights",
         ],
-        "__init__": ["history", "linalg", "metrics", "optim", "schedules", "tracking"],
+        "lightning": ["schedules", "tracking"],
+        "transformers": ["schedules", "tracking"],
+        "__init__": [
+            *("history", "lightning", "linalg", "metrics", "optim", "schedules", "tracking", "transformers"),
+        ],
     },
     "kernels": {
         "limits": [],
