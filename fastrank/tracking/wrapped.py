@@ -14,13 +14,13 @@ Take = Callable[[Optimizer, Tensor | None], None]
 
 
 def found_inf_of(optimizer: Optimizer) -> Tensor | None:
-    """Non-zero where gradients overflow in the step that runs now. A `GradScaler` lends it for as long as that takes."""
+    """Not 0 where gradients overflow in the step that runs now. A `GradScaler` lends it for as long as that takes."""
     return getattr(optimizer, "found_inf", None)
 
 
 class WrappedStep:
-    """A hook after the steps of the optimizer inside `wrapper`, which calls `take` when the wrapper's step is over, with
-    the `found_inf` that there was when the optimizer stepped.
+    """A hook after the steps of the optimizer inside `wrapper`, which calls `take` when the wrapper's step is over,
+    with the `found_inf` that there was when the optimizer stepped.
 
     `PostLocalSGDOptimizer`, for one, averages the weights over all processes after the step of the optimizer inside. A
     wrapper may also leave out that step, as Accelerate's does while gradients are accumulated, or be passed by, as

@@ -131,7 +131,7 @@ def test_steps_that_a_wrapper_leaves_out_are_none(model, make):
 
 @pytest.mark.parametrize("options", [{"fused": True}, {}])
 def test_a_wrapper_that_scales_gradients(model, options):
-    """As Accelerate's does: `found_inf` is the optimizer's while that steps, and gone when the wrapper's step is over."""
+    """As Accelerate's does: `found_inf` is the optimizer's while that steps, and gone when the wrapper's is over."""
 
     class Scaling(Accelerated):
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0)

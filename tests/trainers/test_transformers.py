@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import json
 import math
 import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,16 @@ from fastrank.transformers import RankCallback
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_objects_to_collect():
+    """`train` collects garbage several times: not among all that the imports have left."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 class Net(nn.Module):
-    def __init__(self, bad=None):
+    def __init__(self):
         super().__init__()
         torch.manual_seed(0)
         self.net = nn.Sequential(nn.Linear(8, 12), nn.ReLU(), nn.Linear(12, 3))
@@ -220,6 +230,18 @@ def test_bad_arguments_are_said_at_once():
         RankCallback(evry=2)
     with pytest.raises(ValueError, match="log_every: must be at least 1"):
         RankCallback(log_every=0)
+
+
+def test_without_transformers_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers.trainer_callback", None)
+    monkeypatch.delitem(sys.modules, "fastrank.transformers")
+    with pytest.raises(ImportError, match=r"pip install 'fastrank\[transformers\]'"):
+        importlib.import_module("fastrank.transformers")
+
+
+def test_it_is_an_attribute_that_no_list_of_names_has():
+    assert fastrank.transformers.RankCallback is RankCallback
+    assert "transformers" not in fastrank.__all__
 
 
 @pytest.mark.parametrize("name", ["transformers_trainer", "accelerate_loop"])
