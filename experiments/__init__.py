@@ -2,6 +2,6 @@
 
 A configuration is read and run by `sweeps`. A trial is made of `data`, a network of `networks`, and `training`;
 `engines` run trials in other processes, `records` keep what came out, `sinks` send it to trackers of experiments, and
-`reports` draw it. `analyze` measures the `checkpoints` of other trainings. The command line is the way in: `cli`, with
-the `commands`.
+`reports` draw it. `analyze` prints what is in checkpoints of other trainings. The command line is the way in: `cli`,
+with the `commands`.
 """

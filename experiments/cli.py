@@ -1,4 +1,4 @@
-"""The command line: ``fastrank sweep | status | report | compare | analyze | data | doctor``.
+"""The command line: ``fastrank sweep | status | report | compare | show | analyze | data | doctor``.
 
 The commands are in `commands`. Here is what they leave behind: an exit status, and a line for what the user can mend.
 """
@@ -75,14 +75,14 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _exit_status(error: Exception) -> int | None:
     """The exit status of an error that is the user's to mend; None for any other, which is a defect of ours."""
-    from fastrank import HistoryError
+    from fastrank import AnalyzeError, HistoryError
 
     from .errors import UserError
 
     match error:
         case UserError():
             return error.exit_status
-        case HistoryError():
+        case AnalyzeError() | HistoryError():
             return 1
     return None
 

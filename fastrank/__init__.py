@@ -2,12 +2,16 @@
 
 SGD             drop-in replacement for torch.optim.SGD
 RankTracker     records ranks and norms at every step of any optimizer
+analyze         measures a model, a state dict or a checkpoint once, and returns a table
 prepare         compiles the kernels that a tracker will launch, and waits until they are compiled
 schedules       rules for after which steps to measure, where a number is too plain
 linalg          rank, norms and randomised SVD of batches of matrices
 Tolerance       threshold of the numerical rank
+plot            draws a history with matplotlib
 read_history    reads a history that a tracker wrote, or only some of its matrices and columns
 write_history   writes a history to one file
+sinks           send numbers to TensorBoard, W&B, MLflow and trackio
+alerts          rules that call, stop or warn when a rank falls
 lightning       RankCallback for Lightning's Trainer, if that is installed
 transformers    RankCallback for Hugging Face's Trainer, if that is installed
 """
@@ -16,18 +20,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import alerts, linalg, schedules, sinks
     from . import lightning as lightning
-    from . import linalg, schedules
     from . import transformers as transformers
+    from .alerts import AlertWarning
+    from .analysis import AnalyzeError, analyze
     from .history import HistoryError, HistoryWarning, read_history, write_history
     from .metrics import RankBounds, Status, Tolerance
     from .optim import SGD
+    from .plotting import plot
     from .tracking import RankTracker, prepare
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "AlertWarning",
+    "AnalyzeError",
     "HistoryError",
     "HistoryWarning",
     "RankBounds",
@@ -35,19 +44,27 @@ __all__ = [
     "Status",
     "Tolerance",
     "__version__",
+    "alerts",
+    "analyze",
     "linalg",
+    "plot",
     "prepare",
     "read_history",
     "schedules",
+    "sinks",
     "write_history",
 ]
 
 _ROOMS = {
+    "alerts": ("AlertWarning", "alerts"),
+    "analysis": ("AnalyzeError", "analyze"),
     "history": ("HistoryError", "HistoryWarning", "read_history", "write_history"),
     "linalg": ("linalg",),
     "metrics": ("RankBounds", "Status", "Tolerance"),
     "optim": ("SGD",),
+    "plotting": ("plot",),
     "schedules": ("schedules",),
+    "sinks": ("sinks",),
     "tracking": ("RankTracker", "prepare"),
     # Not in `__all__`: whoever asks for all names shall not import trainers, which takes seconds.
     "lightning": ("lightning",),

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 def check_count(value: Any, name: str, smallest: int) -> int:
@@ -31,3 +33,22 @@ def check_seconds(value: Any, name: str) -> float:
     if not value > 0:
         raise ValueError(f"{name}: must be above 0 seconds, not {value}")
     return float(value)
+
+
+def from_numpy(array: np.ndarray[Any, Any], name: str) -> Tensor:
+    """An array of NumPy as a tensor, which shares its memory where PyTorch can; errors call it `name`.
+
+    Raises:
+        TypeError: of a dtype that PyTorch does not have.
+    """
+    if array.dtype.kind not in "fiubc" or array.dtype.itemsize > 16:
+        raise TypeError(f"{name}: dtype {array.dtype} is not supported; convert to float32 or float64")
+    # torch takes neither a foreign byte order nor strides that are negative or not a whole number of elements, as in a
+    # field of a structured array, and it warns of read-only memory.
+    array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
+    if any(stride < 0 or stride % array.itemsize for stride in array.strides):
+        array = array.copy()
+    try:
+        return torch.from_numpy(array)
+    except TypeError as error:
+        raise TypeError(f"{name}: dtype {array.dtype} is not supported; convert to float32 or float64") from error

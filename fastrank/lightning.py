@@ -42,7 +42,8 @@ class RankCallback(Callback):  # type: ignore[misc]  # mypy does not read Lightn
 
     Its tracker is made when `fit` begins, with the model and the optimizers as the trainer then has them, and is closed
     when it ends, by an error too; `validate`, `test` and `predict` are let be. Of several optimizers all have to step
-    for a row. Of several processes only the first one tracks; weights that are sharded over them are refused.
+    for a row. Of several processes only the first one tracks, and cannot stop the others if an alert says so; weights
+    that are sharded over them are refused.
 
     Its state is in the trainer's checkpoints: a `fit` that resumes from one goes on with the history, without a gap or
     a double row, and so does a second `fit` of the same trainer. A new trainer begins a new history.
@@ -86,7 +87,9 @@ class RankCallback(Callback):  # type: ignore[misc]  # mypy does not read Lightn
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log, if a step was taken in this batch and is due."""
+        """Log, if a step was taken in this batch and is due; and stop, if an alert says so."""
+        if self._training.should_stop and trainer.world_size == 1:
+            trainer.should_stop = True
         if trainer.global_step == self._steps or not trainer.loggers:
             return
         self._steps = trainer.global_step

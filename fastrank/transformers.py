@@ -41,7 +41,8 @@ class RankCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # m
     Its tracker is made when `train` begins, with the model and the optimizer as the trainer then has them, and is
     closed when it ends. `Trainer` tells nobody of an error. The rows are then on disk within `flush_every` seconds, or
     as soon as the program ends, the next `train` into this folder begins, or you call `callback.tracker.close()`. Of
-    several processes only the first one tracks; weights that are sharded over them are refused.
+    several processes only the first one tracks, and cannot stop the others if an alert says so; weights that are
+    sharded over them are refused.
 
     Its state is in `trainer_state.json` of the trainer's checkpoints: a `train(resume_from_checkpoint=...)` goes on
     with the history, without a gap or a double row. Without `directory` all rows are in that file, which gets large.
@@ -104,7 +105,9 @@ class RankCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # m
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Log apart from the trainer, if there is a `log_every`, and this step is due."""
+        """Log apart from the trainer, if there is a `log_every`, and this step is due; stop, if an alert says so."""
+        if self._training.should_stop and args.world_size == 1:
+            control.should_training_stop = True
         due, handler = self._training.log_every, self._handler
         if due is not None and due(state.global_step) and (values := self._training.scalars()):
             logs = {**values, "epoch": state.epoch}

@@ -8,9 +8,16 @@ import pytest
 
 PUBLIC = {
     "fastrank": {
-        *("SGD", "RankTracker", "Tolerance", "RankBounds", "Status", "prepare", "linalg", "__version__"),
+        *("SGD", "RankTracker", "Tolerance", "RankBounds", "Status", "prepare", "plot", "linalg", "__version__"),
         *("read_history", "write_history", "HistoryError", "HistoryWarning"),
-        "schedules",
+        *("schedules", "sinks", "alerts", "AlertWarning", "analyze", "AnalyzeError"),
+    },
+    "fastrank.sinks": {
+        *("TensorBoard", "WeightsAndBiases", "MLflow", "Trackio", "Writer", "Function", "open_sink"),
+        *("Sink", "Relay", "SinkWarning", "Background", "reason"),
+    },
+    "fastrank.alerts": {
+        *("Alert", "Alerts", "AlertWarning", "Rows", "Rule", "below", "halved", "nonfinite"),
     },
     "fastrank.linalg": {
         *("rank_bounds", "matrix_rank", "svdvals", "svd_lowrank", "LowRankSVD", "spectral_norm", "nuclear_norm"),

@@ -9,6 +9,7 @@ import typer
 
 from .checkpoints import analyze
 from .data import data
+from .histories import show
 from .sweeps import compare, report, status, sweep
 
 __all__ = ["app"]
@@ -46,6 +47,6 @@ def doctor() -> None:
         typer.echo(line)
 
 
-for command in (sweep, status, report, compare, analyze, doctor):
+for command in (sweep, status, report, compare, show, analyze, doctor):
     app.command()(command)
 app.add_typer(data, name="data")

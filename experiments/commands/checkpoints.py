@@ -1,7 +1,7 @@
 """``fastrank analyze``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -41,8 +41,12 @@ def analyze(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", parser=path_of, help="Write a CSV as well.")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, and nothing else.")] = False,
 ) -> None:
     """Show rank and spectrum of every matrix in a checkpoint, of any model; its code is not needed.
+
+    With --json or --csv, what is left out goes to the standard error.
 
     Names and shapes tell what a layer makes of its tensors:
 
@@ -59,5 +63,9 @@ def analyze(
     weight_ih, weight_hh: the gates of an LSTM or a GRU
     """
     from ..analyze import print_analysis
+    from ..errors import UsageError
 
-    print_analysis(checkpoint, (tolerance, relative_to), key, include, exclude, device, out, split or ())
+    if as_json and as_csv:
+        raise UsageError("--json, --csv: only one of them can be printed; --out FILE writes CSV as well")
+    form: Literal["table", "json", "csv"] = "json" if as_json else "csv" if as_csv else "table"
+    print_analysis(checkpoint, (tolerance, relative_to), key, include, exclude, device, out, split or (), form)

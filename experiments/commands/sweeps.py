@@ -58,7 +58,7 @@ def status(folder: Folder) -> None:
 
 
 def report(
-    folder: Folder,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", parser=path_of, help="A sweep's folder, or a tracker's.")],
     trial: Annotated[
         str | None,
         typer.Option(
@@ -66,10 +66,10 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Draw the figures of the sweep in DIR and write report.html."""
-    from ..reports import write_report
+    """Draw the figures of the sweep, or of the tracker's history, in DIR and write report.html."""
+    from ..reports import write_any_report
 
-    typer.echo(write_report(folder, trial))
+    typer.echo(write_any_report(folder, trial))
 
 
 def compare(

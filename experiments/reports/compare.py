@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from fastrank.plotting.figures import styled
+
 from ..files import write_atomically
 from .axes import AXES, WORDS, number
 from .figures import comparison
 from .figures.drawing import NothingToDraw, svg
-from .figures.style import styled
 from .page import figure, page
 from .report_tables import NONE, rank, share
 from .results import ReportError, Results, read_results

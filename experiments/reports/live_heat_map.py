@@ -5,13 +5,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import fastrank
+from fastrank.plotting.figures import BINS, Digest, columns, digest, styled
 
 from ..records import Layout, Storage, history_parts
 from . import histories
-from .digest import BINS, Digest, columns, digest
 from .figures import heat_maps
 from .figures.drawing import png
-from .figures.style import styled
 from .results import Results, read_results
 
 _drawing = threading.Lock()  # matplotlib's settings are the whole process's

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 
 import fastrank
+from fastrank.plotting.figures import BINS, Digest, columns, digest
 
 from ..errors import UserError
 from ..records import Layout, Ledger, Status, Storage, TrialRecord, history_parts
 from . import histories
 from .axes import AXES, said
-from .digest import BINS, Digest, columns, digest
 
 POINTS = 12_000  # that all curves of a figure have together
 READERS = 2  # threads: decoding and summing release the interpreter lock about half of the time

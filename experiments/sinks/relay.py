@@ -3,20 +3,17 @@
 Each tracker is told what happens in a thread of its own, and is left out after its first error.
 """
 
-import queue
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from fastrank.sinks import Background, reason
 
 from ..records import Layout, Ledger, Status
 from ..training import Crashed, EpochEnd, Event, Finished
 from ..trial import Trial
-from .tracker import Outcome, Tracker, epoch_values, full_rank, outcome, reason
+from .tracker import Outcome, Tracker, epoch_values, full_rank, outcome
 
-PATIENCE = 60.0  # seconds without any progress that a sweep waits for a tracker at its end
 NOTHING_LOST = "Nothing is lost: the ledger has every number"
-_SAY_AFTER = 3.0  # seconds of waiting after which the user is told what is waited for
 
 
 class Relay:
@@ -31,44 +28,17 @@ class Relay:
 
     def __init__(self, title: str, tracker: Tracker, folder: Path, say: Callable[[str], None]) -> None:
         self._title, self._tracker, self._folder, self._say = title, tracker, folder, say
-        self._events: queue.SimpleQueue[tuple[Trial, Event] | None] = queue.SimpleQueue()
+        self._background = Background(title, tracker.close, say, NOTHING_LOST)
         self._full_rank: float | None = None
-        self._drawing = False
         self._plain = False  # whether it has been said that a heat map is missing
-        self._told = 0  # how many events the tracker has been told
-        # A daemon: a tracker that hangs is given up at the end, and must not keep the process.
-        self._thread = threading.Thread(target=self._run, name=title, daemon=True)
-        self._thread.start()
 
     def record(self, trial: Trial, event: Event) -> None:
         """Put the event in the tracker's queue; returns at once."""
-        if self._thread.is_alive():
-            self._events.put((trial, event))
+        self._background.call(self._tell, trial, event)
 
     def close(self) -> None:
-        """Wait until the tracker has been told everything, or for `PATIENCE` seconds without any progress."""
-        self._events.put(None)
-        told, since, said = self._told, time.monotonic(), False
-        while self._thread.is_alive():
-            self._thread.join(0.2)
-            waited = time.monotonic() - since
-            if self._told != told or self._drawing:  # a long history takes its time, which is not the tracker's fault
-                told, since = self._told, time.monotonic()
-            elif waited > PATIENCE:
-                self._say(f"{self._title} does not answer and is given up. {NOTHING_LOST}")
-                return
-            elif waited > _SAY_AFTER and not said:
-                self._say(f"Waiting for {self._title}")
-                said = True
-
-    def _run(self) -> None:
-        try:
-            while (item := self._events.get()) is not None:
-                self._tell(*item)
-                self._told += 1
-            self._tracker.close()
-        except Exception as error:
-            self._say(f"{self._title} is left out from now on: {reason(error)}. {NOTHING_LOST}")
+        """Wait until the tracker has been told everything, or for a minute without any progress."""
+        self._background.close()
 
     def _tell(self, trial: Trial, event: Event) -> None:
         match event:
@@ -84,7 +54,7 @@ class Relay:
                 self._tracker.end(trial, Outcome(str(Status.FAILED)))
 
     def _heat_map(self, trial: Trial) -> bytes | None:
-        self._drawing = True
+        self._background.busy = True  # a long history takes its time, which is not the tracker's fault
         try:
             from ..reports import draw_heat_map  # imports matplotlib, which takes its time
 
@@ -95,7 +65,7 @@ class Relay:
             self._plain = True
             return None
         finally:
-            self._drawing = False
+            self._background.busy = False
 
     def _has_failed(self, trial: Trial) -> bool:
         records = Ledger(Layout(self._folder).ledger).trials()

@@ -8,11 +8,13 @@ from typing import Protocol
 
 from rich.console import Console
 
+from fastrank.sinks import reason
+
 from ..errors import UserError
 from ..training import Event
 from ..trial import Trial
 from .relay import Relay
-from .tracker import SinkError, Sweep, Tracker, read_sweep, reason
+from .tracker import SinkError, Sweep, Tracker, read_sweep
 
 __all__ = ["TITLES", "Sink", "SinkError", "check_sinks", "open_sinks"]
 

@@ -1,16 +1,13 @@
 """TensorBoard: a folder of event files for each trial, in ``tensorboard/`` of the sweep's folder."""
 
 import shlex
-import socket
 import struct
-import time
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard import RecordWriter
 from torch.utils.tensorboard.summary import hparams, text
+
+from fastrank import sinks
 
 from ..trial import Trial
 from .tracker import HEAT_MAP, Outcome, Sweep, settings
@@ -21,59 +18,37 @@ class TensorBoard:
 
     def __init__(self, sweep: Sweep, say: Callable[[str], None]) -> None:
         self._folder = sweep.folder / "tensorboard"
-        self._files: dict[str, Path] = {}
+        self._boards: dict[str, sinks.TensorBoard] = {}
         self._epochs: dict[str, int] = {}
         say(f"To watch the sweep: tensorboard --logdir {shlex.quote(str(self._folder))}")
 
     def epoch(self, trial: Trial, epoch: int, values: Mapping[str, float]) -> None:
-        """Add a point to each curve. A repeated epoch begins a new file, at which TensorBoard drops older points."""
-        if epoch <= self._epochs.get(trial.id, 0):
-            del self._files[trial.id]
-        self._write(trial, epoch, [_scalars(values)], since=epoch)
+        """Add a point to each curve."""
+        self._board(trial, since=epoch).log(epoch, values)
         self._epochs[trial.id] = epoch
 
     def end(self, trial: Trial, outcome: Outcome) -> None:
         """Write the last points, the status as a text, and the heat map."""
         epoch = self._epochs.get(trial.id) if outcome.epoch is None else outcome.epoch
-        summaries = [_scalars(outcome.values), text("status", outcome.status)]  # type: ignore[no-untyped-call]
+        board = self._board(trial, since=None if epoch is None else epoch + 1)
+        summaries = [text("status", outcome.status)]  # type: ignore[no-untyped-call]
         if outcome.heat_map is not None:
             summaries.append(_image(outcome.heat_map))
         if outcome.status != "failed":  # it may yet be tried again, and an end can be written only once
             summaries.append(_table_row(trial)[1])
-        self._write(trial, epoch or 0, summaries, since=None if epoch is None else epoch + 1)
+        if outcome.values:
+            board.log(epoch or 0, outcome.values)
+        board.write(epoch or 0, summaries)
 
     def close(self) -> None:
         """Nothing is open."""
 
-    def _write(self, trial: Trial, epoch: int, summaries: Iterable[Summary], since: int | None) -> None:
-        """Append these summaries, as of ``epoch``, to the file that this session has for the trial.
-
-        A new file begins with a mark that the trial was restarted at epoch ``since``: TensorBoard then drops the older
-        points from there on. Where ``since`` is None there is no mark, and all older points stay.
-        """
-        events = []
-        if trial.id not in self._files:
-            self._files[trial.id] = self._new_file(trial)
-            events = [Event(file_version="brain.Event:2")]
-            if since is not None:
-                events.append(Event(session_log=SessionLog(status=SessionLog.START), step=since))
-            events.append(Event(summary=_table_row(trial)[0]))
-        events += [Event(summary=summary, step=epoch) for summary in summaries]
-        with self._files[trial.id].open("ab") as file:
-            writer = RecordWriter(file)
-            for event in events:
-                event.wall_time = time.time()
-                writer.write(event.SerializeToString())
-
-    def _new_file(self, trial: Trial) -> Path:
-        """A new file, since an old one may end in a torn record. TensorBoard reads files in order of their names."""
-        folder = self._folder / trial.id
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-
-
-def _scalars(values: Mapping[str, float]) -> Summary:
-    return Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+    def _board(self, trial: Trial, since: int | None) -> sinks.TensorBoard:
+        """Where this session writes of the trial, from epoch ``since`` on; None where nobody knows what came before."""
+        if trial.id not in self._boards:
+            self._boards[trial.id] = sinks.TensorBoard(self._folder / trial.id)
+            self._boards[trial.id].write(0, [_table_row(trial)[0]], since=since)
+        return self._boards[trial.id]
 
 
 def _image(png: bytes) -> Summary:

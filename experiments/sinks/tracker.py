@@ -98,9 +98,3 @@ def full_rank(trial: Trial) -> float:
     model = build_network(trial.model, trial.data, seed=0)
     optimizer = torch.optim.SGD(model.parameters())
     return fastrank.RankTracker(model, optimizer, select=trial.tracking.select).full_rank
-
-
-def reason(error: Exception) -> str:
-    """An error in one line, without a full stop at its end."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__

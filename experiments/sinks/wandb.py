@@ -8,6 +8,8 @@ from typing import Any
 import wandb
 from PIL import Image
 
+from fastrank import sinks
+
 from ..trial import Trial
 from .tracker import HEAT_MAP, Outcome, SinkError, Sweep, settings
 
@@ -31,8 +33,8 @@ class WeightsAndBiases:
     """
 
     def __init__(self, sweep: Sweep, say: Callable[[str], None]) -> None:
-        online = wandb.setup(settings=wandb.Settings(silent=True)).settings.mode in ("online", "run", "shared")
-        if online and not wandb.login(prompt=False, verify=False):
+        wandb.setup(settings=wandb.Settings(silent=True))
+        if not sinks.WeightsAndBiases.has_key():
             raise SinkError("--log wandb: there is no API key: run 'wandb login' once, or set WANDB_MODE=offline")
         self._sweep, self._say, self._announced = sweep, say, False
         self._runs: dict[str, Any] = {}

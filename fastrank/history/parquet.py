@@ -102,8 +102,8 @@ def read_history(
         return concat(read_parts([single], names, columns))
     for _ in range(RETRIES):
         with suppress(_Missing):
-            return concat(read_parts(_complete(single), names, columns))
-    return concat(read_parts(_complete(single), names, columns))
+            return concat(read_parts(complete_parts(single), names, columns))
+    return concat(read_parts(complete_parts(single), names, columns))
 
 
 def read_parts(
@@ -149,7 +149,7 @@ def _read(file: Path, names: Collection[str] | None, columns: Sequence[str] | No
     return to_measured(table, names)
 
 
-def _complete(directory: Path) -> list[Path]:
+def complete_parts(directory: Path) -> list[Path]:
     """Paths of the parts in a folder, after a check that there are some and none is missing between them."""
     files = list_parts(directory)
     if not files:

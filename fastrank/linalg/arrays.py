@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from ..arguments import from_numpy
 from ..kernels.limits import DTYPES
 
 
@@ -68,7 +69,7 @@ def _take(A: Any, name: str) -> tuple[Tensor, str]:
     if isinstance(A, Tensor):
         tensor, kind = A.detach().resolve_neg(), "torch"
     elif isinstance(A, np.ndarray | np.generic):
-        tensor, kind = _from_numpy(np.asarray(A), name), "numpy"
+        tensor, kind = from_numpy(np.asarray(A), name), "numpy"
     elif type(A).__module__.partition(".")[0] == "cupy":
         tensor, kind = from_dlpack(A), "cupy"
     else:
@@ -86,20 +87,6 @@ def _take(A: Any, name: str) -> tuple[Tensor, str]:
     return tensor, kind
 
 
-def _from_numpy(array: np.ndarray[Any, Any], name: str) -> Tensor:
-    if array.dtype.kind not in "fiubc" or array.dtype.itemsize > 16:
-        raise TypeError(f"{name}: dtype {array.dtype} is not supported; convert to float32 or float64")
-    # torch takes neither a foreign byte order nor strides that are negative or not a whole number of elements, as in a
-    # field of a structured array, and it warns of read-only memory.
-    array = array.astype(array.dtype.newbyteorder("="), copy=not array.flags.writeable)
-    if any(stride < 0 or stride % array.itemsize for stride in array.strides):
-        array = array.copy()
-    try:
-        return torch.from_numpy(array)
-    except TypeError as error:
-        raise TypeError(f"{name}: dtype {array.dtype} is not supported; convert to float32 or float64") from error
-
-
 def as_threshold(value: Any, name: str, shape: torch.Size, device: torch.device) -> Tensor | float | None:
     """Check `atol` or `rtol`: None, a number, or a tensor on `device` that broadcasts to the batch `shape`. A tensor
     keeps its dtype, with which `torch.linalg.matrix_rank` compares.
@@ -115,7 +102,7 @@ def as_threshold(value: Any, name: str, shape: torch.Size, device: torch.device)
         return float(value)
     if not isinstance(value, Tensor | np.ndarray | np.generic):
         raise TypeError(f"{name}: expected a number or a tensor, not {value!r}")
-    tensor = value if isinstance(value, Tensor) else _from_numpy(np.asarray(value), name)
+    tensor = value if isinstance(value, Tensor) else from_numpy(np.asarray(value), name)
     tensor = tensor.detach().to(device)
     if tensor.is_complex():
         raise TypeError(f"{name}: expected real values, not {tensor.dtype}")

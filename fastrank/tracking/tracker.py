@@ -13,11 +13,10 @@ from torch.optim import Optimizer
 from .. import backend
 from ..arguments import check_count, check_seconds
 from ..device import capturing
-from ..history import History, Layout, StepNumber
+from ..history import History, Layout, StepNumber, on_host
 from ..measuring import Measurer, check_spectrum, check_tolerances, columns
 from ..metrics import Tolerance
 from ..schedules import Rule, check_rule
-from ..sinks import open_sinks
 from ..streams import OwnStream
 from ..weights import Choice, Select, TrackedWeights, WeightsOf
 from .ahead import compile_ahead
@@ -66,6 +65,8 @@ class RankTracker(Readings):
         log_every: send them at the first row, and at the first one at or after each multiple of this, or by a rule
             (default 1: all that is measured).
         log_per_matrix: send those of each matrix as well (default False).
+        alerts: rules that look at the rows as they arrive, and warn, call a function or ask for the training to be
+            stopped, as `should_stop` then says; see `fastrank.alerts` (default: none).
 
     Raises:
         ValueError: nothing to track, weights that cannot be read (of sharded models, on the meta device), or an
@@ -107,6 +108,7 @@ class RankTracker(Readings):
         log: Sequence[Any] = (),
         log_every: int | Rule = 1,
         log_per_matrix: bool = False,
+        alerts: Sequence[Any] = (),
     ) -> None:
         followed = find_optimizers(optimizer)
         self.tolerances = check_tolerances(tolerance)
@@ -125,7 +127,8 @@ class RankTracker(Readings):
         self._history = History(layout, self._device, folder, *parts, self._stream)
         first_step = check_count(first_step, "first_step", 1)
         self._steps = Steps(*rules, self._spectrum, self._device, first_step)
-        self._watch = Watch(self._history, open_sinks(log), check_rule(log_every, "log_every"), log_per_matrix)
+        watched = (log, log_every, log_per_matrix, alerts)
+        self._watch = Watch(self._history, *watched, on_host=on_host(self._device))
         self._measurer = Measurer(self.tolerances, self._spectrum, self._device, self._stream)
         if initial:
             self._until_compiled()
@@ -133,6 +136,11 @@ class RankTracker(Readings):
         companion = self._measurer if backend.kernels_serve(self._device) else None
         self._hooks = StepHooks(followed, companion, self._announce, self.step, sources)
         self._history.close_with(self)
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether an alert has asked for the training to be stopped."""
+        return self._watch.should_stop
 
     def memory(self) -> dict[str, int]:
         """Bytes on the device: `"history"`, the most that rows which wait there take; `"workspace"`, what the kernels

@@ -94,6 +94,11 @@ class TrackedTraining:
         """What was measured since the last call, for a logger; empty where nothing was, or nothing is tracked here."""
         return {} if self.tracker is None else self.tracker.scalars(per_matrix=self._per_matrix)
 
+    @property
+    def should_stop(self) -> bool:
+        """Whether an alert has asked for the training to be stopped."""
+        return self.tracker is not None and self.tracker.should_stop
+
     def end(self) -> None:
         """The training is over, in whatever way: close the tracker, which can still be read."""
         if self.tracker is not None:

@@ -11,15 +11,19 @@ source      a matrix with its parameter, as the rest of the library takes it
 """
 
 from .coverage import Choice, CoverageTable, Select, WeightsOf
+from .places import clean_name
+from .readable import DTYPES
 from .source import Source, version_of
 from .tracked import TrackedWeights
 
 __all__ = [
+    "DTYPES",
     "Choice",
     "CoverageTable",
     "Select",
     "Source",
     "TrackedWeights",
     "WeightsOf",
+    "clean_name",
     "version_of",
 ]

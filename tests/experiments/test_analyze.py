@@ -1,184 +1,141 @@
-"""Checkpoints of other people's models: what their matrices are, and what is said of a file that cannot be read."""
+"""What ``fastrank analyze`` prints: a table for people, JSON and CSV for programs, and what its options may be."""
 
 import csv
-import warnings
-from collections import OrderedDict
+import json
+import os
+import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import fastrank
-from fastrank.experiments.analyze import AnalyzeError, analyze, parse_split, print_analysis
+from fastrank.experiments.analyze import parse_split, print_analysis
+from fastrank.experiments.cli import main
 from fastrank.experiments.errors import UsageError
-from fastrank.experiments.training.checkpoint import save_checkpoint
-from fastrank.testing.matrices import planted
-
-TOLERANCE = fastrank.Tolerance()
-
-
-def planted_rank(rows: int, cols: int, rank: int) -> torch.Tensor:
-    sigma = torch.zeros(min(rows, cols), dtype=torch.float64)
-    sigma[:rank] = torch.linspace(2, 1, rank)
-    return planted(sigma, rows, cols, seed=rank)
 
 
 @pytest.fixture
-def state() -> dict[str, torch.Tensor]:
-    return {
-        "first.weight": planted_rank(40, 60, 7),
-        "first.bias": torch.ones(40),
-        "conv.weight": planted_rank(16, 27, 5).view(16, 3, 3, 3),
-        "experts": torch.stack([planted_rank(12, 20, 3), planted_rank(12, 20, 9)]),
+def checkpoint(tmp_path: Path) -> Path:
+    """Matrices of rank 2, 1 and of none, and a norm beyond FP64's; a count, a sparse one, and weights beside them."""
+    state = {
+        "first.weight": torch.full((3, 3), torch.nan),
+        "second.weight": torch.eye(3)[:2],
+        "huge": torch.full((4, 4), 1e308, dtype=torch.float64),
+        "bias": torch.ones(3),
         "steps": torch.zeros(2, 2, dtype=torch.int64),
+        "sparse": torch.eye(3).to_sparse(),
     }
+    torch.save({"model": state, "best so far": {"w": torch.eye(2)}}, tmp_path / "x.pt")
+    return tmp_path / "x.pt"
 
 
-def ranks(checkpoint: Path, **options: object) -> dict[str, int]:
-    rows = analyze(checkpoint, tolerance=TOLERANCE, **options).rows  # type: ignore[arg-type]
-    assert all(row["rank_lower"] == row["rank_upper"] for row in rows)
-    return {row["name"]: row["rank_lower"] for row in rows}
+NOTES = [
+    "left out: steps (dtype int64)",
+    "left out: sparse (sparse_coo)",
+    "left out: 1 vector or scalar",
+    "not looked at: best so far (1 tensor; --key 'best so far')",
+]
 
 
-EXPECTED = {"first.weight": 7, "conv.weight": 5, "experts[0]": 3, "experts[1]": 9}
-
-
-def test_ranks_are_the_planted_ones_whatever_the_file(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    torch.save(state, tmp_path / "plain.pt")
-    torch.save(state, tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
-    torch.save({"epoch": 3, "state_dict": OrderedDict(state)}, tmp_path / "nested.pt")
-    save_checkpoint(tmp_path / "sealed.pt", {"model": state, "optimizer": {"state": {0: {"m": torch.eye(3)}}}})
-    save_file(state, tmp_path / "file.safetensors")
-    (tmp_path / "parts").mkdir()
-    for i, (name, tensor) in enumerate(state.items()):
-        save_file({name: tensor}, tmp_path / "parts" / f"{i}.safetensors")
-    for name in ("plain.pt", "legacy.pt", "nested.pt", "sealed.pt", "file.safetensors", "parts"):
-        assert ranks(tmp_path / name) == EXPECTED, name
-
-
-def test_a_key_and_globs_choose(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    torch.save({"model": state, "average": {"weights": [torch.eye(4), torch.eye(5)]}}, tmp_path / "x.pt")
-    assert ranks(tmp_path / "x.pt", key="average.weights") == {"0": 4, "1": 5}
-    assert ranks(tmp_path / "x.pt", include=["experts*"], exclude=None) == {"experts[0]": 3, "experts[1]": 9}
-    assert "conv.weight" not in ranks(tmp_path / "x.pt", exclude=["conv*"])
-    with pytest.raises(AnalyzeError, match=r"has no 'average\.biases': there is no 'biases' among weights"):
-        ranks(tmp_path / "x.pt", key="average.biases")
-    with pytest.raises(AnalyzeError, match=r"none of its 3 matrices is chosen: first\.weight, conv\.weight, experts"):
-        ranks(tmp_path / "x.pt", include=["nothing"])
-
-
-def test_metrics_are_those_of_the_spectrum(tmp_path: Path) -> None:
-    torch.save({"w": torch.diag(torch.tensor([3.0, 1.0, 0.0]))}, tmp_path / "x.pt")
-    (row,) = analyze(tmp_path / "x.pt", tolerance=TOLERANCE).rows
-    assert (row["rows"], row["cols"], row["rank_lower"], row["status"]) == (3, 3, 2, "OK")
-    assert row["spectral_norm"] == pytest.approx(3)
-    assert row["nuclear_norm"] == pytest.approx(4)
-    assert row["stable_rank"] == pytest.approx(10 / 9)
-    assert row["participation_ratio"] == pytest.approx(100 / 82)
-    assert analyze(tmp_path / "x.pt", tolerance=fastrank.Tolerance(0.5, "spectral")).rows[0]["rank_lower"] == 1
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None:
+    """The exit status of ``fastrank analyze arguments...``."""
+    monkeypatch.setattr(sys, "argv", ["fastrank", "analyze", *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return caught.value.code
 
 
 def test_what_has_no_rank_is_said_to_have_none(
-    state: dict[str, torch.Tensor], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state["first.weight"][3, 3] = torch.nan
-    state["sparse"] = torch.eye(3).to_sparse()
-    torch.save(state, tmp_path / "x.pt")
-    print_analysis(tmp_path / "x.pt", (1e-3, "frobenius"), None, None, None, "cpu", tmp_path / "x.csv")
+    print_analysis(checkpoint, (1e-3, "frobenius"), None, None, None, "cpu", tmp_path / "x.csv")
     printed = capsys.readouterr().out
-    assert "4 matrices; rank: singular values above 0.001 of the Frobenius norm" in printed
+    assert "3 matrices; rank: singular values above 0.001 of the Frobenius norm" in printed
     assert "not finite" in printed
-    assert "left out: steps (dtype int64)" in printed
-    assert "left out: sparse (sparse_coo)" in printed
-    assert "left out: 1 vector or scalar" in printed
+    assert printed.splitlines()[-len(NOTES) :] == NOTES
     rows = list(csv.DictReader((tmp_path / "x.csv").read_text().splitlines()))
-    assert [row["rank_lower"] for row in rows] == ["", "5", "3", "9"]
+    assert [row["rank_lower"] for row in rows] == ["", "2", "1"]
     assert rows[0]["status"] == "NONFINITE"
 
 
-def test_every_tensor_without_a_rank_has_its_reason(tmp_path: Path) -> None:
-    pieces = [torch.eye(2), torch.ones(3, 2)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nested, quantised and CSR tensors are unfinished, and say so
-        odd = {
-            "meta": torch.empty(3, 3, device="meta"),
-            "meta bias": torch.empty(3, device="meta"),
-            "nested": torch.nested.nested_tensor(pieces),
-            "jagged": torch.nested.nested_tensor(pieces, layout=torch.jagged),
-            "csr": torch.eye(3).to_sparse_csr(),
-            "quantised": torch.quantize_per_tensor(torch.eye(3), 0.1, 0, torch.qint8),
-            "float8": torch.eye(3).to(torch.float8_e4m3fn),
-            "complex": torch.eye(3, dtype=torch.complex64),
-            "mask": torch.ones(3, 3, dtype=torch.bool),
-            "empty": torch.empty(0, 3),
-            "stack": torch.empty(0, 3, 3),
-        }
-        torch.save(
-            {**odd, "counts": torch.arange(3), "number": torch.tensor(2.0), "w": torch.eye(2)}, tmp_path / "x.pt"
-        )
-        found = analyze(tmp_path / "x.pt", tolerance=TOLERANCE)
-    assert [row["name"] for row in found.rows] == ["w"]
-    reasons = (
-        "meta",
-        "meta",
-        "nested",
-        "nested",
-        "sparse_csr",
-        "dtype qint8",
-        "dtype float8_e4m3fn",
-        "dtype complex64",
-    )
-    reasons += ("dtype bool", "empty", "empty")
-    listed = [f"{name} ({reason})" for name, reason in zip(odd, reasons, strict=True)]
-    assert found.left_out == [*listed, "2 vectors and scalars"]
-    torch.save({"counts": torch.ones(2, 2, dtype=torch.int8)}, tmp_path / "none.pt")
-    with pytest.raises(AnalyzeError, match=r"no matrix whose rank could be counted: counts \(dtype int8\)"):
-        analyze(tmp_path / "none.pt", tolerance=TOLERANCE)
+def test_json_stands_alone_with_null_for_what_is_not_known(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
 
-
-def test_tied_weights_are_measured_once_under_the_first_name_that_is_chosen(tmp_path: Path) -> None:
-    shared = planted_rank(12, 8, 3)
-    state = {
-        "wte.weight": shared,
-        "h.weight": shared.clone(),
-        "lm_head.weight": shared,
-        "half": shared[:6],
-        "t": shared.T,
+    assert run(monkeypatch, checkpoint, "--json", "--tolerance", 0.5, "--relative-to", "spectral") == 0
+    printed = capsys.readouterr()
+    found: dict[str, Any] = json.loads(printed.out, parse_constant=refuse)
+    assert list(found) == ["tolerance", "matrices", "left_out", "not_looked_at"]
+    assert found["tolerance"] == {"value": 0.5, "relative_to": "spectral"}
+    nowhere, second, huge = found["matrices"]
+    assert nowhere == {
+        **dict.fromkeys(second),
+        **{"name": "first.weight", "rows": 3, "cols": 3, "status": "NONFINITE"},
     }
-    torch.save(state, tmp_path / "x.pt")
-    found = analyze(tmp_path / "x.pt", tolerance=TOLERANCE)
-    assert [row["name"] for row in found.rows] == ["wte.weight", "h.weight", "half", "t"]
-    assert found.left_out == ["lm_head.weight (the same tensor as wte.weight)"]
-    chosen = analyze(tmp_path / "x.pt", tolerance=TOLERANCE, exclude=["wte*", "h*", "t"])
-    assert [row["name"] for row in chosen.rows] == ["lm_head.weight"]
-    assert chosen.left_out == ["4 matrices that are not chosen"]
+    assert (second["name"], second["rank_lower"], second["stable_rank"]) == ("second.weight", 2, pytest.approx(2))
+    assert type(second["rank_lower"]) is int
+    assert (huge["rank_upper"], huge["frobenius_norm"]) == (1, None)
+    assert list(second) == list(fastrank.analyze({"w": torch.eye(2)}).columns)
+    assert found["left_out"] == [note.removeprefix("left out: ") for note in NOTES[:3]]
+    assert found["not_looked_at"] == [{"key": "best so far", "holds": "1 tensor"}]
+    assert printed.err.splitlines() == NOTES
 
 
-def test_fused_projections_are_cut_as_asked(tmp_path: Path) -> None:
-    q, k, v = (planted_rank(8, 8, rank) for rank in (1, 3, 5))
-    state = {
-        "h.c_attn.weight": torch.cat([q, k, v], dim=1),
-        "w": torch.cat([q, k]),
-        "s.in_proj_weight": torch.cat([q, k, v]),
-    }
-    torch.save(state, tmp_path / "x.pt")
-    attention = {f"s.in_proj_weight[{name}]": rank for name, rank in {"q": 1, "k": 3, "v": 5}.items()}
-    split = dict(map(parse_split, ["*c_attn*=3:1", "w=8,8"]))
-    cut = {"h.c_attn.weight[0]": 1, "h.c_attn.weight[1]": 3, "h.c_attn.weight[2]": 5, "w[0]": 1, "w[1]": 3}
-    assert ranks(tmp_path / "x.pt", split=split) == cut | attention
-    # What is asked for takes the place of what names and shapes tell.
-    for name in ("s.in_proj_weight", "*in_proj_weight"):
-        asked = ranks(tmp_path / "x.pt", include=["s.*"], split=dict([parse_split(f"{name}=a,b")]))
-        assert asked == {"s.in_proj_weight[a]": 4, "s.in_proj_weight[b]": 8}
-    for wrong, reason in {
-        "none*=3": "none\\*",
-        "w=3": "3 equal parts",
-        "w=9,8": "parts of 9, 8",
-        "w=2:5": "axis 5",
-    }.items():
-        with pytest.raises(AnalyzeError, match=rf"x\.pt: split: .*{reason}.*; it has h\.c_attn\.weight, w, "):
-            ranks(tmp_path / "x.pt", split=dict([parse_split(wrong)]))
+def test_csv_stands_alone_and_is_what_is_written(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, checkpoint, "--csv", "--out", tmp_path / "x.csv") == 0
+    printed = capsys.readouterr()
+    assert printed.out == (tmp_path / "x.csv").read_text()
+    header, first, *_ = printed.out.splitlines()
+    assert header.startswith("name,rows,cols,rank_lower,rank_upper,stable_rank,")
+    assert first == "first.weight,3,3,,,,,,NONFINITE,,,"
+    assert printed.err.splitlines() == NOTES
+
+
+@pytest.mark.parametrize("form", [[], ["--json"], ["--csv"]])
+def test_a_pipe_that_nobody_reads_is_left_quietly(
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    form: list[str],
+) -> None:
+    """As with ``| head``. What was to be written is written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    stdout = open(writer, "w")  # noqa: PTH123, SIM115 (of a descriptor, and closing it fails, as it has to)
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert run(monkeypatch, checkpoint, *form, "--out", tmp_path / "x.csv") == 1
+    monkeypatch.undo()
+    with suppress(BrokenPipeError):
+        stdout.close()
+    assert (tmp_path / "x.csv").exists()
+    assert capsys.readouterr().err.splitlines() == (NOTES if form else [])
+
+
+def test_what_cannot_be_analysed_is_said_in_a_line(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(fastrank.AnalyzeError, match="relative_to must be one of"):
+        print_analysis(checkpoint, (1e-3, "nuclear"), None, None, None, "cpu", None)
+    (tmp_path / "no.pt").write_text("no checkpoint")
+    for arguments, status, reason in (
+        ([tmp_path / "no.pt"], 1, f"fastrank: {tmp_path / 'no.pt'}: holds more than tensors and plain values"),
+        ([checkpoint, "--split", "second*=q,q"], 1, "fastrank: split: 'second*' has a name twice"),
+        ([checkpoint, "--key", "optimizer"], 1, f"fastrank: {checkpoint}: has no 'optimizer': there is no"),
+        ([checkpoint, "--split", "w"], 2, "fastrank: --split w: expected GLOB=PARTS"),
+        ([checkpoint, "--json", "--csv"], 2, "fastrank: --json, --csv: only one of them can be printed"),
+    ):
+        assert run(monkeypatch, *arguments) == status
+        printed = capsys.readouterr()
+        assert printed.err.startswith(reason)
+        assert (printed.err.count("\n"), printed.out) == (1, "")
 
 
 def test_a_split_is_a_glob_with_parts_and_an_axis() -> None:
@@ -200,33 +157,3 @@ def test_whole_names_are_printed_when_piped(tmp_path: Path, capsys: pytest.Captu
     assert [line.split()[:5] for line in lines if line.startswith(name)] == [[f"{name}.weight", "3", "x", "3", "3"]]
     assert f"left out: {name}.counts (dtype int8)" in lines
     assert f"not looked at: {name}.ema (2 tensors; --key {name}.ema)" in lines
-
-
-def test_a_file_that_cannot_be_read_is_named_with_the_reason(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
-    torch.save(torch.nn.Linear(3, 3), tmp_path / "module.pt")
-    torch.save(state, tmp_path / "whole.pt")
-    save_file(state, tmp_path / "whole.safetensors")
-    for whole in ("whole.pt", "whole.safetensors"):
-        content = (tmp_path / whole).read_bytes()
-        (tmp_path / whole.replace("whole", "half")).write_bytes(content[: len(content) // 2])
-    (tmp_path / "empty.pt").write_bytes(b"")
-    for name, text in {"text": "no checkpoint", "hello": "hello world", "table": "epoch,loss\n1,2"}.items():
-        (tmp_path / f"{name}.pt").write_text(text)
-    torch.save({"epoch": 3}, tmp_path / "numbers.pt")
-    for name, reason in {
-        "module.pt": "Save model.state_dict\\(\\) instead",
-        "half.pt": "is not a whole checkpoint|is no checkpoint",
-        "half.safetensors": "is not a whole .safetensors file",
-        "empty.pt": "is not a whole checkpoint",
-        "text.pt": "is no checkpoint",
-        "hello.pt": "is no checkpoint",
-        "table.pt": "is no checkpoint",
-        "numbers.pt": "holds no tensors",
-        ".": "a folder with no .safetensors file in it",
-    }.items():
-        folder = tmp_path / "none" if name == "." else tmp_path / name
-        (tmp_path / "none").mkdir(exist_ok=True)
-        with pytest.raises(AnalyzeError, match=f"^{folder}: .*({reason})"):
-            analyze(folder, tolerance=TOLERANCE)
-    with pytest.raises(AnalyzeError, match="relative_to must be one of"):
-        print_analysis(tmp_path / "whole.pt", (1e-3, "nuclear"), None, None, None, "cpu", None)

@@ -82,10 +82,17 @@ def test_a_bad_config_exits_with_2_and_names_the_key(run, config: Path, tmp_path
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", ["status", "report"])
-def test_a_folder_without_a_ledger_is_named(run, tmp_path: Path, capsys, command: str) -> None:  # type: ignore[no-untyped-def]
+NOT_THERE = {
+    "status": "/trials.sqlite: no such ledger",
+    "report": ": neither a sweep's folder (it has no trials.sqlite) nor a tracker's",
+    "show": ": holds no part of a history",
+}
+
+
+@pytest.mark.parametrize("command", NOT_THERE)
+def test_a_folder_with_nothing_in_it_is_named(run, tmp_path: Path, capsys, command: str) -> None:  # type: ignore[no-untyped-def]
     assert run(command, tmp_path) == (1, "")
-    assert f"fastrank: {tmp_path / 'trials.sqlite'}: no such ledger" in capsys.readouterr().err
+    assert f"fastrank: {tmp_path}{NOT_THERE[command]}" in capsys.readouterr().err
 
 
 def test_a_place_that_cannot_be_written_is_named(run, config: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
@@ -181,7 +188,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("module", ["fastrank.experiments.analyze", "safetensors", "fastrank.experiments.sweeps"])
+@pytest.mark.parametrize("module", ["fastrank.experiments.analyze", "pandas", "fastrank.experiments.sweeps"])
 def test_an_interrupt_while_a_command_is_imported_is_quiet(module: str, tmp_path: Path) -> None:
     code = INTERRUPTED.format(module=module, checkpoint=str(tmp_path / "x.pt"))
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)

@@ -141,11 +141,13 @@ def test_a_tracker_that_goes_on_sends_no_row_twice():
     first = tracker_of(matrix, log=[sink], log_every=3)
     for _ in range(5):
         first.step()
+    first.close()
     state = first.state_dict()
     second = tracker_of(matrix, log=[sink], log_every=3)
     second.load_state_dict(state)
     for _ in range(5):
         second.step()
+    second.close()
     assert list(sink.told) == [1, 3, 6, 9]
 
 
@@ -153,6 +155,7 @@ def test_each_matrix_is_sent_on_request():
     sink = Sink()
     tracker = tracker_of(torch.eye(3), log=[sink], log_per_matrix=True)
     tracker.step()
+    tracker.close()
     assert sink.told[1]["rank/w0"] == 1
 
 
@@ -161,4 +164,5 @@ def test_a_leap_of_step_numbers_takes_no_time():
     tracker = tracker_of(torch.eye(3), log=[sink], log_every=10)
     for step in (1, 10**15, 10**15 + 1):
         tracker.step(step=step)
+    tracker.close()
     assert list(sink.told) == [1, 10**15]

@@ -137,6 +137,14 @@ def test_a_compiled_model_has_its_own_names(tmp_path):
     assert steps_of(callback) == list(range(1, 17))
 
 
+def test_an_alert_stops_the_fit(tmp_path):
+    callback = RankCallback(alerts=[fastrank.alerts.nonfinite("stop", names="net.0.weight")])
+    diverge = At(2, lambda trainer: trainer.lightning_module.net[0].weight.data.fill_(torch.inf))
+    with pytest.warns(fastrank.AlertWarning, match=r"net\.0\.weight"):
+        fit([callback, diverge], tmp_path)
+    assert steps_of(callback) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
 def test_an_error_closes_the_tracker(tmp_path, error):
     def fail(trainer):

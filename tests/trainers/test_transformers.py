@@ -151,6 +151,14 @@ def test_a_checkpoint_without_its_state_is_said(tmp_path):
     assert kept["RankCallback"]["tracker"]
 
 
+def test_an_alert_stops_the_training(tmp_path):
+    callback, model = RankCallback(alerts=[fastrank.alerts.nonfinite("stop", names="net.0.weight")]), Net()
+    diverge = At(2, lambda: model.net[0].weight.data.fill_(torch.inf))
+    with pytest.warns(fastrank.AlertWarning, match=r"net\.0\.weight"):
+        trainer([callback, diverge], tmp_path, model).train()
+    assert steps_of(callback) == [1, 2, 3]
+
+
 def test_a_second_training_begins_a_history(tmp_path):
     callback = RankCallback()
     again = trainer([callback], tmp_path)

@@ -9,10 +9,12 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from fastrank.plotting.figures import ALERT, INK, MUTED, NEUTRAL, SMALL, WIDTH
+
 from ..axes import AXES
 from ..results import Results
 from .drawing import Drawing, NothingToDraw
-from .style import ALERT, INK, MUTED, NEUTRAL, SMALL, WIDTH, accuracy_axis
+from .style import accuracy_axis
 
 HEIGHT = 3.8  # inches
 COLUMNS = ("facet", *AXES, "seed", "pull", "average_rank", "full_rank")

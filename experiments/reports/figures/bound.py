@@ -3,11 +3,12 @@
 import numpy as np
 import pandas as pd
 
+from fastrank.plotting.figures import FloatArray
+
 from ...theory import TheoryError, memory, rank_bound
 from ...trial import Schedule
 from .. import histories
 from ..axes import AXES
-from ..digest import FloatArray
 from ..results import Results
 
 COLUMNS = [*AXES, "least", "most", "full_most"]

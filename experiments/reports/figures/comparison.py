@@ -8,10 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, PercentFormatter
 
+from fastrank.plotting.figures import WIDTH
+
 from ..trends import SETTINGS
 from .drawing import Drawing, NothingToDraw
 from .scale import Scale
-from .style import WIDTH, accuracy_axis
+from .style import accuracy_axis
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1f2430")  # Okabe and Ito's
 MARKERS = "os^DvPX"

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fastrank.plotting import evenly
+from fastrank.plotting.figures import ALERT, MUTED, panel_grid
+
 from ..axes import said
 from ..results import Results
-from .style import ALERT, MUTED, panel_grid
 
 MOST = 12  # trials
 FIRST = {1: (MOST,), 2: (4, MOST), 3: (3, 2, MOST), 4: (2, 2, 2, MOST)}  # by axes that vary: most values of each
@@ -27,11 +28,6 @@ class Corner:
     title: str
     trial: str | None
     status: str
-
-
-def evenly(count: int, most: int) -> list[int]:
-    """Indices of at most `most` of `count` things, evenly spaced, the first and the last among them."""
-    return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
 
 
 def corners(results: Results) -> tuple[list[Corner], int]:

@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from fastrank.plotting.figures import styled
+
 from ..axes import WORDS
 from ..results import Results
 from . import accuracy, heat_maps, lines, maps, spectrum, steps, training
 from .drawing import Drawing, NothingToDraw, remove, save
-from .style import styled
 
 
 @dataclass(frozen=True)

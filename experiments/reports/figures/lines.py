@@ -6,12 +6,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fastrank.plotting.figures import WIDTH, columns_of, label_ends, reference_line
+
 from ..axes import SHORT, WORDS, number
 from ..results import Results
 from ..seed_means import seed_means
 from .drawing import Drawing, NothingToDraw
 from .scale import Scale
-from .style import WIDTH, accuracy_axis, colours, columns_of, label_ends, reference_line
+from .style import accuracy_axis, colours
 
 Ramp = dict[float, str]  # the colour of every value of the second setting, the same in all panels
 

@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
+from fastrank.plotting.figures import ALERT, INK, MUTED, NEUTRAL, SMALL
+
 from .scale import Scale
-from .style import ALERT, INK, MUTED, NEUTRAL, SMALL, lightness
+from .style import lightness
 
 
 @dataclass(frozen=True)

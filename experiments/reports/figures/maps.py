@@ -7,13 +7,14 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from fastrank.plotting.figures import WIDTH, columns_of
+
 from ..axes import AXES, said
 from ..results import Results
 from ..seed_means import seed_means
 from .drawing import Drawing, NothingToDraw
 from .map_panel import QUANTITIES, Quantity, draw_panel
 from .scale import Scale
-from .style import WIDTH, columns_of
 
 MAPPED = AXES[:3]
 CONTOURS = 4  # contours are drawn if both settings have so many values above 0; fewer show no shape

@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from fastrank.plotting.figures import NEUTRAL
+
 from ..axes import WORDS, number
-from .style import NEUTRAL
 
 GAP = 0.5  # how much farther zero is from the smallest value than two values are on average, as a share of that
 LETTER = 0.075  # inches, of a tick label

@@ -5,11 +5,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from fastrank.plotting.figures import columns_of, label_ends, panel_grid, reference_line
+
 from ..axes import AXES, SHORT, number, said
 from ..results import Results
 from .bound import average, bounds, sentence
 from .drawing import Drawing, NothingToDraw
-from .style import colours, columns_of, label_ends, panel_grid, reference_line
+from .style import colours
 
 HEIGHT, LOW = 2.5, 2.1  # inches of a panel; LOW if there are more than MANY
 MANY = 9  # panels

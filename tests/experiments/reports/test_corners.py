@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from fastrank.experiments.reports.figures.corners import choice, corners, evenly
+from fastrank.experiments.reports.figures.corners import choice, corners
 from fastrank.experiments.reports.results import read_results
+from fastrank.plotting import evenly
 
 MANY = [4, 8, 16, 32, 64, 128]
 DECAYS = [0.0, 1e-4, 2e-4, 4e-4, 8e-4, 6e-3]

@@ -12,10 +12,10 @@ import pytest
 
 from fastrank.experiments.records.ledger import LedgerError
 from fastrank.experiments.reports import report
-from fastrank.experiments.reports.figures import style
 from fastrank.experiments.reports.figures.draw import Picture
 from fastrank.experiments.reports.report import write_report
 from fastrank.experiments.reports.results import ReportError, collapse
+from fastrank.plotting.figures import STYLE
 
 VOID = {"meta", "img", "br"}
 
@@ -53,7 +53,7 @@ class Page(HTMLParser):
 def _coarse_pictures() -> Iterator[None]:
     """Fewer dots: what is tested here is not how the pictures look."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(style.STYLE, "savefig.dpi", 40)
+        patch.setitem(STYLE, "savefig.dpi", 40)
         yield
 
 

@@ -12,7 +12,7 @@ from fastrank.experiments.records.layout import Layout
 from fastrank.experiments.reports.figures import heat_maps
 from fastrank.experiments.reports.live_heat_map import draw_heat_map
 from fastrank.experiments.reports.results import read_results
-from fastrank.experiments.sinks import relay
+from fastrank.sinks import background
 
 PNG = b"\x89PNG"
 WITH_TENSORBOARD = pytest.mark.skipif(find_spec("tensorboard") is None, reason="tensorboard is not installed")
@@ -71,7 +71,7 @@ def test_a_long_history_is_waited_for(
         time.sleep(0.8)
 
     monkeypatch.setattr("fastrank.experiments.reports.draw_heat_map", slow)
-    monkeypatch.setattr(relay, "PATIENCE", 0.3)
+    monkeypatch.setattr(background, "PATIENCE", 0.3)
     trial = trained.trials[0].id
     session("tensorboard", {trial: trained.told[trial][-1:]})
     assert "given up" not in printed()

@@ -65,7 +65,7 @@ def test_two_trials_one_of_them_in_two_sessions(trained: Any, session: Callable[
 def test_what_mlflow_reads_a_database_with_is_named_where_it_lacks(
     trained: Any, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastrank.experiments.sinks import mlflow
+    from fastrank.sinks import mlflow
 
     monkeypatch.setattr(mlflow, "find_spec", lambda name: None if name == "alembic" else find_spec(name))
     with (

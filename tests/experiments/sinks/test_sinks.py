@@ -11,12 +11,13 @@ import pytest
 from rich.console import Console
 
 from fastrank.experiments.records.ledger import MAX_ATTEMPTS, Ledger
-from fastrank.experiments.sinks import relay, sink
+from fastrank.experiments.sinks import sink
 from fastrank.experiments.sinks.sink import TITLES, SinkError, open_sinks
 from fastrank.experiments.sinks.tracker import Outcome, Tracker, epoch_values, full_rank, read_sweep, settings
 from fastrank.experiments.sweeps.sweep import Options, run_sweep
 from fastrank.experiments.training.events import Crashed, EpochEnd
 from fastrank.experiments.trial import Fixed, Tracking, Trial
+from fastrank.sinks import background
 
 FLAT = {"model": "mlp_bn", "depth": 2, "width": 16, "data": "digits", "batch_size": 128, "lr": 0.5}
 FLAT |= {"weight_decay": 0.01, "momentum": 0.0, "seed": 0, "epochs": 3}
@@ -167,7 +168,7 @@ def test_a_slow_tracker_holds_nobody_up_and_is_waited_for(trained: Any, opened: 
 def test_a_tracker_that_hangs_is_given_up(
     tell: Callable[..., None], printed: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "PATIENCE", 0.2)
+    monkeypatch.setattr(background, "PATIENCE", 0.2)
     gate = threading.Event()
     started = time.monotonic()
     tell(Notes(waits_for=gate))

@@ -1,0 +1,84 @@
+"""The matrices of a state dict, or of a checkpoint, whose model is not there: names and shapes tell of its layers."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..weights import DTYPES, Choice, TrackedWeights
+from .files import AnalyzeError
+from .groups import choose
+from .layers import Split, as_layer, pieces, weights_in_use
+from .matrices import Holder, Matrices, counted, current, some
+
+
+def of_checkpoint(
+    checkpoint: Path | str, state: Any, key: str | None, choice: Choice, split: Mapping[str, Split]
+) -> Matrices:
+    """The matrices in what a checkpoint holds, or a state dict.
+
+    Args:
+        checkpoint: the path, or another name, for messages.
+        state: nested dictionaries and lists of tensors, arrays of NumPy and plain values.
+        key: where in it the parameters are; see `groups.choose`.
+        choice: which names are wanted; its `split` is not looked at.
+        split: how weights that stack several matrices are cut, before what names and shapes tell. A convolution's
+            kernel is a matrix by then.
+
+    Tensors that share their memory are measured once, under the first name that is chosen. Raises AnalyzeError for a
+    key that is not there, and where nothing is a matrix.
+    """
+    chosen = choose(checkpoint, state, key)
+    reasons = {name: reason for name, x in chosen.tensors.items() if (reason := _reason_without_rank(x))}
+    tensors, part_of = weights_in_use({name: x for name, x in chosen.tensors.items() if name not in reasons})
+    reasons |= {name: f"part of {weight}" for name, weight in part_of.items()}
+    known = [name for name, x in tensors.items() if x.ndim > 1]
+    wanted = [name for name in known if not choice.reason_against(name, nn.Module())]
+    first: dict[object, str] = {}
+    matrices: dict[str, Tensor] = {}
+    for name in wanted:
+        x, matrix = tensors[name], as_layer(name, tensors)
+        # A tensor that is made of others, as those of quantised or sharded weights, may have no memory of its own.
+        same = first.setdefault((x.data_ptr() or id(x), x.dtype, x.shape, x.stride(), matrix.shape), name)
+        if same == name:
+            matrices[name] = matrix.resolve_neg()
+        else:
+            reasons[name] = f"the same tensor as {same}"
+    left_out = [f"{name} ({reasons[name]})" for name in {**chosen.tensors, **tensors} if name in reasons]
+    left_out += chosen.left_out + counted(len(tensors) - len(known), len(known) - len(wanted))
+    if not matrices:
+        what = f"none of its {len(known)} matrices is chosen" if known else "has no matrix whose rank could be counted"
+        raise AnalyzeError(f"{checkpoint}: {what}: {some(known or left_out)}")
+    try:
+        cut = current(TrackedWeights(Holder(matrices), Choice(split=_splits(matrices, tensors, split))))
+    except ValueError as error:
+        raise AnalyzeError(f"{checkpoint}: {error}; it has {some(list(matrices))}") from error
+    return Matrices(cut, left_out, chosen.not_looked_at)
+
+
+def _reason_without_rank(tensor: Tensor) -> str:
+    """Why no rank of a tensor can be counted; empty for dense matrices, and for vectors, which are not listed."""
+    if tensor.is_nested:  # its shape must not be asked for
+        return "nested"
+    if tensor.layout != torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    if tensor.is_meta:
+        return "meta"
+    if tensor.ndim < 2:
+        return ""
+    if tensor.is_quantized or tensor.dtype not in DTYPES:
+        return f"dtype {str(tensor.dtype).removeprefix('torch.')}"
+    return "" if tensor.numel() else "empty"
+
+
+def _splits(
+    matrices: Mapping[str, Tensor], tensors: Mapping[str, Tensor], asked: Mapping[str, Split]
+) -> dict[str, Split]:
+    """What names and shapes tell, after what the user asks for: the first glob that matches a name decides."""
+    told = {glob.escape(name): parts for name in matrices if (parts := pieces(name, tensors))}
+    return {**asked, **{name: (parts, 0) for name, parts in told.items() if name not in asked}}

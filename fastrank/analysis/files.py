@@ -1,0 +1,103 @@
+"""Reading one file of PyTorch, safetensors or NumPy. Others that people mistake for one are named, with a way out."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SAFETENSORS = ".safetensors"
+NUMPY = b"\x93NUMPY"
+
+BEGINNINGS = {
+    b"version https://git-lfs": "a pointer of git-lfs to a file that was not fetched: run 'git lfs pull' in its folder",
+    b"GGUF": "a GGUF file, whose weights are packed and mostly quantised: give the checkpoint that it was made from, "
+    "or load it (transformers: from_pretrained with gguf_file) and save that",
+    b"\x89HDF": "an HDF5 file, as of Keras: load it there, and save its arrays with numpy.savez",
+}
+MEMBERS = {
+    "/constants.pkl": "a TorchScript archive, which holds code: save the weights alone, "
+    "torch.save(torch.jit.load(FILE).state_dict(), ...)",
+    "/archive_format": "a program of torch.export: save the weights alone, "
+    "torch.save(torch.export.load(FILE).state_dict, ...)",
+}
+"""What other files begin with, or archives contain, and what they are."""
+
+
+class AnalyzeError(ValueError):
+    """A checkpoint or a model cannot be analysed. The message names the file, or the weight, and says what to do."""
+
+
+def read_file(path: Path) -> Any:
+    """What a file holds: nested dictionaries and lists of tensors and plain values. No code in it is run.
+
+    Raises AnalyzeError for a file that is damaged, of another kind or not plain, OSError for one that cannot be read,
+    ImportError for one of safetensors where that package is missing.
+    """
+    with path.open("rb") as file:
+        start = file.read(32)
+    for beginning, what in BEGINNINGS.items():
+        if start.startswith(beginning):
+            raise AnalyzeError(f"{path}: is {what}")
+    # A file of safetensors begins with the length of its header, which is JSON.
+    begins_as = start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+    if begins_as or path.suffix == SAFETENSORS:
+        return _safetensors(path)
+    members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    for member, what in MEMBERS.items():
+        if any(name.endswith(member) for name in members):
+            raise AnalyzeError(f"{path}: is {what}")
+    if start.startswith(NUMPY) or (members and all(name.endswith(".npy") for name in members)):
+        return _numpy(path)
+    return _torch(path, archive=bool(members))
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise missing(f"{path}: to read it", error) from error
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except SafetensorError as error:
+        raise AnalyzeError(f"{path}: is not a whole {SAFETENSORS} file: {error}") from error
+    return tensors
+
+
+def _numpy(path: Path) -> dict[str, Tensor]:
+    """The arrays of a `.npz` by their names, or the one of a `.npy` by the name of its file."""
+    try:
+        loaded = np.load(path)
+        arrays = {path.name: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise AnalyzeError(f"{path}: is not a whole NumPy file of numbers: {error}") from error
+
+
+def _torch(path: Path, archive: bool) -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch warns of pickles that it then refuses
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except (UnpicklingError, LookupError, AttributeError, TypeError, AssertionError) as error:
+        raise AnalyzeError(
+            f"{path}: holds more than tensors and plain values, or is no checkpoint, and is not unpickled, since that "
+            f"could run any code. Save model.state_dict() instead"
+        ) from error
+    except Exception as error:  # whatever unpickling makes of bytes that are no checkpoint
+        if isinstance(error, OSError) and error.filename:  # an error of the system; those of torch do not name the file
+            raise
+        raise AnalyzeError(f"{path}: is not a whole checkpoint of torch.save: {error}") from error
+
+
+def missing(purpose: str, error: ImportError) -> ModuleNotFoundError:
+    """What is to be raised where a package of the extra ``history`` cannot be imported, which serves `purpose`."""
+    package = (error.name or "").partition(".")[0]
+    return ModuleNotFoundError(f"{purpose}, {package} is needed: pip install 'fastrank[history]'", name=package)
