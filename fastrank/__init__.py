@@ -12,6 +12,8 @@ read_history    reads a history that a tracker wrote, or only some of its matric
 write_history   writes a history to one file
 sinks           send numbers to TensorBoard, W&B, MLflow and trackio
 alerts          rules that call, stop or warn when a rank falls
+lightning       RankCallback for Lightning's Trainer, if that is installed
+transformers    RankCallback for Hugging Face's Trainer, if that is installed
 """
 
 from importlib import import_module
@@ -19,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import alerts, linalg, schedules, sinks
+    from . import lightning as lightning
+    from . import transformers as transformers
     from .alerts import AlertWarning
     from .analysis import AnalyzeError, analyze
     from .history import HistoryError, HistoryWarning, read_history, write_history
@@ -62,6 +66,9 @@ _ROOMS = {
     "schedules": ("schedules",),
     "sinks": ("sinks",),
     "tracking": ("RankTracker", "prepare"),
+    # Not in `__all__`: whoever asks for all names shall not import trainers, which takes seconds.
+    "lightning": ("lightning",),
+    "transformers": ("transformers",),
 }
 
 

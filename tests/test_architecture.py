@@ -29,6 +29,9 @@ OPTIONAL = {
     "triton",
     *("mlflow", "tensorboard", "trackio", "wandb"),
 }  # imported inside functions, where a user asks for what they serve
+TRAINERS = {"lightning", "transformers"}
+"""Packages that a file of the library of the same name imports, because its callback is one of theirs. No other file
+imports that one."""
 DRAWING = ROOT / "fastrank" / "plotting" / "figures"
 """The one room of the library that imports optional packages as it is imported: those that draw. It is itself imported
 inside functions only."""
@@ -156,9 +159,10 @@ def test_imports_inside_a_package_are_relative(path):
 @pytest.mark.parametrize("path", files("fastrank"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_library_imports_torch_and_numpy_only(path):
     foreign = [used for used in imports(path) if package_of(used.source) is None]
-    drawing = DRAWN_WITH if path.is_relative_to(DRAWING) else set()
-    assert {used.source.partition(".")[0] for used in foreign if used.at_import} <= CORE | drawing
-    assert {used.source.partition(".")[0] for used in foreign} <= CORE | OPTIONAL | drawing
+    trainer = TRAINERS & {path.stem} if path.parent == ROOT / "fastrank" else set()
+    own = DRAWN_WITH if path.is_relative_to(DRAWING) else trainer
+    assert {used.source.partition(".")[0] for used in foreign if used.at_import} <= CORE | own
+    assert {used.source.partition(".")[0] for used in foreign} <= CORE | OPTIONAL | own
     kernels = [used for used in imports(path) if package_of(used.source) == "kernels"]
     assert {used.source for used in kernels if used.at_import} <= WITHOUT_TRITON, "that imports Triton"
     assert not [used for used in imports(path) if package_of(used.source) == "experiments"]
@@ -191,7 +195,8 @@ def test_experiments_and_benchmarks_use_the_public_interface(path):
     """Benchmarks also reach kernels and twins, and what rooms of the experiments offer."""
     import fastrank
 
-    public = BENEATH | {"fastrank"} | {f"fastrank.{name}" for name in fastrank.__all__}
+    users = {f"fastrank.{name}" for name in TRAINERS}  # not in `__all__`: no `import *` shall import a trainer
+    public = BENEATH | users | {"fastrank"} | {f"fastrank.{name}" for name in fastrank.__all__}
     open_to_bench = ("fastrank.kernels", "fastrank.reference", "fastrank.experiments")
     for used in imports(path):
         if path.is_relative_to(ROOT / "bench") and used.source.startswith(open_to_bench):
@@ -218,7 +223,8 @@ print(json.dumps([time.process_time() - start, sorted(sys.modules)]))
     for _ in range(3):
         out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
         elapsed, modules = json.loads(out.stdout)
-        assert not (OPTIONAL | {"matplotlib", "pydantic", "typer", "sklearn"}) & set(modules)
+        users = {f"fastrank.{name}" for name in TRAINERS}
+        assert not (OPTIONAL | TRAINERS | users | {"matplotlib", "pydantic", "typer", "sklearn"}) & set(modules)
         assert "torch._dynamo" not in modules
         seconds.append(elapsed)
     assert min(seconds) < 0.2

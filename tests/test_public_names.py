@@ -24,6 +24,8 @@ PUBLIC = {
         *("stable_rank", "effective_rank", "participation_ratio"),
     },
     "fastrank.schedules": {"epochs", "logarithmic", "multiples"},
+    "fastrank.lightning": {"RankCallback"},
+    "fastrank.transformers": {"RankCallback"},
     "fastrank.testing": {
         *("FAMILIES", "SPECTRA", "Case", "make", "cases", "spectrum", "clustered", "planted"),
         *("TrueRank", "true_rank", "true_singular_values", "CountErrors", "count_errors", "factor_error"),

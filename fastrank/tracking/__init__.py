@@ -5,6 +5,7 @@
     steps        counts the steps, and says after which of them the matrices are measured
     optimizers   which optimizers can be followed, and `wrapped`, when the step of a wrapper is over
     checkpoint   the form of a tracker's state
+    training     what the callbacks of trainers share: a tracker from the begin of a training to its end
     ahead        lists the kernels that a tracker may launch, and has them compiled
 
 Which matrices there are is for `fastrank.weights` to say, what is measured of them for `fastrank.measuring`, and where
@@ -13,8 +14,10 @@ the rows go for `fastrank.history`.
 
 from .ahead import prepare
 from .tracker import RankTracker
+from .training import TrackedTraining
 
 __all__ = [
     "RankTracker",
+    "TrackedTraining",
     "prepare",
 ]

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from ..optim import SGD, Companion
 from ..weights import Source, version_of
 from .optimizers import Followed, trains_nothing
-from .wrapped import WrappedStep
+from .wrapped import WrappedStep, found_inf_of
 
 
 class StepHooks:
@@ -65,23 +65,27 @@ class StepHooks:
                 before()
 
         @_disable_dynamo
-        def take(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            self._take(optimizer)
+        def take(optimizer: Optimizer, found_inf: Tensor | None) -> None:
+            self._take(optimizer, found_inf)
+
+        @_disable_dynamo
+        def take_now(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            self._take(optimizer, found_inf_of(optimizer))
 
         for optimizer, wrapper in followed:
             if wrapper is not None:
                 self._wrapped.append(WrappedStep(wrapper, take))
-            self._handles.append(optimizer.register_step_post_hook(take if wrapper is None else self._wrapped[-1]))
+            self._handles.append(optimizer.register_step_post_hook(take_now if wrapper is None else self._wrapped[-1]))
             if companion is not None and isinstance(optimizer, SGD) and optimizer.companion is None:
                 optimizer.companion = companion
                 self._handles.append(optimizer.register_step_pre_hook(announce))
 
-    def _take(self, optimizer: Optimizer) -> None:
+    def _take(self, optimizer: Optimizer, found_inf: Tensor | None) -> None:
         """After a step of an optimizer: takes a step of the model, if that was the last one of it."""
         if trains_nothing(optimizer):
             self._idle = [(parameter, version_of(parameter)) for parameter, _ in self._idle]
             return
-        self._stepped[id(optimizer)] = getattr(optimizer, "found_inf", None)
+        self._stepped[id(optimizer)] = found_inf
         if len(self._stepped) == len(self._optimizers):
             again = id(optimizer) in self._beyond
             self._beyond.add(id(optimizer))

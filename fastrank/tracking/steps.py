@@ -29,16 +29,21 @@ class Steps:
         spectrum_every: the same for metrics of the whole spectrum.
         spectrum: their names; may be empty.
         device: where the number of a step is written into a row.
+        first: the number of the first step.
     """
 
-    def __init__(self, every: Rule, spectrum_every: Rule, spectrum: Sequence[str], device: torch.device) -> None:
+    def __init__(
+        self, every: Rule, spectrum_every: Rule, spectrum: Sequence[str], device: torch.device, first: int = 1
+    ) -> None:
         self._every, self._spectrum_every, self._spectrum = every, spectrum_every, spectrum
         self.begun = False
         """Whether any step was counted."""
         self.first: int | None = None
         """The first step that was measured, as the host counts."""
-        self._calls = 0  # steps as the host counts them: on CUDA it does not know which were skipped
-        self._taken: StepNumber = 0 if on_host(device) else torch.zeros((), dtype=torch.int64, device=device)
+        self._calls = first - 1  # steps as the host counts them: on CUDA it does not know which were skipped
+        self._taken: StepNumber = first - 1
+        if not on_host(device):
+            self._taken = torch.full((), first - 1, dtype=torch.int64, device=device)
         self._number = torch.zeros((), dtype=torch.int64, device=device)  # of the last step, if it may be skipped
 
     def count(self, found_inf: Tensor | None, step: int | None, captured: bool) -> tuple[StepNumber, Due]:
@@ -98,9 +103,9 @@ class Steps:
         return self._every
 
     def zero(self) -> StepNumber:
-        """The number of the row of a model that has not been trained."""
-        self.first = 0
-        return self._taken * 0
+        """The number of the row of a model as it is before the first step."""
+        self.first = self._calls
+        return self._taken + 0  # a tensor of its own: the other one is counted up
 
     @property
     def calls(self) -> int:

@@ -53,6 +53,7 @@ class RankTracker(Readings):
             `"participation_ratio"` and `"singular_values"` (default: none).
         spectrum_every: record those at the first step and at each multiple of this, or by a rule (default 1).
         initial: record the weights as they are now as well, as step 0 (default False).
+        first_step: number of the first step (default 1); larger for a model that was trained before.
         directory: folder where the history is written as Parquet parts while training goes on (default: kept in
             memory). If a part cannot be written there is a warning, it is tried again, and training goes on.
         overwrite: at the first step, remove an earlier history from `directory` (default False: that step is then an
@@ -99,6 +100,7 @@ class RankTracker(Readings):
         spectrum: Sequence[str] = (),
         spectrum_every: int | Rule = 1,
         initial: bool = False,
+        first_step: int = 1,
         directory: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
         rows_per_part: int = 32768,
@@ -124,9 +126,10 @@ class RankTracker(Readings):
         parts = (check_count(rows_per_part, "rows_per_part", 1), overwrite, check_seconds(flush_every, "flush_every"))
         self._stream = OwnStream(self._device)
         self._history = History(layout, self._device, folder, *parts, self._stream)
-        self._steps = Steps(*rules, self._spectrum, self._device)
+        first_step = check_count(first_step, "first_step", 1)
+        self._steps = Steps(*rules, self._spectrum, self._device, first_step)
         watched = (log, log_every, log_per_matrix, alerts)
-        self._watch = Watch(self._history, *watched, on_host=on_host(self._device))
+        self._watch = Watch(self._history, *watched, on_host=on_host(self._device), looked=self._steps.calls)
         self._measurer = Measurer(self.tolerances, self._spectrum, self._device, self._stream)
         if initial:
             self._until_compiled()

@@ -34,6 +34,7 @@ class Watch:
         per_matrix: whether the scalars of each matrix are among them.
         alerts: rules, see `fastrank.alerts`.
         on_host: whether rows arrive when they are measured.
+        looked: the number of the step before the first one.
 
     Attributes:
         should_stop: whether an alert has asked for the training to be stopped.
@@ -51,6 +52,7 @@ class Watch:
         alerts: Sequence[Rule | Any],
         *,
         on_host: bool,
+        looked: int,
     ) -> None:
         for name, value in (("log", log), ("alerts", alerts)):
             if isinstance(value, str) or not isinstance(value, Sequence):
@@ -62,7 +64,7 @@ class Watch:
         self._together = 1 if on_host else TOGETHER
         self._waiting = 0  # rows that alerts have not seen
         self._due = True  # whether a row is to be logged that has not been sent for
-        self._looked = 0  # the step up to which the host has looked
+        self._looked = looked  # the step up to which the host has looked
         self._logged = -1  # the step up to which rows have been logged
         self._watching = bool(log or alerts)
         if self._watching:

@@ -7,13 +7,20 @@ from functools import update_wrapper
 from types import MethodType
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
-Hook = Callable[[Optimizer, Any, Any], None]
+Take = Callable[[Optimizer, Tensor | None], None]
+
+
+def found_inf_of(optimizer: Optimizer) -> Tensor | None:
+    """Not 0 where gradients overflow in the step that runs now. A `GradScaler` lends it for as long as that takes."""
+    return getattr(optimizer, "found_inf", None)
 
 
 class WrappedStep:
-    """A hook after the steps of the optimizer inside `wrapper`, which calls `take` when the wrapper's step is over.
+    """A hook after the steps of the optimizer inside `wrapper`, which calls `take` when the wrapper's step is over,
+    with the `found_inf` that there was when the optimizer stepped.
 
     `PostLocalSGDOptimizer`, for one, averages the weights over all processes after the step of the optimizer inside. A
     wrapper may also leave out that step, as Accelerate's does while gradients are accumulated, or be passed by, as
@@ -22,10 +29,10 @@ class WrappedStep:
     The wrapper's `step` is replaced by a method that calls it, as PyTorch's schedulers do with an optimizer's.
     """
 
-    def __init__(self, wrapper: Any, take: Hook) -> None:
+    def __init__(self, wrapper: Any, take: Take) -> None:
         self._wrapper, self._take = wrapper, take
         self._depth = 0
-        self._stepped: tuple[Optimizer, Any, Any] | None = None
+        self._stepped: tuple[Optimizer, Tensor | None] | None = None
         own = getattr(wrapper, "__dict__", {}).get("step")  # a scheduler's
         self._before = own
 
@@ -52,9 +59,9 @@ class WrappedStep:
 
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._depth:
-            self._stepped = optimizer, args, kwargs
+            self._stepped = optimizer, found_inf_of(optimizer)
         else:
-            self._take(optimizer, args, kwargs)
+            self._take(optimizer, found_inf_of(optimizer))
 
     def stop(self) -> None:
         """Gives the wrapper its own `step` back, unless somebody else has replaced it since."""

@@ -31,9 +31,11 @@ ROOMS = {
             *("schedules", "sinks", "streams", "weights"),
         ],
         "analysis": ["arguments", "metrics", "tracking", "weights"],
+        "lightning": ["schedules", "tracking"],
+        "transformers": ["schedules", "tracking"],
         "__init__": [
-            *("alerts", "analysis", "history", "linalg", "metrics", "optim", "plotting", "schedules"),
-            *("sinks", "tracking"),
+            *("alerts", "analysis", "history", "lightning", "linalg", "metrics", "optim", "plotting", "schedules"),
+            *("sinks", "tracking", "transformers"),
         ],
     },
     "kernels": {

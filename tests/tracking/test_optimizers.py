@@ -129,6 +129,26 @@ def test_steps_that_a_wrapper_leaves_out_are_none(model, make):
     assert tracker.to_pandas().step.tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("options", [{"fused": True}, {}])
+def test_a_wrapper_that_scales_gradients(model, options):
+    """As Accelerate's does: `found_inf` is the optimizer's while that steps, and gone when the wrapper's is over."""
+
+    class Scaling(Accelerated):
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+
+        def step(self, closure=None):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+    wrapped = Scaling(torch.optim.AdamW(model.parameters(), lr=0.1, **options))
+    tracker = RankTracker(model, wrapped)
+    for factor in (1.0, torch.inf, 1.0):
+        wrapped.optimizer.zero_grad()
+        wrapped.scaler.scale(model(torch.ones(2, 6)).sum() * factor).backward()
+        wrapped.step()
+    assert tracker.to_pandas().step.tolist() == [1, 2]
+
+
 def test_a_wrapper_that_is_passed_by_is_followed_at_once(model):
     wrapped = Plain(torch.optim.SGD(model.parameters(), lr=0.1))
     tracker = RankTracker(model, wrapped)

@@ -167,6 +167,16 @@ def test_a_row_before_the_first_step():
     assert RankTracker(net).latest() == {}
 
 
+def test_a_training_whose_first_steps_no_tracker_saw():
+    net = model()
+    tracker = RankTracker(net, initial=True, first_step=8, every=5)
+    for _ in range(4):
+        tracker.step()
+    assert tracker.to_pandas().step.unique().tolist() == [7, 8, 10]
+    with pytest.raises(ValueError, match="first_step: must be at least 1"):
+        RankTracker(net, first_step=0)
+
+
 def test_a_resumed_run_drops_the_row_that_it_began_with(tmp_path):
     net = model()
     with RankTracker(net, directory=tmp_path, initial=True) as tracker:

@@ -1,0 +1,44 @@
+"""Ranks of every weight matrix, at every step of a loop with Accelerate, and again after a training that was cut short.
+
+pip install 'fastrank[transformers]'
+python examples/accelerate_loop.py
+"""
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import fastrank
+
+torch.manual_seed(0)
+inputs = torch.randn(256, 16)
+data = TensorDataset(inputs, inputs[:, :4].argmax(1))
+
+
+def train(epochs: int, resume: bool) -> fastrank.RankTracker:
+    model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=5e-3)
+
+    accelerator = Accelerator(cpu=True)
+    model, optimizer, batches = accelerator.prepare(model, optimizer, DataLoader(data, batch_size=16))
+    # On every process, as Accelerate wants the same objects registered on each; the first one writes the folder.
+    tracker = fastrank.RankTracker(model, optimizer, directory="ranks")
+    accelerator.register_for_checkpointing(tracker)
+    if resume:
+        accelerator.load_state("checkpoint")
+
+    for _ in range(epochs):
+        for examples, targets in batches:
+            optimizer.zero_grad()
+            accelerator.backward(nn.functional.cross_entropy(model(examples), targets))
+            optimizer.step()
+    accelerator.save_state("checkpoint")
+    tracker.close()
+    return tracker
+
+
+train(2, resume=False)
+tracker = train(2, resume=True)  # steps 33 to 64, in the same history
+for name, row in tracker.latest().items():
+    print(f"{name}, step {row['step']}: rank {row['rank_lower']} of {min(row['rows'], row['cols'])}")
