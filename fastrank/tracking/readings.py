@@ -10,12 +10,14 @@ import torch
 
 from ..arguments import check_count
 from ..history import History, on_host, write_history
+from ..measuring import Measurer
 from ..plotting import Standing, plot, summary_html, summary_text
 from ..weights import CoverageTable, TrackedWeights
 from .hooks import StepHooks
 from .scalars import CAP, scalars_of
 from .standing import standing_of
 from .steps import Steps
+from .watch import Watch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +35,8 @@ class Readings:
     _hooks: StepHooks
     _steps: Steps
     _device: torch.device
+    _measurer: Measurer
+    _watch: Watch
     _model: str
     _read_up_to = -1  # the step whose scalars were read last
 
@@ -46,6 +50,18 @@ class Readings:
         """Mean over the matrices, as they are now, of min(rows, cols): the largest average rank that there can be."""
         sides = [min(source.matrix.shape) for source in self._weights.sources()]
         return sum(sides) / len(sides)
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether an alert has asked for the training to be stopped."""
+        return self._watch.should_stop
+
+    def memory(self) -> dict[str, int]:
+        """Bytes on the device: `"history"`, the most that rows which wait there take; `"workspace"`, what the kernels
+        work in: Grams and factors, at most `fastrank.counting.ragged.BUDGET` unless one matrix takes more, bases, and
+        copies. On a CPU: Grams, at most `counting.compiled.GRAMS_AT_ONCE` unless one takes more, and for each thread
+        the factors of the largest matrix; while it measures, copies of matrices in half precision or FP64 as well."""
+        return {"history": self._history.nbytes, "workspace": self._measurer.nbytes}
 
     def coverage(self) -> CoverageTable:
         """A row for every weight of the model: as which matrices it is tracked, or why it is not. `print` it."""

@@ -138,18 +138,6 @@ class RankTracker(Readings):
         self._hooks = StepHooks(followed, companion, self._announce, self.step, sources)
         self._history.close_with(self)
 
-    @property
-    def should_stop(self) -> bool:
-        """Whether an alert has asked for the training to be stopped."""
-        return self._watch.should_stop
-
-    def memory(self) -> dict[str, int]:
-        """Bytes on the device: `"history"`, the most that rows which wait there take; `"workspace"`, what the kernels
-        work in: Grams and factors, at most `fastrank.counting.ragged.BUDGET` unless one matrix takes more, bases, and
-        copies. On a CPU: Grams, at most `counting.compiled.GRAMS_AT_ONCE` unless one takes more, and for each thread
-        the factors of the largest matrix; while it measures, copies of matrices in half precision or FP64 as well."""
-        return {"history": self._history.nbytes, "workspace": self._measurer.nbytes}
-
     @outside_inference
     def step(self, found_inf: Tensor | None = None, *, step: int | None = None) -> None:
         """Count an optimizer step, and measure it if it is due. Called by the optimizer's hook, or by hand.
