@@ -13,7 +13,7 @@ PUBLIC = {
     },
     "fastrank.linalg": {
         *("rank_bounds", "matrix_rank", "svdvals", "svd_lowrank", "LowRankSVD", "spectral_norm", "nuclear_norm"),
-        *("stable_rank", "effective_rank", "participation_ratio"),
+        *("stable_rank", "effective_rank", "energy_rank", "participation_ratio"),
     },
     "fastrank.testing": {
         *("FAMILIES", "SPECTRA", "Case", "make", "cases", "spectrum", "clustered", "planted"),

@@ -25,7 +25,7 @@ from ..weights import Source
 from .compiled_measurer import CompiledMeasurer
 from .count_measurer import CountMeasurer
 from .frozen import FrozenRows
-from .row import SPECTRUM_METRICS
+from .row import spectrum_metrics
 from .sketch_measurer import SketchMeasurer
 from .stack_measurer import StackMeasurer
 
@@ -44,7 +44,7 @@ class Measurer:
 
     Args:
         tolerances: of the ranks, at least one.
-        spectrum: metrics of the whole spectrum that a row has columns for, any of `row.SPECTRUM`.
+        spectrum: metrics of the whole spectrum that a row has columns for, see `row.check_spectrum`.
         device: where the values go. If all matrices are there too, the kernels may measure them.
         stream: where the kernels run that read no weights. Values are to be read in its `current()`, before the next
             step is measured.
@@ -56,7 +56,7 @@ class Measurer:
         self._singular_values, self._device, self._stream = "singular_values" in spectrum, device, stream
         self._trained = ChosenMeasurer(tolerances, spectrum, device, stream)
         self._at_rest = ChosenMeasurer(tolerances, spectrum, device, stream)
-        self._frozen = FrozenRows(self._at_rest, device, sum(name in spectrum for name in SPECTRUM_METRICS))
+        self._frozen = FrozenRows(self._at_rest, device, len(spectrum_metrics(spectrum)))
         self._order: tuple[list[int], Tensor] | None = None
         self._at_rest_values: Tensor | None = None
 

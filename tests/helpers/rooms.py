@@ -20,7 +20,8 @@ ROOMS = {
         "history": ["backend", "device", "files", "metrics", "streams"],
         "weights": ["device", "guard"],
         "measuring": [
-            *("backend", "counting", "device", "device_table", "metrics", "optim", "reference", "streams", "weights"),
+            *("arguments", "backend", "counting", "device", "device_table", "metrics", "optim", "reference"),
+            *("streams", "weights"),
         ],
         "tracking": [
             "arguments",
