@@ -52,6 +52,9 @@ class RankTracker:
         spectrum: metrics of the whole spectrum to record as well, any of `"effective_rank"`, `"nuclear_norm"`,
             `"participation_ratio"` and `"singular_values"` (default: none).
         spectrum_every: record those at the first step and at each multiple of this (default 1).
+        energy: one share of the sum of squared singular values, or several, each above 0 and at most 1 (default: none):
+            at `spectrum_every`, the column `energy_rank` has the smallest k such that the k largest hold the first
+            share, and `energy_rank@0.9` and so on have those of further ones.
         initial: record the weights as they are now as well, as step 0 (default False).
         directory: folder where the history is written as Parquet parts while training goes on (default: kept in
             memory). If a part cannot be written there is a warning, it is tried again, and training goes on.
@@ -91,6 +94,7 @@ class RankTracker:
         split: Mapping[str, Any] | None = None,
         spectrum: Sequence[str] = (),
         spectrum_every: int = 1,
+        energy: float | Sequence[float] = (),
         initial: bool = False,
         directory: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
@@ -99,7 +103,7 @@ class RankTracker:
     ) -> None:
         followed = find_optimizers(optimizer)
         self.tolerances = check_tolerances(tolerance)
-        self._spectrum = check_spectrum(spectrum)
+        self._spectrum = check_spectrum(spectrum, energy)
         counts = check_count(every, "every", 1), check_count(spectrum_every, "spectrum_every", 1)
         choice = Choice(include, exclude, types, select, weights, split if split is not None else {})
         self._weights = TrackedWeights(model, choice)
