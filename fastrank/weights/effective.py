@@ -127,7 +127,7 @@ def _evaluate(parametrization: ParametrizationList) -> Any:
         if all(type(module).__module__ == PURE for module in modules if module is not parametrization):
             return parametrization.forward()
         tensors = {**dict(parametrization.named_parameters()), **dict(parametrization.named_buffers())}
-        with _surroundings_kept({tensor.device for tensor in tensors.values()}):
+        with surroundings_kept({tensor.device for tensor in tensors.values()}):
             copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
             return torch.func.functional_call(parametrization, copies, ())
     finally:
@@ -137,7 +137,7 @@ def _evaluate(parametrization: ParametrizationList) -> Any:
 
 
 @contextmanager
-def _surroundings_kept(devices: set[torch.device]) -> Iterator[None]:
+def surroundings_kept(devices: set[torch.device]) -> Iterator[None]:
     """Puts the global random generators back at the end, and lets `parametrize.cached` keep nothing meanwhile.
 
     Not the generator of a device whose work is being captured in a CUDA graph: a capture cannot read it, and counts
