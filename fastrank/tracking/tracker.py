@@ -17,7 +17,7 @@ from ..history import History, Layout, StepNumber, write_history
 from ..measuring import Measurer, check_spectrum, check_tolerances, columns
 from ..metrics import Tolerance
 from ..streams import OwnStream
-from ..weights import Choice, CoverageTable, Select, TrackedWeights, WeightsOf
+from ..weights import Choice, CoverageTable, Select, Track, TrackedMatrices, WeightsOf
 from .ahead import compile_ahead
 from .checkpoint import pack, unpack
 from .hooks import StepHooks
@@ -55,6 +55,13 @@ class RankTracker:
         energy: one share of the sum of squared singular values, or several, each above 0 and at most 1 (default: none):
             at `spectrum_every`, the column `energy_rank` has the smallest k such that the k largest hold the first
             share, and `energy_rank@0.9` and so on have those of further ones.
+        of: any of `"weight"` (default), `"gradient"` and `"update"`. `gradient/NAME` is the gradient of a weight as the
+            step leaves it, unscaled and clipped; where there is none, the row has no numbers. `update/NAME` is what the
+            step has changed or, without an optimizer, the change since the last measurement: that takes a copy of the
+            weights. Frozen weights have neither.
+        track: `{name: function}`: matrices that the model has no parameter for. A function is called with the model, at
+            each step that is measured, and returns a matrix, a stack (`name[0]`, `name[1]` ...) or a dictionary of them
+            (`name/key`); see `fastrank.products` and `fastrank.difference`. `include` and so on do not apply to them.
         initial: record the weights as they are now as well, as step 0 (default False).
         directory: folder where the history is written as Parquet parts while training goes on (default: kept in
             memory). If a part cannot be written there is a warning, it is tried again, and training goes on.
@@ -95,6 +102,8 @@ class RankTracker:
         spectrum: Sequence[str] = (),
         spectrum_every: int = 1,
         energy: float | Sequence[float] = (),
+        of: Sequence[str] = ("weight",),
+        track: Track | None = None,
         initial: bool = False,
         directory: str | os.PathLike[str] | None = None,
         overwrite: bool = False,
@@ -106,7 +115,7 @@ class RankTracker:
         self._spectrum = check_spectrum(spectrum, energy)
         counts = check_count(every, "every", 1), check_count(spectrum_every, "spectrum_every", 1)
         choice = Choice(include, exclude, types, select, weights, split if split is not None else {})
-        self._weights = TrackedWeights(model, choice)
+        self._weights = TrackedMatrices(model, choice, track, of, follows=bool(followed))
         sources = self._weights.sources()
         self._device = sources[0].matrix.device
         self._until_compiled = compile_ahead(sources, followed, self._device)
@@ -122,7 +131,7 @@ class RankTracker:
             self._until_compiled()
             self._record(self._steps.zero(), bool(self._spectrum), None, claim=False)
         companion = self._measurer if backend.kernels_serve(self._device) else None
-        self._hooks = StepHooks(followed, companion, self._announce, self.step, sources)
+        self._hooks = StepHooks(followed, companion, self._announce, self.step, sources, always=self._weights.keeps)
         self._history.close_with(self)
 
     @property
@@ -173,7 +182,7 @@ class RankTracker:
 
     def _record(self, number: StepNumber, due: bool, found_inf: Tensor | None, *, claim: bool = True) -> None:
         """Measures the weights as they are now, and appends a row of this number."""
-        sources = self._weights.sources()
+        sources = self._weights.sources(stepped=claim)
         values, spectra = self._measurer.measure(sources, due, found_inf)
         with self._stream.current():
             self._history.append(number, values, spectra, self._weights.shapes, claim=claim)
@@ -199,7 +208,9 @@ class RankTracker:
         """Tells the measurer, before a step of `fastrank.SGD`, whether the step will be measured: it may then fuse."""
         self._until_compiled()
         due = self._steps.coming(capturing(self._device))
-        self._measurer.prepare(self._weights.sources() if due.anything else None)
+        self._weights.keep(due.anything)
+        fuse = due.anything and backend.kernels_serve(self._device)
+        self._measurer.prepare(self._weights.sources() if fuse else None)
 
     def latest(self) -> dict[str, dict[str, Any]]:
         """The last row of each matrix, `{name: {column: value}}`; empty before the first. Waits for the device."""
@@ -240,6 +251,7 @@ class RankTracker:
         self._history.load_state_dict(kept["history"])
         self._steps.load(state["calls"], state["steps"])
         self._measurer.load(sources, kept["measurer"])
+        self._weights.keep()
 
     def flush(self) -> None:
         """Write rows that are in no part yet to `directory`. Raises `OSError`; the rows are then kept."""
