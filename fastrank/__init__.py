@@ -3,6 +3,8 @@
 SGD             drop-in replacement for torch.optim.SGD
 RankTracker     records ranks and norms at every step of any optimizer
 prepare         compiles the kernels that a tracker will launch, and waits until they are compiled
+products        what a model has no parameter for: LoRA's and attention heads' products
+difference      the weights of a model less those of another, or of another time
 linalg          rank, norms and randomised SVD of batches of matrices
 Tolerance       threshold of the numerical rank
 read_history    reads a history that a tracker wrote, or only some of its matrices and columns
@@ -13,10 +15,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import linalg
+    from . import linalg, products
     from .history import HistoryError, HistoryWarning, read_history, write_history
     from .metrics import RankBounds, Status, Tolerance
     from .optim import SGD
+    from .products import difference
     from .tracking import RankTracker, prepare
 
 __version__ = "0.1.0"
@@ -30,8 +33,10 @@ __all__ = [
     "Status",
     "Tolerance",
     "__version__",
+    "difference",
     "linalg",
     "prepare",
+    "products",
     "read_history",
     "write_history",
 ]
@@ -41,6 +46,7 @@ _ROOMS = {
     "linalg": ("linalg",),
     "metrics": ("RankBounds", "Status", "Tolerance"),
     "optim": ("SGD",),
+    "products": ("difference", "products"),
     "tracking": ("RankTracker", "prepare"),
 }
 

@@ -9,12 +9,13 @@ import pytest
 PUBLIC = {
     "fastrank": {
         *("SGD", "RankTracker", "Tolerance", "RankBounds", "Status", "prepare", "linalg", "__version__"),
-        *("read_history", "write_history", "HistoryError", "HistoryWarning"),
+        *("read_history", "write_history", "HistoryError", "HistoryWarning", "products", "difference"),
     },
     "fastrank.linalg": {
         *("rank_bounds", "matrix_rank", "svdvals", "svd_lowrank", "LowRankSVD", "spectral_norm", "nuclear_norm"),
         *("stable_rank", "effective_rank", "energy_rank", "participation_ratio"),
     },
+    "fastrank.products": {"attention_ov", "attention_qk", "core", "difference", "lora"},
     "fastrank.testing": {
         *("FAMILIES", "SPECTRA", "Case", "make", "cases", "spectrum", "clustered", "planted"),
         *("TrueRank", "true_rank", "true_singular_values", "CountErrors", "count_errors", "factor_error"),

@@ -13,13 +13,18 @@ matrices    weights, their changes and what is derived: `TrackedMatrices`
 source      a matrix with its parameter, as the rest of the library takes it
 """
 
+from .changes import difference_of
 from .coverage import Choice, CoverageTable, Select, WeightsOf
 from .derived import Track
+from .effective import read_weight
 from .matrices import TrackedMatrices
+from .places import clean_name
+from .readable import DTYPES
 from .source import Source, version_of
 from .tracked import TrackedWeights
 
 __all__ = [
+    "DTYPES",
     "Choice",
     "CoverageTable",
     "Select",
@@ -28,5 +33,8 @@ __all__ = [
     "TrackedMatrices",
     "TrackedWeights",
     "WeightsOf",
+    "clean_name",
+    "difference_of",
+    "read_weight",
     "version_of",
 ]

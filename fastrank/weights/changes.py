@@ -12,7 +12,7 @@ from .source import Source
 from .tracked import TrackedWeight
 
 
-def difference(new: Tensor, old: Tensor) -> Tensor:
+def difference_of(new: Tensor, old: Tensor) -> Tensor:
     """`new - old`, in FP64 if either is FP64, else in FP32."""
     wide = torch.float64 if torch.float64 in (new.dtype, old.dtype) else torch.float32
     return new.to(wide) - old.to(wide)
@@ -120,7 +120,7 @@ class Updates(Changes):
             return self._sources([_unknown(matrix) for matrix in matrices])
         self.kept = False
         pairs = zip(matrices, self._before, strict=True)
-        return self._sources([difference(m, old) if m.shape == old.shape else _unknown(m) for m, old in pairs])
+        return self._sources([difference_of(m, old) if m.shape == old.shape else _unknown(m) for m, old in pairs])
 
 
 def _unknown(matrix: Tensor) -> Tensor:

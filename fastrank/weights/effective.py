@@ -73,6 +73,12 @@ def parts_of(layer: nn.Module) -> dict[str, dict[str, Tensor]]:
     return found
 
 
+def read_weight(layer: nn.Module, attribute: str) -> Tensor | None:
+    """The weight that `layer` uses under this name, stored or made, detached; None if it has none."""
+    stored = stored_in(layer, attribute)
+    return make_weight(layer, attribute) if stored is None else stored.detach()
+
+
 @torch.no_grad()
 def make_weight(layer: nn.Module, attribute: str) -> Tensor | None:
     """The weight that `layer` would use now, detached; None if it does not make one of this name.

@@ -68,7 +68,7 @@ class TrackedMatrices:
         self.coverage = CoverageTable([*of_weights, *(row for each in self._beside for row in each.coverage)])
         if not self.names:
             raise ValueError(f"nothing to track: no matrix of the model is asked for\n{self.coverage}")
-        taken = Counter([*beside, *{row.name for row in of_weights if not row.matrices}, *own])
+        taken = Counter([*beside, *({row.name for row in of_weights} | set(own))])
         twice = [name for name in beside if taken[name] > 1]
         if twice:
             raise ValueError(f"track: the name {twice[0]!r} is there twice, or is that of a weight; choose another one")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -51,6 +52,19 @@ class TrackedWeight:
         sources = [Source(view, weight.parameter, frozen) for view in self._cut(weight.tensor)]
         viewed = not weight.is_made and type(weight.tensor) is Tensor and all(s.offset is not None for s in sources)
         return Reading(sources, weight.parameter if viewed else None)
+
+    def read_from(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+        """Its matrices in a state dict of the model, whose keys have no parts that wrappers put in.
+
+        Raises:
+            ValueError: it is not there, or is no matrix. RuntimeError: it is another number of matrices.
+        """
+        tensor = state.get(self.name, state.get(clean_name(self.place.name)))
+        if tensor is None:
+            made = stored_in(self.place.owner, self.place.stored) is None
+            hint = "; its layer makes it from other tensors: give a model instead" if made else ""
+            raise ValueError(f"the state dict has no {self.name!r}{hint}")
+        return list(self._cut(tensor.detach()))
 
     def read_gradient(self) -> list[Tensor] | None:
         """The gradient of its parameter, as the same matrices; None if it has none.

@@ -19,6 +19,7 @@ ROOMS = {
         "optim": ["backend", "device", "device_table", "guard", "reference"],
         "history": ["backend", "device", "files", "metrics", "streams"],
         "weights": ["device", "guard"],
+        "products": ["arguments", "reference", "weights"],
         "measuring": [
             *("arguments", "backend", "counting", "device", "device_table", "metrics", "optim", "reference"),
             *("streams", "weights"),
@@ -34,7 +35,7 @@ ROOMS = {
             "streams",
             "weights",
         ],
-        "__init__": ["history", "linalg", "metrics", "optim", "tracking"],
+        "__init__": ["history", "linalg", "metrics", "optim", "products", "tracking"],
     },
     "kernels": {
         "limits": [],
