@@ -96,7 +96,7 @@ def rows_of(weight: Tensor, layer: nn.Module) -> Tensor:
 
 def _heads(rows: Tensor, size: int) -> Tensor:
     """The rows of each head, `(heads, head_dim, ...)`."""
-    return torch.stack(rows.split(size))
+    return torch.stack(torch.split(rows, size))
 
 
 def _size(where: str, heads: int, of_all: int, of_shared: int) -> int:
