@@ -5,6 +5,8 @@ RankTracker     records ranks and norms at every step of any optimizer
 analyze         measures a model, a state dict or a checkpoint once, and returns a table
 prepare         compiles the kernels that a tracker will launch, and waits until they are compiled
 schedules       rules for after which steps to measure, where a number is too plain
+products        what a model has no parameter for: LoRA's and attention heads' products
+difference      the weights of a model less those of another, or of another time
 linalg          rank, norms and randomised SVD of batches of matrices
 Tolerance       threshold of the numerical rank
 plot            draws a history with matplotlib
@@ -20,7 +22,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import alerts, linalg, schedules, sinks
+    from . import alerts, linalg, products, schedules, sinks
     from . import lightning as lightning
     from . import transformers as transformers
     from .alerts import AlertWarning
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from .metrics import RankBounds, Status, Tolerance
     from .optim import SGD
     from .plotting import plot
+    from .products import difference
     from .tracking import RankTracker, prepare
 
 __version__ = "0.1.0"
@@ -46,9 +49,11 @@ __all__ = [
     "__version__",
     "alerts",
     "analyze",
+    "difference",
     "linalg",
     "plot",
     "prepare",
+    "products",
     "read_history",
     "schedules",
     "sinks",
@@ -63,6 +68,7 @@ _ROOMS = {
     "metrics": ("RankBounds", "Status", "Tolerance"),
     "optim": ("SGD",),
     "plotting": ("plot",),
+    "products": ("difference", "products"),
     "schedules": ("schedules",),
     "sinks": ("sinks",),
     "tracking": ("RankTracker", "prepare"),

@@ -22,6 +22,19 @@ def check_count(value: Any, name: str, smallest: int) -> int:
     return int(value)
 
 
+def check_share(value: Any, name: str) -> float:
+    """Return `value` as a float if it is a number above 0 and at most 1; errors call it `name`.
+
+    Raises:
+        TypeError: not a number. ValueError: out of that range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"{name}: expected a number, not {value!r}")
+    if not 0 < value <= 1:
+        raise ValueError(f"{name}: must be above 0 and at most 1, not {value}")
+    return float(value)
+
+
 def check_seconds(value: Any, name: str) -> float:
     """Return `value` as a float if it is a number above 0, which may be infinite; errors call it `name`.
 

@@ -119,6 +119,28 @@ def participation_ratio(sigma: Tensor) -> Tensor:
     return torch.where(top.squeeze(-1) == 0, 0.0, squares.sum(-1).square() / squares.square().sum(-1))
 
 
+SAME_SHARE = 1e-12
+"""Shares of `sum sigma^2` that differ by no more than this count as equal: less is rounding."""
+
+
+def energy_rank(sigma: Tensor, energy: float) -> Tensor:
+    """The smallest k such that the k largest sigma^2 hold at least `energy` of `sum sigma^2`; 0 for a zero matrix.
+
+    Whole numbers in the dtype of `sigma`, which has NaN for a matrix without singular values. `energy` is above 0 and
+    at most 1. Shares are compared up to `SAME_SHARE`, so that ten equal singular values have an energy rank of 9 at
+    0.9, and an energy of 1 counts the singular values but for those that hold 1e-12 of the sum together.
+    """
+    if sigma.shape[-1] == 0:
+        return sigma.sum(-1)
+    # Dividing by sigma_1 first keeps sigma^2 inside the range of the dtype.
+    top = sigma.amax(-1)
+    squares = (sigma.double() / top.double().unsqueeze(-1)).square()
+    # Summed from the smallest on: the share that is left out is small where `energy` is near 1.
+    tails = squares.flip(-1).cumsum(-1)
+    needed = (tails > (1 - energy + SAME_SHARE) * tails[..., -1:]).sum(-1).clamp(min=1).to(sigma.dtype)
+    return torch.where(top == 0, 0.0, needed.masked_fill(~top.isfinite(), torch.nan))
+
+
 def nuclear_norm(sigma: Tensor) -> Tensor:
     """`sum sigma`."""
     return sigma.sum(-1)

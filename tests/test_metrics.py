@@ -2,12 +2,16 @@
 
 import math
 import pickle
+from fractions import Fraction
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from fastrank import RankBounds, Status, Tolerance, metrics
+
+ENERGY_RANKS = [partial(metrics.energy_rank, energy=energy) for energy in (1e-14, 0.9, 1.0)]
 
 
 def sigma_of(*values, dtype=torch.float64):
@@ -104,15 +108,39 @@ def test_effective_rank_and_participation_ratio_by_hand():
 def test_every_rank_of_a_zero_matrix_is_zero(length):
     sigma = torch.zeros(2, length, dtype=torch.float64)
     zero = torch.zeros(2, dtype=torch.float64)
-    for metric in (metrics.effective_rank, metrics.participation_ratio, metrics.nuclear_norm):
+    for metric in (*ENERGY_RANKS, metrics.effective_rank, metrics.participation_ratio, metrics.nuclear_norm):
         assert torch.equal(metric(sigma), zero)
     assert torch.equal(metrics.stable_rank(zero, zero), zero)
     assert metrics.numerical_rank(sigma, 0.0).tolist() == [0, 0]
 
 
+def energy_rank_by_definition(sigma, energy):
+    """In exact arithmetic, of integers."""
+    squares = sorted((Fraction(int(x)) ** 2 for x in sigma.tolist()), reverse=True)
+    return next((k for k in range(len(squares) + 1) if sum(squares[:k]) >= Fraction(str(energy)) * sum(squares)), 0)
+
+
+@pytest.mark.parametrize("energy", [0.01, 0.5, 0.9, 0.95, 0.99, 0.999, 1.0])
+def test_energy_rank_is_the_smallest_number_that_holds_the_energy(energy):
+    """Also where the sum is met exactly, as by nine of ten equal singular values at 0.9."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(0, 50, (100, 8), generator=generator).double().sort(descending=True).values
+    equal = torch.ones(10, 10, dtype=torch.float64).tril().flip(0)
+    for sigma in (drawn, equal, torch.ones(1, 1000, dtype=torch.float64)):
+        expected = [energy_rank_by_definition(row, energy) for row in sigma]
+        assert metrics.energy_rank(sigma, energy).tolist() == expected
+        assert metrics.energy_rank(sigma.float() * 1e-30, energy).tolist() == expected
+
+
+def test_energy_rank_leaves_out_what_is_rounding():
+    sigma = sigma_of(1.0, 1e-5, 1e-7)
+    assert metrics.energy_rank(sigma, 1.0) == 2
+    assert metrics.energy_rank(sigma, 1e-14) == 1
+
+
 def test_nan_stays_nan():
     sigma = torch.full((3,), torch.nan)
-    for metric in (metrics.effective_rank, metrics.participation_ratio, metrics.nuclear_norm):
+    for metric in (*ENERGY_RANKS, metrics.effective_rank, metrics.participation_ratio, metrics.nuclear_norm):
         assert metric(sigma).isnan()
     assert metrics.stable_rank(sigma[0], sigma[0]).isnan()
 
@@ -120,7 +148,8 @@ def test_nan_stays_nan():
 def test_every_rank_is_at_most_the_number_of_singular_values_and_at_least_one():
     generator = torch.Generator().manual_seed(0)
     sigma = torch.rand(200, 6, generator=generator, dtype=torch.float64).pow(8).sort(descending=True).values
-    ranks = [metrics.effective_rank(sigma), metrics.participation_ratio(sigma)]
+    ranks = [rank(sigma) for rank in ENERGY_RANKS]
+    ranks += [metrics.effective_rank(sigma), metrics.participation_ratio(sigma)]
     ranks.append(metrics.stable_rank(sigma.norm(dim=-1), sigma[:, 0]))
     for rank in ranks:
         assert (rank >= 1 - 1e-12).all()

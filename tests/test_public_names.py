@@ -10,7 +10,7 @@ PUBLIC = {
     "fastrank": {
         *("SGD", "RankTracker", "Tolerance", "RankBounds", "Status", "prepare", "plot", "linalg", "__version__"),
         *("read_history", "write_history", "HistoryError", "HistoryWarning"),
-        *("schedules", "sinks", "alerts", "AlertWarning", "analyze", "AnalyzeError"),
+        *("schedules", "sinks", "alerts", "AlertWarning", "analyze", "AnalyzeError", "products", "difference"),
     },
     "fastrank.sinks": {
         *("TensorBoard", "WeightsAndBiases", "MLflow", "Trackio", "Writer", "Function", "open_sink"),
@@ -21,11 +21,12 @@ PUBLIC = {
     },
     "fastrank.linalg": {
         *("rank_bounds", "matrix_rank", "svdvals", "svd_lowrank", "LowRankSVD", "spectral_norm", "nuclear_norm"),
-        *("stable_rank", "effective_rank", "participation_ratio"),
+        *("stable_rank", "effective_rank", "energy_rank", "participation_ratio"),
     },
     "fastrank.schedules": {"epochs", "logarithmic", "multiples"},
     "fastrank.lightning": {"RankCallback"},
     "fastrank.transformers": {"RankCallback"},
+    "fastrank.products": {"attention_ov", "attention_qk", "core", "difference", "lora"},
     "fastrank.testing": {
         *("FAMILIES", "SPECTRA", "Case", "make", "cases", "spectrum", "clustered", "planted"),
         *("TrueRank", "true_rank", "true_singular_values", "CountErrors", "count_errors", "factor_error"),

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+WHOLE = ("rank_", "energy_rank")
+"""How the names of columns of whole numbers begin."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """The matrices and columns of a history. A step has one row for each matrix."""
@@ -37,7 +41,7 @@ class Layout:
             if column == "status":
                 fields.append((column, text))
             else:
-                fields.append((column, pa.int32() if column.startswith("rank_") else pa.float64()))
+                fields.append((column, pa.int32() if column.startswith(WHOLE) else pa.float64()))
         if self.singular_values:
             fields.append(("singular_values", pa.list_(pa.float64())))
         return pa.schema(fields)
@@ -60,8 +64,9 @@ def block_table(layout: Layout, block: Block) -> pa.Table:
         data = values[:, i]
         if column == "status":
             arrays.append(_dictionary(data.astype(np.int32), [status.name for status in Status]))
-        elif column.startswith("rank_"):
-            arrays.append(pa.array(data.astype(np.int32), mask=data < 0))
+        elif column.startswith(WHOLE):
+            missing = ~(data >= 0)  # bounds are -1, and other metrics NaN
+            arrays.append(pa.array(np.where(missing, 0, data).astype(np.int32), mask=missing))
         else:
             arrays.append(pa.array(data, mask=np.isnan(data)))
     if layout.singular_values:

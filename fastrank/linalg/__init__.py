@@ -20,6 +20,7 @@ two dimensions, naming the argument.
 from .functions import (
     LowRankSVD,
     effective_rank,
+    energy_rank,
     matrix_rank,
     nuclear_norm,
     participation_ratio,
@@ -33,6 +34,7 @@ from .functions import (
 __all__ = [
     "LowRankSVD",
     "effective_rank",
+    "energy_rank",
     "matrix_rank",
     "nuclear_norm",
     "participation_ratio",

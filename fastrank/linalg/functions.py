@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import backend, metrics
-from ..arguments import check_count
+from ..arguments import check_count, check_share
 from ..counting import (
     chunk_size,
     eigenvalue_bounds,
@@ -136,6 +136,21 @@ def svdvals(A: Any, *, accurate: bool = False) -> Any:
 def effective_rank(A: Any, *, accurate: bool = False) -> Any:
     """`exp(entropy(sigma / sum sigma))` `(...)`, FP64 (Roy & Vetterli 2007); 0 for a zero matrix. See `svdvals`."""
     return _metric(A, lambda stack: metrics.effective_rank(scaled_singular_values(stack, accurate=accurate)[0]))
+
+
+def energy_rank(A: Any, energy: float = 0.99, *, accurate: bool = False) -> Any:
+    """The smallest k such that the k largest sigma^2 hold at least `energy` of their sum `(...)`; 0 for a zero matrix.
+
+    Args:
+        A, accurate: see `svdvals`.
+        energy: above 0 and at most 1 (default 0.99). Shares that differ by 1e-12 count as equal: an energy of 1 counts
+            the singular values but for those that hold less than that together, which is rounding.
+
+    Returns:
+        Whole numbers in FP64, which has NaN for a matrix that is not finite.
+    """
+    share = check_share(energy, "energy")
+    return _metric(A, lambda stack: metrics.energy_rank(scaled_singular_values(stack, accurate=accurate)[0], share))
 
 
 def nuclear_norm(A: Any, *, accurate: bool = False) -> Any:

@@ -3,7 +3,7 @@
 Either are measured in one of four ways, which `ChosenMeasurer` chooses anew at each step:
 
 sketches   `SketchMeasurer`: where all matrices are on a CUDA device that the kernels serve
-counts     `CountMeasurer`: there as well, if any of the matrices is FP64 or empty
+counts     `CountMeasurer`: there as well, those that are FP64 or empty
 compiled   `CompiledMeasurer`: where all are on the CPU, and Numba compiles the kernels for it
 stacks     `StackMeasurer`: everywhere else, by PyTorch
 
@@ -25,7 +25,7 @@ from ..weights import Source
 from .compiled_measurer import CompiledMeasurer
 from .count_measurer import CountMeasurer
 from .frozen import FrozenRows
-from .row import SPECTRUM_METRICS
+from .row import spectrum_metrics
 from .sketch_measurer import SketchMeasurer
 from .stack_measurer import StackMeasurer
 
@@ -44,7 +44,7 @@ class Measurer:
 
     Args:
         tolerances: of the ranks, at least one.
-        spectrum: metrics of the whole spectrum that a row has columns for, any of `row.SPECTRUM`.
+        spectrum: metrics of the whole spectrum that a row has columns for, see `row.check_spectrum`.
         device: where the values go. If all matrices are there too, the kernels may measure them.
         stream: where the kernels run that read no weights. Values are to be read in its `current()`, before the next
             step is measured.
@@ -55,19 +55,20 @@ class Measurer:
     ) -> None:
         self._singular_values, self._device, self._stream = "singular_values" in spectrum, device, stream
         self._trained = ChosenMeasurer(tolerances, spectrum, device, stream)
+        self._apart = ChosenMeasurer(tolerances, spectrum, device, stream)
         self._at_rest = ChosenMeasurer(tolerances, spectrum, device, stream)
-        self._frozen = FrozenRows(self._at_rest, device, sum(name in spectrum for name in SPECTRUM_METRICS))
+        self._frozen = FrozenRows(self._at_rest, device, len(spectrum_metrics(spectrum)))
         self._order: tuple[list[int], Tensor] | None = None
-        self._at_rest_values: Tensor | None = None
+        self._others: list[Tensor] = []
 
     @property
     def nbytes(self) -> int:
         """Bytes on the device that the kernels work in."""
-        return self._trained.nbytes + self._at_rest.nbytes
+        return self._trained.nbytes + self._apart.nbytes + self._at_rest.nbytes
 
     def prepare(self, sources: Sequence[Source] | None) -> None:
         """Announce that the coming step will be measured, so that it may `fuse`; None: it will not be measured."""
-        self._trained.prepare(sources if sources is None else _trained(sources)[1])
+        self._trained.prepare(sources if sources is None else _those(sources, self._parted(sources)[0]))
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
         """Step some parameters of `descent` in the pass that sketches them; return their `id`s. See `Bases.fuse`."""
@@ -88,28 +89,36 @@ class Measurer:
             Values `(matrices, columns)` FP64, see `row.columns`; and the singular values of all matrices, end to end,
             if the spectrum is due and `"singular_values"` is recorded (else None).
         """
-        trained, of_trained = _trained(sources)
+        trained, apart, frozen = self._parted(sources)
         if len(trained) == len(sources):
-            values, sigma = self._trained.measure(of_trained, due, found_inf)
+            values, sigma = self._trained.measure(sources, due, found_inf)
         else:
-            frozen = [i for i, source in enumerate(sources) if source.frozen]
-            values, sigma = self._frozen.measure([sources[i] for i in frozen], due)
-            self._at_rest_values = values  # kept until the own stream, which reads them below, is joined
-            sigma = {frozen[i]: x for i, x in sigma.items()}
+            sigma = {}
+            self._others = []  # kept until the own stream, which reads them below, is joined
+            for indices, measurer in ((frozen, self._frozen), (apart, self._apart)):
+                if indices:
+                    values, more = measurer.measure(_those(sources, indices), due)
+                    self._others.append(values)
+                    sigma |= {indices[i]: x for i, x in more.items()}
             if trained:
                 self._stream.join()
-                own, more = self._trained.measure(of_trained, due, found_inf)
-                places = self._places([*trained, *frozen])
+                own, more = self._trained.measure(_those(sources, trained), due, found_inf)
+                places = self._places([*trained, *frozen, *apart])
                 with self._stream.current():
-                    values = torch.cat([own, values])[places]
+                    values = torch.cat([own, *self._others])[places]
                 sigma |= {trained[i]: x for i, x in more.items()}
         recorded = due and self._singular_values
         return values, torch.cat([sigma[i] for i in range(len(sources))]) if recorded else None
 
     def state(self, sources: Sequence[Source]) -> dict[str, Any]:
         """What `load` needs, for a checkpoint. Waits for the device. Frozen matrices have no state."""
-        trained, _ = _trained(sources)
-        starts = {trained[i]: basis.cpu() for i, basis in self._trained.warm_starts().items() if i < len(trained)}
+        trained, apart, _ = self._parted(sources)
+        starts = {
+            indices[i]: basis.cpu()
+            for indices, measurer in ((trained, self._trained), (apart, self._apart))
+            for i, basis in measurer.warm_starts().items()
+            if i < len(indices)
+        }
         return {"trained": trained, "starts": starts, "sketches": self._trained.state()}
 
     def load(self, sources: Sequence[Source], state: Mapping[str, Any]) -> None:
@@ -118,10 +127,24 @@ class Measurer:
         Sketches use their own state alone, and only if the same matrices are trained; counts and stacks use the warm
         starts alone. After a change from one to the other, as from a CUDA device to a CPU, all begin anew.
         """
-        trained, of_trained = _trained(sources)
-        starts = {place: state["starts"][i] for place, i in enumerate(trained) if i in state["starts"]}
+        trained, apart, _ = self._parted(sources)
         sketches = state["sketches"] if state["trained"] == trained else None
-        self._trained.load(of_trained, sketches, starts)
+        for indices, measurer, own in ((trained, self._trained, sketches), (apart, self._apart, None)):
+            starts = {place: state["starts"][i] for place, i in enumerate(indices) if i in state["starts"]}
+            if indices:
+                measurer.load(_those(sources, indices), own, starts)
+
+    def _parted(self, sources: Sequence[Source]) -> tuple[list[int], list[int], list[int]]:
+        """Indices of the matrices that are trained, of those to be measured apart because sketches could measure the
+        others but not them, and of the frozen ones."""
+        trained = [i for i, source in enumerate(sources) if not source.frozen]
+        frozen = [i for i, source in enumerate(sources) if source.frozen] if len(trained) < len(sources) else []
+        if not backend.kernels_serve(self._device):
+            return trained, [], frozen
+        fit = [i for i in trained if _sketchable(sources[i])]
+        if not fit or len(fit) == len(trained):
+            return trained, [], frozen
+        return fit, [i for i in trained if not _sketchable(sources[i])], frozen
 
     def _places(self, order: list[int]) -> Tensor:
         """Where each matrix stands in `order`, on the device."""
@@ -131,10 +154,14 @@ class Measurer:
         return self._order[1]
 
 
-def _trained(sources: Sequence[Source]) -> tuple[list[int], Sequence[Source]]:
-    """The matrices that are not frozen: indices and sources, which are `sources` itself if none is."""
-    indices = [i for i, source in enumerate(sources) if not source.frozen]
-    return indices, sources if len(indices) == len(sources) else [sources[i] for i in indices]
+def _those(sources: Sequence[Source], indices: Sequence[int]) -> Sequence[Source]:
+    """The sources of these indices, which are `sources` itself if all are."""
+    return sources if len(indices) == len(sources) else [sources[i] for i in indices]
+
+
+def _sketchable(source: Source) -> bool:
+    """Whether a sketch can measure a matrix: it is not empty, nor FP64, whose products are not exact in FP64."""
+    return source.matrix.dtype != torch.float64 and source.matrix.numel() > 0
 
 
 class ChosenMeasurer:
@@ -196,10 +223,9 @@ class ChosenMeasurer:
         return self._without_sketch
 
     def _by_sketch(self, sources: Sequence[Source]) -> bool:
-        """Whether sketches can measure the matrices: none is empty, or FP64, whose products are not exact in FP64."""
+        """Whether sketches can measure the matrices."""
         if sources is not self._sketched:
-            fit = all(s.matrix.dtype != torch.float64 and s.matrix.numel() for s in sources)
-            if not (fit and self._by_kernels(sources)):
+            if not (all(map(_sketchable, sources)) and self._by_kernels(sources)):
                 return False
             self._sketched = sources if all(s.offset is not None for s in sources) else None
             return True

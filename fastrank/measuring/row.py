@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import metrics
+from ..arguments import check_share
 from ..metrics import RankBounds, Tolerance
 from ..reference import Moments
 
@@ -18,6 +22,20 @@ SPECTRUM_METRICS = {
 }
 SPECTRUM = (*SPECTRUM_METRICS, "singular_values")
 """Names that the tracker's argument `spectrum` may have."""
+ENERGY = "energy_rank@"
+"""How the names of energy ranks begin that `check_spectrum` adds to those; the energy follows."""
+
+
+def spectrum_metrics(spectrum: Sequence[str]) -> dict[str, Callable[[Tensor], Tensor]]:
+    """The metrics of the whole spectrum that `spectrum` names, by the names of their columns, in the order of these.
+    The first energy rank's column has no suffix."""
+    found: dict[str, Callable[[Tensor], Tensor]]
+    found = {name: metric for name, metric in SPECTRUM_METRICS.items() if name in spectrum}
+    energies = [name for name in spectrum if name.startswith(ENERGY)]
+    for i, name in enumerate(energies):
+        column = name if i else ENERGY.removesuffix("@")
+        found[column] = partial(metrics.energy_rank, energy=float(name.removeprefix(ENERGY)))
+    return found
 
 
 def columns(tolerances: Sequence[Tolerance], spectrum: Sequence[str]) -> tuple[str, ...]:
@@ -30,13 +48,13 @@ def columns(tolerances: Sequence[Tolerance], spectrum: Sequence[str]) -> tuple[s
         "spectral_norm",
         "frobenius_norm",
         "status",
-        *(m for m in SPECTRUM_METRICS if m in spectrum),
+        *spectrum_metrics(spectrum),
     )
 
 
 def metrics_of(sigma: Tensor, spectrum: Sequence[str], scale: Tensor | float = 1.0) -> list[Tensor]:
-    """Those of `SPECTRUM_METRICS` that are in `spectrum`, from singular values `(..., r)` over `scale` `(...)`."""
-    found = {name: f(sigma) for name, f in SPECTRUM_METRICS.items() if name in spectrum}
+    """The `spectrum_metrics`, from singular values `(..., r)` over `scale` `(...)`."""
+    found = {name: metric(sigma) for name, metric in spectrum_metrics(spectrum).items()}
     return [value * scale if name == "nuclear_norm" else value for name, value in found.items()]
 
 
@@ -62,7 +80,7 @@ def row_of(
         (top * moments.scale).masked_fill(bad, torch.nan),
         (frobenius * moments.scale).masked_fill(bad, torch.nan),
         torch.stack([x.status for x in bounds]).amax(0).double(),
-        *(metrics_ or (not_due for name in SPECTRUM_METRICS if name in spectrum)),
+        *(metrics_ or (not_due for _ in spectrum_metrics(spectrum))),
     ]
     return torch.stack(values, dim=-1)
 
@@ -79,11 +97,19 @@ def check_tolerances(tolerance: Tolerance | Sequence[Tolerance] | None) -> tuple
     return tolerances
 
 
-def check_spectrum(spectrum: Sequence[str]) -> tuple[str, ...]:
-    """Names of whole-spectrum metrics, as a tuple; raises `TypeError` or `ValueError` naming the argument."""
+def check_spectrum(spectrum: Sequence[str], energy: Any = ()) -> tuple[str, ...]:
+    """Names of whole-spectrum metrics, and then of the energy ranks of one `energy` or several, as a tuple.
+
+    Raises:
+        TypeError, ValueError: an argument, which is named, is of the wrong type or out of range.
+    """
     if isinstance(spectrum, str):
         raise TypeError(f"spectrum: expected a sequence of names, not the string {spectrum!r}")
     unknown = [name for name in spectrum if name not in SPECTRUM]
     if unknown:
         raise ValueError(f"spectrum: unknown {', '.join(map(repr, unknown))}; choose from {', '.join(SPECTRUM)}")
-    return tuple(spectrum)
+    single = isinstance(energy, int | float | str | np.number) or not isinstance(energy, Sequence)
+    energies = [check_share(x, "energy") for x in ([energy] if single else energy)]
+    if len(set(energies)) < len(energies):
+        raise ValueError(f"energy: the same one twice in {energy!r}")
+    return (*spectrum, *(f"{ENERGY}{x!r}".removesuffix(".0") for x in energies))

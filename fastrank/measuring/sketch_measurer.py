@@ -29,7 +29,7 @@ from ..weights import Source
 from .bases import Bases
 from .copies import Copies
 from .plan import Plan
-from .row import SPECTRUM_METRICS, metrics_of
+from .row import metrics_of, spectrum_metrics
 
 if TYPE_CHECKING:
     from ..optim import Descent
@@ -63,7 +63,7 @@ class SketchMeasurer:
         squares = [[KINDS.index(t.relative_to), min(t.value, LARGEST[t.relative_to]) ** 2] for t in tolerances]
         self._tolerances = torch.tensor(squares, dtype=torch.float64)
         self._spectrum, self._device, self._stream = spectrum, device, stream
-        self._metrics = [name for name in SPECTRUM_METRICS if name in spectrum]
+        self._metrics = list(spectrum_metrics(spectrum))
         self._bases = Bases(self._tolerances, device)
         self._begun = False  # whether there are sketches
         self._copies = Copies()

@@ -33,10 +33,11 @@ class StepHooks:
         followed: may be empty: there are no hooks.
         companion: the tracker's measurer, which has a pass of its own over the weights: `fastrank.SGD` may let it step
             them in the same pass (`fuse`). None where it has no such pass, as on a CPU.
-        before: called before a step of the model in which a `fastrank.SGD` has taken the companion.
+        before: called before a step of the model in which a `fastrank.SGD` has taken the companion, or `always`.
         after: called after each step of the model, with a `found_inf`: None if any optimizer has none, else non-zero
             where gradients of all of them overflowed.
         sources: the tracked matrices as they are now.
+        always: call `before` with any optimizer.
     """
 
     def __init__(
@@ -46,6 +47,8 @@ class StepHooks:
         before: Callable[[], None],
         after: Callable[[Tensor | None], None],
         sources: Sequence[Source],
+        *,
+        always: bool = False,
     ) -> None:
         self._optimizers, self._companion, self._after = [f.optimizer for f in followed], companion, after
         self._stepped: dict[int, Tensor | None] = {}  # `found_inf` of those that have stepped, by `id`
@@ -76,8 +79,10 @@ class StepHooks:
             if wrapper is not None:
                 self._wrapped.append(WrappedStep(wrapper, take))
             self._handles.append(optimizer.register_step_post_hook(take_now if wrapper is None else self._wrapped[-1]))
+            fuses = False
             if companion is not None and isinstance(optimizer, SGD) and optimizer.companion is None:
-                optimizer.companion = companion
+                optimizer.companion, fuses = companion, True
+            if fuses or always:
                 self._handles.append(optimizer.register_step_pre_hook(announce))
 
     def _take(self, optimizer: Optimizer, found_inf: Tensor | None) -> None:

@@ -12,7 +12,7 @@ from ..arguments import check_count
 from ..history import History, on_host, write_history
 from ..measuring import Measurer
 from ..plotting import Standing, plot, summary_html, summary_text
-from ..weights import CoverageTable, TrackedWeights
+from ..weights import CoverageTable, TrackedMatrices
 from .hooks import StepHooks
 from .scalars import CAP, scalars_of
 from .standing import standing_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Readings:
     """The part of `RankTracker` that reads: nothing here changes what is recorded."""
 
-    _weights: TrackedWeights
+    _weights: TrackedMatrices
     _history: History
     _hooks: StepHooks
     _steps: Steps

@@ -18,7 +18,7 @@ from ..measuring import Measurer, check_spectrum, check_tolerances, columns
 from ..metrics import Tolerance
 from ..schedules import Rule, check_rule
 from ..streams import OwnStream
-from ..weights import Choice, Select, TrackedWeights, WeightsOf
+from ..weights import Choice, Select, Track, TrackedMatrices, WeightsOf
 from .ahead import compile_ahead
 from .checkpoint import pack, unpack
 from .hooks import StepHooks
@@ -52,6 +52,15 @@ class RankTracker(Readings):
         spectrum: metrics of the whole spectrum to record as well, any of `"effective_rank"`, `"nuclear_norm"`,
             `"participation_ratio"` and `"singular_values"` (default: none).
         spectrum_every: record those at the first step and at each multiple of this, or by a rule (default 1).
+        energy: one share of the sum of squared singular values, or several (default: none). At `spectrum_every` the
+            column `energy_rank` has how many of them hold the first share, `energy_rank@0.9` and so on further ones.
+        of: any of `"weight"` (default), `"gradient"` and `"update"`. `gradient/NAME` is the gradient of a weight as the
+            step leaves it, unscaled and clipped; where there is none, the row has no numbers. `update/NAME` is what the
+            step has changed or, without an optimizer, the change since the last measurement or `load_state_dict`: that
+            takes a copy of the weights. Frozen weights have neither.
+        track: `{name: function}`: matrices that the model has no parameter for. A function is called with the model, at
+            each step that is measured, and returns a matrix, a stack (`name[0]`, `name[1]` ...) or a dictionary of them
+            (`name/key`), whatever `include` and so on say; see `fastrank.products` and `fastrank.difference`.
         initial: record the weights as they are now as well, as step 0 (default False).
         first_step: number of the first step (default 1); larger for a model that was trained before.
         directory: folder where the history is written as Parquet parts while training goes on (default: kept in
@@ -99,6 +108,9 @@ class RankTracker(Readings):
         split: Mapping[str, Any] | None = None,
         spectrum: Sequence[str] = (),
         spectrum_every: int | Rule = 1,
+        energy: float | Sequence[float] = (),
+        of: Sequence[str] = ("weight",),
+        track: Track | None = None,
         initial: bool = False,
         first_step: int = 1,
         directory: str | os.PathLike[str] | None = None,
@@ -112,11 +124,11 @@ class RankTracker(Readings):
     ) -> None:
         followed = find_optimizers(optimizer)
         self.tolerances = check_tolerances(tolerance)
-        self._spectrum = check_spectrum(spectrum)
+        self._spectrum = check_spectrum(spectrum, energy)
         rules = check_rule(every, "every"), check_rule(spectrum_every, "spectrum_every")
         choice = Choice(include, exclude, types, select, weights, split if split is not None else {})
         self._model = type(model).__name__
-        self._weights = TrackedWeights(model, choice)
+        self._weights = TrackedMatrices(model, choice, track, of, follows=bool(followed))
         sources = self._weights.sources()
         self._device = sources[0].matrix.device
         self._until_compiled = compile_ahead(sources, followed, self._device)
@@ -126,8 +138,7 @@ class RankTracker(Readings):
         parts = (check_count(rows_per_part, "rows_per_part", 1), overwrite, check_seconds(flush_every, "flush_every"))
         self._stream = OwnStream(self._device)
         self._history = History(layout, self._device, folder, *parts, self._stream)
-        first_step = check_count(first_step, "first_step", 1)
-        self._steps = Steps(*rules, self._spectrum, self._device, first_step)
+        self._steps = Steps(*rules, self._spectrum, self._device, check_count(first_step, "first_step", 1))
         watched = (log, log_every, log_per_matrix, alerts)
         self._watch = Watch(self._history, *watched, on_host=on_host(self._device), looked=self._steps.calls)
         self._measurer = Measurer(self.tolerances, self._spectrum, self._device, self._stream)
@@ -135,7 +146,7 @@ class RankTracker(Readings):
             self._until_compiled()
             self._record(self._steps.zero(), bool(self._spectrum), None, claim=False)
         companion = self._measurer if backend.kernels_serve(self._device) else None
-        self._hooks = StepHooks(followed, companion, self._announce, self.step, sources)
+        self._hooks = StepHooks(followed, companion, self._announce, self.step, sources, always=self._weights.keeps)
         self._history.close_with(self)
 
     @outside_inference
@@ -165,7 +176,7 @@ class RankTracker(Readings):
 
     def _record(self, number: StepNumber, due: bool, found_inf: Tensor | None, *, claim: bool = True) -> None:
         """Measures the weights as they are now, and appends a row of this number."""
-        sources = self._weights.sources()
+        sources = self._weights.sources(stepped=claim)
         values, spectra = self._measurer.measure(sources, due, found_inf)
         with self._stream.current():
             self._history.append(number, values, spectra, self._weights.shapes, claim=claim)
@@ -192,7 +203,9 @@ class RankTracker(Readings):
         """Tells the measurer, before a step of `fastrank.SGD`, whether the step will be measured: it may then fuse."""
         self._until_compiled()
         due = self._steps.coming(capturing(self._device))
-        self._measurer.prepare(self._weights.sources() if due.anything else None)
+        self._weights.keep(due.anything)
+        fuse = due.anything and backend.kernels_serve(self._device)
+        self._measurer.prepare(self._weights.sources() if fuse else None)
 
     def state_dict(self) -> dict[str, Any]:
         """All that another process needs to continue: numbers, strings and bytes. Waits for the device."""
@@ -219,6 +232,7 @@ class RankTracker(Readings):
         self._steps.load(state["calls"], state["steps"], kept.get("steps"))
         self._watch.load(kept.get("watch"))
         self._measurer.load(sources, kept["measurer"])
+        self._weights.keep()
 
     def flush(self) -> None:
         """Write rows that are in no part yet to `directory`. Raises `OSError`; the rows are then kept."""

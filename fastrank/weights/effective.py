@@ -73,6 +73,12 @@ def parts_of(layer: nn.Module) -> dict[str, dict[str, Tensor]]:
     return found
 
 
+def read_weight(layer: nn.Module, attribute: str) -> Tensor | None:
+    """The weight that `layer` uses under this name, stored or made, detached; None if it has none."""
+    stored = stored_in(layer, attribute)
+    return make_weight(layer, attribute) if stored is None else stored.detach()
+
+
 @torch.no_grad()
 def make_weight(layer: nn.Module, attribute: str) -> Tensor | None:
     """The weight that `layer` would use now, detached; None if it does not make one of this name.
@@ -127,7 +133,7 @@ def _evaluate(parametrization: ParametrizationList) -> Any:
         if all(type(module).__module__ == PURE for module in modules if module is not parametrization):
             return parametrization.forward()
         tensors = {**dict(parametrization.named_parameters()), **dict(parametrization.named_buffers())}
-        with _surroundings_kept({tensor.device for tensor in tensors.values()}):
+        with surroundings_kept({tensor.device for tensor in tensors.values()}):
             copies = {name: tensor.detach().clone() for name, tensor in tensors.items()}
             return torch.func.functional_call(parametrization, copies, ())
     finally:
@@ -137,7 +143,7 @@ def _evaluate(parametrization: ParametrizationList) -> Any:
 
 
 @contextmanager
-def _surroundings_kept(devices: set[torch.device]) -> Iterator[None]:
+def surroundings_kept(devices: set[torch.device]) -> Iterator[None]:
     """Puts the global random generators back at the end, and lets `parametrize.cached` keep nothing meanwhile.
 
     Not the generator of a device whose work is being captured in a CUDA graph: a capture cannot read it, and counts

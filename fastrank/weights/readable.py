@@ -40,7 +40,7 @@ def refuse_unreadable(name: str, weight: Tensor) -> None:
             f"parameter {name!r} is on the meta device and has no numbers; before tracking, give it memory with "
             f"model.to_empty(device=...) and load its weights, {without}"
         )
-    if _is_a("torch.distributed.tensor", "DTensor", weight):
+    if is_sharded(weight):
         raise ValueError(
             f"parameter {name!r} is a DTensor: no device holds the whole matrix, and sharded weights cannot be tracked "
             f"yet; analyse full checkpoints with `fastrank analyze`, {without}"
@@ -60,6 +60,11 @@ def refuse_model(model: nn.Module) -> None:
 def is_quantised(module: nn.Module) -> bool:
     """Whether a module is one of `torch.ao.nn.quantized`, whose packed weight is no parameter."""
     return type(module).__module__.startswith("torch.ao.nn.quantized") and callable(getattr(module, "weight", None))
+
+
+def is_sharded(weight: Tensor) -> bool:
+    """Whether a weight is a DTensor, of which no device need have all numbers."""
+    return _is_a("torch.distributed.tensor", "DTensor", weight)
 
 
 def is_uninitialised(weight: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .coverage import Choice, Coverage, CoverageTable, type_name
-from .effective import child_of
+from .effective import child_of, stored_in
 from .kept import Kept
 from .layers import Split, matrices_of
 from .places import Place, clean_name, list_places
@@ -52,6 +53,29 @@ class TrackedWeight:
         viewed = not weight.is_made and type(weight.tensor) is Tensor and all(s.offset is not None for s in sources)
         return Reading(sources, weight.parameter if viewed else None)
 
+    def read_from(self, state: Mapping[str, Tensor]) -> list[Tensor]:
+        """Its matrices in a state dict of the model, whose keys have no parts that wrappers put in.
+
+        Raises:
+            ValueError: it is not there, or is no matrix. RuntimeError: it is another number of matrices.
+        """
+        tensor = state.get(self.name, state.get(clean_name(self.place.name)))
+        if tensor is None:
+            made = stored_in(self.place.owner, self.place.stored) is None
+            hint = "; its layer makes it from other tensors: give a model instead" if made else ""
+            raise ValueError(f"the state dict has no {self.name!r}{hint}")
+        return list(self._cut(tensor.detach()))
+
+    def read_gradient(self) -> list[Tensor] | None:
+        """The gradient of its parameter, as the same matrices; None if it has none.
+
+        Raises:
+            RuntimeError: it cannot be read, because it is sparse for example.
+        """
+        parameter = stored_in(self.place.owner, self.place.stored)
+        gradient = None if parameter is None else parameter.grad
+        return None if gradient is None else list(self._cut(gradient.detach()))
+
     def _cut(self, tensor: Tensor) -> tuple[Tensor, ...]:
         try:
             matrices = cut(self.name, tensor, self.place, self.split)
@@ -71,23 +95,25 @@ class TrackedWeights:
     Args:
         model: its modules and parameters may be replaced later, under the same names.
         choice: which of its weights.
+        none: whether it is no error if there is nothing to track (default False).
 
     Raises:
         TypeError: `model` is not a module.
         ValueError: nothing to track, or a weight that cannot be read, such as one of a sharded model.
 
     Attributes:
+        tracked: the weights.
         coverage: a row for each weight of the model.
         names: of the matrices, in the order of `sources`.
         shapes: of the matrices that `sources` has returned last.
     """
 
-    def __init__(self, model: nn.Module, choice: Choice) -> None:
+    def __init__(self, model: nn.Module, choice: Choice, *, none: bool = False) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, not {type(model).__name__}")
         refuse_model(model)
         self._model, self._raw = model, choice.weights == "raw"
-        self._tracked: list[TrackedWeight] = []
+        self.tracked: list[TrackedWeight] = []
         self.coverage = CoverageTable()
         found = _named_places(model, self._raw)
         choice.check_names(model, list(found))
@@ -111,14 +137,14 @@ class TrackedWeights:
                 split = choice.split_of(name)
                 labels = cut(name, tensor, place, split)
                 matrices = tuple(f"{name}[{label}]" if label else name for label in labels)
-                self._tracked.append(TrackedWeight(name, place, split, matrices))
+                self.tracked.append(TrackedWeight(name, place, split, matrices))
                 tied[place.key] = name
             shape = () if is_uninitialised(tensor) else tuple(tensor.shape)
             self.coverage.append(Coverage(name, shape, type_name(place.layer), matrices, reason))
         _refuse_quantised(model, choice)
-        if not self._tracked:
+        if not self.tracked and not none:
             raise ValueError(f"nothing to track: no parameter of the model matches\n{self.coverage}")
-        self.names = tuple(name for weight in self._tracked for name in weight.matrices)
+        self.names = tuple(name for weight in self.tracked for name in weight.matrices)
         self._links = self._all_links()
         self._kept: Kept | None = None
         self._known: list[Reading | None] = []  # None: this weight has to be read every time
@@ -134,15 +160,15 @@ class TrackedWeights:
         if self._kept is not None and self._kept.hold():
             if self._sources:
                 return self._sources
-            readings = [known or weight.read() for known, weight in zip(self._known, self._tracked, strict=True)]
+            readings = [known or weight.read() for known, weight in zip(self._known, self.tracked, strict=True)]
         else:
             self._kept = None
             if not all(child_of(parent, name) is child for parent, name, child in self._links):
                 self._find_again()
-            readings = [weight.read() for weight in self._tracked]
+            readings = [weight.read() for weight in self.tracked]
             self._known = [reading if reading.parameter is not None else None for reading in readings]
             parameters = [reading.parameter for reading in readings]
-            self._kept = Kept(self._links, [weight.place for weight in self._tracked], parameters)
+            self._kept = Kept(self._links, [weight.place for weight in self.tracked], parameters)
         sources = [source for reading in readings for source in reading.sources]
         self._sources = sources if all(self._known) else []
         self.shapes = tuple((source.matrix.shape[0], source.matrix.shape[1]) for source in sources)
@@ -151,17 +177,17 @@ class TrackedWeights:
     def _find_again(self) -> None:
         """Looks up the weights by their names, after a module of the model was replaced."""
         everywhere = list(list_places(self._model, self._raw))
-        for i, weight in enumerate(self._tracked):
+        for i, weight in enumerate(self.tracked):
             named = [p for p in everywhere if not p.part_of and weight.name in (p.name, clean_name(p.name))]
             # Two may have this name once wrappers' parts are left out: the same weight, or else the same place, counts.
             same = [p for p in named if p.key == weight.place.key] or [p for p in named if p.name == weight.place.name]
             if not same and len({p.key for p in named}) != 1:
                 raise _gone(weight.name)
-            self._tracked[i] = replace(weight, place=(same or named)[0])
+            self.tracked[i] = replace(weight, place=(same or named)[0])
         self._links = self._all_links()
 
     def _all_links(self) -> list[tuple[nn.Module, str, nn.Module]]:
-        return list(dict.fromkeys(link for weight in self._tracked for link in weight.place.links))
+        return list(dict.fromkeys(link for weight in self.tracked for link in weight.place.links))
 
 
 def cut(name: str, tensor: Tensor, place: Place, split: Split | None) -> dict[str, Tensor]:

@@ -23,8 +23,10 @@ ROOMS = {
         "history": ["backend", "device", "files", "metrics", "streams"],
         "plotting": ["history", "metrics"],
         "weights": ["device", "guard"],
+        "products": ["arguments", "reference", "weights"],
         "measuring": [
-            *("backend", "counting", "device", "device_table", "metrics", "optim", "reference", "streams", "weights"),
+            *("arguments", "backend", "counting", "device", "device_table", "metrics", "optim", "reference"),
+            *("streams", "weights"),
         ],
         "tracking": [
             *("alerts", "arguments", "backend", "device", "history", "measuring", "metrics", "optim", "plotting"),
@@ -34,8 +36,8 @@ ROOMS = {
         "lightning": ["schedules", "tracking"],
         "transformers": ["schedules", "tracking"],
         "__init__": [
-            *("alerts", "analysis", "history", "lightning", "linalg", "metrics", "optim", "plotting", "schedules"),
-            *("sinks", "tracking", "transformers"),
+            *("alerts", "analysis", "history", "lightning", "linalg", "metrics", "optim", "plotting"),
+            *("products", "schedules", "sinks", "tracking", "transformers"),
         ],
     },
     "kernels": {

@@ -48,7 +48,7 @@ def test_parts_are_written_as_training_goes_and_read_back(mlp, train, tmp_path):
 
 
 def test_schema_is_the_documented_one(mlp, tmp_path):
-    tracker = RankTracker(mlp, spectrum=["effective_rank", "singular_values"], directory=tmp_path)
+    tracker = RankTracker(mlp, spectrum=["effective_rank", "singular_values"], energy=[0.99, 0.9], directory=tmp_path)
     tracker.step()
     tracker.flush()
     schema = fastrank.read_history(tmp_path).schema
@@ -64,6 +64,8 @@ def test_schema_is_the_documented_one(mlp, tmp_path):
         "frobenius_norm": "double",
         "status": "dictionary<values=string, indices=int32, ordered=0>",
         "effective_rank": "double",
+        "energy_rank": "int32",
+        "energy_rank@0.9": "int32",
         "singular_values": "list<item: double>",
     }
 

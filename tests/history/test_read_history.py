@@ -48,17 +48,10 @@ def record(model, tracker, steps, start=0):
 @pytest.fixture
 def history(model, tmp_path):
     """A folder of three parts of 100 rows or so, and the table they must give."""
-    tracker = RankTracker(
-        model,
-        tolerance=[Tolerance(), Tolerance(0.04)],
-        spectrum=["effective_rank", "singular_values"],
-        spectrum_every=7,
-        directory=tmp_path / "parts",
-        rows_per_part=80,
-    )
-    in_memory = RankTracker(
-        model, tolerance=[Tolerance(), Tolerance(0.04)], spectrum=tracker._spectrum, spectrum_every=7
-    )
+    columns = {"tolerance": [Tolerance(), Tolerance(0.04)], "spectrum": ["effective_rank", "singular_values"]}
+    columns |= {"spectrum_every": 7, "energy": [0.9, 0.5]}
+    tracker = RankTracker(model, **columns, directory=tmp_path / "parts", rows_per_part=80)
+    in_memory = RankTracker(model, **columns)
 
     class Both:
         def step(self):

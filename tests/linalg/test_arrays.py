@@ -15,12 +15,13 @@ EVERY_FUNCTION = [
     linalg.spectral_norm,
     linalg.stable_rank,
     linalg.effective_rank,
+    linalg.energy_rank,
     linalg.nuclear_norm,
     linalg.participation_ratio,
     lambda A: linalg.svd_lowrank(A, 1),
 ]
-NAMES = ["rank_bounds", "matrix_rank", "spectral_norm", "stable_rank", "effective_rank", "nuclear_norm"]
-NAMES += ["participation_ratio", "svd_lowrank"]
+NAMES = ["rank_bounds", "matrix_rank", "spectral_norm", "stable_rank", "effective_rank", "energy_rank"]
+NAMES += ["nuclear_norm", "participation_ratio", "svd_lowrank"]
 every_function = pytest.mark.parametrize("function", EVERY_FUNCTION, ids=NAMES)
 
 

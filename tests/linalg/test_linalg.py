@@ -1,6 +1,7 @@
 """linalg: metrics against FP64 singular values, and the inputs that break other libraries."""
 
 import inspect
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ METRICS = {
     linalg.spectral_norm: lambda s: s.amax(-1),
     linalg.stable_rank: lambda s: (s / s.amax(-1, keepdim=True)).square().sum(-1),
     linalg.effective_rank: metrics.effective_rank,
+    linalg.energy_rank: partial(metrics.energy_rank, energy=0.99),
     linalg.nuclear_norm: metrics.nuclear_norm,
     linalg.participation_ratio: metrics.participation_ratio,
 }
@@ -108,7 +110,7 @@ def test_a_zero_matrix_has_rank_zero_at_any_tolerance(relative_to, counting):
 def test_scale_does_not_matter(dtype, scales, counting):
     A = testing.make("geometric", 8, 11, dtype=torch.float64).matrix
     functions = [linalg.rank_bounds, linalg.stable_rank, linalg.effective_rank, linalg.participation_ratio]
-    for function in functions:
+    for function in [*functions, linalg.energy_rank]:
         plain = values(function(A.to(dtype)))
         for scale in scales:
             for a, b in zip(plain, values(function((A * scale).to(dtype))), strict=True):

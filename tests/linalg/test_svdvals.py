@@ -31,7 +31,7 @@ def test_the_accurate_path_sees_what_the_gram_cannot():
     small = testing.true_singular_values(matrix)[-1]
     assert not torch.isclose(linalg.svdvals(matrix)[-1], small, rtol=0.5, atol=0)
     assert torch.isclose(linalg.svdvals(matrix, accurate=True)[-1], small, rtol=1e-4, atol=0)
-    for metric in (linalg.effective_rank, linalg.nuclear_norm, linalg.participation_ratio):
+    for metric in (linalg.effective_rank, linalg.energy_rank, linalg.nuclear_norm, linalg.participation_ratio):
         assert torch.isclose(metric(matrix), metric(matrix, accurate=True), rtol=1e-5)
         assert torch.equal(metric([matrix], accurate=True), metric(matrix.double(), accurate=True)[None])
 

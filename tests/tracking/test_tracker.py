@@ -11,7 +11,7 @@ from torch import nn
 
 import fastrank
 from fastrank import RankTracker, Tolerance
-from fastrank.metrics import effective_rank, nuclear_norm, participation_ratio
+from fastrank.metrics import effective_rank, energy_rank, nuclear_norm, participation_ratio
 
 
 def truth(matrix, tolerance=Tolerance()):  # noqa: B008 (frozen)
@@ -88,10 +88,11 @@ def test_several_tolerances(mlp, train, counting):
 
 def test_whole_spectrum(mlp, counting):
     names = ["effective_rank", "nuclear_norm", "participation_ratio", "singular_values"]
-    tracker = RankTracker(mlp, spectrum=names)
+    tracker = RankTracker(mlp, spectrum=names, energy=[0.9, 0.5])
     tracker.step()
     for name, row in tracker.latest().items():
         sigma, _ = truth(mlp.get_parameter(name))
+        assert (row["energy_rank"], row["energy_rank@0.5"]) == (energy_rank(sigma, 0.9), energy_rank(sigma, 0.5))
         assert row["singular_values"] == pytest.approx(sigma.tolist(), abs=1e-7)
         for metric in (effective_rank, nuclear_norm, participation_ratio):
             assert row[metric.__name__] == pytest.approx(metric(sigma).item(), rel=1e-6)
