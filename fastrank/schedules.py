@@ -22,6 +22,9 @@ from .arguments import check_count
 
 __all__ = ["epochs", "logarithmic", "multiples"]
 
+LEAP = 1024
+"""Steps about which a rule is asked at most, where the number of a step is given and far from the last one's."""
+
 Rule = Callable[[int], bool]
 """Whether something is due after the step of this number; steps are counted from 1."""
 
@@ -113,11 +116,12 @@ def check_rule(value: Any, name: str) -> Rule:
         ) from None
 
 
-def any_due(rule: Rule, after: int, up_to: int) -> bool:
-    """Whether any step after `after`, up to `up_to`, is due."""
+def steps_due(rule: Rule, after: int, up_to: int) -> list[int]:
+    """The steps after `after`, up to `up_to`, that are due; of a leap over many steps, the last ones of them."""
     if isinstance(rule, multiples):
-        return up_to // rule.n > after // rule.n
-    return any(map(rule, range(after + 1, up_to + 1)))
+        first = max(after // rule.n + 1, up_to // rule.n - LEAP)
+        return list(range(first * rule.n, up_to + 1, rule.n))
+    return [step for step in range(max(after, up_to - LEAP) + 1, up_to + 1) if rule(step)]
 
 
 def state_of(rule: Rule) -> Any:

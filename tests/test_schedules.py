@@ -6,10 +6,11 @@ import math
 from itertools import pairwise
 
 import pytest
+import torch
 from torch import nn
 
 import fastrank
-from fastrank.schedules import any_due, check_rule, epochs, logarithmic, multiples
+from fastrank.schedules import LEAP, check_rule, epochs, logarithmic, multiples, steps_due
 
 
 def due(rule, up_to):
@@ -50,10 +51,17 @@ def test_so_many_epochs_have_so_many_dues(every):
 
 
 @pytest.mark.parametrize("rule", [multiples(4), logarithmic(5), epochs(6, 0.4)])
-def test_any_step_of_several(rule):
+def test_steps_that_are_due_among_several(rule):
     for after in range(40):
         for up_to in range(after, 45):
-            assert any_due(rule, after, up_to) == any(rule(step) for step in range(after + 1, up_to + 1))
+            assert steps_due(rule, after, up_to) == [step for step in range(after + 1, up_to + 1) if rule(step)]
+
+
+@pytest.mark.parametrize("rule", [multiples(7), lambda step: step % 7 == 0])
+def test_of_a_leap_the_last_steps_count(rule):
+    found = steps_due(rule, 0, 10**12)
+    assert found[-1] == 10**12 // 7 * 7
+    assert 0 < len(found) <= LEAP + 1
 
 
 @pytest.mark.parametrize("every", ["2", 1.5, None, True, logarithmic])
@@ -100,6 +108,15 @@ def test_spectra_have_a_rule_of_their_own():
     assert {step: value is not None for step, value in values.items()} == {1: True, 4: False, 7: True, 8: False}
 
 
+def test_spectra_are_due_with_the_rows():
+    """Not at every step, if the rows are not."""
+    tracker = fastrank.RankTracker(nn.Linear(3, 2), every=logarithmic(4), spectrum=["effective_rank"])
+    for _ in range(40):
+        tracker.step()
+    assert recorded(tracker) == [1, 2, 3, 6, 10, 18, 32]
+    assert not tracker.to_arrow()["effective_rank"].null_count
+
+
 class Twice:
     """Due at ever longer intervals, which it remembers."""
 
@@ -117,6 +134,23 @@ class Twice:
 
     def load_state_dict(self, state):
         self.next, self.gap = state["next"], state["gap"]
+
+
+def test_a_rule_is_asked_once_about_each_step():
+    """Also where a tracker has to know before the step, as it has for updates, and where it logs."""
+    asked, logged = [], []
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    rules = {"every": lambda step: asked.append(step) or True, "log_every": lambda step: logged.append(step) or True}
+    told = []
+    tracker = fastrank.RankTracker(
+        model, optimizer, of=["weight", "update"], log=[lambda step, values: told.append(step)], **rules
+    )
+    for _ in range(5):
+        model.weight.grad = torch.ones(2, 3)
+        optimizer.step()
+    tracker.close()
+    assert asked == logged == told == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("rule", [Twice, lambda: logarithmic(3), lambda: 5])

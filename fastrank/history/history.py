@@ -110,9 +110,9 @@ class History:
         with self._lock:
             self._added(self._ring.replayed(steps))
 
-    def watch(self) -> None:
-        """Have the blocks that arrive from now on kept for `take_arrived` as well."""
-        self._pending.watched = True
+    def watch(self, wanted: bool) -> None:
+        """Have the blocks that arrive from now on kept for `take_arrived` as well, if that is wanted."""
+        self._pending.watched = wanted
 
     def hurry(self) -> None:
         """Have the rows that there are brought to the host: at once on a CPU, elsewhere with the next one."""

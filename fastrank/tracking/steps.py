@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..arguments import check_count
 from ..history import SKIPPED, StepNumber, on_host
-from ..schedules import Rule, load_state_of, state_of
+from ..schedules import Rule, check_rule, load_state_of, state_of
 
 
 class Due(NamedTuple):
@@ -25,21 +25,32 @@ class Steps:
     """The steps of one training.
 
     Args:
-        every: after which steps, beside the first, the matrices are measured.
-        spectrum_every: the same for metrics of the whole spectrum.
+        every: after which steps, beside the first, the matrices are measured: a number, or a rule.
+        spectrum_every: the same for metrics of the whole spectrum; None: whenever the matrices are measured.
         spectrum: their names; may be empty.
         device: where the number of a step is written into a row.
         first: the number of the first step.
+
+    Raises:
+        TypeError, ValueError: an argument, which is named as those of `RankTracker`, is none of these.
     """
 
     def __init__(
-        self, every: Rule, spectrum_every: Rule, spectrum: Sequence[str], device: torch.device, first: int = 1
+        self,
+        every: int | Rule,
+        spectrum_every: int | Rule | None,
+        spectrum: Sequence[str],
+        device: torch.device,
+        first: int = 1,
     ) -> None:
-        self._every, self._spectrum_every, self._spectrum = every, spectrum_every, spectrum
+        self._every, self._spectrum = check_rule(every, "every"), spectrum
+        self._spectrum_every = None if spectrum_every is None else check_rule(spectrum_every, "spectrum_every")
+        self._answer: tuple[int, Due] = (-1, Due(False, False))  # about the step of that number
         self.begun = False
         """Whether any step was counted."""
         self.first: int | None = None
         """The first step that was measured, as the host counts."""
+        first = check_count(first, "first_step", 1)
         self._calls = first - 1  # steps as the host counts them: on CUDA it does not know which were skipped
         self._taken: StepNumber = first - 1
         if not on_host(device):
@@ -89,13 +100,23 @@ class Steps:
 
     def due(self, call: int, captured: bool) -> Due:
         """What is to be measured after the step `call`: everything at the first, and whatever a graph captures."""
-        first = captured or not self.begun
-        spectrum = bool(self._spectrum) and (first or self._spectrum_every(call))
-        return Due(first or spectrum or self._every(call), spectrum)
+        if captured:
+            return Due(True, bool(self._spectrum))
+        if self._answer[0] != call:  # a rule is asked once about each step
+            first, apart = not self.begun, self._spectrum_every
+            due = self._every(call) or first
+            whole = due if apart is None else apart(call) or first
+            spectrum = bool(self._spectrum) and whole
+            self._answer = call, Due(due or spectrum, spectrum)
+        return self._answer[1]
 
     def replayed(self, steps: int) -> None:
         """Count the steps that a CUDA graph has replayed."""
         self._calls += steps
+
+    @property
+    def _rules(self) -> list[Rule]:
+        return [rule for rule in (self._every, self._spectrum_every) if rule is not None]
 
     @property
     def rule(self) -> Rule:
@@ -114,7 +135,7 @@ class Steps:
 
     def memory(self) -> dict[str, Any]:
         """The first step, and what the schedules remember, for a checkpoint."""
-        return {"first": self.first, "rules": [state_of(self._every), state_of(self._spectrum_every)]}
+        return {"first": self.first, "rules": list(map(state_of, self._rules))}
 
     def state(self) -> dict[str, int]:
         """Numbers for a checkpoint. Waits for the device."""
@@ -122,10 +143,10 @@ class Steps:
 
     def load(self, calls: int, steps: int, memory: Mapping[str, Any] | None = None) -> None:
         """Go on from a `state`, and from its `memory`, if it is of a version that had one."""
-        self._calls, self.begun = calls, calls > 0
+        self._calls, self.begun, self._answer = calls, calls > 0, (-1, self._answer[1])
         if memory is not None:
             self.first = memory["first"]
-            for rule, remembered in zip((self._every, self._spectrum_every), memory["rules"], strict=True):
+            for rule, remembered in zip(self._rules, memory["rules"], strict=False):
                 load_state_of(rule, remembered)
         self._go_on_from(steps)
 

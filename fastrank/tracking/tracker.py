@@ -16,7 +16,7 @@ from ..device import capturing
 from ..history import History, Layout, StepNumber, on_host
 from ..measuring import Measurer, check_spectrum, check_tolerances, columns
 from ..metrics import Tolerance
-from ..schedules import Rule, check_rule
+from ..schedules import Rule
 from ..streams import OwnStream
 from ..weights import Choice, Select, Track, TrackedMatrices, WeightsOf
 from .ahead import compile_ahead
@@ -38,8 +38,8 @@ class RankTracker(Readings):
             to step for a row. Default None: call `tracker.step()` after each step.
         tolerance: one `Tolerance` or several (default 1e-3 of the Frobenius norm). The first one's bounds are the
             columns `rank_lower` and `rank_upper`, a further one's `rank_lower@0.04` and so on.
-        every: measure at the first step and at each multiple of this (default 1: every step), or where a rule says so,
-            such as `fastrank.schedules.logarithmic()`; see `fastrank.schedules`.
+        every: measure at the first step and at each multiple of this (default 1: every step), or where a rule of
+            `fastrank.schedules` says so, such as `logarithmic()`.
         include: globs; only weights whose names match one are tracked (default: all).
         exclude: globs; weights whose names match one are not tracked (default: none).
         types: a module type or its name, or several; only weights that such modules use are tracked (default: any).
@@ -51,7 +51,7 @@ class RankTracker(Readings):
             `{"*c_attn.weight": ("qkv", 1)}` tracks `c_attn.weight[q]`, `c_attn.weight[k]` and `c_attn.weight[v]`.
         spectrum: metrics of the whole spectrum to record as well, any of `"effective_rank"`, `"nuclear_norm"`,
             `"participation_ratio"` and `"singular_values"` (default: none).
-        spectrum_every: record those at the first step and at each multiple of this, or by a rule (default 1).
+        spectrum_every: the same as `every` for those, with a row (default None: in each row that `every` asks for).
         energy: one share of the sum of squared singular values, or several (default: none). At `spectrum_every` the
             column `energy_rank` has how many of them hold the first share, `energy_rank@0.9` and so on further ones.
         of: any of `"weight"` (default), `"gradient"` and `"update"`. `gradient/NAME` is the gradient of a weight as the
@@ -107,7 +107,7 @@ class RankTracker(Readings):
         weights: WeightsOf = "effective",
         split: Mapping[str, Any] | None = None,
         spectrum: Sequence[str] = (),
-        spectrum_every: int | Rule = 1,
+        spectrum_every: int | Rule | None = None,
         energy: float | Sequence[float] = (),
         of: Sequence[str] = ("weight",),
         track: Track | None = None,
@@ -125,7 +125,6 @@ class RankTracker(Readings):
         followed = find_optimizers(optimizer)
         self.tolerances = check_tolerances(tolerance)
         self._spectrum = check_spectrum(spectrum, energy)
-        rules = check_rule(every, "every"), check_rule(spectrum_every, "spectrum_every")
         choice = Choice(include, exclude, types, select, weights, split if split is not None else {})
         self._model = type(model).__name__
         self._weights = TrackedMatrices(model, choice, track, of, follows=bool(followed))
@@ -134,13 +133,14 @@ class RankTracker(Readings):
         self._until_compiled = compile_ahead(sources, followed, self._device)
         named = (self._weights.names, columns(self.tolerances, self._spectrum))
         layout = Layout(*named, "singular_values" in self._spectrum)
+        self._steps = Steps(every, spectrum_every, self._spectrum, self._device, first_step)
+        watched = (log, log_every, log_per_matrix, alerts)
+        self._watch = Watch(layout, *watched, on_host=on_host(self._device), looked=self._steps.calls)
         folder = None if directory is None else Path(directory)
         parts = (check_count(rows_per_part, "rows_per_part", 1), overwrite, check_seconds(flush_every, "flush_every"))
         self._stream = OwnStream(self._device)
         self._history = History(layout, self._device, folder, *parts, self._stream)
-        self._steps = Steps(*rules, self._spectrum, self._device, check_count(first_step, "first_step", 1))
-        watched = (log, log_every, log_per_matrix, alerts)
-        self._watch = Watch(self._history, *watched, on_host=on_host(self._device), looked=self._steps.calls)
+        self._history.watch(self._watch.wanted)
         self._measurer = Measurer(self.tolerances, self._spectrum, self._device, self._stream)
         if initial:
             self._until_compiled()
@@ -172,7 +172,7 @@ class RankTracker(Readings):
         number, due = self._steps.count(unknown, step, capturing(self._device))
         if due.anything:
             self._record(number, due.spectrum, found_inf)
-        self._watch.look(self._steps.calls, recorded=due.anything)
+        self._watch.look(self._history, self._steps.calls, recorded=due.anything)
 
     def _record(self, number: StepNumber, due: bool, found_inf: Tensor | None, *, claim: bool = True) -> None:
         """Measures the weights as they are now, and appends a row of this number."""
@@ -196,7 +196,7 @@ class RankTracker(Readings):
         """
         self._history.replayed(check_count(steps, "steps", 1))
         self._steps.replayed(steps)
-        self._watch.look(self._steps.calls, recorded=True)
+        self._watch.look(self._history, self._steps.calls, recorded=True)
 
     @outside_inference
     def _announce(self) -> None:
@@ -244,7 +244,7 @@ class RankTracker(Readings):
         try:
             self._history.close()
         finally:
-            self._watch.close()
+            self._watch.close(self._history)
         self._hooks.warn_if_idle(recorded=self._steps.begun, closing=True)
 
     def __enter__(self) -> Self:

@@ -166,3 +166,15 @@ def test_a_leap_of_step_numbers_takes_no_time():
         tracker.step(step=step)
     tracker.close()
     assert list(sink.told) == [1, 10**15]
+
+
+def test_what_is_due_does_not_pile_up():
+    """Neither while nothing is measured, nor where nothing is logged."""
+    sink = Sink()
+    tracker = tracker_of(torch.eye(3), every=1000, log=[sink])
+    alone = tracker_of(torch.eye(3), every=1000, alerts=[fastrank.alerts.below(0.5)])
+    for _ in range(100):
+        tracker.step()
+        alone.step()
+        assert len(tracker._watch._dues) <= 1
+        assert len(alone._watch._dues) <= 1
