@@ -40,6 +40,18 @@ def test_nothing_new_is_nothing():
     assert tracker.scalars()
 
 
+def test_what_was_read_is_not_new_after_a_resume():
+    matrix = torch.eye(4)
+    first = tracker_of(matrix)
+    first.step()
+    unread = first.state_dict()
+    assert first.scalars()
+    for state, new in ((unread, True), (first.state_dict(), False)):
+        second = tracker_of(matrix)
+        second.load_state_dict(state)
+        assert bool(second.scalars()) == new
+
+
 def test_what_does_not_exist_is_left_out():
     """One idiom of loggers is to take whatever there is, and they take neither None nor NaN."""
     tracker = tracker_of(torch.full((3, 3), torch.nan), torch.eye(2))
