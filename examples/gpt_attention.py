@@ -165,6 +165,11 @@ def draw(ranks: pd.DataFrame) -> Figure:
     return figure
 
 
+def short(name: str) -> str:
+    """`transformer.h.1.attn.qk[3]`, with or without what it is in, as `1.qk[3]`."""
+    return name.rpartition("h.")[2].replace(".attn", "")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of what comes out")
@@ -181,7 +186,7 @@ def main() -> None:
         for weight_decay in WEIGHT_DECAYS:
             with TemporaryDirectory() as scratch:
                 history, losses = trainings[trainer](weight_decay, arguments.steps, Path(scratch))
-            heads = history.pivot(index="step", columns="name", values="rank_lower")
+            heads = history.pivot(index="step", columns="name", values="rank_lower").rename(columns=short)
             last, certified = heads.iloc[-1], (history["rank_lower"] == history["rank_upper"]).mean()
             run = {"trainer": trainer, "weight_decay": weight_decay}
             found = {"mean_rank": last.mean(), "lowest": last.min(), "highest": last.max(), "certified": certified}
