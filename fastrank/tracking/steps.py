@@ -134,8 +134,8 @@ class Steps:
         return self._calls
 
     def memory(self) -> dict[str, Any]:
-        """The first step, and what the schedules remember, for a checkpoint."""
-        return {"first": self.first, "rules": list(map(state_of, self._rules))}
+        """Whether there was a step, the first one, and what the schedules remember, for a checkpoint."""
+        return {"begun": self.begun, "first": self.first, "rules": list(map(state_of, self._rules))}
 
     def state(self) -> dict[str, int]:
         """Numbers for a checkpoint. Waits for the device."""
@@ -145,7 +145,7 @@ class Steps:
         """Go on from a `state`, and from its `memory`, if it is of a version that had one."""
         self._calls, self.begun, self._answer = calls, calls > 0, (-1, self._answer[1])
         if memory is not None:
-            self.first = memory["first"]
+            self.begun, self.first = memory.get("begun", self.begun), memory["first"]
             for rule, remembered in zip(self._rules, memory["rules"], strict=False):
                 load_state_of(rule, remembered)
         self._go_on_from(steps)

@@ -35,6 +35,7 @@ class Watch:
         alerts: rules, see `fastrank.alerts`.
         on_host: whether rows arrive when they are measured.
         looked: the number of the step before the first one.
+        initial: whether that has a row.
 
     Attributes:
         wanted: whether there is anything to do. The history keeps rows for it then, see `History.watch`.
@@ -54,6 +55,7 @@ class Watch:
         *,
         on_host: bool,
         looked: int,
+        initial: bool = False,
     ) -> None:
         for name, value in (("log", log), ("alerts", alerts)):
             if isinstance(value, str) or not isinstance(value, Sequence):
@@ -67,7 +69,7 @@ class Watch:
         self._looked = looked  # the step up to which the host has looked
         self._dues = [looked]  # steps that are due, and neither their own row nor a later one was logged
         self._due = True  # whether a row is to be logged that has not been sent for
-        self._recorded = looked - 1  # the last step that has a row
+        self._recorded = looked if initial else looked - 1  # the last step that has a row
         self.wanted = bool(log or alerts)
 
     def look(self, history: History, step: int, *, recorded: bool) -> None:
