@@ -212,7 +212,7 @@ class RankTracker(Readings):
         kept = {
             "measurer": self._measurer.state(sources),
             "history": self._history.state_dict(),
-            "watch": self._watch.state(),
+            "watch": self._watch.state(self._history),
             "steps": self._steps.memory(),
         }
         return pack(self.names, self._history.layout.columns, sources, self._steps.state(), kept)

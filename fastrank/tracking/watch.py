@@ -104,8 +104,10 @@ class Watch:
             for relay in self._relays:
                 relay.close()
 
-    def state(self) -> dict[str, Any]:
-        """What `load` needs, so that no row is logged twice, and no alert given twice."""
+    def state(self, history: History) -> dict[str, Any]:
+        """What `load` needs, so that no row is logged twice, and no alert given twice. Looks at the rows that are left
+        first: who goes on from a state does not see them arrive."""
+        self._see_arrived(history)
         alerts = self._alerts.state_dict() if self._alerts is not None else {}
         steps = {"looked": self._looked, "recorded": self._recorded, "dues": list(self._dues)}
         return {**steps, "rule": state_of(self._rule), "alerts": alerts}

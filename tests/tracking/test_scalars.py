@@ -175,6 +175,18 @@ def test_a_tracker_that_goes_on_sends_no_row_twice():
     assert list(sink.told) == [1, 3, 6, 9]
 
 
+def test_what_has_not_been_sent_when_a_state_is_taken_is_sent_then():
+    sink = Sink()
+    first = tracker_of(torch.eye(3), log=[sink], log_every=3, initial=True)
+    second = tracker_of(torch.eye(3), log=[sink], log_every=3, initial=True)
+    second.load_state_dict(first.state_dict())
+    for _ in range(6):
+        second.step()
+    first.close()
+    second.close()
+    assert sorted(sink.told) == [0, 3, 6]
+
+
 def test_each_matrix_is_sent_on_request():
     sink = Sink()
     tracker = tracker_of(torch.eye(3), log=[sink], log_per_matrix=True)
