@@ -136,8 +136,9 @@ class Steps:
         return self._calls
 
     def memory(self) -> dict[str, Any]:
-        """The first step, the last that was read, and what the schedules remember, for a checkpoint."""
-        return {"first": self.first, "read": self.read, "rules": list(map(state_of, self._rules))}
+        """Whether there was a step, the first one, the last that was read, and what schedules remember."""
+        own = {"begun": self.begun, "first": self.first, "read": self.read}
+        return {**own, "rules": list(map(state_of, self._rules))}
 
     def state(self) -> dict[str, int]:
         """Numbers for a checkpoint. Waits for the device."""
@@ -146,8 +147,9 @@ class Steps:
     def load(self, calls: int, steps: int, memory: Mapping[str, Any] | None = None) -> None:
         """Go on from a `state`, and from its `memory`, if it is of a version that had one."""
         self._calls, self.begun, self._answer = calls, calls > 0, (-1, self._answer[1])
+        self.read = -1
         if memory is not None:
-            self.first, self.read = memory["first"], memory["read"]
+            self.begun, self.first, self.read = memory["begun"], memory["first"], memory["read"]
             for rule, remembered in zip(self._rules, memory["rules"], strict=False):
                 load_state_of(rule, remembered)
         self._go_on_from(steps)
