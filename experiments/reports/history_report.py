@@ -88,7 +88,7 @@ def _plans(source: Source, known: Digest) -> Iterator[tuple[str, str, Drawing | 
     yield "rank_by_matrix", "Rank of every matrix", Drawing(caption, draw_over_steps(known, "heat_map"), cells(known))
     caption = (
         "Mean of these shares over the tracked matrices; shaded: from the lowest to the highest matrix. The matrices "
-        "that end lowest and highest are drawn as well. There is no mean where a matrix is not finite."
+        "that end lowest and highest are drawn as well. There is no mean where a matrix has no rank."
     )
     yield "average_rank", "Average rank", Drawing(caption, draw_over_steps(known, "average"), average_values(known))
     ends = spectra(source)
@@ -140,4 +140,4 @@ def _tiles(known: Digest, table: pd.DataFrame) -> Iterator[str]:
         yield tile(of_full, f"lowest at the last step: {escape(lowest['name'])}")
     yield tile(f"{10_000 * known.certified // known.rows / 100:g}%", f"of {known.rows:,} measured ranks certified")
     if known.nonfinite:
-        yield tile(f"{known.nonfinite:,}", "rows of matrices that were not finite, and have no rank")
+        yield tile(f"{known.nonfinite:,}", "rows without a rank: of matrices that were not finite, or not there")

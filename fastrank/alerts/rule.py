@@ -47,7 +47,8 @@ class Rows:
     full: NDArray[Any]
     """(m,): min(rows, cols)."""
     nonfinite: Bools
-    """(n, m): the matrix holds NaN or Inf, and has no rank."""
+    """(n, m): the matrix holds NaN or Inf, and has no rank. Also where there was none, as of a parameter without a
+    gradient: what a rule says of these rows does not count."""
 
     def columns(self, chosen: NDArray[np.intp]) -> Rows:
         """The same of these matrices only."""

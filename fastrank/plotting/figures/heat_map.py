@@ -49,7 +49,7 @@ def draw_heat_map(axes: Axes, known: Digest, height: float, *, start: float = 0.
     row = (height - 1.3) / max(count, 3)
     apart = 2.5 if count <= MANY else 1.0 if row >= LEGIBLE else 0.0
     draw_cells(axes, known, known.matrix_steps[:, 1], apart=apart, start=start)
-    missing = "not finite" if known.ended else "not recorded"
+    missing = "no rank" if known.ended else "not recorded"
     named = evenly(count, count if row >= LEGIBLE else max(int((height - 1.3) / LEGIBLE), 2))
     for y, matrix in known.matrices.iloc[named].iterrows():
         full = min(matrix["rows"], matrix["cols"])
@@ -123,4 +123,4 @@ def grey(nonfinite: int) -> str:
     """A sentence, after a space, on what is grey in a heat map with so many rows without a rank; empty without any."""
     if not nonfinite:
         return ""
-    return f" Grey: runs of steps at which the matrix was never finite ({nonfinite:,} rows have no rank)."
+    return f" Grey: runs of steps at which the matrix never had a rank ({nonfinite:,} rows have none)."
