@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
@@ -46,6 +47,8 @@ class Relay:
         named = title or str(getattr(sink, "title", type(sink).__name__))
         self._background = Background(named, sink.close, self._warn, NOTHING_LOST)
         self._attach = getattr(sink, "attach", None)
+        # A loop that ends without `close`, again and again in a notebook, shall not leave a thread behind each time.
+        weakref.finalize(self, self._background.leave).atexit = False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Have the sink told; returns at once. An empty `values` is no point."""
