@@ -124,7 +124,7 @@ def _lead(folder: Path, known: Digest) -> str:
     count, (first, last) = len(known.matrices), (known.matrix_steps[0, 0], known.matrix_steps[-1, 1])
     written = datetime.fromtimestamp(history_parts(folder)[-1].stat().st_mtime, UTC)
     return (
-        f"Numerical rank of {count} weight {'matrix' if count == 1 else 'matrices'}, recorded at {known.steps:,} "
+        f"Numerical rank of {count} {'matrix' if count == 1 else 'matrices'}, recorded at {known.steps:,} "
         f"{'step' if known.steps == 1 else 'steps'} from step {first:,} to step {last:,}; the last part was written on "
         f"{written:%Y-%m-%d at %H:%M} UTC."
     )

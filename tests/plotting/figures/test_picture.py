@@ -74,6 +74,11 @@ def test_each_kind_is_a_picture_of_its_own(table):
     assert len(fastrank.plot(table, kind="spectra").axes) == 3
 
 
+def test_where_all_matrices_are_alike_one_stands_for_lowest_and_highest():
+    figure = fastrank.plot(planted(range(1, 5), 2, lambda step, i: 100), kind="average")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["average 100%", "layer.0 100%"]
+
+
 def test_only_the_matrices_that_are_named_are_drawn(table, tmp_path):
     fastrank.write_history(table, tmp_path / "all.parquet")
     for form in (table, tmp_path / "all.parquet"):
