@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..callers import users_stacklevel
 from .rule import Alert, AlertWarning, Bools, Rows, Rule
 
 
@@ -86,7 +87,7 @@ class Alerts:
             calls += [(action, alert) for action in actions if callable(action) for alert in mine]
             if any(isinstance(action, str) for action in actions):
                 others = f" (and {len(mine) - 1} other matrices)" if len(mine) > 1 else ""
-                warnings.warn(mine[0].message + others, AlertWarning, stacklevel=3)
+                warnings.warn(mine[0].message + others, AlertWarning, stacklevel=users_stacklevel())
         for action, alert in calls:
             action(alert)
         return stop

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+from ..callers import users_stacklevel
 from .background import Background
 
 NOTHING_LOST = "Nothing is lost: the history has every row"
@@ -67,7 +68,7 @@ class Relay:
 
     @staticmethod
     def _warn(message: str) -> None:
-        warnings.warn(message, SinkWarning, stacklevel=5)
+        warnings.warn(message, SinkWarning, stacklevel=users_stacklevel())
 
 
 def _fail(error: Exception) -> None:
