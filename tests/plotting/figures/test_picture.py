@@ -124,6 +124,15 @@ def test_three_hundred_matrices_fit_and_some_have_their_names():
     assert 20 < len(named) < 100
 
 
+def test_the_ends_of_long_names_leave_room_for_the_map():
+    table = planted([1, 2], 2, lambda step, i: 50).to_pandas()
+    table["name"] = "a_prefix_that_all_have." * 4 + table["name"].astype(str)
+    figure = fastrank.plot(table, kind="heat_map")
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_yticklabels()[1].get_text().endswith("all_have.layer.1")
+    assert figure.axes[0].get_position().width > 0.4
+
+
 def test_a_notebook_shows_it_twice_as_sharp(table):
     figure = fastrank.plot(table, kind="average")
     content, size = figure._repr_png_()
