@@ -57,7 +57,8 @@ class Rows:
 
 
 Action = Literal["warn", "log", "stop"] | Callable[[Alert], object]
-"""`"warn"`: a Python `AlertWarning`. `"log"`: that, and the value 1.0 to all sinks, under `alert/<rule>/<matrix>`.
+"""`"warn"`: a Python `AlertWarning`. `"log"`: that, and the value 1.0 to all sinks of the tracker's `log`, under
+`alert/<rule>/<matrix>`; a trainer's own loggers are none of these.
 `"stop"`: a warning, and training is asked to stop. A function is called with the alert."""
 
 
