@@ -18,7 +18,7 @@ from ..measuring import Measurer, check_spectrum, check_tolerances, columns
 from ..metrics import Tolerance
 from ..schedules import Rule
 from ..streams import OwnStream
-from ..weights import Choice, Select, Track, TrackedMatrices, WeightsOf
+from ..weights import Choice, Select, Track, TrackedMatrices, WeightsOf, unwrapped
 from .ahead import compile_ahead
 from .checkpoint import pack, unpack
 from .hooks import StepHooks
@@ -126,7 +126,7 @@ class RankTracker(Readings):
         self.tolerances = check_tolerances(tolerance)
         self._spectrum = check_spectrum(spectrum, energy)
         choice = Choice(include, exclude, types, select, weights, split if split is not None else {})
-        self._model = type(model).__name__
+        self._model = type(unwrapped(model)).__name__
         self._weights = TrackedMatrices(model, choice, track, of, follows=bool(followed))
         sources = self._weights.sources()
         self._device = sources[0].matrix.device
