@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two at a time, unless whoever calls has said how many: `make --jobs=N`.
 SIDE_BY_SIDE = --no-print-directory $(if $(findstring --jobserver,$(MAKEFLAGS)),,--jobs=2 --output-sync=target)
 
-.PHONY: sweep test test-library test-kernels test-emulated truth endurance lint types wheel kernels kernels-3.9 kernels-3.6 bench
+.PHONY: sweep test test-library test-kernels test-emulated truth endurance lint types wheel kernels kernels-3.9 kernels-3.6 bench notebook attention
 .PHONY: gpu-check gpu-measure gpu-reproduce gpu-carry gpu-rehearse clean
 
 sweep: .venv/.ready
@@ -74,6 +74,13 @@ bench: .venv/.ready
 	$(BIN)/python bench/throughput.py --device cpu
 	$(BIN)/python bench/figures.py
 	$(BIN)/python bench/tables.py --write
+
+# The notebook with its outputs, and the result about attention heads, as they are committed.
+notebook: .venv/.ready
+	$(BIN)/jupyter-execute --inplace --NotebookClient.record_timing=False examples/tracking.ipynb
+
+attention: .venv/.ready
+	$(BIN)/python examples/gpt_attention.py --trainer both --out experiments/results/attention
 
 # The drill on a CUDA machine, with the Python that is there and no network: bench/gpu.md says what each is for.
 # RESULTS names the folder of all that is measured; CARRY, of the wheels and the data that `make gpu-carry` gathers.

@@ -8,7 +8,8 @@ decay on the two factors is, at a minimum, a penalty of the nuclear norm of thei
 the claim of arXiv 2602.11137. A GPT of two layers learns Python's own documentation, letter by letter, without weight
 decay and with two strengths of it. Training takes a minute or two a run on one CPU core; nothing is downloaded.
 
-The folder gets `ranks.csv` (a row for each run, step and head), `runs.csv` (a row a run, with losses) and `ranks.png`.
+The folder gets `ranks.csv` (a row for each run and step, a column a head), `runs.csv` (a row a run, with losses) and
+`ranks.png`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 from pydoc_data.topics import topics
+from tempfile import TemporaryDirectory
 
 import matplotlib
 import pandas as pd
@@ -58,13 +60,8 @@ def make_gpt() -> transformers.GPT2LMHeadModel:
 
 
 def callback_arguments(model: torch.nn.Module) -> dict[str, object]:
-    """What both callbacks are given: the heads' W_QK alone, at steps that a logarithmic axis shows evenly."""
-    return {
-        "include": [],
-        "track": fastrank.products.attention_qk(model),
-        "every": fastrank.schedules.logarithmic(20, longest=100),
-        "spectrum": ["effective_rank"],
-    }
+    """What both callbacks are given: the heads' W_QK alone, at every tenth step."""
+    return {"include": [], "track": fastrank.products.attention_qk(model), "every": 10}
 
 
 def train_by_transformers(weight_decay: float, steps: int, folder: Path) -> tuple[pd.DataFrame, dict[str, float]]:
@@ -157,13 +154,20 @@ def draw(ranks: pd.DataFrame) -> Figure:
     for axes, trainer in zip(panels, trainers, strict=True):
         own = ranks[ranks["trainer"] == trainer]
         for colour, (weight_decay, run) in zip(colours, own.groupby("weight_decay"), strict=True):
-            heads = run.groupby("step")["rank"].agg(["mean", "min", "max"])
-            axes.plot(heads.index, heads["mean"], color=colour, label=f"weight decay {weight_decay:g}")
-            axes.fill_between(heads.index, heads["min"], heads["max"], color=colour, alpha=0.2, linewidth=0)
-        axes.set(title=trainer, xlabel="step", xscale="log", ylim=(0, WIDTH // HEADS + 1))
+            heads = run.drop(columns=["trainer", "weight_decay"]).set_index("step")
+            label = f"weight decay {weight_decay:g}"
+            axes.plot(heads.index, heads.mean(axis=1), color=colour, label=label, zorder=3 - weight_decay)
+            axes.fill_between(heads.index, heads.min(axis=1), heads.max(axis=1), color=colour, alpha=0.2, linewidth=0)
+        axes.set(title=trainer, xlabel="step", ylim=(0, WIDTH // HEADS + 1), xlim=(0, own["step"].max()))
+        axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel(f"rank of $W_{{QK}}$ (of {WIDTH // HEADS})")
     panels[0].legend(loc="lower left", frameon=False)
     return figure
+
+
+def short(name: str) -> str:
+    """`transformer.h.1.attn.qk[3]`, with or without what it is in, as `1.qk[3]`."""
+    return name.rpartition("h.")[2].replace(".attn", "")
 
 
 def main() -> None:
@@ -177,22 +181,23 @@ def main() -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    histories, runs = [], []
+    ranks, runs = [], []
     for trainer in chosen:
         for weight_decay in WEIGHT_DECAYS:
-            history, losses = trainings[trainer](weight_decay, arguments.steps, arguments.out / "trainer")
-            history = history.assign(trainer=trainer, weight_decay=weight_decay, rank=history["rank_lower"])
-            histories.append(history)
-            last = history[history["step"] == history["step"].max()]
-            certified = (history["rank_lower"] == history["rank_upper"]).mean()
-            heads = {"mean_rank": last["rank"].mean(), "lowest": last["rank"].min(), "highest": last["rank"].max()}
-            runs.append({"trainer": trainer, "weight_decay": weight_decay, **heads, "certified": certified, **losses})
+            with TemporaryDirectory() as scratch:
+                history, losses = trainings[trainer](weight_decay, arguments.steps, Path(scratch))
+            heads = history.pivot(index="step", columns="name", values="rank_lower").rename(columns=short)
+            last, certified = heads.iloc[-1], (history["rank_lower"] == history["rank_upper"]).mean()
+            run = {"trainer": trainer, "weight_decay": weight_decay}
+            found = {"mean_rank": last.mean(), "lowest": last.min(), "highest": last.max(), "certified": certified}
+            runs.append({**run, **found, **losses})
+            ranks.append(heads.reset_index().assign(**run))
             print(", ".join(f"{key} {x if isinstance(x, str) else f'{x:.4g}'}" for key, x in runs[-1].items()))
-    ranks = pd.concat(histories, ignore_index=True)
-    columns = ["trainer", "weight_decay", "step", "name", "rank", "effective_rank"]
-    ranks[columns].round({"effective_rank": 2}).to_csv(arguments.out / "ranks.csv", index=False)
+    table = pd.concat(ranks, ignore_index=True)
+    table = table[[*runs[0]][:2] + [column for column in table if column not in runs[0]]]
+    table.to_csv(arguments.out / "ranks.csv", index=False)
     pd.DataFrame(runs).round(4).to_csv(arguments.out / "runs.csv", index=False)
-    draw(ranks).savefig(arguments.out / "ranks.png")
+    draw(table).savefig(arguments.out / "ranks.png")
 
 
 if __name__ == "__main__":

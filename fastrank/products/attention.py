@@ -106,6 +106,8 @@ def _found(model: nn.Module, path: str, kind: str, _: nn.Module) -> Tensor:
         return _cores(kind, path, found.heads, found.query, found.key)
     if found.output is None:
         raise ValueError(f"attention_ov: {path!r} has no projection to outputs; say which weights are: output=, value=")
+    if found.output.shape[1] * len(found.key) != len(found.query) * len(found.value):
+        raise ValueError(f"attention_ov: {path!r} gives its projection to outputs more than its heads, or less")
     return _cores(kind, path, found.heads, found.output, found.value)
 
 

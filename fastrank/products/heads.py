@@ -70,6 +70,12 @@ def projections_of(model: nn.Module, path: str, layer: nn.Module) -> Projections
     heads = number if number is not None else len(query) // max(1, size or 1)
     if size is not None and heads * size != len(query):
         raise ValueError(f"attention layer {path!r}: {heads} heads of {size} do not make {len(query)} queries")
+    groups = _number(layer, ("num_key_value_groups",))
+    if groups is not None and len(query) != groups * len(key):
+        raise ValueError(
+            f"attention layer {path!r}: {len(query)} queries are not {groups} for each of {len(key)} keys; projections "
+            "that make gates as well, for example, are not known"
+        )
     return Projections(heads, query, key, value, output)
 
 

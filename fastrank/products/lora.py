@@ -19,9 +19,9 @@ class Pair(NamedTuple):
     """The factors of one adapter."""
 
     left: Tensor
-    """B `(m, r)`."""
+    """B `(m, r)`, or a stack of them."""
     right: Tensor
-    """A `(r, n)`."""
+    """A `(r, n)`, or a stack."""
     scaling: float
 
 
@@ -29,8 +29,9 @@ def lora(model: nn.Module, *, name: str = "lora") -> dict[str, Callable[[nn.Modu
     """The products `scaling * B A` of a model's LoRA adapters, for `track` of `RankTracker`.
 
     Found are modules with `lora_A` and `lora_B`: PEFT's layers, for each of their adapters, embeddings and convolutions
-    too; loralib's; and others that keep parameters or linear layers under these names. The products are not formed, see
-    `core`: their rows have the shape `(r, r)`, so that a product of full rank is one that uses all of its r columns.
+    too, and each expert of a stack; loralib's; and others that keep parameters or linear layers under these names. The
+    products are not formed, see `core`: their rows have the shape `(r, r)`, so that a product of full rank is one that
+    uses all of its r columns.
 
     Args:
         model: its adapters are settled when the tracker is made.
@@ -65,7 +66,7 @@ def _pairs(model: nn.Module) -> dict[str, Pair]:
     for path, module in model.named_modules():
         for adapter, left, right in _factors(module):
             label = (clean_name(path) if path else "model") + (f"[{adapter}]" if adapter else "")
-            if isinstance(getattr(module, "conv", None), nn.Module) or left.shape[-1] != right.shape[0]:
+            if isinstance(getattr(module, "conv", None), nn.Module) or left.shape[-1] != right.shape[-2]:
                 raise ValueError(
                     f"lora: the adapter of {label!r}, with B {tuple(left.shape)} and A {tuple(right.shape)}, is no "
                     "product of two matrices; track what it adds by a function of your own"
@@ -83,9 +84,18 @@ def _factors(module: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
         if isinstance(rights, nn.ModuleDict | nn.ParameterDict) and isinstance(lefts, nn.ModuleDict | nn.ParameterDict):
             for adapter in rights:
                 if adapter in lefts:
-                    yield adapter, _matrix(lefts[adapter]), _matrix(rights[adapter])
+                    yield adapter, *_of_experts(module, _matrix(lefts[adapter]), _matrix(rights[adapter]))
         elif isinstance(rights, nn.Module | Tensor) and isinstance(lefts, nn.Module | Tensor):
             yield "", _matrix(lefts), _matrix(rights)
+
+
+def _of_experts(module: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The factors of each expert, where PEFT keeps those of all experts of a layer in one: A one after the other, and
+    the columns of B in turns."""
+    experts = getattr(module, "num_experts", 1)
+    if experts == 1 or left.shape[1] != right.shape[0] or left.shape[1] % experts:
+        return left, right
+    return left.reshape(len(left), -1, experts).movedim(-1, 0), right.reshape(experts, -1, right.shape[1])
 
 
 def _matrix(factor: nn.Module | Tensor) -> Tensor:

@@ -54,7 +54,6 @@ class StepHooks:
         self._stepped: dict[int, Tensor | None] = {}  # `found_inf` of those that have stepped, by `id`
         self._beyond: set[int] = set()  # those that have stepped since all have
         self._last = 0  # the `id` of the one with which the last step of the model ended
-        self._announced = False  # whether `before` was called for the coming step of the model
         self._idle = [(s.parameter, version_of(s.parameter)) for s in sources if followed]  # until a step was taken
         self._wrapped: list[WrappedStep] = []
         self._handles: list[RemovableHandle] = []
@@ -63,8 +62,9 @@ class StepHooks:
         # same effect, but imports Dynamo at once, which takes seconds; torch.optim itself uses _disable_dynamo.
         @_disable_dynamo
         def announce(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            if not self._announced and not trains_nothing(optimizer):
-                self._announced = True
+            # A step that has failed left nothing behind: then this one is announced anew.
+            under_way = self._stepped or any(wrapped.under_way for wrapped in self._wrapped)
+            if not under_way and not trains_nothing(optimizer):
                 before()
 
         @_disable_dynamo
@@ -97,7 +97,7 @@ class StepHooks:
             if again or self._last in (0, id(optimizer)):
                 flags = list(self._stepped.values())
                 self._last, self._stepped, self._beyond = id(optimizer), {}, set()
-                self._announced, self._idle = False, []
+                self._idle = []
                 known = [flag for flag in flags if flag is not None]
                 self._after(reduce(torch.minimum, known) if len(known) == len(flags) else None)
 

@@ -38,7 +38,6 @@ class Readings:
     _measurer: Measurer
     _watch: Watch
     _model: str
-    _read_up_to = -1  # the step whose scalars were read last
 
     @property
     def names(self) -> list[str]:
@@ -96,9 +95,9 @@ class Readings:
         self._hooks.warn_if_idle(recorded=self._steps.begun)
         last = self._history.last()
         step = int(last.steps[0]) if last is not None else -1
-        if last is None or step <= self._read_up_to:
+        if last is None or step <= self._steps.read:
             return {}
-        self._read_up_to = step
+        self._steps.read = step
         layout = self._history.layout
         values = last.values[0].numpy()
         return scalars_of(values, last.shapes, layout.names, layout.columns, per_matrix=per_matrix, cap=cap)

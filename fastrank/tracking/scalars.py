@@ -36,7 +36,8 @@ def scalars_of(
     Returns:
         `rank/mean`, `rank/lowest`: rank as a share of full rank, mean and lowest over the matrices that have one; one
         that is not certified counts as the middle of its bounds. `rank/below_half`: how many of those shares are below
-        one half. `rank/nonfinite`: how many matrices are not finite, and have no rank. `stable_rank/mean`.
+        one half. `rank/nonfinite`: how many matrices are not finite, and have no rank. `stable_rank/mean`, over those
+        that have a share.
 
         With `per_matrix`, `rank/NAME` (the share) and `COLUMN/NAME` for every other measured column but the status, and
         `rank/left_out`, the number of matrices beyond the cap. What a matrix does not have is left out.
@@ -44,19 +45,20 @@ def scalars_of(
     column = {name: values[:, i] for i, name in enumerate(columns)}
     shares = _shares(column["rank_lower"], column["rank_upper"], shapes)
     known = shares[np.isfinite(shares)]
-    stable = column["stable_rank"][np.isfinite(column["stable_rank"])]
+    stable = column["stable_rank"][np.isfinite(column["stable_rank"]) & np.isfinite(shares)]
     nonfinite = column["status"] == Status.NONFINITE
     found = {"rank/below_half": float((known < 0.5).sum()), "rank/nonfinite": float(nonfinite.sum())}
     if len(known):
         found |= {"rank/mean": float(known.mean()), "rank/lowest": float(known.min())}
     if len(stable):
         found["stable_rank/mean"] = float(stable.mean())
+    each: dict[str, float] = {}
     if per_matrix:
+        found["rank/left_out"] = float(max(0, len(names) - cap))
         for i, name in enumerate(names[:cap]):
             own = {"rank": shares[i], **_others(column, i, shapes[i])}
-            found |= {f"{key}/{name}": float(x) for key, x in own.items() if np.isfinite(x)}
-        found["rank/left_out"] = float(max(0, len(names) - cap))
-    return found
+            each |= {f"{key}/{name}": float(x) for key, x in own.items() if np.isfinite(x)}
+    return each | found  # a matrix called "mean" takes no name from those of all matrices
 
 
 def _shares(lower: FloatArray, upper: FloatArray, shapes: Sequence[tuple[int, int]]) -> FloatArray:

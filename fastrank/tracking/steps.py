@@ -50,6 +50,8 @@ class Steps:
         """Whether any step was counted."""
         self.first: int | None = None
         """The first step that was measured, as the host counts."""
+        self.read = -1
+        """The step whose scalars were read last."""
         first = check_count(first, "first_step", 1)
         self._calls = first - 1  # steps as the host counts them: on CUDA it does not know which were skipped
         self._taken: StepNumber = first - 1
@@ -134,8 +136,9 @@ class Steps:
         return self._calls
 
     def memory(self) -> dict[str, Any]:
-        """The first step, and what the schedules remember, for a checkpoint."""
-        return {"first": self.first, "rules": list(map(state_of, self._rules))}
+        """Whether there was a step, the first one, the last that was read, and what schedules remember."""
+        own = {"begun": self.begun, "first": self.first, "read": self.read}
+        return {**own, "rules": list(map(state_of, self._rules))}
 
     def state(self) -> dict[str, int]:
         """Numbers for a checkpoint. Waits for the device."""
@@ -144,8 +147,9 @@ class Steps:
     def load(self, calls: int, steps: int, memory: Mapping[str, Any] | None = None) -> None:
         """Go on from a `state`, and from its `memory`, if it is of a version that had one."""
         self._calls, self.begun, self._answer = calls, calls > 0, (-1, self._answer[1])
+        self.read = -1
         if memory is not None:
-            self.first = memory["first"]
+            self.begun, self.first, self.read = memory["begun"], memory["first"], memory["read"]
             for rule, remembered in zip(self._rules, memory["rules"], strict=False):
                 load_state_of(rule, remembered)
         self._go_on_from(steps)

@@ -58,9 +58,9 @@ class RankTracker(Readings):
             step leaves it, unscaled and clipped. `update/NAME` is what the step has changed or, without an optimizer,
             the change since the last measurement or `load_state_dict`: that takes a copy of the weights. Where there is
             none, the row has status `ABSENT` and no numbers. Frozen weights have neither.
-        track: `{name: function}`: matrices that the model has no parameter for. A function is called with the model, at
-            each step that is measured, and returns a matrix, a stack (`name[0]`, `name[1]` ...) or a dictionary of them
-            (`name/key`), whatever `include` and so on say; see `fastrank.products` and `fastrank.difference`.
+        track: `{name: function}`: matrices that the model has no parameter for. A function is called with the model, in
+            evaluation mode, at each step that is measured. It returns a matrix, a stack (`name[0]` ...) or a dictionary
+            of them (`name/key`), whatever `include` and so on say; see `fastrank.products` and `fastrank.difference`.
         initial: record the weights as they are now as well, as step 0 (default False).
         first_step: number of the first step (default 1); larger for a model that was trained before.
         directory: folder where the history is written as Parquet parts while training goes on (default: kept in
@@ -124,18 +124,17 @@ class RankTracker(Readings):
     ) -> None:
         followed = find_optimizers(optimizer)
         self.tolerances = check_tolerances(tolerance)
-        self._spectrum = check_spectrum(spectrum, energy)
+        self._spectrum = spectrum = check_spectrum(spectrum, energy)
         choice = Choice(include, exclude, types, select, weights, split if split is not None else {})
         self._model = type(unwrapped(model)).__name__
         self._weights = TrackedMatrices(model, choice, track, of, follows=bool(followed))
         sources = self._weights.sources()
         self._device = sources[0].matrix.device
         self._until_compiled = compile_ahead(sources, followed, self._device)
-        named = (self._weights.names, columns(self.tolerances, self._spectrum))
-        layout = Layout(*named, "singular_values" in self._spectrum)
+        layout = Layout(self._weights.names, columns(self.tolerances, spectrum), "singular_values" in spectrum)
         self._steps = Steps(every, spectrum_every, self._spectrum, self._device, first_step)
         watched = (log, log_every, log_per_matrix, alerts)
-        self._watch = Watch(layout, *watched, on_host=on_host(self._device), looked=self._steps.calls)
+        self._watch = Watch(layout, *watched, on_host=on_host(self._device), looked=self._steps.calls, initial=initial)
         folder = None if directory is None else Path(directory)
         parts = (check_count(rows_per_part, "rows_per_part", 1), overwrite, check_seconds(flush_every, "flush_every"))
         self._stream = OwnStream(self._device)
@@ -213,7 +212,7 @@ class RankTracker(Readings):
         kept = {
             "measurer": self._measurer.state(sources),
             "history": self._history.state_dict(),
-            "watch": self._watch.state(),
+            "watch": self._watch.state(self._history),
             "steps": self._steps.memory(),
         }
         return pack(self.names, self._history.layout.columns, sources, self._steps.state(), kept)

@@ -87,7 +87,6 @@ class TrackedTraining:
             except BaseException:
                 tracker.close()
                 raise
-            tracker.scalars()  # those of the row that the state ends with were logged before
         self.tracker = tracker
 
     def state(self) -> dict[str, Any] | None:

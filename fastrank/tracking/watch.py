@@ -35,6 +35,7 @@ class Watch:
         alerts: rules, see `fastrank.alerts`.
         on_host: whether rows arrive when they are measured.
         looked: the number of the step before the first one.
+        initial: whether that has a row.
 
     Attributes:
         wanted: whether there is anything to do. The history keeps rows for it then, see `History.watch`.
@@ -54,6 +55,7 @@ class Watch:
         *,
         on_host: bool,
         looked: int,
+        initial: bool = False,
     ) -> None:
         for name, value in (("log", log), ("alerts", alerts)):
             if isinstance(value, str) or not isinstance(value, Sequence):
@@ -67,7 +69,7 @@ class Watch:
         self._looked = looked  # the step up to which the host has looked
         self._dues = [looked]  # steps that are due, and neither their own row nor a later one was logged
         self._due = True  # whether a row is to be logged that has not been sent for
-        self._recorded = looked - 1  # the last step that has a row
+        self._recorded = looked if initial else looked - 1  # the last step that has a row
         self.wanted = bool(log or alerts)
 
     def look(self, history: History, step: int, *, recorded: bool) -> None:
@@ -102,8 +104,10 @@ class Watch:
             for relay in self._relays:
                 relay.close()
 
-    def state(self) -> dict[str, Any]:
-        """What `load` needs, so that no row is logged twice, and no alert given twice."""
+    def state(self, history: History) -> dict[str, Any]:
+        """What `load` needs, so that no row is logged twice, and no alert given twice. Looks at the rows that are left
+        first: who goes on from a state does not see them arrive."""
+        self._see_arrived(history)
         alerts = self._alerts.state_dict() if self._alerts is not None else {}
         steps = {"looked": self._looked, "recorded": self._recorded, "dues": list(self._dues)}
         return {**steps, "rule": state_of(self._rule), "alerts": alerts}

@@ -57,6 +57,11 @@ class WrappedStep:
         except AttributeError:  # it takes no attributes: then the step of the optimizer inside has to do
             self._watched = None
 
+    @property
+    def under_way(self) -> bool:
+        """Whether the optimizer inside has stepped, and the wrapper's step is not over."""
+        return self._stepped is not None
+
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if self._depth:
             self._stepped = optimizer, found_inf_of(optimizer)

@@ -62,15 +62,15 @@ class Gradients(Changes):
     def __init__(self, weights: Sequence[TrackedWeight], coverage: Sequence[Coverage]) -> None:
         super().__init__("gradient", weights, coverage)
 
-    def read(self, sources: Sequence[Source], *, stepped: bool) -> list[Source]:
+    def read(self, sources: Sequence[Source], *, needed: bool) -> list[Source]:
         """The gradients, as the layers' matrices. One that a parameter does not have is `absent`.
 
         Args:
             sources: of all tracked weights.
-            stepped: a step was taken (else no gradient is needed).
+            needed: whether it is an error if there is no gradient at all.
 
         Raises:
-            RuntimeError: a step was taken, and there is no gradient at all; or one is sparse.
+            RuntimeError: there is no gradient at all, and that is an error; or one is sparse.
         """
         found: list[Source | Tensor] = []
         there = False
@@ -84,7 +84,7 @@ class Gradients(Changes):
                 raise
             there = there or matrices is not None
             found += matrices if matrices is not None else [_absent(sources[i].matrix) for i in places]
-        if stepped and self.weights and not there:
+        if needed and self.weights and not there:
             raise RuntimeError(
                 "of: 'gradient' is to be measured, and no tracked weight has a gradient; call tracker.step() before "
                 "optimizer.zero_grad()"

@@ -85,13 +85,17 @@ class Derived:
 
 
 def undisturbed(model: nn.Module) -> ExitStack:
-    """A context in which functions of a model may be called: no gradients, no autocast, and the global random
-    generators are put back at its end."""
+    """A context in which functions of a model may be called: no gradients, no autocast, evaluation mode, in which
+    layers keep their running statistics, and the global random generators are put back at its end."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     stack = ExitStack()
     stack.enter_context(torch.no_grad())
     stack.enter_context(torch.autocast(device.type, enabled=False))
     stack.enter_context(surroundings_kept({device}))
+    for module in model.modules():
+        if module.training:
+            stack.callback(setattr, module, "training", True)
+            module.training = False
     return stack
 
 

@@ -91,7 +91,8 @@ class TrackedMatrices:
             return of_weights
         found = list(of_weights) if self._weights_too else []
         if self._gradients is not None:
-            found += self._gradients.read(of_weights, stepped=stepped)
+            # An optimizer may step without gradients, and training goes on; who calls by hand may be too late for them.
+            found += self._gradients.read(of_weights, needed=stepped and not self._follows)
         if self._updates is not None:
             found += self._updates.read(of_weights, stepped=stepped)
             if stepped and not self._follows:

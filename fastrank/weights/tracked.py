@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -177,13 +177,13 @@ class TrackedWeights:
     def _find_again(self) -> None:
         """Looks up the weights by their names, after a module of the model was replaced."""
         everywhere = list(list_places(self._model, self._raw))
-        for i, weight in enumerate(self.tracked):
+        for weight in self.tracked:
             named = [p for p in everywhere if not p.part_of and weight.name in (p.name, clean_name(p.name))]
             # Two may have this name once wrappers' parts are left out: the same weight, or else the same place, counts.
             same = [p for p in named if p.key == weight.place.key] or [p for p in named if p.name == weight.place.name]
             if not same and len({p.key for p in named}) != 1:
                 raise _gone(weight.name)
-            self.tracked[i] = replace(weight, place=(same or named)[0])
+            weight.place = (same or named)[0]  # in its place: whoever reads gradients has this object too
         self._links = self._all_links()
 
     def _all_links(self) -> list[tuple[nn.Module, str, nn.Module]]:

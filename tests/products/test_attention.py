@@ -150,6 +150,14 @@ def test_what_is_not_found_or_does_not_fit_is_said():
     with pytest.raises(ValueError, match="2 heads of 6 do not make 24 queries"):
         attention_ov(model)
     model["layer"].num_heads, model["layer"].q_proj = 4, module({"base_layer": linear(10, 24)})
+    gated = like_llama()
+    gated.num_key_value_groups, gated.q_proj = 2, linear(10, 48)  # as Qwen3-Next's
+    with pytest.raises(ValueError, match="48 queries are not 2 for each of 12 keys; projections that make gates"):
+        attention_qk(gated)
+    mixed = like_bert()
+    mixed.output.dense = linear(16, 8)  # as ConvBERT's, to which half comes from a convolution
+    with pytest.raises(ValueError, match="'self' gives its projection to outputs more than its heads"):
+        RankTracker(mixed, track=attention_ov(mixed))
     with pytest.raises(ValueError, match="needs a weight that is a matrix, and has none"):
         attention_qk(model)
 

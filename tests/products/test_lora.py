@@ -102,3 +102,16 @@ def test_no_adapters_are_an_error_and_so_are_products_of_another_kind(model):
     model.loralib.lora_B = nn.Parameter(torch.randn(4, 1))
     with pytest.raises(ValueError, match=r"'loralib', with B \(4, 1\) and A \(2, 5\)"):
         lora(model)
+
+
+def test_experts_have_a_product_each():
+    """As in PEFT's `ParamWrapper`, which keeps the adapters of a stack of experts in one pair of layers."""
+    layer = LikePeft({})
+    layer.num_experts, layer.scaling = 2, {"default": 0.5}
+    layer.lora_A["default"], layer.lora_B["default"] = nn.Linear(9, 6, bias=False), nn.Linear(6, 7, bias=False)
+    right = layer.lora_A["default"].weight.detach().double().reshape(2, -1, 9)
+    left = layer.lora_B["default"].weight.detach().double().reshape(7, -1, 2)
+    wanted = torch.linalg.svdvals(0.5 * torch.einsum("ore,eri->eoi", left, right))[:, :3]
+    found = lora(nn.ModuleDict({"experts": layer}))["lora"](layer)
+    assert found.keys() == {"experts[default]"}
+    torch.testing.assert_close(torch.linalg.svdvals(found["experts[default]"]), wanted)

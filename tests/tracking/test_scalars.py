@@ -40,6 +40,18 @@ def test_nothing_new_is_nothing():
     assert tracker.scalars()
 
 
+def test_what_was_read_is_not_new_after_a_resume():
+    matrix = torch.eye(4)
+    first = tracker_of(matrix)
+    first.step()
+    unread = first.state_dict()
+    assert first.scalars()
+    for state, new in ((unread, True), (first.state_dict(), False)):
+        second = tracker_of(matrix)
+        second.load_state_dict(state)
+        assert bool(second.scalars()) == new
+
+
 def test_what_does_not_exist_is_left_out():
     """One idiom of loggers is to take whatever there is, and they take neither None nor NaN."""
     tracker = tracker_of(torch.full((3, 3), torch.nan), torch.eye(2))
@@ -61,7 +73,30 @@ def test_no_finite_matrix_at_all():
 def test_empty_matrices_have_no_share():
     tracker = tracker_of(torch.zeros(0, 5), torch.eye(2))
     tracker.step()
-    assert tracker.scalars()["rank/lowest"] == 1
+    found = tracker.scalars()
+    assert found["rank/lowest"] == 1
+    assert found["stable_rank/mean"] == pytest.approx(2)
+
+
+def test_a_matrix_takes_no_name_from_the_numbers_of_all():
+    model = nn.ParameterDict({"mean": nn.Parameter(torch.eye(4)), "lowest": nn.Parameter(torch.zeros(4, 4))})
+    tracker = fastrank.RankTracker(model)
+    tracker.step()
+    found = tracker.scalars(per_matrix=True)
+    assert (found["rank/mean"], found["rank/lowest"], found["stable_rank/mean"]) == (0.5, 0, 2)
+    assert found["frobenius_norm/mean"] == 2
+
+
+def test_a_tracker_that_goes_back_has_something_new():
+    tracker = tracker_of(torch.eye(4))
+    tracker.step()
+    state = tracker.state_dict()
+    tracker.step()
+    tracker.step()
+    assert tracker.scalars()
+    tracker.load_state_dict(state)
+    tracker.step()
+    assert tracker.scalars()
 
 
 def test_every_metric_of_each_matrix():
@@ -122,6 +157,7 @@ class Sink:
         ({"every": 5, "log_every": 2}, [1, 5, 10]),
         ({"log_every": fastrank.schedules.logarithmic(2)}, [1, 3, 10]),
         ({"initial": True, "log_every": 7}, [0, 7]),
+        ({"initial": True, "every": 4}, [0, 1, 4, 8]),
     ],
 )
 def test_measuring_and_logging_are_two_settings(arguments, steps):
@@ -149,6 +185,18 @@ def test_a_tracker_that_goes_on_sends_no_row_twice():
         second.step()
     second.close()
     assert list(sink.told) == [1, 3, 6, 9]
+
+
+def test_what_has_not_been_sent_when_a_state_is_taken_is_sent_then():
+    sink = Sink()
+    first = tracker_of(torch.eye(3), log=[sink], log_every=3, initial=True)
+    second = tracker_of(torch.eye(3), log=[sink], log_every=3, initial=True)
+    second.load_state_dict(first.state_dict())
+    for _ in range(6):
+        second.step()
+    first.close()
+    second.close()
+    assert sorted(sink.told) == [0, 3, 6]
 
 
 def test_each_matrix_is_sent_on_request():

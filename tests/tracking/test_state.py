@@ -177,6 +177,16 @@ def test_a_training_whose_first_steps_no_tracker_saw():
         RankTracker(net, first_step=0)
 
 
+def test_the_first_step_is_due_after_a_state_that_was_taken_before_it():
+    tracker = RankTracker(model(), first_step=8, every=5)
+    state = tracker.state_dict()
+    tracker = RankTracker(model(), first_step=8, every=5)
+    tracker.load_state_dict(state)
+    for _ in range(4):
+        tracker.step()
+    assert tracker.to_pandas().step.unique().tolist() == [8, 10]
+
+
 def test_a_resumed_run_drops_the_row_that_it_began_with(tmp_path):
     net = model()
     with RankTracker(net, directory=tmp_path, initial=True) as tracker:

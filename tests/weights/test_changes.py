@@ -101,6 +101,54 @@ def test_a_gradient_that_is_not_there_has_no_rank(model):
         tracker.step()
 
 
+def test_a_step_without_gradients_does_not_stop_a_training(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    tracker = RankTracker(model, optimizer, of=["weight", "gradient"])
+    backward(model)
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.step()
+    latest = tracker.latest()
+    assert latest["gradient/0.weight"]["step"] == 2
+    assert latest["gradient/0.weight"]["rank_lower"] is None
+    assert_row(latest["0.weight"], model[0].weight)
+
+
+def test_the_gradient_is_that_of_the_layer_that_is_there_now(model):
+    backward(model)
+    tracker = RankTracker(model, of=["gradient", "update"])
+    tracker.step()
+    model[0] = nn.Linear(6, 8)
+    backward(model, 1)
+    tracker.step()
+    assert_row(tracker.latest()["gradient/0.weight"], model[0].weight.grad)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_step_that_fails_is_in_no_update(model, wrapped):
+    class Wrapper:
+        def __init__(self, optimizer):
+            self.optimizer = optimizer
+
+        def step(self, closure=None):
+            self.optimizer.step(closure)
+
+    def fail():
+        raise MemoryError
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = Wrapper(optimizer) if wrapped else optimizer
+    tracker = RankTracker(model, optimizer, of=["update"])
+    with pytest.raises(MemoryError):
+        optimizer.step(fail)
+    with torch.no_grad():
+        model[0].weight.mul_(10)  # as if other weights had been loaded
+    before = model[0].weight.detach().clone()
+    backward(model)
+    optimizer.step()
+    assert_row(tracker.latest()["update/0.weight"], model[0].weight.detach() - before)
+
+
 def test_a_sparse_gradient_is_an_error_that_names_its_weight():
     model = nn.Embedding(7, 3, sparse=True)
     model(torch.tensor([1, 2])).sum().backward()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import numpy as np
 import pytest
 import torch
 from beside_weights import TRACK, assert_row, backward, product, two_layers
+from torch import nn
+from torch.nn.utils import parametrizations
 
 from fastrank import RankTracker
 
@@ -44,6 +47,16 @@ def test_only_what_functions_make(model):
     assert tracker.full_rank == 5
     with pytest.raises(ValueError, match="nothing to track"):
         RankTracker(model, include=[])
+
+
+def test_functions_see_a_model_that_keeps_its_statistics():
+    """In training mode, a spectral norm's vectors change whenever its weight is read, and a batch norm's means, too."""
+    model = nn.Sequential(parametrizations.spectral_norm(nn.Linear(6, 6)), nn.BatchNorm1d(6).eval(), nn.BatchNorm1d(6))
+    before = copy.deepcopy(model.state_dict())
+    tracker = RankTracker(model, track={"weight": lambda model: model[0].weight, "out": lambda m: m(torch.eye(6))})
+    tracker.step()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert [module.training for module in model] == [True, False, True]
 
 
 def test_functions_change_nothing(model):

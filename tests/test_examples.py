@@ -1,0 +1,51 @@
+"""What stands in `examples/` runs, and the notebook has the pictures that a reader of the repository sees."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NOTEBOOK = EXAMPLES / "tracking.ipynb"
+
+
+def test_the_notebook_runs(tmp_path):
+    script = Path(sys.executable).with_name("jupyter-execute")
+    out = tmp_path / "out.ipynb"
+    done = subprocess.run(
+        [script, NOTEBOOK, "--output", out], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert shown(nbformat.read(out, 4)) == shown(nbformat.read(NOTEBOOK, 4))
+
+
+def test_the_notebook_has_its_pictures():
+    assert "image/png" in set().union(*shown(nbformat.read(NOTEBOOK, 4)))
+
+
+def shown(notebook):
+    """Of each cell of code, the kinds of what it shows."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [
+        [kind for output in cell.outputs for kind in output.get("data", {output.output_type: ""})] for cell in cells
+    ]
+
+
+@pytest.mark.parametrize("trainer", ["transformers", "lightning"])
+@pytest.mark.filterwarnings("ignore")  # of trainers, about loggers and loaders that nobody asked for
+def test_the_gpt_runs(trainer, tmp_path, monkeypatch, capsys):
+    arguments = ["gpt_attention.py", "--out", str(tmp_path / "out"), "--trainer", trainer, "--steps", "2"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(EXAMPLES / "gpt_attention.py"), run_name="__main__")
+    runs = pd.read_csv(tmp_path / "out" / "runs.csv")
+    assert runs["weight_decay"].tolist() == [0, 0.5, 1.5]
+    assert (runs["certified"] == 1).all()
+    ranks = pd.read_csv(tmp_path / "out" / "ranks.csv")
+    assert ranks["step"].tolist() == [1, 1, 1]
+    assert ranks.columns.str.contains("qk").sum() == 8
