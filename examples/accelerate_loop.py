@@ -22,8 +22,9 @@ def train(epochs: int, resume: bool) -> fastrank.RankTracker:
 
     accelerator = Accelerator(cpu=True)
     model, optimizer, batches = accelerator.prepare(model, optimizer, DataLoader(data, batch_size=16))
-    # On every process, as Accelerate wants the same objects registered on each; the first one writes the folder.
-    tracker = fastrank.RankTracker(model, optimizer, directory="ranks")
+    # On every process, as Accelerate wants the same objects registered on each; the first one writes the folder. A new
+    # run replaces the history of an earlier one there; one that is resumed goes on with it.
+    tracker = fastrank.RankTracker(model, optimizer, directory="ranks", overwrite=True)
     accelerator.register_for_checkpointing(tracker)
     if resume:
         accelerator.load_state("checkpoint")

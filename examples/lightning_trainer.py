@@ -32,8 +32,9 @@ batches = DataLoader(TensorDataset(inputs, inputs[:, :4].argmax(1)), batch_size=
 
 
 def fit(epochs: int, resume: str | None = None) -> RankCallback:
-    # This is all: the callback makes its tracker when `fit` begins, and its state is in the trainer's checkpoints.
-    callback = RankCallback(directory="ranks", log_every=8)
+    # This is all: the callback makes its tracker when `fit` begins, and its state is in the trainer's checkpoints. A
+    # new run replaces the history of an earlier one in this folder; one that is resumed goes on with it.
+    callback = RankCallback(directory="ranks", overwrite=True, log_every=8)
     trainer = lightning.Trainer(max_epochs=epochs, callbacks=[callback], accelerator="cpu", enable_checkpointing=False)
     trainer.fit(Classifier(), batches, ckpt_path=resume)
     trainer.save_checkpoint("last.ckpt")

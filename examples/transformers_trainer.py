@@ -24,9 +24,10 @@ torch.manual_seed(0)
 data = [{"inputs": row, "labels": row[:4].argmax()} for row in torch.randn(256, 16)]
 
 
-def train(epochs: int, resume: bool) -> RankCallback:
-    # This is all: the callback makes its tracker when `train` begins, and its state is in the trainer's checkpoints.
-    callback = RankCallback(directory="ranks", log_every=8)
+def train(epochs: int, resume: str | None = None) -> RankCallback:
+    # This is all: the callback makes its tracker when `train` begins, and its state is in the trainer's checkpoints. A
+    # new run replaces the history of an earlier one in this folder; one that is resumed goes on with it.
+    callback = RankCallback(directory="ranks", overwrite=True, log_every=8)
     arguments = TrainingArguments(
         "checkpoints",
         num_train_epochs=epochs,
@@ -41,7 +42,7 @@ def train(epochs: int, resume: bool) -> RankCallback:
     return callback
 
 
-train(2, resume=False)
-callback = train(4, resume=True)  # steps 33 to 64, in the same history
+train(2)
+callback = train(4, resume="checkpoints/checkpoint-32")  # steps 33 to 64, in the same history
 for name, row in callback.tracker.latest().items():
     print(f"{name}, step {row['step']}: rank {row['rank_lower']} of {min(row['rows'], row['cols'])}")

@@ -37,6 +37,7 @@ def print_analysis(
     out: Path | None,
     split: Sequence[str] = (),
     form: Format = "table",
+    energy: Sequence[float] = (),
 ) -> None:
     """Print the matrices of a checkpoint, and write their rows to the CSV file ``out`` where one is given.
 
@@ -47,6 +48,8 @@ def print_analysis(
         tolerance = fastrank.Tolerance(*threshold)  # type: ignore[arg-type]  # what it cannot be is refused here
     except ValueError as error:
         raise fastrank.AnalyzeError(str(error)) from error
+    if not all(0 < share <= 1 for share in energy) or len(set(energy)) < len(energy):
+        raise UsageError(f"--energy {' '.join(map(str, energy))}: expected shares above 0 and at most 1, each once")
     found = fastrank.analyze(
         checkpoint,
         tolerance=tolerance,
@@ -54,23 +57,30 @@ def print_analysis(
         include=include,
         exclude=exclude,
         split=dict(map(parse_split, split)),
+        energy=energy,
         device=kind(device),
     )
     rows = rows_of(found)
     try:
-        _print(found, rows, tolerance, form)
+        _print(found, rows, tolerance, energy, form)
     finally:  # also where nobody has read to the end of what is printed
         if out is not None:
             write_csv(out, list(found.columns), rows)
 
 
-def _print(found: pd.DataFrame, rows: list[dict[str, Any]], tolerance: fastrank.Tolerance, form: Format) -> None:
+def _print(
+    found: pd.DataFrame,
+    rows: list[dict[str, Any]],
+    tolerance: fastrank.Tolerance,
+    energy: Sequence[float],
+    form: Format,
+) -> None:
     notes = [f"left out: {text}" for text in found.attrs["left_out"]]
     for name, held in found.attrs["not_looked_at"].items():
         notes.append(f"not looked at: {name} ({held}; --key {shlex.quote(name)})")
     if form == "table":
         console = open_console()
-        console.print(table(rows, tolerance))
+        console.print(table(rows, tolerance, energy))
         for note in notes:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
         return
@@ -124,14 +134,15 @@ def parse_split(text: str) -> tuple[str, Split]:
         ) from None
 
 
-def table(rows: Sequence[Mapping[str, Any]], tolerance: fastrank.Tolerance) -> Table:
+def table(rows: Sequence[Mapping[str, Any]], tolerance: fastrank.Tolerance, energy: Sequence[float] = ()) -> Table:
     """The matrices as a table for the terminal. A rank that is not certified is shown as its bounds."""
+    shares = {f"energy\n{share:g}": name for share, name in zip(energy, _energy_ranks(rows), strict=True)}
     units = {"frobenius": " of the Frobenius norm", "spectral": " of the spectral norm", "absolute": ""}
     many = "matrix" if len(rows) == 1 else "matrices"
     title = f"{len(rows)} {many}; rank: singular values above {tolerance.value:g}{units[tolerance.relative_to]}"
     table = titled(title, min_width=len(title), padding=(0, 1, 0, 0))  # a title is wrapped to its table
     table.add_column("matrix", overflow="fold")
-    for head in ("rows x cols", "rank", "of", "stable\nrank", "effective\nrank", "spectral\nnorm"):
+    for head in ("rows x cols", "rank", "of", "stable\nrank", "effective\nrank", *shares, "spectral\nnorm"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -141,9 +152,15 @@ def table(rows: Sequence[Mapping[str, Any]], tolerance: fastrank.Tolerance) -> T
             str(min(row["rows"], row["cols"])),
             number(row["stable_rank"], 1),
             number(row["effective_rank"], 1),
+            *("-" if row[name] is None else str(row[name]) for name in shares.values()),
             "-" if row["spectral_norm"] is None else f"{row['spectral_norm']:.4g}",
         )
     return table
+
+
+def _energy_ranks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns of energy ranks, in the order of the shares."""
+    return [name for name in rows[0] if name.startswith("energy_rank")]
 
 
 def _rank(row: Mapping[str, Any]) -> str:

@@ -31,6 +31,9 @@ class Status(IntEnum):
     """The fast path could not answer for certain. Singular values were computed instead, which is slower, but nothing
     needs to be done. A tracker on CUDA and `resolve=False` do not wait for singular values: there the bounds are
     [0, r], or narrower as far as more is proven."""
+    ABSENT = 3
+    """There was no such matrix at this step: a parameter without a gradient, or no step of which there is an update.
+    Only trackers that were asked for these have such rows, and their numbers are null as of a matrix not finite."""
 
 
 @dataclass(frozen=True)

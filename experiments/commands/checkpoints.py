@@ -37,6 +37,13 @@ def analyze(
             help="Names whose weights stack several matrices: a number (3), names (q,k,v) or sizes (4096,1024,1024).",
         ),
     ] = None,
+    energy: Annotated[
+        list[float] | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Columns more: how many singular values hold this share of the sum of their squares, such as 0.99.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where ranks are counted.")] = "auto",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", parser=path_of, help="Write a CSV as well.")
@@ -68,4 +75,6 @@ def analyze(
     if as_json and as_csv:
         raise UsageError("--json, --csv: only one of them can be printed; --out FILE writes CSV as well")
     form: Literal["table", "json", "csv"] = "json" if as_json else "csv" if as_csv else "table"
-    print_analysis(checkpoint, (tolerance, relative_to), key, include, exclude, device, out, split or (), form)
+    print_analysis(
+        checkpoint, (tolerance, relative_to), key, include, exclude, device, out, split or (), form, energy or ()
+    )

@@ -88,7 +88,7 @@ def _plans(source: Source, known: Digest) -> Iterator[tuple[str, str, Drawing | 
     yield "rank_by_matrix", "Rank of every matrix", Drawing(caption, draw_over_steps(known, "heat_map"), cells(known))
     caption = (
         "Mean of these shares over the tracked matrices; shaded: from the lowest to the highest matrix. The matrices "
-        "that end lowest and highest are drawn as well. There is no mean where a matrix is not finite."
+        "that end lowest and highest are drawn as well. There is no mean where a matrix has no rank."
     )
     yield "average_rank", "Average rank", Drawing(caption, draw_over_steps(known, "average"), average_values(known))
     ends = spectra(source)
@@ -124,7 +124,7 @@ def _lead(folder: Path, known: Digest) -> str:
     count, (first, last) = len(known.matrices), (known.matrix_steps[0, 0], known.matrix_steps[-1, 1])
     written = datetime.fromtimestamp(history_parts(folder)[-1].stat().st_mtime, UTC)
     return (
-        f"Numerical rank of {count} weight {'matrix' if count == 1 else 'matrices'}, recorded at {known.steps:,} "
+        f"Numerical rank of {count} {'matrix' if count == 1 else 'matrices'}, recorded at {known.steps:,} "
         f"{'step' if known.steps == 1 else 'steps'} from step {first:,} to step {last:,}; the last part was written on "
         f"{written:%Y-%m-%d at %H:%M} UTC."
     )
@@ -140,4 +140,4 @@ def _tiles(known: Digest, table: pd.DataFrame) -> Iterator[str]:
         yield tile(of_full, f"lowest at the last step: {escape(lowest['name'])}")
     yield tile(f"{10_000 * known.certified // known.rows / 100:g}%", f"of {known.rows:,} measured ranks certified")
     if known.nonfinite:
-        yield tile(f"{known.nonfinite:,}", "rows of matrices that were not finite, and have no rank")
+        yield tile(f"{known.nonfinite:,}", "rows without a rank: of matrices that were not finite, or not there")

@@ -29,7 +29,7 @@ class History:
 
     Attributes:
         steps: (n,), the recorded ones.
-        shares: (matrices, n), ranks as shares of full rank; NaN where a matrix was not finite, or has no row.
+        shares: (matrices, n), ranks as shares of full rank; NaN where a matrix has no rank, or no row.
         standing: the matrices, and how they stand at the last step.
     """
 

@@ -104,7 +104,7 @@ def _last(history: History, name: str) -> str:
 
 
 def _average(history: History, screen: Screen, left: int, width: int) -> Text:
-    """The mean over the matrices of their shares, from 0 to 1; a gap where one of them is not finite."""
+    """The mean over the matrices of their shares, from 0 to 1; a gap where one of them has no rank."""
     mean = history.shares.mean(axis=0)
     bars = sparkline(fit(mean, width), high=1.0) if screen.unicode else heat_row(fit(mean, width), DIGITS, "-")
     last = f"{mean[-1]:.0%}" if np.isfinite(mean[-1]) else ""
@@ -114,7 +114,7 @@ def _average(history: History, screen: Screen, left: int, width: int) -> Text:
 def _legend(screen: Screen, row_of: Callable[[NDArray[np.float64]], Text]) -> Text:
     scale = row_of(np.linspace(0, 1, 20 if screen.colours else 10))
     none = NOTHING if screen.unicode else "-"
-    return Text("rank, share of full: 0 ", "dim") + scale + Text(f" 1   {none} not finite", "dim")
+    return Text("rank, share of full: 0 ", "dim") + scale + Text(f" 1   {none} no rank", "dim")
 
 
 def _shaded(screen: Screen) -> Callable[[NDArray[np.float64]], Text]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..callers import users_stacklevel
 from .rule import Alert, AlertWarning, Bools, Rows, Rule
 
 
@@ -41,6 +42,7 @@ class Alerts:
         upper: NDArray[Any],
         full: NDArray[Any],
         nonfinite: Bools,
+        absent: Bools | None = None,
     ) -> list[Alert]:
         """What begins to hold in rows that have arrived: an alert for each rule and matrix, in order of the steps.
 
@@ -49,12 +51,15 @@ class Alerts:
             lower, upper: (n, matrices), bounds of the rank, of any numeric dtype; without meaning where not finite.
             full: (matrices,), min(rows, cols).
             nonfinite: (n, matrices) bool.
+            absent: (n, matrices) bool, where there was no matrix: of such a row no rule says anything (default: none).
         """
-        everything, found = Rows(steps, lower, upper, full, nonfinite), []
+        there = np.ones_like(nonfinite) if absent is None else ~absent
+        everything, found = Rows(steps, lower, upper, full, nonfinite | ~there), []
         for name, rule in self._rules.items() if len(steps) else ():
             chosen = self._chosen[name]
             rows = everything if len(chosen) == len(self._names) else everything.columns(chosen)
-            begins, self._holding[name] = _begin(self._holding[name], *rule.holds(rows))
+            holds, ceases = (answer & there[:, chosen] for answer in rule.holds(rows))
+            begins, self._holding[name] = _begin(self._holding[name], holds, ceases)
             if begins is not None:
                 found += [self._alert(rule, rows, i, j) for i, j in np.argwhere(begins)]
         return sorted(found, key=lambda alert: alert.step)
@@ -82,7 +87,7 @@ class Alerts:
             calls += [(action, alert) for action in actions if callable(action) for alert in mine]
             if any(isinstance(action, str) for action in actions):
                 others = f" (and {len(mine) - 1} other matrices)" if len(mine) > 1 else ""
-                warnings.warn(mine[0].message + others, AlertWarning, stacklevel=3)
+                warnings.warn(mine[0].message + others, AlertWarning, stacklevel=users_stacklevel())
         for action, alert in calls:
             action(alert)
         return stop

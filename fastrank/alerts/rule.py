@@ -47,7 +47,8 @@ class Rows:
     full: NDArray[Any]
     """(m,): min(rows, cols)."""
     nonfinite: Bools
-    """(n, m): the matrix holds NaN or Inf, and has no rank."""
+    """(n, m): the matrix holds NaN or Inf, and has no rank. Also where there was none, as of a parameter without a
+    gradient: what a rule says of these rows does not count."""
 
     def columns(self, chosen: NDArray[np.intp]) -> Rows:
         """The same of these matrices only."""
@@ -56,7 +57,8 @@ class Rows:
 
 
 Action = Literal["warn", "log", "stop"] | Callable[[Alert], object]
-"""`"warn"`: a Python `AlertWarning`. `"log"`: that, and the value 1.0 to all sinks, under `alert/<rule>/<matrix>`.
+"""`"warn"`: a Python `AlertWarning`. `"log"`: that, and the value 1.0 to all sinks of the tracker's `log`, under
+`alert/<rule>/<matrix>`; a trainer's own loggers are none of these.
 `"stop"`: a warning, and training is asked to stop. A function is called with the alert."""
 
 

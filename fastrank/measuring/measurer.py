@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from ..metrics import Tolerance
+from ..metrics import Status, Tolerance
 from ..streams import OwnStream
 from ..weights import Source
 from .compiled_measurer import CompiledMeasurer
 from .count_measurer import CountMeasurer
 from .frozen import FrozenRows
-from .row import spectrum_metrics
+from .row import columns, spectrum_metrics
 from .sketch_measurer import SketchMeasurer
 from .stack_measurer import StackMeasurer
 
@@ -58,6 +58,7 @@ class Measurer:
         self._apart = ChosenMeasurer(tolerances, spectrum, device, stream)
         self._at_rest = ChosenMeasurer(tolerances, spectrum, device, stream)
         self._frozen = FrozenRows(self._at_rest, device, len(spectrum_metrics(spectrum)))
+        self._status = columns(tolerances, spectrum).index("status")
         self._order: tuple[list[int], Tensor] | None = None
         self._others: list[Tensor] = []
 
@@ -107,6 +108,11 @@ class Measurer:
                 with self._stream.current():
                     values = torch.cat([own, *self._others])[places]
                 sigma |= {trained[i]: x for i, x in more.items()}
+        absent = [i for i, source in enumerate(sources) if source.absent]
+        if absent:
+            with self._stream.current():
+                for i in absent:
+                    values[i, self._status] = Status.ABSENT  # of NaN, what is measured is NONFINITE
         recorded = due and self._singular_values
         return values, torch.cat([sigma[i] for i in range(len(sources))]) if recorded else None
 

@@ -25,10 +25,11 @@ def plot(
         history: a `RankTracker`, what its `to_arrow` or `to_pandas` returned, or a path: of a tracker's folder, where
             training may go on meanwhile, or of a Parquet file that `write_parquet` wrote.
         names: names of the matrices that are drawn (default: all).
-        kind: `"heat_map"`: matrices x steps, the colour is the rank as a share of full rank, grey where a matrix was
-            not finite. `"average"`: the mean of these shares, with the matrices that end lowest and highest.
-            `"spectra"`: the singular values at the first and the last step at which they were recorded; of at most 24
-            matrices, with the threshold where a `RankTracker` is given. Default None: all of these in one figure.
+        kind: `"heat_map"`: matrices x steps, the colour is the rank as a share of full rank, grey where a matrix has no
+            rank, as it was not finite or not there. `"average"`: the mean of these shares, with the matrices that end
+            lowest and highest. `"spectra"`: the singular values at the first and the last step at which they were
+            recorded; of at most 24 matrices, with the threshold where a `RankTracker` is given. Default None: all of
+            these in one figure.
 
     Returns:
         A `matplotlib.figure.Figure`: a notebook shows it, and `savefig` writes it. `matplotlib.pyplot` does not know

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from ..metrics import Status
 from .text import sparkline
 
 MOST = 20  # matrices in a table
@@ -80,10 +81,10 @@ def summary_html(standing: Standing) -> str:
 
 
 def rank_of(row: Mapping[str, Any]) -> str:
-    """The rank in a row of a history at the first tolerance, in words: "57", "57 to 59" or "not finite"."""
+    """The rank in a row of a history at the first tolerance, in words: "57", "57 to 59", "not finite" or "absent"."""
     lower, upper = _finite(row.get("rank_lower")), _finite(row.get("rank_upper"))
     if lower is None or upper is None:
-        return "not finite"
+        return "absent" if row.get("status") == Status.ABSENT.name else "not finite"
     return f"{lower:.0f}" if lower == upper else f"{lower:.0f} to {upper:.0f}"
 
 
@@ -113,8 +114,10 @@ def _stands(standing: Standing) -> str:
         text += f", lowest {lowest} {rank_of(standing.latest[lowest])} of {standing.full(lowest)}"
     proven = sum(row.get("rank_lower") == row.get("rank_upper") for n, row in standing.latest.items() if n in shares)
     text += "; "
+    absent = sum(row.get("status") == Status.ABSENT.name for row in standing.latest.values())
     if lost:
-        text += f"{lost} not finite" if shares else "none is finite"
+        why = [f"{lost - absent} not finite"] * (lost > absent) + [f"{absent} absent"] * (absent > 0)
+        text += ", ".join(why) if shares or absent else "none is finite"
     if shares:
         others = " the others" if lost else " all"
         said = f"{others} certified" if proven == len(shares) else f" {proven} of {len(shares)} certified"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -35,6 +36,10 @@ def difference(
     Raises:
         TypeError, ValueError: an argument is wrong, or the reference lacks a weight, or has it with another shape.
     """
+    known = [field.name for field in fields(Choice)]
+    for argument in choice:
+        if argument not in known:
+            raise TypeError(f"difference: unexpected argument {argument!r}; those that choose are {', '.join(known)}")
     weights = TrackedWeights(model, Choice(**choice))
     sources = weights.sources()
     if isinstance(reference, nn.Module):
@@ -54,9 +59,11 @@ def difference(
     kept = []
     for own, source in zip(weights.names, sources, strict=True):
         matrix = there.get(own)
-        if matrix is None or matrix.shape != source.matrix.shape:
-            found = "nothing" if matrix is None else tuple(matrix.shape)
-            raise ValueError(f"reference: {own!r} is {tuple(source.matrix.shape)} in the model, and {found} there")
+        if matrix is None:
+            raise ValueError(f"reference: the other model has no {own!r}")
+        if matrix.shape != source.matrix.shape:
+            here, found = tuple(source.matrix.shape), tuple(matrix.shape)
+            raise ValueError(f"reference: {own!r} is {here} in the model, and {found} there")
         kept.append(matrix.to(source.matrix.device, copy=True))
 
     @torch.no_grad()

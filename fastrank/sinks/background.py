@@ -47,6 +47,10 @@ class Background:
         if not self._over:
             self._calls.put((function, arguments))
 
+    def leave(self) -> None:
+        """Have the thread end when all calls are made and `finish` too. Only the end of the process waits for it."""
+        self._calls.put(None)
+
     def close(self) -> None:
         """Wait until all calls are made and `finish` too, or for `PATIENCE` seconds without any progress."""
         atexit.unregister(self.close)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+from ..callers import users_stacklevel
 from .background import Background
 
 NOTHING_LOST = "Nothing is lost: the history has every row"
@@ -46,6 +48,8 @@ class Relay:
         named = title or str(getattr(sink, "title", type(sink).__name__))
         self._background = Background(named, sink.close, self._warn, NOTHING_LOST)
         self._attach = getattr(sink, "attach", None)
+        # A loop that ends without `close`, again and again in a notebook, shall not leave a thread behind each time.
+        weakref.finalize(self, self._background.leave).atexit = False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Have the sink told; returns at once. An empty `values` is no point."""
@@ -64,7 +68,7 @@ class Relay:
 
     @staticmethod
     def _warn(message: str) -> None:
-        warnings.warn(message, SinkWarning, stacklevel=5)
+        warnings.warn(message, SinkWarning, stacklevel=users_stacklevel())
 
 
 def _fail(error: Exception) -> None:

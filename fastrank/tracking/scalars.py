@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..metrics import Status
+
 FloatArray = NDArray[np.float64]
 
 CAP = 64
@@ -44,7 +46,8 @@ def scalars_of(
     shares = _shares(column["rank_lower"], column["rank_upper"], shapes)
     known = shares[np.isfinite(shares)]
     stable = column["stable_rank"][np.isfinite(column["stable_rank"]) & np.isfinite(shares)]
-    found = {"rank/below_half": float((known < 0.5).sum()), "rank/nonfinite": float((column["rank_lower"] < 0).sum())}
+    nonfinite = column["status"] == Status.NONFINITE
+    found = {"rank/below_half": float((known < 0.5).sum()), "rank/nonfinite": float(nonfinite.sum())}
     if len(known):
         found |= {"rank/mean": float(known.mean()), "rank/lowest": float(known.min())}
     if len(stable):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..history import Block, History
+from ..metrics import Status
 from ..plotting import Standing
 from ..schedules import Rule, multiples
 
 POINTS = 24
 """Ranks of each matrix in its curve, evenly spaced among those in memory."""
-SHOWN = ("rank_lower", "rank_upper", "stable_rank")
+SHOWN = ("rank_lower", "rank_upper", "stable_rank", "status")
 
 
 def standing_of(
@@ -34,17 +36,19 @@ def standing_of(
     values = _numbers(blocks, history.layout.columns)
     chosen = np.unique(np.linspace(0, len(values) - 1, POINTS).round().astype(int))
     curves = dict(zip(names, values[chosen, :, :2].mean(-1).T.tolist(), strict=True))
-    latest = {
+    latest: dict[str, dict[str, Any]] = {
         name: {column: None if np.isnan(x) else x for column, x in zip(SHOWN, row, strict=True)}
         for name, row in zip(names, values[-1].tolist(), strict=True)
     }
+    for row in latest.values():
+        row["status"] = Status(int(row["status"])).name
     return Standing(
         names, shapes, last if first is None else first, last, latest, model, _in_words(rule), curves=curves
     )
 
 
 def _numbers(blocks: Sequence[Block], columns: Sequence[str]) -> NDArray[np.float64]:
-    """The columns `SHOWN` of all rows, `(steps, matrices, 3)`; NaN where there is no such number."""
+    """The columns `SHOWN` of all rows, `(steps, matrices, 4)`; NaN where there is no such number."""
     places = [columns.index(column) for column in SHOWN]
     values: NDArray[np.float64] = np.concatenate([block.values[..., places].numpy() for block in blocks])
     values[values < 0] = np.nan  # ranks are -1 where there are none

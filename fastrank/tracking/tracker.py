@@ -18,7 +18,7 @@ from ..measuring import Measurer, check_spectrum, check_tolerances, columns
 from ..metrics import Tolerance
 from ..schedules import Rule
 from ..streams import OwnStream
-from ..weights import Choice, Select, Track, TrackedMatrices, WeightsOf
+from ..weights import Choice, Select, Track, TrackedMatrices, WeightsOf, unwrapped
 from .ahead import compile_ahead
 from .checkpoint import pack, unpack
 from .hooks import StepHooks
@@ -55,9 +55,9 @@ class RankTracker(Readings):
         energy: one share of the sum of squared singular values, or several (default: none). At `spectrum_every` the
             column `energy_rank` has how many of them hold the first share, `energy_rank@0.9` and so on further ones.
         of: any of `"weight"` (default), `"gradient"` and `"update"`. `gradient/NAME` is the gradient of a weight as the
-            step leaves it, unscaled and clipped; where there is none, the row has no numbers. `update/NAME` is what the
-            step has changed or, without an optimizer, the change since the last measurement or `load_state_dict`: that
-            takes a copy of the weights. Frozen weights have neither.
+            step leaves it, unscaled and clipped. `update/NAME` is what the step has changed or, without an optimizer,
+            the change since the last measurement or `load_state_dict`: that takes a copy of the weights. Where there is
+            none, the row has status `ABSENT` and no numbers. Frozen weights have neither.
         track: `{name: function}`: matrices that the model has no parameter for. A function is called with the model, in
             evaluation mode, at each step that is measured. It returns a matrix, a stack (`name[0]` ...) or a dictionary
             of them (`name/key`), whatever `include` and so on say; see `fastrank.products` and `fastrank.difference`.
@@ -126,7 +126,7 @@ class RankTracker(Readings):
         self.tolerances = check_tolerances(tolerance)
         self._spectrum = spectrum = check_spectrum(spectrum, energy)
         choice = Choice(include, exclude, types, select, weights, split if split is not None else {})
-        self._model = type(model).__name__
+        self._model = type(unwrapped(model)).__name__
         self._weights = TrackedMatrices(model, choice, track, of, follows=bool(followed))
         sources = self._weights.sources()
         self._device = sources[0].matrix.device

@@ -35,9 +35,13 @@ class TrackedTraining:
     def __init__(self, arguments: Mapping[str, Any], log_every: int | Rule | None, per_matrix: bool) -> None:
         self.log_every = None if log_every is None else check_rule(log_every, "log_every")
         sinks = {"log_every": 1 if log_every is None else log_every, "log_per_matrix": per_matrix}
-        inspect.signature(RankTracker).bind(
-            None, None, first_step=1, **sinks, **arguments
-        )  # so that an error comes now
+        taken = set(inspect.signature(RankTracker).parameters) - {"model", "optimizer", "first_step", *sinks}
+        for name in arguments:  # so that an error comes now
+            if name not in taken:
+                raise TypeError(
+                    f"RankCallback: unexpected argument {name!r}; it takes log_every, per_matrix and the arguments of "
+                    "RankTracker, without model, optimizer and first_step, which the trainer gives"
+                )
         self._arguments = sinks | dict(arguments)
         self._per_matrix = per_matrix
         self.tracker: RankTracker | None = None

@@ -139,7 +139,8 @@ class Watch:
         values, columns = block.values.numpy(), self._layout.columns
         lower, upper, status = (values[..., columns.index(c)] for c in ("rank_lower", "rank_upper", "status"))
         full = np.array([min(shape) for shape in block.shapes])
-        found = alerts.observe(block.steps.numpy(), lower, upper, full, status == Status.NONFINITE)
+        nonfinite, absent = status == Status.NONFINITE, status == Status.ABSENT
+        found = alerts.observe(block.steps.numpy(), lower, upper, full, nonfinite, absent)
         if found and alerts.act(found, self._send):
             self.should_stop = True
 

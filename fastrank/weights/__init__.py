@@ -18,7 +18,7 @@ from .coverage import Choice, CoverageTable, Select, WeightsOf
 from .derived import Track
 from .effective import read_weight
 from .matrices import TrackedMatrices
-from .places import clean_name
+from .places import clean_name, unwrapped
 from .readable import DTYPES
 from .source import Source, version_of
 from .tracked import TrackedWeights
@@ -36,5 +36,6 @@ __all__ = [
     "clean_name",
     "difference_of",
     "read_weight",
+    "unwrapped",
     "version_of",
 ]

@@ -50,8 +50,10 @@ class Changes:
             return "(not trained)"
         return "(made by its layer)" if found is not None and found.is_made and self.kind == "gradient" else ""
 
-    def _sources(self, found: Sequence[Tensor]) -> list[Source]:
-        return [Source(matrix, nothing) for matrix, nothing in zip(found, self._nothing, strict=True)]
+    def _sources(self, found: Sequence[Source | Tensor]) -> list[Source]:
+        """Sources of the matrices that are there; those that are not are given as `_absent` ones."""
+        pairs = zip(found, self._nothing, strict=True)
+        return [one if isinstance(one, Source) else Source(one, nothing) for one, nothing in pairs]
 
 
 class Gradients(Changes):
@@ -61,7 +63,7 @@ class Gradients(Changes):
         super().__init__("gradient", weights, coverage)
 
     def read(self, sources: Sequence[Source], *, needed: bool) -> list[Source]:
-        """The gradients, as the layers' matrices. One that a parameter does not have is NaN: it has no rank.
+        """The gradients, as the layers' matrices. One that a parameter does not have is `absent`.
 
         Args:
             sources: of all tracked weights.
@@ -70,7 +72,7 @@ class Gradients(Changes):
         Raises:
             RuntimeError: there is no gradient at all, and that is an error; or one is sparse.
         """
-        found: list[Tensor] = []
+        found: list[Source | Tensor] = []
         there = False
         own = iter(self.places)
         for weight in self.weights:
@@ -81,7 +83,7 @@ class Gradients(Changes):
                 error.add_note(f"raised while the gradient of {weight.name!r} was read, as of=(..., 'gradient') asks")
                 raise
             there = there or matrices is not None
-            found += matrices if matrices is not None else [_unknown(sources[i].matrix) for i in places]
+            found += matrices if matrices is not None else [_absent(sources[i].matrix) for i in places]
         if needed and self.weights and not there:
             raise RuntimeError(
                 "of: 'gradient' is to be measured, and no tracked weight has a gradient; call tracker.step() before "
@@ -114,16 +116,16 @@ class Updates(Changes):
         self.kept = True
 
     def read(self, sources: Sequence[Source], *, stepped: bool) -> list[Source]:
-        """The updates. They are NaN, and have no rank, unless a step was taken and the weights were kept before it."""
+        """The updates. They are `absent` unless a step was taken and the weights were kept before it."""
         matrices = [sources[i].matrix for i in self.places]
         if not (stepped and self.kept):
-            return self._sources([_unknown(matrix) for matrix in matrices])
+            return self._sources([_absent(matrix) for matrix in matrices])
         self.kept = False
         pairs = zip(matrices, self._before, strict=True)
-        return self._sources([difference_of(m, old) if m.shape == old.shape else _unknown(m) for m, old in pairs])
+        return self._sources([difference_of(m, old) if m.shape == old.shape else _absent(m) for m, old in pairs])
 
 
-def _unknown(matrix: Tensor) -> Tensor:
-    """A matrix of the same shape, all NaN, of the dtype in which updates are computed."""
+def _absent(matrix: Tensor) -> Source:
+    """What stands in for a matrix that is not there: of the same shape, in the dtype in which updates are computed."""
     wide = torch.float64 if matrix.dtype == torch.float64 else torch.float32
-    return torch.full_like(matrix, torch.nan, dtype=wide)
+    return Source(torch.full_like(matrix, torch.nan, dtype=wide), torch.empty(0), absent=True)

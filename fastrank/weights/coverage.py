@@ -31,9 +31,9 @@ class Coverage:
 
 
 class CoverageTable(list[Coverage]):
-    """One row for each weight of the model; `print` it."""
+    """One row for each weight of the model; `print` it. A notebook shows it as it is printed."""
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         rows = [("parameter", "shape", "module", "tracked as")]
         for c in self:
             count = len(c.matrices)

@@ -80,7 +80,7 @@ class TrackedMatrices:
         """Every tracked matrix as it is now: the same list as long as nothing has changed, if all are weights.
 
         Args:
-            stepped: a step was taken, and is being measured (default False: what only a step has may be NaN).
+            stepped: a step was taken, and is being measured (default False: what only a step has may be absent).
 
         Raises:
             RuntimeError: as of `TrackedWeights.sources`, `Derived.read` and `Gradients.read`.

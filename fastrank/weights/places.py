@@ -35,6 +35,15 @@ def clean_name(name: str) -> str:
     return ".".join([*(part for part in path if part not in WRAPPERS), own])
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model itself, where `model` is a wrapper around it, such as that of `torch.compile`."""
+    children = dict(model.named_children())
+    while len(children) == 1 and children.keys() <= WRAPPERS:
+        (model,) = children.values()
+        children = dict(model.named_children())
+    return model
+
+
 class Weight(NamedTuple):
     """A weight as it is now."""
 

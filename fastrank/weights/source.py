@@ -13,6 +13,8 @@ class _Fields(NamedTuple):
     parameter: Tensor
     frozen: bool = False
     """Whether the parameter is not trained, and the matrix depends on nothing else."""
+    absent: bool = False
+    """Whether there is no such matrix, and `matrix` only stands in for it: all NaN."""
 
 
 class Source(_Fields):

@@ -61,6 +61,19 @@ def test_what_has_no_rank_is_said_to_have_none(
     assert rows[0]["status"] == "NONFINITE"
 
 
+def test_energy_ranks_are_columns_more(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(monkeypatch, checkpoint, "--csv", "--energy", 0.5, "--energy", 1) == 0
+    rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
+    assert [row["energy_rank"] for row in rows] == ["", "1", "1"]
+    assert [row["energy_rank@1"] for row in rows] == ["", "2", "1"]
+    assert run(monkeypatch, checkpoint, "--energy", 0.5) == 0
+    assert "energy" in capsys.readouterr().out
+    assert run(monkeypatch, checkpoint, "--energy", 0) == 2
+    assert "--energy 0.0: expected shares above 0 and at most 1" in capsys.readouterr().err
+
+
 def test_json_stands_alone_with_null_for_what_is_not_known(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 ROOMS = {
     "fastrank": {
-        "alerts": [],
+        "callers": [],
+        "alerts": ["callers"],
         "arguments": [],
         "backend": [],
         "device": [],
@@ -12,7 +13,7 @@ ROOMS = {
         "guard": [],
         "metrics": [],
         "schedules": ["arguments"],
-        "sinks": [],
+        "sinks": ["callers"],
         "device_table": ["device"],
         "streams": ["device"],
         "reference": ["metrics"],

@@ -76,5 +76,9 @@ def test_a_reference_that_does_not_fit_is_named(model):
         fastrank.difference(model, nn.ModuleDict({**model, "head": nn.Linear(6, 4)}))
     with pytest.raises(ValueError, match=r"reference: the state dict has no 'attention\.in_proj_weight'"):
         fastrank.difference(model, {})
+    with pytest.raises(ValueError, match=r"reference: the other model has no 'attention\.in_proj_weight\[q\]'"):
+        fastrank.difference(model, nn.ModuleDict({"head": model["head"]}))
     with pytest.raises(TypeError, match="reference: expected a model, a state dict or 'now'"):
         fastrank.difference(model, "then")
+    with pytest.raises(TypeError, match=r"difference: unexpected argument 'onclude'; .* include, exclude"):
+        fastrank.difference(model, onclude=["head.*"])

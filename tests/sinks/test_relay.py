@@ -159,6 +159,17 @@ def test_what_is_not_the_other_sides_fault_is_waited_for(monkeypatch: pytest.Mon
     assert (done, said) == ([True], [])
 
 
+def test_a_relay_that_nobody_closes_leaves_no_thread_behind() -> None:
+    notes = Notes()
+    relay = Relay(notes)
+    thread = relay._background._thread
+    relay.log(1, {"a": 0.0})
+    del relay
+    thread.join(30)
+    assert not thread.is_alive()
+    assert (len(notes.told), notes.closed) == (1, 1)
+
+
 def test_warnings_as_errors_come_to_the_loop() -> None:
     relay = Relay(Notes(fails_at=1))
     relay.log(1, {"a": 0.0})

@@ -44,6 +44,24 @@ def test_an_alert_stops_a_loop():
     assert tracker.should_stop
 
 
+def test_a_warning_is_shown_at_the_line_of_the_users_that_took_the_step():
+    model = nn.Linear(8, 8, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    model(torch.ones(1, 8)).sum().backward()
+
+    def refuse(step, values):
+        raise OSError("no space")
+
+    tracker = fastrank.RankTracker(model, optimizer, alerts=[below(1)], log=[refuse])
+    with torch.no_grad():
+        model.weight.zero_()
+    with pytest.warns(fastrank.AlertWarning) as caught:
+        optimizer.step()
+    with pytest.warns(fastrank.sinks.SinkWarning) as closing:
+        tracker.close()
+    assert {warning.filename for warning in [*caught, *closing]} == {__file__}
+
+
 def test_an_alert_reaches_the_sinks():
     told = []
     tracker, _, step = falling(alerts=[below(0.5, "log")], log=[lambda step, values: told.append((step, values))])

@@ -36,6 +36,11 @@ def test_how_it_stands(model):
     assert "<code>0.weight</code>" in page
 
 
+def test_the_model_is_named_without_its_wrappers(model):
+    tracker = fastrank.RankTracker(torch.compile(nn.DataParallel(model), backend="eager"))
+    assert repr(tracker).startswith("RankTracker: 2 matrices of Sequential, ")
+
+
 def test_a_rule_is_named(model):
     assert "(logarithmic(per_decade=5, longest=None))" in repr(
         fastrank.RankTracker(model, every=fastrank.schedules.logarithmic(5))

@@ -130,8 +130,8 @@ def test_the_cap_says_what_it_leaves_out():
 def test_ranks_that_are_not_certified_count_as_the_middle():
     from fastrank.tracking.scalars import scalars_of
 
-    values = torch.tensor([[2.0, 4.0, 1.5], [-1.0, -1.0, torch.nan]]).numpy()
-    found = scalars_of(values, [(4, 9), (4, 4)], ["a", "b"], ["rank_lower", "rank_upper", "stable_rank"])
+    values = torch.tensor([[2.0, 4.0, 1.5, 0.0], [-1.0, -1.0, torch.nan, 1.0]]).numpy()
+    found = scalars_of(values, [(4, 9), (4, 4)], ["a", "b"], ["rank_lower", "rank_upper", "stable_rank", "status"])
     assert found["rank/mean"] == 0.75
     assert found["rank/nonfinite"] == 1
 

@@ -186,8 +186,8 @@ def test_the_trainers_of_both_packages_take_it(package, alone, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"evry": 2}, "evry"),
-        ({"model": Net}, "model"),
+        ({"evry": 2}, "RankCallback: unexpected argument 'evry'"),
+        ({"model": Net}, "RankCallback: unexpected argument 'model'.* which the trainer gives"),
         ({"first_step": 3}, "first_step"),
         ({"log_every": "often"}, "log_every: expected a number of steps or a rule"),
     ],

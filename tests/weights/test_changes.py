@@ -219,3 +219,26 @@ def test_tracking_changes_no_bit_of_training(model):
             optimizer.step()
         assert tracker is None or len(tracker.to_arrow()) == 5 * 12
     assert all(map(torch.equal, model.parameters(), twin.parameters()))
+
+
+def test_what_is_not_there_is_absent_and_no_alert(model):
+    model.append(nn.Linear(5, 5))  # which `forward` below leaves out
+    alerts = [fastrank.alerts.nonfinite("stop"), fastrank.alerts.below(0.5, "stop", names="gradient/3.weight")]
+    tracker = RankTracker(model, of=("weight", "gradient", "update"), initial=True, alerts=alerts)
+    latest = tracker.latest()
+    assert {row["status"] for name, row in latest.items() if "/" in name} == {"ABSENT"}
+    assert latest["0.weight"]["status"] == "OK"
+    backward(model[:3])
+    tracker.step()
+    absent = tracker.latest()["gradient/3.weight"]
+    assert (absent["status"], absent["rank_lower"], absent["frobenius_norm"]) == ("ABSENT", None, None)
+    assert "; 1 absent, the others certified" in repr(tracker)
+    assert tracker.scalars()["rank/nonfinite"] == 0
+    with torch.no_grad():
+        model[0].weight.grad[0, 0] = torch.nan
+    assert not tracker.should_stop
+    with pytest.warns(fastrank.AlertWarning, match="gradient/0.weight"):
+        tracker.step()
+    assert tracker.should_stop
+    assert tracker.scalars()["rank/nonfinite"] == 1
+    assert "; 1 not finite, 1 absent, the others certified" in repr(tracker)

@@ -172,7 +172,9 @@ def test_a_module_used_twice_is_tracked_once():
 
 
 def test_coverage_table():
-    lines = str(RankTracker(Network(), select="paper").coverage()).splitlines()
+    table = RankTracker(Network(), select="paper").coverage()
+    assert repr(table) == str(table), "a notebook shows the one, print the other"
+    lines = str(table).splitlines()
     assert lines[0].split() == ["parameter", "shape", "module", "tracked", "as"]
     by_name = {line.split()[0]: line for line in lines[1:]}
     assert by_name["experts"].split()[1:] == ["3x4x6", "Network", "3", "matrices", "[0]", "[1]", "[2]"]

@@ -56,8 +56,8 @@ def draw_average(axes: Axes, known: Digest, height: float, *, start: float = 0.0
     last = np.where(np.isfinite(values).any(axis=0))[0]
     if len(names) > 1 and len(last):
         final = values[:, last[-1]]
-        for matrix, colour in ((int(np.nanargmax(final)), NEUTRAL), (int(np.nanargmin(final)), LOWEST)):
-            lines.append((short(names[matrix], LETTERS), values[matrix], colour, 1.2))
+        colours = {int(np.nanargmax(final)): NEUTRAL} | {int(np.nanargmin(final)): LOWEST}  # one where all are equal
+        lines += [(short(names[matrix], LETTERS), values[matrix], colour, 1.2) for matrix, colour in colours.items()]
     for name, curve, colour, width in lines:
         finite = np.isfinite(curve)
         alone = "o" if finite.sum() == 1 else None  # a line of one point cannot be seen

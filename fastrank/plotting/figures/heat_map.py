@@ -15,11 +15,12 @@ from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 
 from ..text import evenly
 from .digest import Digest, FloatArray
-from .style import MUTED, SMALL, WIDTH
+from .style import MUTED, SMALL, WIDTH, short
 
 NOT_FINITE = "#d5d8de"
 COLOURS = colormaps["viridis"].with_extremes(bad=NOT_FINITE)
 ROW, LOW_ROW, MANY = 0.34, 0.19, 24  # inches of a matrix; LOW_ROW if there are more than MANY
+LETTERS = 44  # of a matrix's name, so that the map has a third of the width or more
 LEGIBLE = 0.15  # inches that a name takes: of rows that are lower, only some have theirs
 
 
@@ -49,7 +50,7 @@ def draw_heat_map(axes: Axes, known: Digest, height: float, *, start: float = 0.
     row = (height - 1.3) / max(count, 3)
     apart = 2.5 if count <= MANY else 1.0 if row >= LEGIBLE else 0.0
     draw_cells(axes, known, known.matrix_steps[:, 1], apart=apart, start=start)
-    missing = "not finite" if known.ended else "not recorded"
+    missing = "no rank" if known.ended else "not recorded"
     named = evenly(count, count if row >= LEGIBLE else max(int((height - 1.3) / LEGIBLE), 2))
     for y, matrix in known.matrices.iloc[named].iterrows():
         full = min(matrix["rows"], matrix["cols"])
@@ -58,7 +59,7 @@ def draw_heat_map(axes: Axes, known: Digest, height: float, *, start: float = 0.
     _note(axes, "last step", (1, 1), (5, 2 if row >= LEGIBLE else SMALL), "axes fraction")
     axes.set_xlabel("step")
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.set_yticks(named, [str(name).removesuffix(".weight") for name in known.matrices["name"].iloc[named]])
+    axes.set_yticks(named, [short(str(name), LETTERS) for name in known.matrices["name"].iloc[named]])
     colour_bar(figure, [axes], aspect=max(18, int(height * 12)))
 
 
@@ -123,4 +124,4 @@ def grey(nonfinite: int) -> str:
     """A sentence, after a space, on what is grey in a heat map with so many rows without a rank; empty without any."""
     if not nonfinite:
         return ""
-    return f" Grey: runs of steps at which the matrix was never finite ({nonfinite:,} rows have no rank)."
+    return f" Grey: runs of steps at which the matrix never had a rank ({nonfinite:,} rows have none)."

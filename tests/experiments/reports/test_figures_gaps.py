@@ -118,7 +118,7 @@ def test_rows_that_were_not_finite_are_gaps_and_never_rank_zero(make_sweep: Call
     gaps = heat.data[heat.data["mean"].isna()]
     assert gaps[["name", "step_last"]].to_numpy().tolist() == [["layers.1.weight", 60]]
     assert heat.data["mean"].min() > 0
-    assert "Grey: runs of steps at which the matrix was never finite (1 rows have no rank)." in heat.caption
+    assert "Grey: runs of steps at which the matrix never had a rank (1 rows have none)." in heat.caption
 
 
 def test_a_collapsed_network_is_marked_and_not_chosen(make_sweep: Callable[..., Any]) -> None:

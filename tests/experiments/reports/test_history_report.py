@@ -38,7 +38,7 @@ def test_the_page_has_pictures_and_every_matrix(tmp_path: Path) -> None:
     folder = write(tmp_path / "<run>")
     page = write_any_report(folder).read_text(encoding="utf-8")
     assert "<h1>&lt;run&gt;</h1>" in page
-    assert "2 weight matrices, recorded at 8 steps from step 1 to step 8" in page
+    assert "2 matrices, recorded at 8 steps from step 1 to step 8" in page
     assert page.count("<img") == 3
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "Status of the rows: NONFINITE 1, OK 15." in page

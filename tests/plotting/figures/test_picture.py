@@ -74,6 +74,11 @@ def test_each_kind_is_a_picture_of_its_own(table):
     assert len(fastrank.plot(table, kind="spectra").axes) == 3
 
 
+def test_where_all_matrices_are_alike_one_stands_for_lowest_and_highest():
+    figure = fastrank.plot(planted(range(1, 5), 2, lambda step, i: 100), kind="average")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["average 100%", "layer.0 100%"]
+
+
 def test_only_the_matrices_that_are_named_are_drawn(table, tmp_path):
     fastrank.write_history(table, tmp_path / "all.parquet")
     for form in (table, tmp_path / "all.parquet"):
@@ -117,6 +122,15 @@ def test_three_hundred_matrices_fit_and_some_have_their_names():
     named = [label.get_text() for label in heat.get_yticklabels()]
     assert [named[0], named[-1]] == ["layer.0", "layer.299"]
     assert 20 < len(named) < 100
+
+
+def test_the_ends_of_long_names_leave_room_for_the_map():
+    table = planted([1, 2], 2, lambda step, i: 50).to_pandas()
+    table["name"] = "a_prefix_that_all_have." * 4 + table["name"].astype(str)
+    figure = fastrank.plot(table, kind="heat_map")
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_yticklabels()[1].get_text().endswith("all_have.layer.1")
+    assert figure.axes[0].get_position().width > 0.4
 
 
 def test_a_notebook_shows_it_twice_as_sharp(table):
