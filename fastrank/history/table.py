@@ -29,6 +29,8 @@ class Layout:
     """Measured columns, see `fastrank.measuring.row.columns`."""
     singular_values: bool
     """Whether there is a column of singular values."""
+    weights: int = 0
+    """How many of the matrices, the first ones, are weights; the others are gradients and the like, beside these."""
 
     @cached_property
     def schema(self) -> pa.Schema:

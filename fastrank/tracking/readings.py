@@ -86,10 +86,11 @@ class Readings:
             cap: how many matrices, the first ones of `names`, have numbers of their own then (default 64).
 
         Returns:
-            `rank/mean` and `rank/lowest`, mean and lowest over the matrices of rank as a share of full rank;
-            `rank/below_half`, how many matrices are below half of it; `rank/nonfinite`, how many hold NaN or Inf and
-            have no rank; `stable_rank/mean`. With `per_matrix` a `rank/NAME` is that matrix's share of full rank, and
-            `rank/left_out` says how many matrices are beyond the cap.
+            `rank/mean` and `rank/lowest`, mean and lowest over the weights of rank as a share of full rank (over all
+            matrices, where no weights are tracked); `rank/below_half`, how many of these are below half of it;
+            `stable_rank/mean`; `rank/nonfinite`, how many matrices of all hold NaN or Inf and have no rank. With
+            `per_matrix` a `rank/NAME` is that matrix's share of full rank, and `rank/left_out` says how many matrices
+            are beyond the cap.
         """
         check_count(cap, "cap", 0)
         self._hooks.warn_if_idle(recorded=self._steps.begun)
@@ -98,9 +99,8 @@ class Readings:
         if last is None or step <= self._steps.read:
             return {}
         self._steps.read = step
-        layout = self._history.layout
         values = last.values[0].numpy()
-        return scalars_of(values, last.shapes, layout.names, layout.columns, per_matrix=per_matrix, cap=cap)
+        return scalars_of(values, last.shapes, self._history.layout, per_matrix=per_matrix, cap=cap)
 
     def to_arrow(self) -> pa.Table:
         """The whole history as a `pyarrow.Table`: a row for each (step, matrix)."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from ..history import Layout
 from ..metrics import Status
 
 FloatArray = NDArray[np.float64]
@@ -18,8 +19,7 @@ CAP = 64
 def scalars_of(
     values: FloatArray,
     shapes: Sequence[tuple[int, int]],
-    names: Sequence[str],
-    columns: Sequence[str],
+    layout: Layout,
     *,
     per_matrix: bool = False,
     cap: int = CAP,
@@ -29,23 +29,24 @@ def scalars_of(
     Args:
         values: `(matrices, columns)`, as measured: ranks are -1 and other numbers NaN where there are none.
         shapes: (rows, cols) of each matrix.
-        names, columns: of the matrices, and of the measured columns.
+        layout: names of the matrices and of the columns.
         per_matrix: every metric of each matrix as well.
         cap: how many matrices, the first ones, have curves of their own.
 
     Returns:
-        `rank/mean`, `rank/lowest`: rank as a share of full rank, mean and lowest over the matrices that have one; one
-        that is not certified counts as the middle of its bounds. `rank/below_half`: how many of those shares are below
-        one half. `rank/nonfinite`: how many matrices are not finite, and have no rank. `stable_rank/mean`, over those
-        that have a share.
+        `rank/mean`, `rank/lowest`: rank as a share of full rank, mean and lowest over the weights that have one, or
+        over all matrices where no weights are tracked; one that is not certified counts as the middle of its bounds.
+        `rank/below_half`: how many of those shares are below one half. `stable_rank/mean`, over the same matrices.
+        `rank/nonfinite`: how many matrices of all are not finite, and have no rank.
 
         With `per_matrix`, `rank/NAME` (the share) and `COLUMN/NAME` for every other measured column but the status, and
         `rank/left_out`, the number of matrices beyond the cap. What a matrix does not have is left out.
     """
-    column = {name: values[:, i] for i, name in enumerate(columns)}
+    column = {name: values[:, i] for i, name in enumerate(layout.columns)}
     shares = _shares(column["rank_lower"], column["rank_upper"], shapes)
-    known = shares[np.isfinite(shares)]
-    stable = column["stable_rank"][np.isfinite(column["stable_rank"]) & np.isfinite(shares)]
+    together = np.isfinite(shares)  # a mean over weights and gradients would be of nothing
+    together[layout.weights or len(shares) :] = False
+    known, stable = shares[together], column["stable_rank"][together & np.isfinite(column["stable_rank"])]
     nonfinite = column["status"] == Status.NONFINITE
     found = {"rank/below_half": float((known < 0.5).sum()), "rank/nonfinite": float(nonfinite.sum())}
     if len(known):
@@ -54,8 +55,8 @@ def scalars_of(
         found["stable_rank/mean"] = float(stable.mean())
     each: dict[str, float] = {}
     if per_matrix:
-        found["rank/left_out"] = float(max(0, len(names) - cap))
-        for i, name in enumerate(names[:cap]):
+        found["rank/left_out"] = float(max(0, len(layout.names) - cap))
+        for i, name in enumerate(layout.names[:cap]):
             own = {"rank": shares[i], **_others(column, i, shapes[i])}
             each |= {f"{key}/{name}": float(x) for key, x in own.items() if np.isfinite(x)}
     return each | found  # a matrix called "mean" takes no name from those of all matrices

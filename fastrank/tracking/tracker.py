@@ -131,7 +131,8 @@ class RankTracker(Readings):
         sources = self._weights.sources()
         self._device = sources[0].matrix.device
         self._until_compiled = compile_ahead(sources, followed, self._device)
-        layout = Layout(self._weights.names, columns(self.tolerances, spectrum), "singular_values" in spectrum)
+        named = (self._weights.names, columns(self.tolerances, spectrum), "singular_values" in spectrum)
+        layout = Layout(*named, self._weights.weights)
         self._steps = Steps(every, spectrum_every, self._spectrum, self._device, first_step)
         watched = (log, log_every, log_per_matrix, alerts)
         self._watch = Watch(layout, *watched, on_host=on_host(self._device), looked=self._steps.calls, initial=initial)

@@ -132,8 +132,7 @@ class Watch:
             later = [due for due in self._dues if due > step]
             if len(later) < len(self._dues):
                 self._dues = later
-                named = (block.shapes, self._layout.names, self._layout.columns)
-                self._send(step, scalars_of(values, *named, per_matrix=self._per_matrix))
+                self._send(step, scalars_of(values, block.shapes, self._layout, per_matrix=self._per_matrix))
 
     def _show(self, alerts: Alerts, block: Block) -> None:
         values, columns = block.values.numpy(), self._layout.columns

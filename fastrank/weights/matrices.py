@@ -34,6 +34,7 @@ class TrackedMatrices:
     Attributes:
         coverage: a row for each weight of the model, then for its gradient and its update, then for what `track` names.
         names: of the matrices, in the order of `sources`.
+        weights: how many of them, the first ones, are those of weights.
         shapes: of the matrices that `sources` has returned last.
         keeps: whether `keep` is needed before a step.
     """
@@ -60,7 +61,7 @@ class TrackedMatrices:
         self._beside = [*(x for x in (self._gradients, self._updates) if x is not None), *self._derived]
         beside = [name for each in self._beside for name in each.names]
         own = self._weights.names if self._weights_too else ()
-        self.names = (*own, *beside)
+        self.names, self.weights = (*own, *beside), len(own)
         of_weights = list(self._weights.coverage)
         if not self._weights_too:
             unwanted = "('weight' is not in of)"

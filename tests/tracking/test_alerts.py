@@ -62,6 +62,27 @@ def test_a_warning_is_shown_at_the_line_of_the_users_that_took_the_step():
     assert {warning.filename for warning in [*caught, *closing]} == {__file__}
 
 
+def test_what_is_not_there_is_not_taken_for_nan():
+    """A gradient that a step does not have, and an update before any step, change nothing of what is known."""
+    seen = []
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    kinds = ("weight", "gradient", "update")
+    rules = [nonfinite(seen.append), below(0.5, seen.append)]
+    tracker = fastrank.RankTracker(model, optimizer, of=kinds, initial=True, alerts=rules)
+    for used in (1, 2, 1):  # layers
+        optimizer.zero_grad()
+        model[:used](torch.eye(4)).square().sum().backward()
+        optimizer.step()
+        assert tracker.scalars()["rank/nonfinite"] == 0
+        assert tracker.latest()["gradient/1.weight"]["status"] == ("OK" if used == 2 else "ABSENT")
+        assert {alert.name for alert in seen} <= {"update/1.weight"}, "whose rank is 0, as it has not been trained"
+    model[0].weight.grad[0, 0] = torch.nan
+    optimizer.step()
+    assert "gradient/0.weight" in {alert.name for alert in seen}
+    assert tracker.scalars()["rank/nonfinite"] == 3
+
+
 def test_an_alert_reaches_the_sinks():
     told = []
     tracker, _, step = falling(alerts=[below(0.5, "log")], log=[lambda step, values: told.append((step, values))])

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import fastrank
+from fastrank.history import Layout
+from fastrank.tracking.scalars import scalars_of
 
 
 def tracker_of(*matrices, **arguments):
@@ -128,12 +130,32 @@ def test_the_cap_says_what_it_leaves_out():
 
 
 def test_ranks_that_are_not_certified_count_as_the_middle():
-    from fastrank.tracking.scalars import scalars_of
-
+    layout = Layout(("a", "b"), ("rank_lower", "rank_upper", "stable_rank", "status"), False)
     values = torch.tensor([[2.0, 4.0, 1.5, 0.0], [-1.0, -1.0, torch.nan, 1.0]]).numpy()
-    found = scalars_of(values, [(4, 9), (4, 4)], ["a", "b"], ["rank_lower", "rank_upper", "stable_rank", "status"])
+    found = scalars_of(values, [(4, 9), (4, 4)], layout)
     assert found["rank/mean"] == 0.75
     assert found["rank/nonfinite"] == 1
+
+
+def test_means_are_of_weights_not_of_gradients():
+    model = nn.Linear(4, 4, bias=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with torch.no_grad():
+        model.weight.copy_(torch.eye(4))
+    tracker = fastrank.RankTracker(
+        model, optimizer, of=["weight", "gradient"], track={"two": lambda _: torch.ones(4, 4)}
+    )
+    only = fastrank.RankTracker(model, optimizer, of=["gradient"])
+    model.weight.grad = torch.ones(4, 4)
+    optimizer.step()
+    found = tracker.scalars(per_matrix=True)
+    assert (found["rank/mean"], found["rank/lowest"], found["rank/below_half"], found["stable_rank/mean"]) == (
+        1,
+        1,
+        0,
+        4,
+    )
+    assert found["rank/gradient/weight"] == found["rank/two"] == only.scalars()["rank/mean"] == 0.25
 
 
 class Sink:
