@@ -30,6 +30,7 @@ class Standing:
         model: what the matrices are of: the class of the model. Empty: not said.
         schedule: which steps are recorded, in words: "every 10". Empty: not said.
         owner: what has the history.
+        weights: how many of the matrices, the first ones, are weights, of which mean and lowest are said (0: all).
         curves: ranks of a matrix, the oldest first, NaN or None where there is none; no more than are at hand.
     """
 
@@ -41,6 +42,7 @@ class Standing:
     model: str = ""
     schedule: str = ""
     owner: str = "RankTracker"
+    weights: int = 0
     curves: Mapping[str, Sequence[float | None]] = field(default_factory=dict)
 
     def full(self, name: str) -> int:
@@ -107,10 +109,12 @@ def _stands(standing: Standing) -> str:
         return ""
     shares, count = _shares(standing), len(standing.latest)
     lost, text = count - len(shares), ""
-    if shares:
-        lowest = min(shares, key=shares.__getitem__)
-        if not lost:
-            text += f", mean rank {sum(shares.values()) / count:.0%} of full"
+    together = [name for name in standing.names[: standing.weights or None] if standing.full(name)]
+    known = {name: shares[name] for name in together if name in shares}
+    if known:
+        lowest = min(known, key=known.__getitem__)
+        if len(known) == len(together):
+            text += f", mean rank {sum(known.values()) / len(known):.0%} of full"
         text += f", lowest {lowest} {rank_of(standing.latest[lowest])} of {standing.full(lowest)}"
     proven = sum(row.get("rank_lower") == row.get("rank_upper") for n, row in standing.latest.items() if n in shares)
     text += "; "
@@ -132,7 +136,7 @@ def _shares(standing: Standing) -> dict[str, float]:
         row = standing.latest.get(name, {})
         lower, upper = _finite(row.get("rank_lower")), _finite(row.get("rank_upper"))
         if lower is not None and upper is not None:
-            found[name] = (lower + upper) / 2 / min(shape)
+            found[name] = (lower + upper) / 2 / max(min(shape), 1)
     return found
 
 

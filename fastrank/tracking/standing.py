@@ -42,9 +42,8 @@ def standing_of(
     }
     for row in latest.values():
         row["status"] = Status(int(row["status"])).name
-    return Standing(
-        names, shapes, last if first is None else first, last, latest, model, _in_words(rule), curves=curves
-    )
+    steps, weights = (last if first is None else first, last), history.layout.weights
+    return Standing(names, shapes, *steps, latest, model, _in_words(rule), weights=weights, curves=curves)
 
 
 def _numbers(blocks: Sequence[Block], columns: Sequence[str]) -> NDArray[np.float64]:

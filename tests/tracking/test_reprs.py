@@ -80,3 +80,22 @@ def test_a_tracker_draws_itself(model):
     for _ in range(3):
         tracker.step()
     assert len(tracker.plot().axes) > len(tracker.plot(kind="average").axes)
+
+
+def test_the_mean_is_that_of_the_weights(model):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    tracker = fastrank.RankTracker(model, optimizer, of=["weight", "gradient"])
+    for layer in model:
+        layer.weight.grad = torch.zeros_like(layer.weight)
+    optimizer.step()
+    assert "4 matrices of Sequential, step 1 (every step), mean rank 62% of full, lowest 0.weight 2 of 8" in repr(
+        tracker
+    )
+
+
+def test_an_empty_matrix_has_no_share():
+    model = nn.ParameterDict({"empty": nn.Parameter(torch.zeros(0, 3)), "eye": nn.Parameter(torch.eye(2))})
+    tracker = fastrank.RankTracker(model)
+    tracker.step()
+    assert "mean rank 100% of full, lowest eye 2 of 2; all certified" in repr(tracker)
+    assert "0 &times; 3" in tracker._repr_html_()
