@@ -16,6 +16,7 @@ from fastrank.plotting.figures import (
     cells,
     draw_over_steps,
     grey,
+    share,
     spectra,
     spectra_caption,
     spectra_figure,
@@ -131,11 +132,11 @@ def _lead(folder: Path, known: Digest) -> str:
 
 
 def _tiles(known: Digest, table: pd.DataFrame) -> Iterator[str]:
-    share = table["last"] / table["full"]
-    if len(share) and share.notna().all():
-        yield tile(f"{share.mean():.0%}", "of full rank at the last step, mean over the matrices")
-    if share.notna().any():
-        lowest: Any = table.iloc[int(share.argmin())]
+    shares = share(table["last"], table["full"])
+    if len(shares) and shares.notna().all():
+        yield tile(f"{shares.mean():.0%}", "of full rank at the last step, mean over the matrices")
+    if shares.notna().any():
+        lowest: Any = table.iloc[int(shares.argmin())]
         of_full = f"{lowest['last']:.4g} <small>of {lowest['full']}</small>"
         yield tile(of_full, f"lowest at the last step: {escape(lowest['name'])}")
     yield tile(f"{10_000 * known.certified // known.rows / 100:g}%", f"of {known.rows:,} measured ranks certified")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 import fastrank
 from fastrank.plotting import Standing
-from fastrank.plotting.figures import ranks
+from fastrank.plotting.figures import ranks, share
 
 from ..records import history_parts
 
@@ -138,4 +138,4 @@ def _joined(parts: list[_Part], path: Path) -> History:
     full = np.array([min(shape) for shape in shapes.values()], dtype=np.float32)
     first, last = int(steps[0]), int(steps[-1])
     standing = Standing(names, list(shapes.values()), first, last, parts[-1].latest, owner=path.name or str(path))
-    return History(steps, found / full[:, None], standing)
+    return History(steps, share(found, full[:, None]), standing)

@@ -17,7 +17,7 @@ from .digest import (
     rank_columns,
     ranks,
 )
-from .heat_map import cells, colour_bar, draw_cells, grey, heat_map
+from .heat_map import cells, colour_bar, draw_cells, grey, heat_map, share
 from .picture import Picture, draw_history, draw_over_steps
 from .source import Source
 from .spectra import spectra, spectra_caption, spectra_figure, spectrum_values
@@ -70,6 +70,7 @@ __all__ = [
     "rank_columns",
     "ranks",
     "reference_line",
+    "share",
     "spectra",
     "spectra_caption",
     "spectra_figure",

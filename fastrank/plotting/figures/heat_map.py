@@ -69,14 +69,19 @@ def cells(known: Digest) -> pd.DataFrame:
     data = matrices.loc[matrices.index.repeat(runs), ["name", "rows", "cols"]].reset_index(drop=True)
     first, last = np.tile(known.matrix_steps, (len(matrices), 1)).T
     data = data.assign(step_first=first, step_last=last, mean=known.matrix_means.ravel())
-    return data.assign(share_of_full=data["mean"] / data[["rows", "cols"]].min(axis=1))
+    return data.assign(share_of_full=share(data["mean"], data[["rows", "cols"]].min(axis=1)))
 
 
 def shares(known: Digest) -> FloatArray:
     """(matrices, runs of steps), mean ranks as shares of full rank; NaN where never finite."""
     full = known.matrices[["rows", "cols"]].min(axis=1).to_numpy()
-    found: FloatArray = known.matrix_means / full[:, None]
+    found: FloatArray = share(known.matrix_means, full[:, None])
     return found
+
+
+def share(rank: Any, full: Any) -> Any:
+    """Ranks as shares of full rank; of an empty matrix, whose rank of 0 is full, all of it."""
+    return (rank + (full == 0)) / np.maximum(full, 1)
 
 
 def draw_cells(

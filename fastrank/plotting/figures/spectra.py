@@ -160,7 +160,10 @@ def _draw_thresholds(axes: Axes, matrix: pd.DataFrame, tolerances: Sequence[Tole
 
 
 def _threshold(matrix: pd.DataFrame, tolerance: Tolerance) -> float:
-    """tau / ||W||_F for the first W of these rows, at its last step; the first row of that has its sigma_1."""
+    """tau / ||W||_F for the first W of these rows, at its last step; the first row of that has its sigma_1. NaN for a
+    zero matrix, unless tau is relative to its norm."""
+    if tolerance.relative_to == "frobenius":
+        return tolerance.value
     last = matrix[matrix["stage"] == "last"].iloc[0]
-    unit = {"frobenius": last["frobenius_norm"], "spectral": last["sigma"], "absolute": 1.0}
-    return float(tolerance.value * unit[tolerance.relative_to] / last["frobenius_norm"])
+    unit = last["sigma"] if tolerance.relative_to == "spectral" else 1.0
+    return float(tolerance.value * unit / last["frobenius_norm"]) if last["frobenius_norm"] else np.nan

@@ -199,3 +199,17 @@ def test_a_real_tracker_is_drawn_from_memory_and_from_its_folder(tmp_path):
         assert len(fastrank.plot(tracker).axes) == 3 + 2
     assert from_memory["step_last"].tolist() == [0, 1, 2, 3] * 2
     assert cells(Source(tmp_path).digest()).equals(from_memory)
+
+
+@pytest.mark.parametrize("relative_to", ["frobenius", "spectral", "absolute"])
+def test_zero_and_empty_matrices_are_drawn(relative_to):
+    """LoRA begins with factors of zeros. The rank of an empty matrix, 0, is full."""
+    matrices = {"zero": torch.zeros(3, 3), "empty": torch.zeros(0, 3), "eye": torch.eye(2)}
+    model = torch.nn.ParameterDict({name: torch.nn.Parameter(matrix) for name, matrix in matrices.items()})
+    tolerance = fastrank.Tolerance(1e-3, relative_to)
+    tracker = fastrank.RankTracker(model, tolerance=tolerance, spectrum=["singular_values"])
+    for _ in range(3):
+        tracker.step()
+    drawn(tracker)
+    last = average_values(Source(tracker).digest()).iloc[-1]
+    assert (last["lowest"], last["highest"]) == (0, 1)
