@@ -65,7 +65,7 @@ kernels-3.6: build/triton-3.6.0
 
 build/triton-3.6.0: | .venv/.ready
 	rm -rf $@.part
-	$(BIN)/pip install --quiet --no-deps --target $@.part triton==3.6.0
+	$(BIN)/pip install --quiet --no-compile --no-deps --target $@.part triton==3.6.0
 	mv $@.part $@
 
 # The quick set on this machine's CPU, with its figures; then the README's performance section.
@@ -104,10 +104,11 @@ gpu-rehearse: .venv/.ready build/triton-3.6.0
 	$(foreach drill,$(DRILLS),$(BIN)/python bench/gpu.py $(drill) --rehearse $(SHORT) --results build/rehearsal/results \
 		--emulator $(EMULATOR) &&) true
 
+# Without --no-compile pip compiles every module of every package, and takes twice as long; Python compiles what it uses.
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fastrank needs Python >= 3.11; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=/path/to/python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[experiments,bench,dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[experiments,bench,dev]'
 	$(BIN)/python -c 'import torch, fastrank; fastrank.linalg.spectral_norm(torch.eye(2))'  # Numba compiles, once
 	touch $@
 
