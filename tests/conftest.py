@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import sys
 from contextlib import contextmanager
 
@@ -18,6 +19,16 @@ POISON = dict.fromkeys((torch.float16, torch.bfloat16, torch.float32, torch.floa
 POISON |= dict.fromkeys((torch.complex32, torch.complex64, torch.complex128), complex(torch.nan, torch.nan))
 # Odd, and no index of anything. Booleans and bytes have no value that would give them away.
 POISON |= {dtype: torch.iinfo(dtype).max for dtype in (torch.int8, torch.int16, torch.int32, torch.int64)}
+
+
+def pytest_collection_finish():
+    """What the imports have made, those of trainers above all, is not looked through whenever garbage is collected."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # packages in C++ complain at the end of what was not collected
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -183,12 +183,16 @@ def test_an_alarm_rings_once():
             self.rung += 1
 
     bell = Bell()
-    alarm = Alarm(0.001, bell.ring)
+    alarm = Alarm(60, bell.ring)
     for expected in (1, 2):
-        for _ in range(3):
+        alarm.set()
+        timer = alarm._timer
+        for _ in range(2):
             alarm.set()
-        until(lambda: alarm._timer is None)
-        until(lambda expected=expected: bell.rung == expected)
+            assert alarm._timer is timer, "it waits already"
+        timer.cancel()
+        timer.function()  # as it does when its time has come, which may be between any two calls of `set`
+        assert (alarm._timer, bell.rung) == (None, expected)
     Alarm(0.01, bell.ring).set()
     forever = Alarm(float("inf"), bell.ring)
     forever.set()

@@ -23,14 +23,6 @@ from fastrank.transformers import RankCallback
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _few_objects_to_collect():
-    """`train` collects garbage several times: not among all that the imports have left."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 class Net(nn.Module):
     def __init__(self):
         super().__init__()
