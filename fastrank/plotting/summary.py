@@ -109,7 +109,8 @@ def _stands(standing: Standing) -> str:
         return ""
     shares, count = _shares(standing), len(standing.latest)
     lost, text = count - len(shares), ""
-    together = [name for name in standing.names[: standing.weights or None] if standing.full(name)]
+    pairs = list(zip(standing.names, standing.shapes, strict=True))[: standing.weights or None]
+    together = [name for name, shape in pairs if min(shape)]
     known = {name: shares[name] for name in together if name in shares}
     if known:
         lowest = min(known, key=known.__getitem__)
