@@ -5,6 +5,7 @@ from .grams import Gram, Moments, divided, gram, normalized, power_of_two, widen
 from .ldl import inertia, unpivoted_inertia
 from .lowrank import gaussian, randomized_svd, residual_norm
 from .narrow_svd import NEAR, RANGE, full_precision, narrow_residual_norm, narrow_svd
+from .packed import packed_gram, packed_size, unpacked
 from .power import COLUMNS, SLACK, UNIT, TopEigenvalue, exact_start, kato_bound, power_iteration, top_interval
 from .sgd import stacked_sgd_
 
@@ -31,12 +32,15 @@ __all__ = [
     "narrow_residual_norm",
     "narrow_svd",
     "normalized",
+    "packed_gram",
+    "packed_size",
     "power_iteration",
     "power_of_two",
     "randomized_svd",
     "residual_norm",
     "stacked_sgd_",
     "top_interval",
+    "unpacked",
     "unpivoted_inertia",
     "unpivoted_terms",
     "widened",
