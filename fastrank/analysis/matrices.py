@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from ..weights import TrackedWeights
+from ..weights import TrackedWeights, refuse_pieces
 
 LISTED = 5  # names in an error
 
@@ -35,9 +35,12 @@ class Holder(nn.Module):
 
 
 def current(weights: TrackedWeights) -> dict[str, Tensor]:
-    """The matrices of these weights as they are now. Raises `ValueError` if two of them have the same name."""
+    """The matrices of these weights as they are now. Raises `ValueError` if two of them have the same name, or one is
+    sharded over several processes."""
     found: dict[str, Tensor] = {}
-    for name, source in zip(weights.names, weights.sources(), strict=True):
+    sources = weights.sources()
+    refuse_pieces(weights.names, sources)
+    for name, source in zip(weights.names, sources, strict=True):
         if found.setdefault(name, source.matrix) is not source.matrix:
             raise ValueError(f"two matrices are called {name}: leave one of them out")
     return found

@@ -20,7 +20,7 @@ from .compiled import CompiledBatch
 from .growth import Assumed, Number, pivoted, recounted, unpivoted
 from .packing import packed
 from .ragged import BUDGET, Chunk, GroupGrams, RaggedBatch, ShiftPair, signature
-from .spectrum import scaled_singular_values, singular_values, top_singular_value
+from .spectrum import gram_singular_values, scaled_singular_values, singular_values, top_singular_value
 from .workspace import workspace_of_thread
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "chunk_size",
     "eigenvalue_bounds",
     "eigenvalue_error",
+    "gram_singular_values",
     "group",
     "inertia_bounds",
     "over_matrices",

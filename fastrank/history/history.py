@@ -51,6 +51,7 @@ class History:
         overwrite: whether the first step removes parts of an earlier run that no loaded state counts on.
         flush_every: seconds after which rows are written, even if they do not make a part.
         stream: where rows are measured and appended (default: the current one).
+        keeps: whether all rows are kept (default), or only the last one, because another process has the others too.
 
     Raises:
         HistoryError: another tracker writes to the folder.
@@ -66,13 +67,14 @@ class History:
         overwrite: bool = False,
         flush_every: float = 60.0,
         stream: OwnStream | None = None,
+        keeps: bool = True,
     ) -> None:
         self.layout = layout
         self._parts = Parts(directory.expanduser(), overwrite) if directory is not None else None
         self._rows_per_part = rows_per_part
         self._device = device
         self._ring = ring.Ring(len(layout.names), len(layout.columns), device, ring.CAPACITY, stream)
-        self._pending = Pending()
+        self._pending = Pending(keeps)
         self._full = False  # whether those rows make a part
         self._late = False  # whether they are to be written as soon as all have arrived
         self._alarm = Alarm(flush_every, self._on_alarm)
@@ -172,7 +174,9 @@ class History:
             return self._pending.last()
 
     def to_arrow(self) -> pa.Table:
-        """All rows, from the parts and from memory."""
+        """All rows, from the parts and from memory. Raises `HistoryError` if only the last one is kept."""
+        if not self._pending.keeps:
+            raise HistoryError("the history is kept by the first of the ranks that measure together, not by this one")
         with self._lock:
             self._keep(wait=True)
             recent = self.table(self._pending.blocks)
@@ -201,7 +205,7 @@ class History:
             parts = int(state["parts"])
             if self._parts is not None:
                 self._parts.continue_after(parts)
-            elif parts:
+            elif parts and self._pending.keeps:
                 raise HistoryError(f"the state has {parts} parts in a folder; make the tracker with directory=")
             self._ring.clear()
             self._pending.load(state)

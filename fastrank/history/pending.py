@@ -13,6 +13,9 @@ from .block import Block, join_small
 class Pending:
     """Blocks of rows, in order.
 
+    Args:
+        keeps: whether all rows are kept, and not the last one alone.
+
     Attributes:
         blocks: the rows.
         previous: the last row before those.
@@ -21,7 +24,8 @@ class Pending:
         arrived: those that nobody has taken yet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keeps: bool = True) -> None:
+        self.keeps = keeps
         self.blocks: list[Block] = []
         self.previous: Block | None = None
         self.safe = True
@@ -47,17 +51,22 @@ class Pending:
         self.safe = False
         if self.watched:
             self.arrived += self.blocks[known:]
-        join_small(self.blocks, known, ring.CAPACITY // 2)
+        if self.keeps:
+            join_small(self.blocks, known, ring.CAPACITY // 2)
+        else:
+            self.previous, self.blocks = self.last(), []
         return True
 
     def state(self) -> dict[str, Any]:
         """What `load` needs."""
         last = self.last()
         blocks = [asdict(block) for block in self.blocks]
-        return {"blocks": blocks, "last": [asdict(last)] if last is not None else []}
+        return {"keeps": self.keeps, "blocks": blocks, "last": [asdict(last)] if last is not None else []}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Have the rows of a `state` instead."""
-        self.blocks = [Block(**saved) for saved in state["blocks"]]
+        """Have the rows of a `state` instead. Raises `ValueError` if rows are kept here, and were not there."""
+        if self.keeps and not state.get("keeps", True):
+            raise ValueError("state_dict: another rank than the first one saved it, and had no rows; load the first's")
+        self.blocks = [Block(**saved) for saved in state["blocks"]] if self.keeps else []
         self.previous = Block(**state["last"][0]) if state["last"] else None
         self.safe, self.arrived = False, []

@@ -12,15 +12,21 @@ compilation         has the kernels compiled in the background, before they are 
 from . import compilation
 from .basis_size import basis_sizes
 from .compiled_measurer import compile_for_cpu
+from .frozen import SETTLING, Unchanged
 from .measurer import Measurer
 from .row import check_spectrum, check_tolerances, columns
+from .stack_measurer import measure_grams, measure_stack
 
 __all__ = [
+    "SETTLING",
     "Measurer",
+    "Unchanged",
     "basis_sizes",
     "check_spectrum",
     "check_tolerances",
     "columns",
     "compilation",
     "compile_for_cpu",
+    "measure_grams",
+    "measure_stack",
 ]

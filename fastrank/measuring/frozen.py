@@ -22,12 +22,30 @@ class Measures(Protocol):
         """Values `(matrices, columns)` FP64 and, if `due`, the singular values of each matrix, by index."""
 
 
+class Unchanged:
+    """Whether matrices are what they were when they were last looked at.
+
+    One has changed when its parameter was replaced, or written in place as PyTorch counts it. On a CPU it is compared
+    with a copy as well, which tells what is written past that count, through `.data`. On CUDA such a write is not
+    noticed, because the host would have to wait for the comparison.
+    """
+
+    def __init__(self) -> None:
+        self._states: list[tuple[int, int, tuple[object, ...]]] | None = None
+        self._seen: list[Tensor] = []
+        """What was measured: on a CPU a copy, elsewhere the parameter, whose memory nothing else can take meanwhile."""
+
+    def since(self, sources: Sequence[Source]) -> bool:
+        """Whether these are what the last call was given."""
+        states = [(_memory(s).data_ptr(), version_of(s.parameter), s.layout) for s in sources]
+        if states == self._states and all(map(_is_same, sources, self._seen)):
+            return True
+        self._states, self._seen = states, [_kept(source) for source in sources]
+        return False
+
+
 class FrozenRows:
     """Measures a list of frozen matrices when one of them has changed, and repeats the last rows otherwise.
-
-    A matrix has changed when its parameter was replaced, or written in place as PyTorch counts it. On a CPU it is
-    compared with a copy as well, which tells what is written past that count, through `.data`. On CUDA such a write is
-    not noticed, because the host would have to wait for the comparison.
 
     Args:
         measurer: that measures them.
@@ -37,9 +55,7 @@ class FrozenRows:
 
     def __init__(self, measurer: Measures, device: torch.device, metrics: int) -> None:
         self._measurer, self._device, self._metrics = measurer, device, metrics
-        self._states: list[tuple[int, int, tuple[object, ...]]] = []
-        self._seen: list[Tensor] = []
-        """What was measured: on a CPU a copy, elsewhere the parameter, whose memory nothing else can take meanwhile."""
+        self._unchanged = Unchanged()
         self._left = 0
         self._due = False
         self._last: tuple[Tensor, dict[int, Tensor]] | None = None
@@ -48,10 +64,8 @@ class FrozenRows:
         """As `Measures.measure`. What a CUDA graph captures is measured at each replay, changed or not."""
         if capturing(self._device):
             return self._measurer.measure(sources, due)
-        states = [(s.parameter.data_ptr(), version_of(s.parameter), s.layout) for s in sources]
-        if self._last is None or states != self._states or not all(map(_is_same, sources, self._seen)):
-            self._states, self._due = states, False
-            self._seen = [_kept(source) for source in sources]
+        if not self._unchanged.since(sources):
+            self._due = False
             self._left = SETTLING if self._device.type == "cuda" else 1
         if self._left or (due and not self._due):
             self._last = self._measurer.measure(sources, due)
@@ -62,6 +76,11 @@ class FrozenRows:
             values = values.clone()
             values[:, -self._metrics :] = torch.nan
         return values, sigma if due else {}
+
+
+def _memory(source: Source) -> Tensor:
+    """What holds the numbers of a matrix: its parameter, of which the matrix may be a copy, or a shard of that."""
+    return source.parameter if source.piece is None else source.matrix
 
 
 def _kept(source: Source) -> Tensor:

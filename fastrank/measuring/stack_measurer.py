@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from ..counting import Group, eigenvalue_bounds, group, inertia_bounds, resolve_bounds, scaled_singular_values
+from ..counting import (
+    Group,
+    eigenvalue_bounds,
+    gram_singular_values,
+    group,
+    inertia_bounds,
+    resolve_bounds,
+    scaled_singular_values,
+)
 from ..device import one_thread
 from ..metrics import Tolerance
 from ..reference import COLUMNS, SLACK, Gram, TopEigenvalue, exact_start, gram, inertia, power_iteration
@@ -101,9 +109,23 @@ def measure_stack(
         due: compute those metrics this time; their columns are NaN otherwise.
         basis: the last step's `Measurement.basis`; None if there is none.
     """
-    g = gram(stack)
-    r = g.matrix.shape[-1]
-    if r == 0 or backend.counting(stack.device, r, "tracking") == "eigenvalues":
+    return measure_grams(gram(stack), tolerances, spectrum, due, basis, stack)
+
+
+def measure_grams(
+    g: Gram,
+    tolerances: Sequence[Tolerance],
+    spectrum: Sequence[str],
+    due: bool,
+    basis: Tensor | None,
+    stack: Tensor | None = None,
+) -> Measurement:
+    """Measure the matrices of which these are the Grams. Arguments are as those of `measure_stack`.
+
+    stack: the matrices. None: they are not here, so that open ranks stay open; they are not FP64.
+    """
+    r, device = g.matrix.shape[-1], g.matrix.device
+    if r == 0 or backend.counting(device, r, "tracking") == "eigenvalues":
         eigenvalues = torch.linalg.eigvalsh(g.matrix.mT)  # symmetric, and in the order that LAPACK wants to have it
         bounds = [eigenvalue_bounds(g, eigenvalues, t) for t in tolerances]
         top = eigenvalues[:, -1].clamp(min=0).sqrt() if r else g.trace
@@ -111,11 +133,14 @@ def measure_stack(
         found = top_of(g, basis)
         bounds = inertia_bounds(g, tolerances, inertia, interval_of(found, g.trace))
         top, basis = torch.where(found.certified, found.value.sqrt(), torch.nan), found.basis
-    if stack.device.type == "cpu":
+    if stack is not None and device.type == "cpu":
         bounds = [resolve_bounds(x, stack, t) for x, t in zip(bounds, tolerances, strict=True)]
     if not due:
         return Measurement(row_of(g.moments, bounds, top, spectrum, []), None, basis)
-    sigma, scale = scaled_singular_values(stack, g)
+    if stack is not None:
+        sigma, scale = scaled_singular_values(stack, g)
+    else:
+        sigma, scale = torch.where(g.finite[:, None], gram_singular_values(g), torch.nan), g.scale
     metrics_ = metrics_of(sigma, spectrum, scale)
     return Measurement(row_of(g.moments, bounds, top, spectrum, metrics_), sigma * scale[:, None], basis)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..weights import Choice, TrackedWeights, clean_name, difference_of
+from ..weights import Choice, TrackedWeights, clean_name, difference_of, refuse_pieces
 
 
 def difference(
@@ -42,6 +42,7 @@ def difference(
             raise TypeError(f"difference: unexpected argument {argument!r}; those that choose are {', '.join(known)}")
     weights = TrackedWeights(model, Choice(**choice))
     sources = weights.sources()
+    refuse_pieces(weights.names, sources)
     if isinstance(reference, nn.Module):
         other = TrackedWeights(reference, Choice(**choice))
         there = dict(zip(other.names, (source.matrix for source in other.sources()), strict=True))

@@ -39,13 +39,13 @@ def packed_gram(parts: Sequence[Tensor], order: int) -> Tensor:
     device = parts[0].device if parts else torch.device("cpu")
     packed = torch.zeros(packed_size(order), dtype=torch.float64, device=device)
     for part in parts:
-        for columns in part.split(COLUMNS_AT_ONCE, dim=1):
+        for columns in torch.split(part, COLUMNS_AT_ONCE, dim=1):
             _add(packed, columns.double(), order)
     elements = sum(part.numel() for part in parts)
     if device.type == "cpu" and packed_diagonal(packed, order).sum() < 2.0**-108 * elements:
         packed.zero_()
         for part in parts:
-            for columns in part.split(COLUMNS_AT_ONCE, dim=1):
+            for columns in torch.split(part, COLUMNS_AT_ONCE, dim=1):
                 _add(packed, widened(columns), order)
     return packed
 

@@ -13,29 +13,28 @@ from typing import Any
 
 import torch
 
-from ..weights import Source
-
 VERSION = 3
+Shape = tuple[int, int]
 
 
 def pack(
-    names: Sequence[str], columns: Sequence[str], sources: Sequence[Source], counts: Mapping[str, int], kept: Any
+    names: Sequence[str], columns: Sequence[str], shapes: Sequence[Shape], counts: Mapping[str, int], kept: Any
 ) -> dict[str, Any]:
     """A state of numbers, strings and bytes.
 
     Args:
         names, columns: of the history.
-        sources: the tracked matrices, as they are now.
+        shapes: (rows, cols) of the tracked matrices, as they are now.
         counts: numbers of the tracker, by name.
         kept: tensors, numbers and strings in dicts, lists and tuples, of any structure.
     """
     packed = io.BytesIO()
     torch.save(kept, packed)
-    own = {"names": list(names), "columns": list(columns), "shapes": list(map(_shape, sources))}
+    own = {"names": list(names), "columns": list(columns), "shapes": ["x".join(map(str, shape)) for shape in shapes]}
     return {"version": VERSION, **own, **counts, "packed": packed.getvalue()}
 
 
-def unpack(state: Mapping[str, Any], names: Sequence[str], columns: Sequence[str], sources: Sequence[Source]) -> Any:
+def unpack(state: Mapping[str, Any], names: Sequence[str], columns: Sequence[str], shapes: Sequence[Shape]) -> Any:
     """What `pack` was given as `kept`; raises `ValueError` if `state` is not one of the same matrices and columns."""
     if not isinstance(state, Mapping) or state.get("version") != VERSION:
         found = f"version {state.get('version')!r}" if isinstance(state, Mapping) else f"a {type(state).__name__}"
@@ -47,11 +46,7 @@ def unpack(state: Mapping[str, Any], names: Sequence[str], columns: Sequence[str
         if list(state[key]) != list(own):
             differing = sorted(set(state[key]) ^ set(own))
             raise ValueError(f"state_dict: {key} differ from this tracker's: {', '.join(differing) or 'order'}")
-    for name, shape, now in zip(names, state["shapes"], map(_shape, sources), strict=True):
-        if shape != now:
+    for name, shape, own in zip(names, state["shapes"], shapes, strict=True):
+        if shape != (now := "x".join(map(str, own))):
             raise ValueError(f"state_dict: {name} is {shape} there, and {now} in this model")
     return torch.load(io.BytesIO(state["packed"]), map_location="cpu", weights_only=True)
-
-
-def _shape(source: Source) -> str:
-    return "x".join(map(str, source.matrix.shape))

@@ -12,6 +12,7 @@ from ..arguments import check_count
 from ..history import History, on_host, write_history
 from ..measuring import Measurer
 from ..plotting import Standing, plot, summary_html, summary_text
+from ..sharing import SharedMeasurer
 from ..weights import CoverageTable, TrackedMatrices
 from .hooks import StepHooks
 from .scalars import CAP, scalars_of
@@ -31,29 +32,33 @@ class Readings:
     """The part of `RankTracker` that reads: nothing here changes what is recorded."""
 
     _weights: TrackedMatrices
+    _matrices: TrackedMatrices | SharedMeasurer
+    _shared: SharedMeasurer | None
     _history: History
     _hooks: StepHooks
     _steps: Steps
     _device: torch.device
-    _measurer: Measurer
+    _measurer: Measurer | SharedMeasurer
     _watch: Watch
     _model: str
 
     @property
     def names(self) -> list[str]:
-        """Name of each tracked matrix, in the order of the model."""
-        return list(self._weights.names)
+        """Name of each tracked matrix, in the order of the model. Where processes measure together, of all of them."""
+        return list(self._matrices.names)
 
     @property
     def full_rank(self) -> float:
         """Mean over the matrices, as they are now, of min(rows, cols): the largest average rank that there can be."""
-        sides = [min(source.matrix.shape) for source in self._weights.sources()]
+        shapes = self._shared.shapes if self._shared is not None else [s.shape for s in self._weights.sources()]
+        sides = [min(shape) for shape in shapes]
         return sum(sides) / len(sides)
 
     @property
     def should_stop(self) -> bool:
-        """Whether an alert has asked for the training to be stopped."""
-        return self._watch.should_stop
+        """Whether an alert has asked for the training to be stopped. Processes that measure together hear of it after
+        the same step, at the next one that is measured."""
+        return self._watch.should_stop if self._shared is None else self._shared.should_stop
 
     def memory(self) -> dict[str, int]:
         """Bytes on the device: `"history"`, the most that rows which wait there take; `"workspace"`, what the kernels
@@ -131,5 +136,5 @@ class Readings:
     def _standing(self) -> Standing:
         if on_host(self._device):
             self._history.hurry()
-        shapes = self._weights.shapes
+        shapes = self._matrices.shapes
         return standing_of(self._history, shapes, self._steps.first, self._steps.rule, self._model)

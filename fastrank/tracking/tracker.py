@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,19 +18,19 @@ from ..history import History, Layout, StepNumber, on_host
 from ..measuring import Measurer, check_spectrum, check_tolerances, columns
 from ..metrics import Tolerance
 from ..schedules import Rule
+from ..sharing import Role, SharedMeasurer, role_of, share_out
 from ..streams import OwnStream
-from ..weights import Choice, Select, Track, TrackedMatrices, WeightsOf, unwrapped
+from ..weights import Choice, Select, Track, TrackedMatrices, WeightsOf, refuse_pieces, unwrapped
 from .ahead import compile_ahead
-from .checkpoint import pack, unpack
 from .hooks import StepHooks
 from .inference import outside_inference
+from .keeping import Keeping
 from .optimizers import find_optimizers
-from .readings import Readings
 from .steps import Steps
 from .watch import Watch
 
 
-class RankTracker(Readings):
+class RankTracker(Keeping):
     """Records the numerical rank of every weight matrix as a model trains. Training itself is not changed by a bit.
 
     Args:
@@ -76,11 +77,17 @@ class RankTracker(Readings):
         log_per_matrix: send those of each matrix as well (default False).
         alerts: rules that look at the rows as they arrive, and warn, call a function or ask for the training to be
             stopped, as `should_stop` then says; see `fastrank.alerts` (default: none).
+        share: whether the processes of a job measure together. Then all of them make a tracker with the same arguments,
+            each matrix is measured by one of them, and the first keeps and writes the history, logs, and looks at
+            alerts; see `fastrank.sharing`. True, or a process group of those who do. Default None: where weights are
+            sharded; and of a `DistributedDataParallel` rank 0 measures alone, while the others' trackers do nothing.
+        timeout: seconds to wait for other processes before one that is missing is an error that names it (default 600).
 
     Raises:
-        ValueError: nothing to track, weights that cannot be read (of sharded models, on the meta device), or an
-            argument out of range. TypeError: an argument of the wrong type.
+        ValueError: nothing to track, weights that cannot be read (on the meta device), or an argument out of range or,
+            where processes measure together, not the same on all. TypeError: an argument of the wrong type.
         HistoryError: another tracker writes to `directory`. OSError: `directory` cannot be made.
+        RuntimeError: one of the processes that measure together makes no tracker; later, if it stops.
 
     A weight is seen as its layer sees it: attention's `in_proj_weight` is three matrices, `[q]`, `[k]` and `[v]`, those
     of an LSTM are its gates, those of a convolution its groups, and other leading axes are stacks: see `coverage()`.
@@ -121,6 +128,8 @@ class RankTracker(Readings):
         log_every: int | Rule = 1,
         log_per_matrix: bool = False,
         alerts: Sequence[Any] = (),
+        share: Any = None,
+        timeout: float = 600.0,
     ) -> None:
         followed = find_optimizers(optimizer)
         self.tolerances = check_tolerances(tolerance)
@@ -130,22 +139,34 @@ class RankTracker(Readings):
         self._weights = TrackedMatrices(model, choice, track, of, follows=bool(followed))
         sources = self._weights.sources()
         self._device = sources[0].matrix.device
+        self._role = role_of(model, sources, share)
         self._until_compiled = compile_ahead(sources, followed, self._device)
-        named = (self._weights.names, columns(self.tolerances, spectrum), "singular_values" in spectrum)
-        layout = Layout(*named, self._weights.weights)
-        self._steps = Steps(every, spectrum_every, self._spectrum, self._device, first_step)
-        watched = (log, log_every, log_per_matrix, alerts)
-        self._watch = Watch(layout, *watched, on_host=on_host(self._device), looked=self._steps.calls, initial=initial)
-        folder = None if directory is None else Path(directory)
-        parts = (check_count(rows_per_part, "rows_per_part", 1), overwrite, check_seconds(flush_every, "flush_every"))
         self._stream = OwnStream(self._device)
-        self._history = History(layout, self._device, folder, *parts, self._stream)
+        measured = (self.tolerances, spectrum, self._device, self._stream)
+        self._shared: SharedMeasurer | None = None
+        if self._role is Role.TOGETHER:
+            agreed = {"tolerance": self.tolerances, "spectrum": spectrum, "every": every, "of": of, "initial": initial}
+            agreed |= {"spectrum_every": spectrum_every, "first_step": first_step}
+            wait = check_seconds(timeout, "timeout")
+            self._shared = share_out(self._weights, sources, share, wait, agreed, *measured)
+        self._measurer = self._shared or Measurer(*measured)
+        everything = self._matrices = self._shared or self._weights
+        keeps = self._role is not Role.IDLE and (self._shared is None or self._shared.first)
+        named = (everything.names, columns(self.tolerances, spectrum), "singular_values" in spectrum)
+        layout = Layout(*named, everything.weights)
+        self._steps = Steps(every, spectrum_every, self._spectrum, self._device, first_step)
+        watched = (log, log_every, log_per_matrix, alerts) if keeps else ((), 1, False, ())
+        self._watch = Watch(layout, *watched, on_host=on_host(self._device), looked=self._steps.calls, initial=initial)
+        folder = None if directory is None or not keeps else Path(directory)
+        parts = (check_count(rows_per_part, "rows_per_part", 1), overwrite, check_seconds(flush_every, "flush_every"))
+        self._history = History(layout, self._device, folder, *parts, self._stream, keeps)
         self._history.watch(self._watch.wanted)
-        self._measurer = Measurer(self.tolerances, self._spectrum, self._device, self._stream)
-        if initial:
+        if initial and self._role is not Role.IDLE:
             self._until_compiled()
             self._record(self._steps.zero(), bool(self._spectrum), None, claim=False)
         companion = self._measurer if backend.kernels_serve(self._device) else None
+        if self._role is Role.IDLE:
+            followed = ()
         self._hooks = StepHooks(followed, companion, self._announce, self.step, sources, always=self._weights.keeps)
         self._history.close_with(self)
 
@@ -164,6 +185,8 @@ class RankTracker(Readings):
             HistoryError: `directory` holds another run's parts, or replays were miscounted.
             ValueError: `step` is not larger than the last one's, or given while a CUDA graph is captured.
         """
+        if self._role is Role.IDLE:
+            return
         self._until_compiled()
         unknown = found_inf if found_inf is not None and self._device.type == found_inf.device.type == "cuda" else None
         if found_inf is not None and unknown is None and found_inf.item():
@@ -173,13 +196,18 @@ class RankTracker(Readings):
         if due.anything:
             self._record(number, due.spectrum, found_inf)
         self._watch.look(self._history, self._steps.calls, recorded=due.anything)
+        if self._shared is not None:
+            self._shared.wants_stop = self._watch.should_stop
 
     def _record(self, number: StepNumber, due: bool, found_inf: Tensor | None, *, claim: bool = True) -> None:
         """Measures the weights as they are now, and appends a row of this number."""
-        sources = self._weights.sources(stepped=claim)
-        values, spectra = self._measurer.measure(sources, due, found_inf)
+        with self._shared.taking_part(self._steps.calls) if self._shared is not None else nullcontext():
+            sources = self._weights.sources(stepped=claim)
+            if self._shared is None:
+                refuse_pieces(self._weights.names, sources)
+            values, spectra = self._measurer.measure(sources, due, found_inf)
         with self._stream.current():
-            self._history.append(number, values, spectra, self._weights.shapes, claim=claim)
+            self._history.append(number, values, spectra, self._matrices.shapes, claim=claim)
 
     def replayed(self, steps: int = 1) -> None:
         """Count the steps a CUDA graph has just replayed. Call it after each `graph.replay()`, on the same stream.
@@ -206,55 +234,3 @@ class RankTracker(Readings):
         self._weights.keep(due.anything)
         fuse = due.anything and backend.kernels_serve(self._device)
         self._measurer.prepare(self._weights.sources() if fuse else None)
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that another process needs to continue: numbers, strings and bytes. Waits for the device."""
-        sources = self._weights.sources()
-        kept = {
-            "measurer": self._measurer.state(sources),
-            "history": self._history.state_dict(),
-            "watch": self._watch.state(self._history),
-            "steps": self._steps.memory(),
-        }
-        return pack(self.names, self._history.layout.columns, sources, self._steps.state(), kept)
-
-    @outside_inference
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state`. Rows measured since it was taken are dropped, and parts written since removed.
-
-        Raises:
-            ValueError: the state is of another version, or of a tracker of other matrices, shapes or columns.
-            HistoryError: a part the state counts on is missing.
-        """
-        sources = self._weights.sources()
-        kept = unpack(state, self.names, self._history.layout.columns, sources)
-        self._history.load_state_dict(kept["history"])
-        self._steps.load(state["calls"], state["steps"], kept.get("steps"))
-        self._watch.load(kept.get("watch"))
-        self._measurer.load(sources, kept["measurer"])
-        self._weights.keep()
-
-    def flush(self) -> None:
-        """Write rows that are in no part yet to `directory`. Raises `OSError`; the rows are then kept."""
-        self._history.flush()
-
-    def close(self) -> None:
-        """Stop following the optimizer, flush, and leave `directory` to others. The end of a `with` block does it."""
-        self._hooks.stop()
-        try:
-            self._history.close()
-        finally:
-            self._watch.close(self._history)
-        self._hooks.warn_if_idle(recorded=self._steps.begun, closing=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError(
-            "a RankTracker follows an optimizer and cannot be copied or pickled; save its state_dict(), and load that "
-            "into a new tracker of the other model"
-        )

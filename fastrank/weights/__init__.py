@@ -2,11 +2,12 @@
 
 places      where a model keeps its weights, and their names
 effective   the weight that a parametrized, pruned or normed layer uses
-layers      as which matrices a layer sees its weight
+layers      as which matrices a layer sees its weight: `boxes` of it
+pieces      which part of a matrix this process has, where weights are sharded; `flattened` by the older FSDP
 coverage    which weights are wanted
 readable    of which tensors a rank can be counted
 kept        whether a model has kept its weights since they were last read
-tracked     all of that together: `TrackedWeights`
+tracked     all of that together: `TrackedWeights`, each of which is a `tracked_weight`
 changes     the gradients of weights, and what a step has made of them
 derived     what functions of the model make, for which it has no parameter
 matrices    weights, their changes and what is derived: `TrackedMatrices`
@@ -18,24 +19,30 @@ from .coverage import Choice, CoverageTable, Select, WeightsOf
 from .derived import Track
 from .effective import read_weight
 from .matrices import TrackedMatrices
+from .pieces import Piece, Span
 from .places import clean_name, unwrapped
-from .readable import DTYPES
-from .source import Source, version_of
+from .readable import DTYPES, is_ddp, is_sharded
+from .source import Source, refuse_pieces, version_of
 from .tracked import TrackedWeights
 
 __all__ = [
     "DTYPES",
     "Choice",
     "CoverageTable",
+    "Piece",
     "Select",
     "Source",
+    "Span",
     "Track",
     "TrackedMatrices",
     "TrackedWeights",
     "WeightsOf",
     "clean_name",
     "difference_of",
+    "is_ddp",
+    "is_sharded",
     "read_weight",
+    "refuse_pieces",
     "unwrapped",
     "version_of",
 ]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from .coverage import Coverage
+from .pieces import Piece
 from .source import Source
-from .tracked import TrackedWeight
+from .tracked_weight import TrackedWeight
 
 
 def difference_of(new: Tensor, old: Tensor) -> Tensor:
@@ -50,10 +51,10 @@ class Changes:
             return "(not trained)"
         return "(made by its layer)" if found is not None and found.is_made and self.kind == "gradient" else ""
 
-    def _sources(self, found: Sequence[Source | Tensor]) -> list[Source]:
-        """Sources of the matrices that are there; those that are not are given as `_absent` ones."""
-        pairs = zip(found, self._nothing, strict=True)
-        return [one if isinstance(one, Source) else Source(one, nothing) for one, nothing in pairs]
+    def _sources(self, found: Sequence[tuple[Tensor, Piece | None, bool]]) -> list[Source]:
+        """Sources of matrices, each with its piece and whether it is absent."""
+        triples = zip(found, self._nothing, strict=True)
+        return [Source(matrix, nothing, absent=absent, piece=piece) for (matrix, piece, absent), nothing in triples]
 
 
 class Gradients(Changes):
@@ -72,7 +73,7 @@ class Gradients(Changes):
         Raises:
             RuntimeError: there is no gradient at all, and that is an error; or one is sparse.
         """
-        found: list[Source | Tensor] = []
+        found: list[tuple[Tensor, Piece | None, bool]] = []
         there = False
         own = iter(self.places)
         for weight in self.weights:
@@ -83,7 +84,10 @@ class Gradients(Changes):
                 error.add_note(f"raised while the gradient of {weight.name!r} was read, as of=(..., 'gradient') asks")
                 raise
             there = there or matrices is not None
-            found += matrices if matrices is not None else [_absent(sources[i].matrix) for i in places]
+            if matrices is None:
+                found += [_absent(sources[i]) for i in places]
+            else:
+                found += [(matrix, piece, False) for matrix, piece in matrices]
         if needed and self.weights and not there:
             raise RuntimeError(
                 "of: 'gradient' is to be measured, and no tracked weight has a gradient; call tracker.step() before "
@@ -117,15 +121,21 @@ class Updates(Changes):
 
     def read(self, sources: Sequence[Source], *, stepped: bool) -> list[Source]:
         """The updates. They are `absent` unless a step was taken and the weights were kept before it."""
-        matrices = [sources[i].matrix for i in self.places]
+        own = [sources[i] for i in self.places]
         if not (stepped and self.kept):
-            return self._sources([_absent(matrix) for matrix in matrices])
+            return self._sources([_absent(source) for source in own])
         self.kept = False
-        pairs = zip(matrices, self._before, strict=True)
-        return self._sources([difference_of(m, old) if m.shape == old.shape else _absent(m) for m, old in pairs])
+        return self._sources([_change(source, old) for source, old in zip(own, self._before, strict=True)])
 
 
-def _absent(matrix: Tensor) -> Source:
-    """What stands in for a matrix that is not there: of the same shape, in the dtype in which updates are computed."""
-    wide = torch.float64 if matrix.dtype == torch.float64 else torch.float32
-    return Source(torch.full_like(matrix, torch.nan, dtype=wide), torch.empty(0), absent=True)
+def _change(source: Source, old: Tensor) -> tuple[Tensor, Piece | None, bool]:
+    """What a weight has changed since it was `old`; absent if it had another shape."""
+    if source.matrix.shape != old.shape:
+        return _absent(source)
+    return difference_of(source.matrix, old), source.piece, False
+
+
+def _absent(source: Source) -> tuple[Tensor, Piece | None, bool]:
+    """What stands in for a change of a weight that is not there: of the same shape, in the dtype of updates."""
+    wide = torch.float64 if source.matrix.dtype == torch.float64 else torch.float32
+    return torch.full_like(source.matrix, torch.nan, dtype=wide), source.piece, True

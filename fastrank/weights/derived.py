@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from .coverage import Coverage
 from .effective import surroundings_kept
-from .layers import matrices_of
+from .pieces import part_of
 from .readable import is_sharded, reason_without_matrix
 from .source import Source
+from .tracked_weight import Cut, cut_as
 
 Track = Mapping[str, Callable[[nn.Module], Any]]
 """Functions of the model by the names of what they make: a matrix, a stack of matrices, or those of a dictionary."""
@@ -52,7 +53,7 @@ class Derived:
         Raises:
             RuntimeError: there are others than there were at first. TypeError, ValueError: as at first.
         """
-        found: dict[str, Tensor] = {}
+        found: Cut = {}
         for entry, tensor in self._evaluate().items():
             found |= _matrices(entry, tensor)
         if found.keys() != set(self.names):
@@ -60,7 +61,8 @@ class Derived:
                 f"track: {self.name!r} gave {len(self.names)} matrices, and now gives {len(found)}, or others: "
                 f"{', '.join(sorted(found.keys() ^ set(self.names))[:4])}; make a new RankTracker"
             )
-        return [Source(found[name], nothing) for name, nothing in zip(self.names, self._nothing, strict=True)]
+        pairs = zip(self.names, self._nothing, strict=True)
+        return [Source(found[name][0], nothing, piece=found[name][1]) for name, nothing in pairs]
 
     def _evaluate(self) -> dict[str, Tensor]:
         """What the function makes, by the name of the entry."""
@@ -78,7 +80,7 @@ class Derived:
             if not isinstance(tensor, Tensor):
                 raise TypeError(f"track: {entry!r} is a {type(tensor).__name__}, not a tensor or a dictionary of them")
             reason = reason_without_matrix(tensor, _NO_LAYER, "")
-            reason = "(on the meta device)" if tensor.is_meta else "(a DTensor)" if is_sharded(tensor) else reason
+            reason = "(on the meta device)" if tensor.is_meta else reason
             if reason:
                 raise ValueError(f"track: {entry!r}, of shape {tuple(tensor.shape)}, has no matrix {reason}")
         return entries
@@ -99,7 +101,7 @@ def undisturbed(model: nn.Module) -> ExitStack:
     return stack
 
 
-def _matrices(entry: str, tensor: Tensor) -> dict[str, Tensor]:
-    """The matrices of an entry, by name."""
-    found = matrices_of(tensor.detach(), _NO_LAYER, "")
+def _matrices(entry: str, tensor: Tensor) -> Cut:
+    """The matrices of an entry, or what this process has of them, by name."""
+    found = cut_as(tensor.detach(), part_of(tensor) if is_sharded(tensor) else None, _NO_LAYER, "")
     return {f"{entry}[{label}]" if label else entry: matrix for label, matrix in found.items()}

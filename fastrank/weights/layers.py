@@ -13,13 +13,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import accumulate, product
 from math import prod
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from .boxes import Box
 
 
 class Split(NamedTuple):
@@ -31,9 +32,13 @@ class Split(NamedTuple):
     """Their lengths along the axis; all 0: equal ones."""
     axis: int
 
-    def cut(self, weight: Tensor) -> dict[str, Tensor]:
-        """The pieces by label; a single piece has the label "". Raises `ValueError` if `weight` cannot be cut so."""
-        shape = tuple(weight.shape)
+    def ranges(self, shape: Sequence[int]) -> dict[str, tuple[int, int]]:
+        """First index and end of the pieces along the axis, by label; a single piece has the label "".
+
+        Raises:
+            ValueError: a weight of this shape cannot be cut so.
+        """
+        shape = tuple(shape)
         if not -len(shape) <= self.axis < len(shape):
             raise ValueError(f"shape {shape} has no axis {self.axis}")
         length, sizes = shape[self.axis], self.sizes
@@ -43,7 +48,8 @@ class Split(NamedTuple):
             wanted = f"parts of {', '.join(map(str, sizes))}" if any(sizes) else f"{len(sizes)} equal parts"
             raise ValueError(f"shape {shape} cannot be cut into {wanted} along axis {self.axis}")
         numbers = tuple(map(str, range(len(sizes)))) if len(sizes) > 1 else ("",)
-        return dict(zip(self.labels or numbers, torch.split(weight, list(sizes), self.axis), strict=True))
+        ends = tuple(accumulate(sizes))
+        return dict(zip(self.labels or numbers, zip((0, *ends[:-1]), ends, strict=True), strict=True))
 
 
 QKV = Split(("q", "k", "v"), (0,) * 3, 0)
@@ -103,9 +109,7 @@ def matrices_of(weight: Tensor, layer: nn.Module, attribute: str, split: Split |
 
     Args:
         weight: detached.
-        layer: the one that uses it.
-        attribute: its name there.
-        split: takes the place of what the layer's type says about several matrices.
+        layer, attribute, split: as of `boxes_of`.
 
     Returns:
         The matrices by label; a weight that is a single matrix has the label "".
@@ -113,36 +117,50 @@ def matrices_of(weight: Tensor, layer: nn.Module, attribute: str, split: Split |
     Raises:
         ValueError: `weight` cannot be cut as `split` says.
     """
-    if split is not None:
-        pieces = split.cut(weight)
-    else:
-        own = _split_of(layer, attribute, weight)
-        pieces = own.cut(weight) if own is not None else {"": weight}
+    return {label: box.cut_from(weight) for label, box in boxes_of(weight.shape, layer, attribute, split).items()}
+
+
+def boxes_of(shape: Sequence[int], layer: nn.Module, attribute: str, split: Split | None = None) -> dict[str, Box]:
+    """Where the matrices of a weight with at least two dimensions are in it, by label.
+
+    Args:
+        shape: of the weight.
+        layer: the one that uses it.
+        attribute: its name there.
+        split: takes the place of what the layer's type says about several matrices.
+
+    Raises:
+        ValueError: a weight of this shape cannot be cut as `split` says.
+    """
+    shape = tuple(shape)
+    split = split if split is not None else _split_of(layer, attribute, shape)
+    axis = split.axis % len(shape) if split is not None and -len(shape) <= split.axis < len(shape) else 0
+    pieces = split.ranges(shape) if split is not None else {"": (0, shape[0])}
     found = {}
-    for label, piece in pieces.items():
-        if isinstance(layer, _ConvNd) and piece.ndim > 2:
-            found[label] = _flat(piece.transpose(0, 1) if isinstance(layer, _ConvTransposeNd) else piece)
-        else:
-            leading = piece.shape[:-2]
-            places = product(*map(range, leading)) if prod(leading) else ()
-            for place in places:
-                found[",".join([*([label] if label else []), *map(str, place)])] = piece[place]
+    for label, (start, stop) in pieces.items():
+        starts, stops = [0] * len(shape), list(shape)
+        starts[axis], stops[axis] = start, stop
+        if isinstance(layer, _ConvNd) and len(shape) > 2:
+            rows = 1 if isinstance(layer, _ConvTransposeNd) else 0
+            columns = tuple(i for i in range(len(shape)) if i != rows)
+            found[label] = Box(tuple(starts), tuple(stops), rows, columns)
+            continue
+        leading = [stop - start for start, stop in zip(starts[:-2], stops[:-2], strict=True)]
+        for place in product(*map(range, leading)) if prod(leading) else ():
+            first = tuple(start + i for start, i in zip(starts[:-2], place, strict=True))
+            name = ",".join([*([label] if label else []), *map(str, place)])
+            ends = (*(i + 1 for i in first), *stops[-2:])
+            found[name] = Box((*first, *starts[-2:]), ends, len(shape) - 2, (len(shape) - 1,))
     return found
 
 
-def _split_of(layer: nn.Module, attribute: str, weight: Tensor) -> Split | None:
+def _split_of(layer: nn.Module, attribute: str, shape: tuple[int, ...]) -> Split | None:
     """How the type of a layer says that its weight is cut; None: it is not."""
     split = None
     if isinstance(layer, nn.MultiheadAttention) and attribute == "in_proj_weight":
         split = QKV
     elif isinstance(layer, tuple(GATES)) and attribute.startswith(("weight_ih", "weight_hh")):
         split = next(gates for kind, gates in GATES.items() if isinstance(layer, kind))
-    elif isinstance(layer, _ConvNd) and layer.groups > 1 and weight.ndim > 2:
+    elif isinstance(layer, _ConvNd) and layer.groups > 1 and len(shape) > 2:
         split = Split((), (0,) * layer.groups, 0)
-    return split if split is not None and weight.shape[0] % len(split.sizes) == 0 else None
-
-
-def _flat(kernel: Tensor) -> Tensor:
-    """A kernel `(c_out, c_in, ...)` as a matrix `(c_out, c_in * ...)`."""
-    by_stride = sorted(range(1, kernel.ndim), key=lambda d: (-kernel.stride()[d], d))
-    return kernel.permute(0, *by_stride).flatten(1)
+    return split if split is not None and shape[0] % len(split.sizes) == 0 else None

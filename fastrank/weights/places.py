@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .effective import child_of, make_weight, parametrizations_of, parts_of, stored_in
-from .readable import is_uninitialised
+from .readable import is_sharded, is_uninitialised
 
 WRAPPERS = frozenset(
     {
@@ -86,13 +86,16 @@ class Place:
         """The weight as it is now; None if the layer has none of this name any more."""
         parameter = stored_in(self.owner, self.stored)
         if parameter is not None:
-            return Weight(parameter if is_uninitialised(parameter) else parameter.detach(), parameter, False)
+            as_it_is = is_uninitialised(parameter) or is_sharded(parameter)  # whose shard is taken without a gradient
+            return Weight(parameter if as_it_is else parameter.detach(), parameter, False)
         made = None if self.raw else make_weight(self.layer, self.attribute)
         if made is None:
             return None
         parts = list(parts_of(self.layer)[self.attribute].values())
+        if is_sharded(made):
+            return Weight(made, parts[0], True)
         memory = made.untyped_storage().data_ptr()
-        dense = [part for part in parts if part.layout == torch.strided]
+        dense = [part for part in parts if part.layout == torch.strided and not is_sharded(part)]
         if any(part.untyped_storage().data_ptr() == memory for part in dense):  # a view of what it is made from
             made = made.clone()
         return Weight(made, parts[0], True)

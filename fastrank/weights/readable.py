@@ -40,21 +40,16 @@ def refuse_unreadable(name: str, weight: Tensor) -> None:
             f"parameter {name!r} is on the meta device and has no numbers; before tracking, give it memory with "
             f"model.to_empty(device=...) and load its weights, {without}"
         )
-    if is_sharded(weight):
-        raise ValueError(
-            f"parameter {name!r} is a DTensor: no device holds the whole matrix, and sharded weights cannot be tracked "
-            f"yet; analyse full checkpoints with `fastrank analyze`, {without}"
-        )
 
 
-def refuse_model(model: nn.Module) -> None:
-    """Raises `ValueError`, with the cure, if the modules of a model keep something else in place of their matrices."""
-    for module in model.modules():
-        if _is_a("torch.distributed.fsdp", "FullyShardedDataParallel", module):
-            raise ValueError(
-                "model: FullyShardedDataParallel keeps flattened shards in place of its matrices, which cannot be "
-                "tracked yet; analyse full checkpoints with `fastrank analyze`"
-            )
+def is_fsdp(module: nn.Module) -> bool:
+    """Whether a module is a `FullyShardedDataParallel`, which keeps slices of flattened weights."""
+    return _is_a("torch.distributed.fsdp", "FullyShardedDataParallel", module)
+
+
+def is_ddp(module: nn.Module) -> bool:
+    """Whether a module is a `DistributedDataParallel`, which keeps the same weights in all processes."""
+    return _is_a("torch.nn.parallel", "DistributedDataParallel", module)
 
 
 def is_quantised(module: nn.Module) -> bool:

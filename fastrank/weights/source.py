@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 from torch import Tensor
+
+from .pieces import Piece
 
 
 class _Fields(NamedTuple):
@@ -15,6 +18,8 @@ class _Fields(NamedTuple):
     """Whether the parameter is not trained, and the matrix depends on nothing else."""
     absent: bool = False
     """Whether there is no such matrix, and `matrix` only stands in for it: all NaN."""
+    piece: Piece | None = None
+    """Which part of a matrix `matrix` is, where several processes share it out; None: it is the whole."""
 
 
 class Source(_Fields):
@@ -23,6 +28,11 @@ class Source(_Fields):
     The matrix of an effective weight is a copy, too: its parameter is the first of those that it is made from. What is
     asked of a source again and again is found out once: a parameter that has other memory gets another source.
     """
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, cols) of the whole matrix."""
+        return self.piece.shape if self.piece is not None else (self.matrix.shape[0], self.matrix.shape[1])
 
     @cached_property
     def offset(self) -> int | None:
@@ -46,3 +56,13 @@ class Source(_Fields):
 def version_of(tensor: Tensor) -> int:
     """How often a tensor was written in place; -1 for one made under `torch.inference_mode`, which does not count."""
     return -1 if tensor.is_inference() else tensor._version
+
+
+def refuse_pieces(names: Sequence[str], sources: Sequence[Source]) -> None:
+    """Raise `ValueError` if a matrix is not whole in this process, for those who need all of it."""
+    for name, source in zip(names, sources, strict=True):
+        if source.piece is not None:
+            raise ValueError(
+                f"{name!r} is sharded over several processes: make a RankTracker on each of them once the model is "
+                "sharded, or analyse full checkpoints with `fastrank analyze`"
+            )

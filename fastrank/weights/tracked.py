@@ -2,91 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
-
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .coverage import Choice, Coverage, CoverageTable, type_name
-from .effective import child_of, stored_in
+from .effective import child_of
+from .flattened import flattened_in
 from .kept import Kept
-from .layers import Split, matrices_of
 from .places import Place, clean_name, list_places
-from .readable import is_quantised, is_uninitialised, reason_without_matrix, refuse_model, refuse_unreadable
+from .readable import is_quantised, is_uninitialised, reason_without_matrix
 from .source import Source
-
-
-class Reading(NamedTuple):
-    """The matrices of a weight as they are now."""
-
-    sources: list[Source]
-    parameter: Tensor | None
-    """The parameter of which all are views, so that they stay what they are as long as it does; None: read again."""
-
-
-@dataclass
-class TrackedWeight:
-    """A weight that is tracked, and the names of its matrices in the history."""
-
-    name: str
-    place: Place
-    split: Split | None
-    matrices: tuple[str, ...]
-
-    def read(self) -> Reading:
-        """Its matrices as they are now.
-
-        Raises:
-            RuntimeError: the model no longer has it, it has another number of matrices, or it cannot be read any more.
-        """
-        try:
-            weight = self.place.read()
-        except Exception as error:  # of a parametrization, whoever has written it
-            error.add_note(f"raised while the weight {self.name!r} was read, to measure its rank")
-            raise
-        if weight is None:
-            raise _gone(self.name)
-        frozen = not weight.is_made and not weight.parameter.requires_grad
-        sources = [Source(view, weight.parameter, frozen) for view in self._cut(weight.tensor)]
-        viewed = not weight.is_made and type(weight.tensor) is Tensor and all(s.offset is not None for s in sources)
-        return Reading(sources, weight.parameter if viewed else None)
-
-    def read_from(self, state: Mapping[str, Tensor]) -> list[Tensor]:
-        """Its matrices in a state dict of the model, whose keys have no parts that wrappers put in.
-
-        Raises:
-            ValueError: it is not there, or is no matrix. RuntimeError: it is another number of matrices.
-        """
-        tensor = state.get(self.name, state.get(clean_name(self.place.name)))
-        if tensor is None:
-            made = stored_in(self.place.owner, self.place.stored) is None
-            hint = "; its layer makes it from other tensors: give a model instead" if made else ""
-            raise ValueError(f"the state dict has no {self.name!r}{hint}")
-        return list(self._cut(tensor.detach()))
-
-    def read_gradient(self) -> list[Tensor] | None:
-        """The gradient of its parameter, as the same matrices; None if it has none.
-
-        Raises:
-            RuntimeError: it cannot be read, because it is sparse for example.
-        """
-        parameter = stored_in(self.place.owner, self.place.stored)
-        gradient = None if parameter is None else parameter.grad
-        return None if gradient is None else list(self._cut(gradient.detach()))
-
-    def _cut(self, tensor: Tensor) -> tuple[Tensor, ...]:
-        try:
-            matrices = cut(self.name, tensor, self.place, self.split)
-        except ValueError as error:
-            raise RuntimeError(f"tracked {error}; make a new RankTracker") from error
-        if len(matrices) != len(self.matrices):
-            raise RuntimeError(
-                f"tracked parameter {self.name!r} had {len(self.matrices)} matrices and now, with shape "
-                f"{tuple(tensor.shape)}, has {len(matrices)}; make a new RankTracker"
-            )
-        return tuple(matrices.values())
+from .tracked_weight import Reading, TrackedWeight, cut, gone
 
 
 class TrackedWeights:
@@ -111,7 +36,7 @@ class TrackedWeights:
     def __init__(self, model: nn.Module, choice: Choice, *, none: bool = False) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model: expected a torch.nn.Module, not {type(model).__name__}")
-        refuse_model(model)
+        flattened = flattened_in(model)
         self._model, self._raw = model, choice.weights == "raw"
         self.tracked: list[TrackedWeight] = []
         self.coverage = CoverageTable()
@@ -123,8 +48,9 @@ class TrackedWeights:
         for name, place in found.items():
             weight = place.read()
             assert weight is not None
-            tensor = weight.tensor
-            reason = reason_without_matrix(tensor, place.layer, place.attribute)
+            tensor, flat = weight.tensor, flattened.get((id(place.owner), place.stored))
+            whole = flat.whole(tensor) if flat is not None else tensor
+            reason = reason_without_matrix(whole, place.layer, place.attribute)
             reason = reason or choice.reason_against(name, place.layer)
             if place.part_of:
                 reason = f"({clean_name(place.part_of)} is made from it)"
@@ -135,11 +61,11 @@ class TrackedWeights:
             matrices: tuple[str, ...] = ()
             if not reason:
                 split = choice.split_of(name)
-                labels = cut(name, tensor, place, split)
+                labels = cut(name, tensor, place, split, flat)
                 matrices = tuple(f"{name}[{label}]" if label else name for label in labels)
-                self.tracked.append(TrackedWeight(name, place, split, matrices))
+                self.tracked.append(TrackedWeight(name, place, split, matrices, flat))
                 tied[place.key] = name
-            shape = () if is_uninitialised(tensor) else tuple(tensor.shape)
+            shape = () if is_uninitialised(tensor) else tuple(whole.shape)
             self.coverage.append(Coverage(name, shape, type_name(place.layer), matrices, reason))
         _refuse_quantised(model, choice)
         if not self.tracked and not none:
@@ -171,7 +97,7 @@ class TrackedWeights:
             self._kept = Kept(self._links, [weight.place for weight in self.tracked], parameters)
         sources = [source for reading in readings for source in reading.sources]
         self._sources = sources if all(self._known) else []
-        self.shapes = tuple((source.matrix.shape[0], source.matrix.shape[1]) for source in sources)
+        self.shapes = tuple(source.shape for source in sources)
         return sources
 
     def _find_again(self) -> None:
@@ -182,29 +108,12 @@ class TrackedWeights:
             # Two may have this name once wrappers' parts are left out: the same weight, or else the same place, counts.
             same = [p for p in named if p.key == weight.place.key] or [p for p in named if p.name == weight.place.name]
             if not same and len({p.key for p in named}) != 1:
-                raise _gone(weight.name)
+                raise gone(weight.name)
             weight.place = (same or named)[0]  # in its place: whoever reads gradients has this object too
         self._links = self._all_links()
 
     def _all_links(self) -> list[tuple[nn.Module, str, nn.Module]]:
         return list(dict.fromkeys(link for weight in self.tracked for link in weight.place.links))
-
-
-def cut(name: str, tensor: Tensor, place: Place, split: Split | None) -> dict[str, Tensor]:
-    """The matrices of a weight by label. Raises `ValueError`, which names it, if it has none or cannot be read."""
-    refuse_unreadable(name, tensor)
-    reason = reason_without_matrix(tensor, place.layer, place.attribute)
-    if isinstance(place.layer, torch.jit.ScriptModule) and tensor.ndim > 2 and split is None:
-        raise ValueError(
-            f"parameter {name!r} is in a scripted module, which does not tell what its axes mean; track the model "
-            f"before it is scripted, or leave it out with exclude=[{name!r}]"
-        )
-    if reason:
-        raise ValueError(f"parameter {name!r}, of shape {tuple(tensor.shape)}, has no matrices {reason}")
-    try:
-        return matrices_of(tensor, place.layer, place.attribute, split)
-    except ValueError as error:
-        raise ValueError(f"split: parameter {name!r} of {error}") from error
 
 
 def _named_places(model: nn.Module, raw: bool) -> dict[str, Place]:
@@ -220,10 +129,6 @@ def _named_places(model: nn.Module, raw: bool) -> dict[str, Place]:
         else:
             found.update({place.name: place for same in weights.values() for place in same})
     return found
-
-
-def _gone(name: str) -> RuntimeError:
-    return RuntimeError(f"tracked parameter {name!r} is no longer part of the model; make a new RankTracker")
 
 
 def _refuse_quantised(model: nn.Module, choice: Choice) -> None:

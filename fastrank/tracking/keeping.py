@@ -1,0 +1,80 @@
+"""Keeping: how a tracker is saved, goes on from what was saved, and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, Self
+
+from ..sharing import SharedMeasurer
+from ..weights import Source
+from .checkpoint import pack, unpack
+from .inference import outside_inference
+from .readings import Readings
+
+
+class Keeping(Readings):
+    """The part of `RankTracker` that lets a training be interrupted, and ends it."""
+
+    _shared: SharedMeasurer | None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that another process needs to continue: numbers, strings and bytes. Waits for the device.
+
+        Of processes that measure together, which do not wait for each other here, the first one has the state to save;
+        it is loaded on all of them, and there may be more or fewer then.
+        """
+        sources = self._weights.sources()
+        kept = {
+            "measurer": self._measurer.state(sources),
+            "history": self._history.state_dict(),
+            "watch": self._watch.state(self._history),
+            "steps": self._steps.memory(),
+        }
+        return pack(self.names, self._history.layout.columns, self._shapes(sources), self._steps.state(), kept)
+
+    @outside_inference
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state`. Rows measured since it was taken are dropped, and parts written since removed.
+
+        Raises:
+            ValueError: the state is of another version, or of a tracker of other matrices, shapes or columns.
+            HistoryError: a part the state counts on is missing.
+        """
+        sources = self._weights.sources()
+        kept = unpack(state, self.names, self._history.layout.columns, self._shapes(sources))
+        self._history.load_state_dict(kept["history"])
+        self._steps.load(state["calls"], state["steps"], kept.get("steps"))
+        self._watch.load(kept.get("watch"))
+        self._measurer.load(sources, kept["measurer"])
+        self._weights.keep()
+
+    def flush(self) -> None:
+        """Write rows that are in no part yet to `directory`. Raises `OSError`; the rows are then kept."""
+        self._history.flush()
+
+    def close(self) -> None:
+        """Stop following the optimizer, flush, and leave `directory` to others. The end of a `with` block does it."""
+        self._hooks.stop()
+        try:
+            self._history.close()
+        finally:
+            self._watch.close(self._history)
+            if self._shared is not None:
+                self._shared.close(self._steps.calls)
+        self._hooks.warn_if_idle(recorded=self._steps.begun, closing=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError(
+            "a RankTracker follows an optimizer and cannot be copied or pickled; save its state_dict(), and load that "
+            "into a new tracker of the other model"
+        )
+
+    def _shapes(self, sources: Sequence[Source]) -> Sequence[tuple[int, int]]:
+        """Of all matrices, as they are now."""
+        return [source.shape for source in sources] if self._shared is None else self._shared.shapes
