@@ -29,6 +29,9 @@ ROOMS = {
             *("arguments", "backend", "counting", "device", "device_table", "metrics", "optim", "reference"),
             *("streams", "weights"),
         ],
+        "sharing": [
+            *("arguments", "backend", "counting", "device", "measuring", "metrics", "reference", "streams", "weights"),
+        ],
         "tracking": [
             *("alerts", "arguments", "backend", "device", "history", "measuring", "metrics", "optim", "plotting"),
             *("schedules", "sinks", "streams", "weights"),
