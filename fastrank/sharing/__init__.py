@@ -5,6 +5,8 @@ missing     which of them are missing, and why, in words
 notes       what the ranks write for each other in the job's store
 """
 
+from .measurer import SharedMeasurer
 from .ranks import Ranks
+from .share import Role, role_of, share_out
 
-__all__ = ["Ranks"]
+__all__ = ["Ranks", "Role", "SharedMeasurer", "role_of", "share_out"]

@@ -90,6 +90,7 @@ def share_out(
         plan = make_plan([[_declared(holding) for holding in holdings] for holdings, _, _ in known])
         beside, frozen = (set().union(*(each[i] for each in known)) for i in (1, 2))
         weights = sum(matrix.name not in beside for matrix in plan.matrices)
+        ranks.moved = 0  # from here on only what is measured
         return SharedMeasurer(
             plan, ranks, sources, matrices.names, frozen, weights, tolerances, spectrum, device, stream
         )

@@ -30,7 +30,7 @@ def pack(
     """
     packed = io.BytesIO()
     torch.save(kept, packed)
-    own = {"names": list(names), "columns": list(columns), "shapes": ["x".join(map(str, shape)) for shape in shapes]}
+    own = {"names": list(names), "columns": list(columns), "shapes": list(map(_shape, shapes))}
     return {"version": VERSION, **own, **counts, "packed": packed.getvalue()}
 
 
@@ -46,7 +46,11 @@ def unpack(state: Mapping[str, Any], names: Sequence[str], columns: Sequence[str
         if list(state[key]) != list(own):
             differing = sorted(set(state[key]) ^ set(own))
             raise ValueError(f"state_dict: {key} differ from this tracker's: {', '.join(differing) or 'order'}")
-    for name, shape, own in zip(names, state["shapes"], shapes, strict=True):
-        if shape != (now := "x".join(map(str, own))):
+    for name, shape, now in zip(names, state["shapes"], map(_shape, shapes), strict=True):
+        if shape != now:
             raise ValueError(f"state_dict: {name} is {shape} there, and {now} in this model")
     return torch.load(io.BytesIO(state["packed"]), map_location="cpu", weights_only=True)
+
+
+def _shape(shape: Shape) -> str:
+    return "x".join(map(str, shape))

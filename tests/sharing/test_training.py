@@ -1,0 +1,62 @@
+"""Sharded models have the ranks of the same training unsharded, at every step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from processes import run
+from sharded import (
+    Llama,
+    Mixed,
+    assert_same,
+    by_both,
+    by_ddp,
+    by_fsdp,
+    by_old_fsdp,
+    by_tensors,
+    grid,
+    line,
+    rows_of,
+    train,
+    twins,
+)
+from torch import distributed
+
+
+def compared(make, shard, mesh, steps=4, **options):
+    """Trains both, and returns the way and owner of each matrix."""
+    sharded, plain = twins(make, shard, mesh, **options)
+    train(*sharded[:2], steps)
+    train(*plain[:2], steps)
+    own, expected = sharded[2], plain[2]
+    assert_same(list(own.latest().values()), list(expected.latest().values()))
+    if distributed.get_rank() == 0:
+        assert_same(rows_of(own), rows_of(expected))
+        ranks = {row["rank_lower"] for row in rows_of(expected) if row["name"] == expected.names[0]}
+        assert max(ranks) < min(expected.latest()[expected.names[0]][side] for side in ("rows", "cols"))
+    plan = own._shared._plan
+    assert own._shared._ranks.moved == plan.sent(distributed.get_rank()) * len(rows_of(expected)) / len(plan.matrices)
+    own.close()
+    return {matrix.name: (matrix.way, matrix.owner) for matrix in plan.matrices}
+
+
+def everything(rank):
+    torch.set_num_threads(1)
+    found = {"fsdp": compared(Llama, by_fsdp, line(), spectrum=["effective_rank", "singular_values"])}
+    found["tp"] = compared(Llama, by_tensors, line())
+    found["mixed"] = compared(Mixed, by_fsdp, line(), of=("weight", "gradient", "update"))
+    if distributed.get_world_size() == 4:
+        found["fsdp x tp"] = compared(Llama, by_both, grid())
+        found["hsdp"] = compared(Llama, by_fsdp, grid(("replicate", "shard")))
+    found["ddp"] = compared(Llama, by_ddp, None, share=True)
+    found["old"] = compared(Llama, by_old_fsdp, None)
+    return found
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_a_sharded_model_has_the_ranks_of_its_unsharded_twin(processes):
+    found = run(everything, processes, timeout=120)
+    for layout, plan in found[0].items():
+        owners = {owner for _, owner in plan.values()}
+        assert owners == set(range(processes)), layout
+    assert all(other == found[0] for other in found)
