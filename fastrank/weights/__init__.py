@@ -11,6 +11,7 @@ changes     the gradients of weights, and what a step has made of them
 derived     what functions of the model make, for which it has no parameter
 matrices    weights, their changes and what is derived: `TrackedMatrices`
 source      a matrix with its parameter, as the rest of the library takes it
+pieces      which part of a matrix a process has
 """
 
 from .changes import difference_of
@@ -18,6 +19,7 @@ from .coverage import Choice, CoverageTable, Select, WeightsOf
 from .derived import Track
 from .effective import read_weight
 from .matrices import TrackedMatrices
+from .pieces import Span
 from .places import clean_name, unwrapped
 from .readable import DTYPES
 from .source import Source, version_of
@@ -29,6 +31,7 @@ __all__ = [
     "CoverageTable",
     "Select",
     "Source",
+    "Span",
     "Track",
     "TrackedMatrices",
     "TrackedWeights",

@@ -29,6 +29,7 @@ ROOMS = {
             *("arguments", "backend", "counting", "device", "device_table", "metrics", "optim", "reference"),
             *("streams", "weights"),
         ],
+        "sharing": ["reference", "weights"],
         "tracking": [
             *("alerts", "arguments", "backend", "device", "history", "measuring", "metrics", "optim", "plotting"),
             *("schedules", "sinks", "streams", "weights"),
