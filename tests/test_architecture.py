@@ -192,12 +192,12 @@ def test_kernels_know_nothing_of_the_library_they_serve(path):
 
 @pytest.mark.parametrize("path", [*files("experiments"), *files("bench")], ids=lambda p: str(p.relative_to(ROOT)))
 def test_experiments_and_benchmarks_use_the_public_interface(path):
-    """Benchmarks also reach kernels and twins, and what rooms of the experiments offer."""
+    """Benchmarks also reach kernels and twins, how work is shared, and what rooms of the experiments offer."""
     import fastrank
 
     users = {f"fastrank.{name}" for name in TRAINERS}  # not in `__all__`: no `import *` shall import a trainer
     public = BENEATH | users | {"fastrank"} | {f"fastrank.{name}" for name in fastrank.__all__}
-    open_to_bench = ("fastrank.kernels", "fastrank.reference", "fastrank.experiments")
+    open_to_bench = ("fastrank.kernels", "fastrank.reference", "fastrank.experiments", "fastrank.sharing")
     for used in imports(path):
         if path.is_relative_to(ROOT / "bench") and used.source.startswith(open_to_bench):
             continue

@@ -1,12 +1,40 @@
-"""Sharing: the processes of a job, whose model is sharded between them, measure each matrix together, once.
+"""Sharing: the processes (ranks) of a job measure the matrices of one model together, each matrix once.
 
-ranks       `Ranks`: the processes (ranks) that measure together, what travels between them, and who of them is missing
+That is how the matrices of a sharded model are measured, of which no process has the whole, and how replicas share the
+work. Every rank makes a tracker, and every rank has to take each step that is measured, as it has to take part in the
+training itself. One that is missing is not waited for in vain: the others raise an error that names it, and says why if
+it has said so, within the tracker's `timeout`. What travels, does so by a process group of its own.
+
+share       whether processes measure together, and what they agree on before: `share_out`
+holdings    what each rank declares of each matrix, and whether all of it fits together
+plan        who measures what, and which way it travels there, by its `costs`: `make_plan`
+traffic     the three ways of a matrix, and which bytes travel for it
+moves       carries that out: `travelling` are the matrices of which no rank has all
+measurer    `SharedMeasurer`, which measures a step
+ranks       `Ranks`: the processes, and what travels between them
 missing     which of them are missing, and why, in words
 notes       what the ranks write for each other in the job's store
 """
 
+from ..weights import Span
+from .holdings import Holding
 from .measurer import SharedMeasurer
+from .plan import Plan, make_plan
 from .ranks import Ranks
 from .share import Role, role_of, share_out
+from .traffic import Placement, Way, slices
 
-__all__ = ["Ranks", "Role", "SharedMeasurer", "role_of", "share_out"]
+__all__ = [
+    "Holding",
+    "Placement",
+    "Plan",
+    "Ranks",
+    "Role",
+    "SharedMeasurer",
+    "Span",
+    "Way",
+    "make_plan",
+    "role_of",
+    "share_out",
+    "slices",
+]

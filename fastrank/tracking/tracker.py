@@ -145,7 +145,13 @@ class RankTracker(Keeping):
         measured = (self.tolerances, spectrum, self._device, self._stream)
         self._shared: SharedMeasurer | None = None
         if self._role is Role.TOGETHER:
-            agreed: dict[str, Any] = {"tolerance": self.tolerances, "spectrum": spectrum, "every": every, "of": of, "initial": initial}
+            agreed: dict[str, Any] = {
+                "tolerance": self.tolerances,
+                "spectrum": spectrum,
+                "every": every,
+                "of": of,
+                "initial": initial,
+            }
             agreed |= {"spectrum_every": spectrum_every, "first_step": first_step}
             wait = check_seconds(timeout, "timeout")
             self._shared = share_out(self._weights, sources, share, wait, agreed, *measured)

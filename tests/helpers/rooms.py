@@ -30,11 +30,11 @@ ROOMS = {
             *("streams", "weights"),
         ],
         "sharing": [
-            *("arguments", "backend", "counting", "device", "measuring", "metrics", "reference", "streams", "weights"),
+            *("device", "measuring", "metrics", "optim", "reference", "streams", "weights"),
         ],
         "tracking": [
             *("alerts", "arguments", "backend", "device", "history", "measuring", "metrics", "optim", "plotting"),
-            *("schedules", "sinks", "streams", "weights"),
+            *("schedules", "sharing", "sinks", "streams", "weights"),
         ],
         "analysis": ["arguments", "metrics", "tracking", "weights"],
         "lightning": ["schedules", "tracking"],
