@@ -36,6 +36,7 @@ class Notes:
         self.store = store
         self.rank = rank
         self.size = size
+        self._gone: NoStore | None = None
 
     def write(self, topic: str, text: bytes = b"") -> None:
         """This rank's note under a topic; a second one takes the place of the first."""
@@ -129,8 +130,10 @@ class Notes:
         """The store's answer.
 
         A question to a process that has stopped, or to a machine that is cut off, never returns, and no store has a
-        time limit for that. So a thread of its own asks it.
+        time limit for that. So a thread of its own asks it. A store that has not answered once is not asked again.
         """
+        if self._gone is not None:
+            raise self._gone
         answers: list[T] = []
         errors: list[Exception] = []
 
@@ -146,14 +149,16 @@ class Notes:
         if answers:
             return answers[0]
         if errors:
-            raise NoStore(
+            self._gone = NoStore(
                 "the process that keeps the job's store, usually rank 0, has ended, so that no rank can say why it is "
                 f"missing ({first_line(errors[0])})"
-            ) from errors[0]
-        raise NoStore(
-            f"the job's store, which usually rank 0 keeps, has not answered for {ANSWER:g} s: its process may have "
-            "been stopped, or the network may be down"
-        )
+            )
+        else:
+            self._gone = NoStore(
+                f"the job's store, which usually rank 0 keeps, has not answered for {ANSWER:g} s: its process may have "
+                "been stopped, or the network may be down"
+            )
+        raise self._gone from (errors[0] if errors else None)
 
 
 def first_line(error: Exception) -> str:

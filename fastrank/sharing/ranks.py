@@ -19,6 +19,9 @@ from .notes import NoStore, Notes
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
+CONNECT = timedelta(seconds=30)
+"""How long gloo tries to reach a rank, at each of a few times."""
+
 GONE = ("left", "verdict")
 """Topics under which a rank announces that it comes no more: it has left, or it has seen a failure."""
 
@@ -170,7 +173,9 @@ class Ranks:
             options._timeout = wait  # as `new_group` sets it; it has no other name
             self._group = dist.ProcessGroupNCCL(store, self.rank, self.size, options)
         else:
-            self._group = dist.ProcessGroupGloo(store, self.rank, self.size, wait)
+            # All ranks have just met. Gloo tries several times to reach one that has died since.
+            self._group = dist.ProcessGroupGloo(store, self.rank, self.size, min(wait, CONNECT))
+            self._group._set_default_timeout(wait)  # as torch's own `_set_pg_timeout` does it; it has no other name
 
     def _meet(self, own: bytes, lack: str, cure: str) -> None:
         """Write some bytes in the store and wait for everybody's, or name those who lack."""
