@@ -25,6 +25,9 @@ CONNECT = timedelta(seconds=30)
 GONE = ("left", "verdict")
 """Topics under which a rank announces that it comes no more: it has left, or it has seen a failure."""
 
+AT_ONCE = 16
+"""How often `doing` changes from one meeting before collectives of NCCL to the next: so far may ranks run ahead."""
+
 T = TypeVar("T")
 
 _made: Counter[tuple[int, ...]] = Counter()
@@ -39,8 +42,9 @@ class Ranks:
     them have to do so in the same order. When one is missing, the others raise a `RuntimeError` that names it and
     says why, if it has said so; from then on every call raises that again, at once.
 
-    No call takes longer than `timeout` and a few seconds on gloo. NCCL's collectives are not waited for here: the ranks
-    meet before them, once whenever `doing` changes, and what becomes of a rank in the midst of one is NCCL's to see.
+    No call takes longer than `timeout` and a few seconds on gloo. NCCL's collectives are not waited for here. Before
+    them the ranks meet in the store, whenever `doing` has changed `AT_ONCE` times, so that one that is missing is named
+    after that; what becomes of a rank in the midst of one is NCCL's to see.
 
     Args:
         group: the process group whose ranks take part, this one among them. None: all ranks of the job.
@@ -76,7 +80,7 @@ class Ranks:
         self._met = 0
         self._nccl = device.type == "cuda" and "cuda:nccl" in dist.get_backend_config(group)
         self._comes_first = self._nccl
-        self._came = 0
+        self._came = self._done = 0
         self._came_for: str | None = None
         self._group: Any = None  # a `dist.ProcessGroupGloo` or `ProcessGroupNCCL`, most of which has no types
         self._left: str | None = None
@@ -191,6 +195,9 @@ class Ranks:
         """Before a collective that cannot fail by itself when a rank is missing: wait until all have come so far."""
         if self._comes_first and self._came_for != self.doing:
             self._came_for = self.doing
+            self._done += 1
+            if (self._done - 1) % AT_ONCE:
+                return
             self._came += 1
             if not self._asked(lambda: self._notes.come(self._came, self._timeout, GONE)):
                 self._diagnose(TimeoutError(f"not all ranks came within {self._timeout:g} s"))

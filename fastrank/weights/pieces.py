@@ -50,8 +50,8 @@ class Piece(NamedTuple):
     """Empty: it has nothing of it."""
 
     def views(self, local: Tensor) -> list[Tensor]:
-        """The spans of `local`, which is the piece itself: of a flattened parameter 1-D, else `(rows, cols)` of the
-        elements that are here."""
+        """The spans of `local`, which is the piece itself: 1-D where it begins or ends in the midst of a row, else
+        `(rows, cols)` of the elements that are here."""
         if local.ndim == 1:
             sizes = [span.numel for span in self.spans]
             return [x.view(span.shape) for x, span in zip(torch.split(local, sizes), self.spans, strict=True)]
@@ -109,7 +109,8 @@ class Part(NamedTuple):
         if low >= high:
             return self.local.new_empty(0), Piece(box.shape, ())
         local = self.local.flatten()[low - self.first : high - self.first]
-        return local, Piece(box.shape, _rows_of(low - start, high - start, box.shape[1]))
+        spans = _rows_of(low - start, high - start, box.shape[1])
+        return local.view(spans[0].shape) if len(spans) == 1 else local, Piece(box.shape, spans)
 
 
 def _joined(runs: Sequence[Sequence[Run]], sizes: Sequence[int]) -> list[Run]:
