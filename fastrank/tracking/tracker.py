@@ -14,7 +14,7 @@ from .. import backend
 from ..arguments import check_count, check_seconds
 from ..device import capturing
 from ..history import History, Layout, StepNumber, on_host
-from ..measuring import Measurer, check_spectrum, check_tolerances, columns
+from ..measuring import Measurer, check_spectrum, check_tolerances, columns, home_of
 from ..metrics import Tolerance
 from ..schedules import Rule
 from ..streams import OwnStream
@@ -87,9 +87,9 @@ class RankTracker(Readings):
 
     Names are the model's, without the `module.`, `_orig_mod.` and so on of wrappers. A weight under several names is
     tracked under the first that is chosen. These weights are settled now: modules and parameters may be replaced or
-    moved later, as long as each weight keeps its number of matrices; new layers are not tracked. A frozen weight
-    (`requires_grad=False`) is measured again when it was replaced or written in place; on CUDA a write through `.data`,
-    which PyTorch does not count, goes unseen.
+    moved later, as long as each weight keeps its number of matrices; new layers are not tracked. They may be on several
+    devices, but for a step that a CUDA graph captures. A frozen weight (`requires_grad=False`) is measured again when
+    it was replaced or written in place; on CUDA a write through `.data`, which PyTorch does not count, goes unseen.
     """
 
     @outside_inference
@@ -129,8 +129,8 @@ class RankTracker(Readings):
         self._model = type(unwrapped(model)).__name__
         self._weights = TrackedMatrices(model, choice, track, of, follows=bool(followed))
         sources = self._weights.sources()
-        self._device = sources[0].matrix.device
-        self._until_compiled = compile_ahead(sources, followed, self._device)
+        self._device = home_of(sources)
+        self._until_compiled = compile_ahead(sources, followed)
         named = (self._weights.names, columns(self.tolerances, spectrum), "singular_values" in spectrum)
         layout = Layout(*named, self._weights.weights)
         self._steps = Steps(every, spectrum_every, self._spectrum, self._device, first_step)
@@ -160,7 +160,7 @@ class RankTracker(Readings):
             step: the number of this step, larger than the last one's (default None: one more than that).
 
         Raises:
-            RuntimeError: a tracked weight left the model or changed its number of matrices; `spectrum` in a capture.
+            RuntimeError: a tracked weight left the model or changed its number of matrices; what no graph can capture.
             HistoryError: `directory` holds another run's parts, or replays were miscounted.
             ValueError: `step` is not larger than the last one's, or given while a CUDA graph is captured.
         """
