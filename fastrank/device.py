@@ -1,5 +1,5 @@
-"""Detect the capture of a CUDA graph on a device, copy numbers from a device without making the host wait, and work on
-small matrices on a CPU without waiting for its other threads."""
+"""Detect the capture of a CUDA graph on a device, copy numbers between devices without making the host wait, and work
+on small matrices on a CPU without waiting for its other threads."""
 
 from __future__ import annotations
 
@@ -34,6 +34,21 @@ def to_host(tensor: Tensor) -> Tensor:
     be read when an event that `mark` records after this call has completed."""
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
     return host.copy_(tensor, non_blocking=True)
+
+
+def bring(tensor: Tensor, device: torch.device) -> Tensor:
+    """The same numbers on `device`, for what is launched there from now on. The host waits only for those that come
+    from another device to a CPU.
+
+    PyTorch runs a copy between two CUDA devices on the current stream of the tensor's device, after what the current
+    stream of `device` has to do so far; and the latter waits for the copy. A copy from a CPU goes by way of pinned
+    memory, so that the tensor may be written to at once.
+    """
+    if tensor.device == device:
+        return tensor
+    if device.type != "cuda":
+        return tensor.to(device)
+    return (tensor.pin_memory() if tensor.device.type == "cpu" else tensor).to(device, non_blocking=True)
 
 
 def mark(device: torch.device) -> torch.cuda.Event | None:

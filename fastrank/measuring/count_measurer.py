@@ -1,6 +1,6 @@
 """Count measurer: measures on a CUDA device by counts alone, without sketches.
 
-`Measurer` chooses it if a matrix is empty, or FP64: nothing could be proven from the sketch of an FP64 matrix.
+`ChosenMeasurer` chooses it if a matrix is empty, or FP64: nothing could be proven from the sketch of an FP64 matrix.
 
 Every column of the history comes from the Gram of each matrix (but the whole spectrum of an FP64 matrix from the matrix
 itself): the ranks by the law of inertia, sigma_1 by a power iteration, warm-started with the last step's basis.

@@ -16,7 +16,7 @@ SETTLING = 16
 
 
 class Measures(Protocol):
-    """Something that measures matrices; see `measurer.ChosenMeasurer`."""
+    """Something that measures matrices; see `device_measurer.ChosenMeasurer`."""
 
     def measure(self, sources: Sequence[Source], due: bool) -> tuple[Tensor, dict[int, Tensor]]:
         """Values `(matrices, columns)` FP64 and, if `due`, the singular values of each matrix, by index."""

@@ -34,18 +34,18 @@ where no power iteration is used."""
 
 
 class StackMeasurer:
-    """Measures a list of matrices after each step, on whatever devices they are.
+    """Measures a list of matrices after each step, on whatever device they are.
 
     Args:
         tolerances, spectrum: what a row has columns for, see `row.columns`.
-        device: where the values go.
+        device: where all matrices are.
     """
 
     def __init__(self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device) -> None:
         self._tolerances, self._spectrum, self._device = tolerances, spectrum, device
         self._columns = len(columns(tolerances, spectrum))
         self._groups: list[tuple[Group, Tensor]] = []
-        self._grouped_for: list[tuple[torch.Size, torch.dtype, torch.device]] = []
+        self._grouped_for: list[tuple[torch.Size, torch.dtype]] = []
         self._starts: WarmStarts = {}
 
     def measure(self, sources: Sequence[Source], due: bool) -> tuple[Tensor, dict[int, Tensor]]:
@@ -56,7 +56,7 @@ class StackMeasurer:
             matrix, by its index.
         """
         matrices = [source.matrix for source in sources]
-        now = [(m.shape, m.dtype, m.device) for m in matrices]
+        now = [(m.shape, m.dtype) for m in matrices]
         if now != self._grouped_for:
             self._groups = [(g, torch.tensor(g.indices, device=self._device)) for g in group(matrices)]
             self._grouped_for = now
@@ -66,10 +66,10 @@ class StackMeasurer:
         for g, places in self._groups:
             with one_thread(g.rows):
                 m = measure_stack(g.stack(matrices), self._tolerances, self._spectrum, due, self._starts.get(g))
-            values[places] = m.values.to(self._device, non_blocking=True)
+            values[places] = m.values
             starts[g] = m.basis
             if m.sigma is not None:
-                sigma.update(zip(g.indices, m.sigma.to(self._device), strict=True))
+                sigma.update(zip(g.indices, m.sigma, strict=True))
         self._starts = starts  # of groups that still exist: a matrix of a new shape starts afresh
         return values, sigma
 

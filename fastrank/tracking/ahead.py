@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from .. import backend
 from ..kernels.limits import NARROW
-from ..measuring import basis_sizes, compile_for_cpu
+from ..measuring import basis_sizes, by_device, compile_for_cpu
 from ..measuring.compilation import compilation_of
 from ..optim import SGD
 from ..weights import Choice, Source, TrackedWeights
@@ -53,12 +53,10 @@ def prepare(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None 
         ValueError: no parameter of the model is a matrix.
     """
     optimizers = [followed.optimizer for followed in find_optimizers(optimizer)]
-    found: dict[torch.device, list[Tensor]] = {}
-    for source in TrackedWeights(model, Choice()).sources():
-        found.setdefault(source.matrix.device, []).append(source.matrix)
-    for device, matrices in found.items():
+    sources = TrackedWeights(model, Choice()).sources()
+    for device, indices in by_device(sources).items():
         if backend.kernels_serve(device):
-            needs = needs_of(matrices, optimizers, device)
+            needs = needs_of([sources[i].matrix for i in indices], optimizers, device)
             compilation_of(device).request(*needs)
             compilation_of(device).wait(needs.urgent)
             compilation_of(device).wait(needs.later, here=False)
@@ -66,26 +64,25 @@ def prepare(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None 
             compile_for_cpu()
 
 
-def compile_ahead(sources: Sequence[Source], followed: Sequence[Followed], device: torch.device) -> Callable[[], None]:
-    """Begins to compile, in the background, the kernels that tracking the matrices of `sources` may launch.
-
-    Does nothing unless the kernels serve `device` and all matrices are on it.
+def compile_ahead(sources: Sequence[Source], followed: Sequence[Followed]) -> Callable[[], None]:
+    """Begins to compile, in the background, the kernels that tracking the matrices of `sources` may launch, on each
+    device that has any of them and that the kernels serve.
 
     Returns:
         A function that waits until the kernels of the first step are compiled. Call it before that step: a launch that
         comes earlier would compile its kernel a second time.
     """
-    matrices = [source.matrix for source in sources]
-    if not backend.kernels_serve(device) or any(matrix.device != device for matrix in matrices):
-        return lambda: None
-    urgent, later = needs_of(matrices, [found.optimizer for found in followed], device)
-    compilation_of(device).request(urgent, later)
+    urgent: dict[torch.device, list[AnyVariant]] = {}
+    for device, indices in by_device(sources).items():
+        if backend.kernels_serve(device):
+            matrices = [sources[i].matrix for i in indices]
+            urgent[device], later = needs_of(matrices, [found.optimizer for found in followed], device)
+            compilation_of(device).request(urgent[device], later)
 
     def until_compiled() -> None:
-        nonlocal urgent
-        if urgent:  # empty after the first call
-            compilation_of(device).wait(urgent)
-            urgent = []
+        while urgent:  # empty after the first call
+            device, variants = urgent.popitem()
+            compilation_of(device).wait(variants)
 
     return until_compiled
 

@@ -13,6 +13,7 @@ from torch._compile import _disable_dynamo
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from ..device import bring
 from ..optim import SGD, Companion
 from ..weights import Source, version_of
 from .optimizers import Followed, trains_nothing
@@ -99,7 +100,7 @@ class StepHooks:
                 self._last, self._stepped, self._beyond = id(optimizer), {}, set()
                 self._idle = []
                 known = [flag for flag in flags if flag is not None]
-                self._after(reduce(torch.minimum, known) if len(known) == len(flags) else None)
+                self._after(least(known) if len(known) == len(flags) else None)
 
     def stop(self) -> None:
         """Removes the hooks, and takes the companion from the optimizers."""
@@ -129,3 +130,10 @@ class StepHooks:
                 "call tracker.step()",
                 stacklevel=3,
             )
+
+
+def least(flags: Sequence[Tensor]) -> Tensor:
+    """The smallest of one `found_inf` or several, one element each, which may be on several devices: on the first CUDA
+    device among these, so that the host need not wait. Of one, or of one device, nothing is copied."""
+    device = next((flag.device for flag in flags if flag.device.type == "cuda"), flags[0].device)
+    return reduce(torch.minimum, (bring(flag, device) for flag in flags))

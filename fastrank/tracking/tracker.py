@@ -15,7 +15,7 @@ from .. import backend
 from ..arguments import check_count, check_seconds
 from ..device import capturing
 from ..history import History, Layout, StepNumber, on_host
-from ..measuring import Measurer, check_spectrum, check_tolerances, columns
+from ..measuring import Measurer, check_spectrum, check_tolerances, columns, home_of
 from ..metrics import Tolerance
 from ..schedules import Rule
 from ..sharing import Role, SharedMeasurer, role_of, share_out
@@ -94,9 +94,9 @@ class RankTracker(Keeping):
 
     Names are the model's, without the `module.`, `_orig_mod.` and so on of wrappers. A weight under several names is
     tracked under the first that is chosen. These weights are settled now: modules and parameters may be replaced or
-    moved later, as long as each weight keeps its number of matrices; new layers are not tracked. A frozen weight
-    (`requires_grad=False`) is measured again when it was replaced or written in place; on CUDA a write through `.data`,
-    which PyTorch does not count, goes unseen.
+    moved later, as long as each weight keeps its number of matrices; new layers are not tracked. They may be on several
+    devices, but for a step that a CUDA graph captures. A frozen weight (`requires_grad=False`) is measured again when
+    it was replaced or written in place; on CUDA a write through `.data`, which PyTorch does not count, goes unseen.
     """
 
     @outside_inference
@@ -138,9 +138,9 @@ class RankTracker(Keeping):
         self._model = type(unwrapped(model)).__name__
         self._weights = TrackedMatrices(model, choice, track, of, follows=bool(followed))
         sources = self._weights.sources()
-        self._device = sources[0].matrix.device
+        self._device = home_of(sources)
         self._role = role_of(model, sources, share)
-        self._until_compiled = compile_ahead(sources, followed, self._device)
+        self._until_compiled = compile_ahead(sources, followed)
         self._stream = OwnStream(self._device)
         measured = (self.tolerances, spectrum, self._device, self._stream)
         self._shared: SharedMeasurer | None = None
@@ -187,7 +187,7 @@ class RankTracker(Keeping):
             step: the number of this step, larger than the last one's (default None: one more than that).
 
         Raises:
-            RuntimeError: a tracked weight left the model or changed its number of matrices; `spectrum` in a capture.
+            RuntimeError: a tracked weight left the model or changed its number of matrices; what no graph can capture.
             HistoryError: `directory` holds another run's parts, or replays were miscounted.
             ValueError: `step` is not larger than the last one's, or given while a CUDA graph is captured.
         """

@@ -44,7 +44,7 @@ for parameter in model.parameters():
     parameter.grad = torch.zeros_like(parameter)
 optimizer = fastrank.SGD(model.parameters(), lr=0.1, momentum=0.9)
 tracker = fastrank.RankTracker(model, optimizer)
-sketches = tracker._measurer._trained._sketches._bases
+sketches = tracker._measurer._home._trained._sketches._bases
 steps = []
 
 

@@ -165,13 +165,13 @@ def test_nothing_is_kept_alive():
     model = nn.Sequential(parametrizations.weight_norm(nn.Linear(9, 8)))
     tracker = tracked(model)
     made = []
-    stock = tracker._measurer._trained._compiled.measure
+    stock = tracker._measurer._home._trained._compiled.measure
 
     def measure(sources, due):
         made.extend(weakref.ref(source.matrix) for source in sources)
         return stock(sources, due)
 
-    tracker._measurer._trained._compiled.measure = measure
+    tracker._measurer._home._trained._compiled.measure = measure
     for _ in range(2):
         tracker.step()
     gc.collect()

@@ -36,7 +36,7 @@ def test_sketches_begin_when_their_kernels_are_there_and_nobody_waits(mlp, monke
     tracker = RankTracker(model, optimizer)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    sketches = tracker._measurer._trained._sketches._bases
+    sketches = tracker._measurer._home._trained._sketches._bases
     optimizer.step()
     assert sketches.columns or not prepared
     deadline = time.monotonic() + 15
@@ -71,7 +71,7 @@ def test_a_graph_captured_after_prepare_has_sketches_and_a_fused_step(mlp, recwa
         optimizer.step()
     graph.replay()
     tracker.replayed()
-    sketches = tracker._measurer._trained._sketches._bases
+    sketches = tracker._measurer._home._trained._sketches._bases
     assert sketches.columns
     assert all(each.compiled for each in sketches._passes)
     assert not [warning for warning in recwarn if "fastrank.prepare" in str(warning.message)]

@@ -8,19 +8,19 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from fastrank import RankTracker
-from fastrank.measuring import measurer
+from fastrank.measuring import device_measurer
 
 
 @pytest.fixture
 def measured(monkeypatch):
     """The sides of all matrices that have been measured since this list was last cleared, the smaller one first."""
-    shapes, stock = [], measurer.ChosenMeasurer.measure
+    shapes, stock = [], device_measurer.ChosenMeasurer.measure
 
     def counted(self, sources, *arguments):
         shapes.extend(tuple(sorted(source.matrix.shape)) for source in sources)
         return stock(self, sources, *arguments)
 
-    monkeypatch.setattr(measurer.ChosenMeasurer, "measure", counted)
+    monkeypatch.setattr(device_measurer.ChosenMeasurer, "measure", counted)
     return shapes
 
 

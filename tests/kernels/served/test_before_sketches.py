@@ -80,7 +80,7 @@ def test_counts_until_the_sketches_may_begin(model, compiled):
     for i in range(5):
         compiled.append(i >= 3)
         train(model, optimizer, [i])
-        assert bool(tracker._measurer._trained._sketches._bases.columns) is compiled[-1]
+        assert bool(tracker._measurer._home._trained._sketches._bases.columns) is compiled[-1]
         assert_rows_are_true(model, tracker)
         known = sum(row["spectral_norm"] is not None for row in tracker.latest().values()) if i == 2 else known
     assert known > 0, "from where the last search ended, sigma_1 is found in a few steps"
@@ -120,7 +120,7 @@ def test_a_state_from_before_the_sketches_is_taken_up(model, compiled):
         other.load_state_dict(state)
         other.step()
         assert other.to_pandas().step.tolist() == [1, 1, 1, 2, 2, 2]
-        assert bool(other._measurer._trained._sketches._bases.columns) is begun
+        assert bool(other._measurer._home._trained._sketches._bases.columns) is begun
 
 
 @pytest.mark.parametrize("late", ["sketches", "fused"])
@@ -140,7 +140,7 @@ def test_what_becomes_ready_between_a_warm_up_and_a_capture_is_not_begun_in_it(
     said.append(True)
     with captured(), pytest.warns(RuntimeWarning, match=r"fastrank\.prepare"):
         train(model, optimizer, [3])
-    sketches = tracker._measurer._trained._sketches._bases
+    sketches = tracker._measurer._home._trained._sketches._bases
     assert bool(sketches.columns) is (late == "fused")
     assert not any(each.compiled for each in sketches._passes)
 

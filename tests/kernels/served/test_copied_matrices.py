@@ -105,7 +105,7 @@ def test_every_row_is_of_the_weights_after_its_step(kind, device, counted):
         net.set_gradients()
         optimizer.step()
         assert_latest(tracker, net)
-        batches.append(tracker._measurer._trained._sketches._plan)
+        batches.append(tracker._measurer._home._trained._sketches._plan)
     assert counted == ([[1, 1]] * 3 if kind is fastrank.SGD else [])
     assert all(batch is batches[0] for batch in batches)
 
@@ -159,13 +159,13 @@ def test_a_captured_step_copies_to_memory_that_lasts(device, captured):
     with pytest.raises(RuntimeError, match="take one with the same parameters"):
         capture(tracker.step)
     tracker.step()
-    copies = [source.matrix for source in tracker._measurer._trained._sketches._bases._sources]
+    copies = [source.matrix for source in tracker._measurer._home._trained._sketches._bases._sources]
     capture(tracker.step)
     tracker.replayed()
     assert_latest(tracker, net)
     kept = [weakref.ref(copy) for copy in copies]
     addresses = [copy.data_ptr() for copy in copies]
-    now = [source.matrix.data_ptr() for source in tracker._measurer._trained._sketches._bases._sources]
+    now = [source.matrix.data_ptr() for source in tracker._measurer._home._trained._sketches._bases._sources]
     assert now == addresses
     del copies
     net.dense, net.sliced = Parameter(net.dense[:17].detach()), Parameter(net.sliced[:5].detach())

@@ -30,7 +30,7 @@ def model(device):
 
 
 def plan_of(tracker):
-    return tracker._measurer._trained._sketches._plan
+    return tracker._measurer._home._trained._sketches._plan
 
 
 @pytest.mark.heavy

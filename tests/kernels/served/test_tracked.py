@@ -174,7 +174,7 @@ def bits(tracker):
     """Everything a step may change of a tracker's sketches."""
     state = tracker._measurer.state(tracker._weights.sources())["sketches"]
     kept = [x.clone() for basis in state["bases"].values() for x in basis.values()]
-    grams = [tracker._measurer._trained._sketches._bases.sketches.tensors["basis_grams"].cpu().clone()]
+    grams = [tracker._measurer._home._trained._sketches._bases.sketches.tensors["basis_grams"].cpu().clone()]
     return [torch.tensor(state["step"]), *kept, *grams]
 
 

@@ -50,7 +50,7 @@ def test_a_tracked_run_is_that_of_the_cpu(mlp, train, device, monkeypatch):
         assert ((a[column] - b[column]).abs()[there] <= 1.01 * known * a[column].abs()[there]).all()
     assert ((a.effective_rank - b.effective_rank).abs().dropna() <= 2e-5 * a.effective_rank.dropna()).all()
     assert a.effective_rank.isna().tolist() == b.effective_rank.isna().tolist()
-    sketch = by_kernels._measurer._trained._sketches
+    sketch = by_kernels._measurer._home._trained._sketches
     assert by_kernels.memory() == {"history": by_kernels._history.nbytes, "workspace": sketch.nbytes}
     assert sketch._plan._workspace.nbytes == 8 * 3 * 32 * 32 * (1 + 2 * (len(tolerances) + 1))
     assert sketch.nbytes == sketch._bases.nbytes + sketch._plan.nbytes
@@ -61,7 +61,7 @@ def test_a_replaced_or_reshaped_parameter_is_planned_anew(mlp, device):
     model = mlp.to(device)
     tracker = RankTracker(model)
     tracker.step()
-    sketch = tracker._measurer._trained._sketches
+    sketch = tracker._measurer._home._trained._sketches
     first, sketches = sketch._plan, sketch._bases.sketches
     tracker.step()
     assert sketch._plan is first
@@ -116,7 +116,7 @@ def test_a_basis_stays_where_a_captured_step_looks_for_it(fp64, captured):
     """A step reads the last one's basis and leaves the next in its place, and so does a loaded state."""
     model, tracker = fp64
     tracker.step()
-    measurer = tracker._measurer._trained
+    measurer = tracker._measurer._home._trained
     before = dict(measurer._counts._starts)
     factors = torch.linspace(1, 2, 20, dtype=torch.float64, device=model.weight.device)[:, None]
     model.weight.data.mul_(factors)
@@ -139,10 +139,8 @@ def test_what_a_captured_step_reads_outlives_what_replaces_it(fp64, captured):
     with captured():
         tracker.step()
     tracker.replayed()
-    kept = [
-        weakref.ref(x)
-        for x in (tracker._measurer._trained._counts._batch, *tracker._measurer._trained._counts._starts.values())
-    ]
+    counts = tracker._measurer._home._trained._counts
+    kept = [weakref.ref(x) for x in (counts._batch, *counts._starts.values())]
     model.weight = torch.nn.Parameter(model.weight[:10].clone())
     tracker.step()
     gc.collect()

@@ -1,13 +1,12 @@
-"""Measurer: measures the tracked matrices after a step: those that are trained each time, frozen ones when they change.
+"""DeviceMeasurer: measures the tracked matrices of one device after a step: those that are trained each time, frozen
+ones when they change.
 
 Either are measured in one of four ways, which `ChosenMeasurer` chooses anew at each step:
 
-sketches   `SketchMeasurer`: where all matrices are on a CUDA device that the kernels serve
+sketches   `SketchMeasurer`: on a CUDA device that the kernels serve
 counts     `CountMeasurer`: there as well, those that are FP64 or empty
-compiled   `CompiledMeasurer`: where all are on the CPU, and Numba compiles the kernels for it
+compiled   `CompiledMeasurer`: on the CPU, where Numba compiles the kernels for it
 stacks     `StackMeasurer`: everywhere else, by PyTorch
-
-`RankTracker.step` calls `Measurer.measure`, and appends what it returns to the history.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ if TYPE_CHECKING:
 WithoutSketch = StackMeasurer | CountMeasurer | CompiledMeasurer
 
 
-class Measurer:
-    """Measures the tracked matrices after each step; any of them may have been replaced since the last step.
+class DeviceMeasurer:
+    """Measures matrices of one device after each step; any of them may have been replaced since the last step.
 
     At each step, `prepare` is called before the optimizer's step, `fuse` in the step of a `fastrank.SGD`, and `measure`
     after it. Only `measure` is necessary: the other two save a pass over the weights.
@@ -45,7 +44,7 @@ class Measurer:
     Args:
         tolerances: of the ranks, at least one.
         spectrum: metrics of the whole spectrum that a row has columns for, see `row.check_spectrum`.
-        device: where the values go. If all matrices are there too, the kernels may measure them.
+        device: where all matrices are, and where the values go.
         stream: where the kernels run that read no weights. Values are to be read in its `current()`, before the next
             step is measured.
     """
@@ -53,7 +52,7 @@ class Measurer:
     def __init__(
         self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device, stream: OwnStream
     ) -> None:
-        self._singular_values, self._device, self._stream = "singular_values" in spectrum, device, stream
+        self._device, self._stream = device, stream
         self._trained = ChosenMeasurer(tolerances, spectrum, device, stream)
         self._apart = ChosenMeasurer(tolerances, spectrum, device, stream)
         self._at_rest = ChosenMeasurer(tolerances, spectrum, device, stream)
@@ -69,7 +68,7 @@ class Measurer:
 
     def prepare(self, sources: Sequence[Source] | None) -> None:
         """Announce that the coming step will be measured, so that it may `fuse`; None: it will not be measured."""
-        self._trained.prepare(sources if sources is None else _those(sources, self._parted(sources)[0]))
+        self._trained.prepare(sources if sources is None else those(sources, self._parted(sources)[0]))
 
     def fuse(self, descent: Descent, grad_scale: Tensor | None, found_inf: Tensor | None) -> set[int]:
         """Step some parameters of `descent` in the pass that sketches them; return their `id`s. See `Bases.fuse`."""
@@ -77,7 +76,7 @@ class Measurer:
 
     def measure(
         self, sources: Sequence[Source], due: bool, found_inf: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, dict[int, Tensor]]:
         """Measure all matrices, after a step.
 
         Args:
@@ -87,8 +86,8 @@ class Measurer:
                 (default None: it took one).
 
         Returns:
-            Values `(matrices, columns)` FP64, see `row.columns`; and the singular values of all matrices, end to end,
-            if the spectrum is due and `"singular_values"` is recorded (else None).
+            Values `(matrices, columns)` FP64, see `row.columns`; and, if the spectrum is due, the singular values
+            `(r,)` FP64 of each matrix, by its index.
         """
         trained, apart, frozen = self._parted(sources)
         if len(trained) == len(sources):
@@ -98,12 +97,12 @@ class Measurer:
             self._others = []  # kept until the own stream, which reads them below, is joined
             for indices, measurer in ((frozen, self._frozen), (apart, self._apart)):
                 if indices:
-                    values, more = measurer.measure(_those(sources, indices), due)
+                    values, more = measurer.measure(those(sources, indices), due)
                     self._others.append(values)
                     sigma |= {indices[i]: x for i, x in more.items()}
             if trained:
                 self._stream.join()
-                own, more = self._trained.measure(_those(sources, trained), due, found_inf)
+                own, more = self._trained.measure(those(sources, trained), due, found_inf)
                 places = self._places([*trained, *frozen, *apart])
                 with self._stream.current():
                     values = torch.cat([own, *self._others])[places]
@@ -113,11 +112,13 @@ class Measurer:
             with self._stream.current():
                 for i in absent:
                     values[i, self._status] = Status.ABSENT  # of NaN, what is measured is NONFINITE
-        recorded = due and self._singular_values
-        return values, torch.cat([sigma[i] for i in range(len(sources))]) if recorded else None
+        return values, sigma
 
     def state(self, sources: Sequence[Source]) -> dict[str, Any]:
-        """What `load` needs, for a checkpoint. Waits for the device. Frozen matrices have no state."""
+        """What `load` needs, for a checkpoint. Waits for the device. Frozen matrices have no state.
+
+        `"trained"` are the indices of the matrices whose `"sketches"` these are; `"starts"` are by index, too.
+        """
         trained, apart, _ = self._parted(sources)
         starts = {
             indices[i]: basis.cpu()
@@ -138,7 +139,7 @@ class Measurer:
         for indices, measurer, own in ((trained, self._trained, sketches), (apart, self._apart, None)):
             starts = {place: state["starts"][i] for place, i in enumerate(indices) if i in state["starts"]}
             if indices:
-                measurer.load(_those(sources, indices), own, starts)
+                measurer.load(those(sources, indices), own, starts)
 
     def _parted(self, sources: Sequence[Source]) -> tuple[list[int], list[int], list[int]]:
         """Indices of the matrices that are trained, of those to be measured apart because sketches could measure the
@@ -160,7 +161,7 @@ class Measurer:
         return self._order[1]
 
 
-def _those(sources: Sequence[Source], indices: Sequence[int]) -> Sequence[Source]:
+def those(sources: Sequence[Source], indices: Sequence[int]) -> Sequence[Source]:
     """The sources of these indices, which are `sources` itself if all are."""
     return sources if len(indices) == len(sources) else [sources[i] for i in indices]
 
@@ -171,7 +172,7 @@ def _sketchable(source: Source) -> bool:
 
 
 class ChosenMeasurer:
-    """Measures matrices in the way that suits them; arguments and methods are as those of `Measurer`."""
+    """Measures matrices in the way that suits them; arguments and methods are as those of `DeviceMeasurer`."""
 
     def __init__(
         self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device, stream: OwnStream
@@ -202,7 +203,7 @@ class ChosenMeasurer:
         """Values `(matrices, columns)` FP64 and, if `due`, the singular values `(r,)` FP64 of each matrix, by index."""
         if self._by_sketch(sources):
             return self._sketches.measure(sources, due, found_inf)
-        return self._choose_without_sketch(sources).measure(sources, due)
+        return self._choose_without_sketch().measure(sources, due)
 
     def state(self) -> dict[str, Any] | None:
         """The bases of the sketches; None while there are none."""
@@ -215,28 +216,24 @@ class ChosenMeasurer:
     def load(self, sources: Sequence[Source], state: Mapping[str, Any] | None, starts: Mapping[int, Tensor]) -> None:
         """Go on from what `state` and `warm_starts` returned."""
         if not self._by_sketch(sources):
-            self._choose_without_sketch(sources).load(sources, starts)
+            self._choose_without_sketch().load(sources, starts)
         elif state is not None:
             self._sketches.load(sources, state)
 
-    def _choose_without_sketch(self, sources: Sequence[Source]) -> WithoutSketch:
+    def _choose_without_sketch(self) -> WithoutSketch:
         """Which of them measures the matrices; `warm_starts` are those of the one chosen last."""
         self._without_sketch = self._stacks
-        if self._by_kernels(sources):
+        if backend.kernels_serve(self._device):
             self._without_sketch = self._counts
-        elif backend.compiled_serve(self._device) and all(s.matrix.device.type == "cpu" for s in sources):
+        elif backend.compiled_serve(self._device):
             self._without_sketch = self._compiled
         return self._without_sketch
 
     def _by_sketch(self, sources: Sequence[Source]) -> bool:
         """Whether sketches can measure the matrices."""
         if sources is not self._sketched:
-            if not (all(map(_sketchable, sources)) and self._by_kernels(sources)):
+            if not (backend.kernels_serve(self._device) and all(map(_sketchable, sources))):
                 return False
             self._sketched = sources if all(s.offset is not None for s in sources) else None
             return True
         return backend.kernels_serve(self._device)
-
-    def _by_kernels(self, sources: Sequence[Source]) -> bool:
-        """Whether the kernels serve the device, and all matrices are on it."""
-        return backend.kernels_serve(self._device) and all(s.matrix.device == self._device for s in sources)
