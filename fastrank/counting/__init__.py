@@ -13,6 +13,7 @@ from .bounds import (
     eigenvalue_bounds,
     eigenvalue_error,
     inertia_bounds,
+    is_open,
     resolve_bounds,
     shifts_around,
 )
@@ -20,7 +21,7 @@ from .compiled import CompiledBatch
 from .growth import Assumed, Number, pivoted, recounted, unpivoted
 from .packing import packed
 from .ragged import BUDGET, Chunk, GroupGrams, RaggedBatch, ShiftPair, signature
-from .spectrum import scaled_singular_values, singular_values, top_singular_value
+from .spectrum import gram_singular_values, scaled_singular_values, singular_values, top_singular_value
 from .workspace import workspace_of_thread
 
 __all__ = [
@@ -41,8 +42,10 @@ __all__ = [
     "chunk_size",
     "eigenvalue_bounds",
     "eigenvalue_error",
+    "gram_singular_values",
     "group",
     "inertia_bounds",
+    "is_open",
     "over_matrices",
     "packed",
     "pivoted",

@@ -19,7 +19,7 @@ from .derived import Track
 from .effective import read_weight
 from .matrices import TrackedMatrices
 from .places import clean_name, unwrapped
-from .readable import DTYPES
+from .readable import DTYPES, is_sharded
 from .source import Source, version_of
 from .tracked import TrackedWeights
 
@@ -35,6 +35,7 @@ __all__ = [
     "WeightsOf",
     "clean_name",
     "difference_of",
+    "is_sharded",
     "read_weight",
     "unwrapped",
     "version_of",
