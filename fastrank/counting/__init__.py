@@ -13,6 +13,7 @@ from .bounds import (
     eigenvalue_bounds,
     eigenvalue_error,
     inertia_bounds,
+    is_open,
     resolve_bounds,
     shifts_around,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "gram_singular_values",
     "group",
     "inertia_bounds",
+    "is_open",
     "over_matrices",
     "packed",
     "pivoted",

@@ -201,12 +201,17 @@ def singular_value_bounds(stack: Tensor, tolerance: Tolerance) -> RankBounds:
     return RankBounds(lower, upper, status)
 
 
+def is_open(bounds: RankBounds) -> Tensor:
+    """bool: the count has left something to the slow path."""
+    return (bounds.lower != bounds.upper) | (bounds.status == Status.FALLBACK)
+
+
 def resolve_bounds(bounds: RankBounds, matrices: Tensor | Sequence[Tensor], tolerance: Tolerance) -> RankBounds:
     """Narrow the bounds that are unequal, or have status `FALLBACK`, by the slow path. Waits for the device.
 
     matrices: a stack `(b, m, n)`, or 2-D tensors of any shapes; those whose bounds are narrowed are finite.
     """
-    open_ = (bounds.lower != bounds.upper) | (bounds.status == Status.FALLBACK)
+    open_ = is_open(bounds)
     if not open_.any():
         return bounds
     picks = open_.nonzero().flatten()

@@ -9,12 +9,17 @@ A matrix that holds NaN or Inf has no rank and no norm: its metrics are NaN, its
 the other matrices of the batch are answered as if it were not there. Of finite matrices, only singular values and norms
 beyond the range of FP64 are Inf.
 
+DTensors, in any placement, are accepted where tensors are, alone or in lists. The call is then a collective one: all
+ranks of a DTensor's mesh have to make it, with the same arguments, and all get the answer, in plain tensors. It moves
+the matrices themselves, all of a list before the first is measured, or only their Gram matrices where that takes fewer
+bytes (`sharded.gram_is_smaller`).
+
 After `torch.set_flush_denormal(True)`, what is proven of a matrix is still true of the values it holds. But singular
 values and norms that are subnormal in FP64 are then 0, and `torch.linalg.matrix_rank`, which `matrix_rank` calls where
 rounding decides, takes subnormal numbers for zero.
 
 Every function raises `TypeError` for integer, boolean, complex, sparse or meta input and `ValueError` for fewer than
-two dimensions, naming the argument.
+two dimensions, and on a rank that is not in the mesh of a DTensor, naming the argument.
 """
 
 from .functions import (

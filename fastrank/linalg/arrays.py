@@ -12,6 +12,7 @@ from torch.utils.dlpack import from_dlpack
 
 from ..arguments import from_numpy
 from ..kernels.limits import DTYPES
+from .sharded import gathered
 
 
 class Matrices(NamedTuple):
@@ -30,13 +31,15 @@ class Matrices(NamedTuple):
 
 
 def take_matrices(A: Any, name: str = "A") -> Matrices:
-    """Check `A` and bring it into the library's form, without a copy where that is possible.
+    """Check `A` and bring it into the library's form, without a copy where that is possible. DTensors are gathered.
 
     Raises:
         TypeError: `A` is not an array or a list of arrays, is sparse, on the meta device, or not of a real
             floating dtype.
-        ValueError: `A` has fewer than two dimensions, or an element of a list has other than two.
+        ValueError: `A` has fewer than two dimensions, or an element of a list has other than two; or this
+            process has no part in a DTensor.
     """
+    A = gathered(A, name)
     if isinstance(A, list | tuple):
         taken = [_take(a, f"{name}[{i}]") for i, a in enumerate(A)]
         for i, (matrix, _) in enumerate(taken):

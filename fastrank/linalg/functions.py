@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .. import backend, metrics
+from .. import metrics
 from ..arguments import check_count, check_share
-from ..counting import (
-    chunk_size,
-    eigenvalue_bounds,
-    group,
-    inertia_bounds,
-    over_matrices,
-    resolve_bounds,
-    scaled_singular_values,
-    singular_values,
-    top_singular_value,
-)
+from ..counting import chunk_size, group, is_open, over_matrices, resolve_bounds, singular_values
 from ..metrics import RankBounds, Tolerance
-from ..reference import gram, inertia
+from ..reference import gram
 from .arrays import take_matrices, to_kind
 from .lowrank import Search, factor_list, factor_stack
+from .measures import bounds_of_gram, spectral_metric, spectrum_of_gram, top_metric
 from .plans import by_compiled, by_kernels, compiled, planned
+from .sharded import each_way
 from .torch_rank import count_as_torch
 
 
@@ -37,7 +29,8 @@ def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = T
         tolerance: threshold of the numerical rank (default `Tolerance()`: 1e-3 of the Frobenius norm).
         resolve: True (default) settles what the count leaves open by FP64 singular values, status `FALLBACK`. False
             returns the count's own interval. On CUDA this never waits for the device, unless the tolerance is relative
-            to sigma_1, and a CUDA graph can capture the call after a first one with the same tensors.
+            to sigma_1 or there is a DTensor, and a CUDA graph can capture the call after a first one with the same
+            tensors.
 
     Returns:
         `RankBounds` of shape `(...)`. Bounds still differ only where a singular value is within FP64 rounding of the
@@ -48,31 +41,32 @@ def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = T
     tolerance = Tolerance() if tolerance is None else tolerance
     if not isinstance(tolerance, Tolerance):
         raise TypeError(f"tolerance: expected a fastrank.Tolerance, not {tolerance!r}")
-    matrices = take_matrices(A)
-    if tolerance.relative_to != "spectral" and by_kernels(matrices):
-        counted = planned(matrices).bounds([tolerance])[0]
-        counted = resolve_bounds(counted, matrices.data, tolerance) if resolve else counted
-        return RankBounds(*map(matrices.answer, counted))
-    if by_compiled(matrices):
-        with compiled(matrices, [tolerance]) as batch:
-            batch.measure(tops=tolerance.relative_to == "spectral")
-            counted = RankBounds(*(found.clone() for found in batch.rank_bounds()))
-            unsettled = batch.unsettled
-        if resolve and unsettled:
-            counted = resolve_bounds(counted, matrices.data, tolerance)
-        return RankBounds(*map(matrices.answer, counted))
+
+    def by_matrix(A: Any) -> RankBounds:
+        matrices = take_matrices(A)
+        if tolerance.relative_to != "spectral" and by_kernels(matrices):
+            counted = planned(matrices).bounds([tolerance])[0]
+            counted = resolve_bounds(counted, matrices.data, tolerance) if resolve else counted
+            return RankBounds(*map(matrices.answer, counted))
+        if by_compiled(matrices):
+            with compiled(matrices, [tolerance]) as batch:
+                batch.measure(tops=tolerance.relative_to == "spectral")
+                counted = RankBounds(*(found.clone() for found in batch.rank_bounds()))
+                unsettled = batch.unsettled
+            if resolve and unsettled:
+                counted = resolve_bounds(counted, matrices.data, tolerance)
+            return RankBounds(*map(matrices.answer, counted))
+        return RankBounds(*map(matrices.answer, over_matrices(matrices.data, measure)))
 
     def measure(stack: Tensor) -> RankBounds:
-        g = gram(stack)
-        # A tolerance relative to sigma_1 needs sigma_1 first, which comes with all eigenvalues.
-        spectral = tolerance.relative_to == "spectral"
-        if spectral or backend.counting(stack.device, stack.shape[-2], "rank") == "eigenvalues":
-            bounds = eigenvalue_bounds(g, torch.linalg.eigvalsh(g.matrix), tolerance)
-        else:
-            bounds = inertia_bounds(g, [tolerance], inertia)[0]
+        bounds = bounds_of_gram(gram(stack), tolerance)
         return resolve_bounds(bounds, stack, tolerance) if resolve else bounds
 
-    return RankBounds(*map(matrices.answer, over_matrices(matrices.data, measure)))
+    def enough(counted: Sequence[Tensor]) -> bool:
+        return not (resolve and is_open(RankBounds(*counted)).any())
+
+    bounds: RankBounds = each_way(A, by_matrix, lambda g: bounds_of_gram(g, tolerance), enough)
+    return bounds
 
 
 def matrix_rank(A: Any, *, atol: Any = None, rtol: Any = None) -> Any:
@@ -103,12 +97,12 @@ def spectral_norm(A: Any) -> Any:
     On a CPU with Numba it comes from Lanczos' iteration, and it is proven that sigma_1 is larger by at most 5e-9 of it,
     apart from rounding of the FP64 Gram. Elsewhere, and where there is no proof, it comes from all eigenvalues.
     """
-    return _top_metric(A, lambda frobenius, spectral, scale: spectral * scale)
+    return top_metric(A, lambda frobenius, spectral, scale: spectral * scale)
 
 
 def stable_rank(A: Any) -> Any:
     """`||A||_F^2 / sigma_1^2` `(...)`, FP64; 0 for a zero matrix. See `spectral_norm`."""
-    return _top_metric(A, lambda frobenius, spectral, scale: metrics.stable_rank(frobenius, spectral))
+    return top_metric(A, lambda frobenius, spectral, scale: metrics.stable_rank(frobenius, spectral))
 
 
 def svdvals(A: Any, *, accurate: bool = False) -> Any:
@@ -121,21 +115,25 @@ def svdvals(A: Any, *, accurate: bool = False) -> Any:
             costs much less, and sigma_i is off by at most min(sqrt(delta), delta / sigma_i), where
             delta = 1.1e-16 (n + 8 r + 80) ||A||_F^2.
     """
-    matrices = take_matrices(A)
-    data = matrices.data
-    if isinstance(data, Tensor):
-        wide = data.mT if data.shape[-2] > data.shape[-1] else data
-        pieces = torch.split(wide, chunk_size(wide.shape[-2], wide.device))
-        return matrices.answer(torch.cat([singular_values(piece, accurate=accurate) for piece in pieces]))
-    sigma: dict[int, Tensor] = {}
-    for g in group(data):
-        sigma.update(zip(g.indices, singular_values(g.stack(data), accurate=accurate), strict=True))
-    return [to_kind(sigma[i], matrices.kind) for i in range(len(data))]
+
+    def by_matrix(A: Any) -> Any:
+        matrices = take_matrices(A)
+        data = matrices.data
+        if isinstance(data, Tensor):
+            wide = data.mT if data.shape[-2] > data.shape[-1] else data
+            pieces = torch.split(wide, chunk_size(wide.shape[-2], wide.device))
+            return matrices.answer(torch.cat([singular_values(piece, accurate=accurate) for piece in pieces]))
+        sigma: dict[int, Tensor] = {}
+        for g in group(data):
+            sigma.update(zip(g.indices, singular_values(g.stack(data), accurate=accurate), strict=True))
+        return [to_kind(sigma[i], matrices.kind) for i in range(len(data))]
+
+    return by_matrix(A) if accurate else each_way(A, by_matrix, lambda g: (spectrum_of_gram(g),))
 
 
 def effective_rank(A: Any, *, accurate: bool = False) -> Any:
     """`exp(entropy(sigma / sum sigma))` `(...)`, FP64 (Roy & Vetterli 2007); 0 for a zero matrix. See `svdvals`."""
-    return _metric(A, lambda stack: metrics.effective_rank(scaled_singular_values(stack, accurate=accurate)[0]))
+    return spectral_metric(A, lambda sigma, scale: metrics.effective_rank(sigma), accurate)
 
 
 def energy_rank(A: Any, energy: float = 0.99, *, accurate: bool = False) -> Any:
@@ -150,49 +148,17 @@ def energy_rank(A: Any, energy: float = 0.99, *, accurate: bool = False) -> Any:
         Whole numbers in FP64, which has NaN for a matrix that is not finite.
     """
     share = check_share(energy, "energy")
-    return _metric(A, lambda stack: metrics.energy_rank(scaled_singular_values(stack, accurate=accurate)[0], share))
+    return spectral_metric(A, lambda sigma, scale: metrics.energy_rank(sigma, share), accurate)
 
 
 def nuclear_norm(A: Any, *, accurate: bool = False) -> Any:
     """Sum of the singular values `(...)`, FP64. See `svdvals`."""
-
-    def measure(stack: Tensor) -> Tensor:
-        sigma, scale = scaled_singular_values(stack, accurate=accurate)
-        return metrics.nuclear_norm(sigma) * scale
-
-    return _metric(A, measure)
+    return spectral_metric(A, lambda sigma, scale: metrics.nuclear_norm(sigma) * scale, accurate)
 
 
 def participation_ratio(A: Any, *, accurate: bool = False) -> Any:
     """`(sum sigma^2)^2 / sum sigma^4` `(...)`, FP64; 0 for a zero matrix. See `svdvals`."""
-    return _metric(A, lambda stack: metrics.participation_ratio(scaled_singular_values(stack, accurate=accurate)[0]))
-
-
-def _top_metric(A: Any, metric: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Any:
-    """`metric` of ||A||_F and sigma_1, both over a scale, and this scale; NaN where a matrix is not finite."""
-
-    def measure(stack: Tensor) -> tuple[Tensor]:
-        g = gram(stack)
-        return (torch.where(g.finite, metric(g.trace.sqrt(), top_singular_value(g), g.scale), torch.nan),)
-
-    matrices = take_matrices(A)
-    if not by_compiled(matrices):
-        return matrices.answer(over_matrices(matrices.data, measure)[0])
-    with compiled(matrices) as batch:
-        batch.measure(tops=True)
-        trace, top = (torch.from_numpy(batch.found[:, i]) for i in (0, 1))
-        values = metric(trace.sqrt(), top.sqrt(), torch.from_numpy(batch.scale))
-        values = torch.where(trace.isfinite(), values, torch.nan)
-        open_ = torch.from_numpy(batch.without_top()).nonzero().flatten()
-    if len(open_):
-        chosen = matrices.data[open_] if isinstance(matrices.data, Tensor) else [matrices.data[i] for i in open_]
-        values[open_] = over_matrices(chosen, measure)[0]
-    return matrices.answer(values)
-
-
-def _metric(A: Any, measure: Callable[[Tensor], Tensor]) -> Any:
-    matrices = take_matrices(A)
-    return matrices.answer(over_matrices(matrices.data, lambda stack: (measure(stack),))[0])
+    return spectral_metric(A, lambda sigma, scale: metrics.participation_ratio(sigma), accurate)
 
 
 class LowRankSVD(NamedTuple):

@@ -24,7 +24,7 @@ def by_kernels(matrices: Matrices) -> bool:
 
 
 def by_compiled(matrices: Matrices) -> bool:
-    """The same of the kernels for CPUs, of matrices that are in memory: a DTensor, for example, has no address."""
+    """The same of the kernels for CPUs, of matrices that are in memory. Some subclasses of tensors have no address."""
     data = [matrices.data] if isinstance(matrices.data, Tensor) else matrices.data
     return _all_on(matrices, backend.compiled_serve) and all(x.data_ptr() or not x.numel() for x in data)
 

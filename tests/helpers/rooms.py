@@ -19,11 +19,11 @@ ROOMS = {
         "reference": ["metrics"],
         "testing": ["metrics", "reference"],
         "counting": ["device", "metrics", "reference"],
-        "linalg": ["arguments", "backend", "counting", "device", "device_table", "metrics", "reference"],
+        "weights": ["device", "guard"],
+        "linalg": ["arguments", "backend", "counting", "device", "device_table", "metrics", "reference", "weights"],
         "optim": ["backend", "device", "device_table", "guard", "reference"],
         "history": ["backend", "device", "files", "metrics", "streams"],
         "plotting": ["history", "metrics"],
-        "weights": ["device", "guard"],
         "products": ["arguments", "reference", "weights"],
         "measuring": [
             *("arguments", "backend", "counting", "device", "device_table", "metrics", "optim", "reference"),
