@@ -1,14 +1,12 @@
 """History: a row for each (step, matrix), in memory and in Parquet parts, which are written while training goes on.
 
-Parts are `part-00000.parquet`, `part-00001.parquet`, ... in one folder. Each is written under a temporary name, synced
-and renamed, so a part is either complete or not there. `state_dict` holds the rows that are in no part yet, and loading
-it removes the parts written after it was taken: a resumed run has neither a gap nor a double row. `row_groups` says how
-rows are stored in a part.
+Parts are `part-00000.parquet`, `part-00001.parquet`, ... in one folder, each either complete or not there. `state_dict`
+holds the rows that are in no part yet, and loading it removes the parts written after it was taken: a resumed run has
+neither a gap nor a double row. `row_groups` says how rows are stored in a part.
 
-A part is complete when it has `rows_per_part` rows. In the meantime an alarm writes the rows that there are to the same
-file, so a process that is killed loses only the last `flush_every` seconds. The alarm rings in another thread, and what
-that does on a CUDA device can break the capture of a graph. There it writes what is on the host, and the next row sends
-the others, which are written with the first row after they have arrived.
+A part is complete when it has `rows_per_part` rows. Until then an alarm writes what there is to the same file, so a
+process that is killed loses only the last `flush_every` seconds. The alarm rings in another thread, which must not ask
+a CUDA device for rows: it writes what is on the host, and the next row sends the others.
 """
 
 from __future__ import annotations
@@ -46,12 +44,12 @@ class History:
     Args:
         layout: the matrices and columns of a step's rows.
         device: where rows are measured.
-        directory: folder of the Parquet parts, made if missing; None keeps every row in memory.
+        directory: folder of the Parquet parts, made if missing; None keeps rows in memory.
         rows_per_part: number of rows in memory at which a part is complete.
         overwrite: whether the first step removes parts of an earlier run that no loaded state counts on.
         flush_every: seconds after which rows are written, even if they do not make a part.
         stream: where rows are measured and appended (default: the current one).
-        keeps: whether all rows are kept (default), or only the last one, because another process has the others too.
+        keeps: whether all rows are kept (default), or the last one alone.
 
     Raises:
         HistoryError: another tracker writes to the folder.
@@ -104,11 +102,8 @@ class History:
             self._added(self._ring.append(step, values, spectra, shapes))
 
     def replayed(self, steps: int) -> None:
-        """Count the rows that one replay of a CUDA graph with `steps` captured steps has added.
-
-        Raises:
-            HistoryError: replays were miscounted.
-        """
+        """Count the rows that a replay of a CUDA graph with `steps` captured steps has added. Raises `HistoryError` if
+        replays were miscounted."""
         with self._lock:
             self._added(self._ring.replayed(steps))
 
@@ -133,7 +128,7 @@ class History:
     def known(self) -> list[Block]:
         """The rows on the host that are in no complete part yet, or else the last one. Does not wait."""
         with self._lock:
-            return list(self._pending.blocks) or [block for block in [self._pending.previous] if block is not None]
+            return list(self._pending.blocks or filter(None, [self._pending.previous]))
 
     def flush(self, *, claim: bool = True) -> None:
         """Write the rows that are in no part yet, as one part.
@@ -142,8 +137,8 @@ class History:
             claim: as in `append`, for rows that came without it. False leaves such rows, and parts of an earlier run.
 
         Raises:
-            OSError: the part cannot be written; the rows are kept.
-            HistoryError: replays were miscounted, the rows that are certain have been written; or as in `append`.
+            OSError: the part cannot be written; the rows are kept. HistoryError: as in `append`, or replays were
+                miscounted, and the rows that are certain have been written.
         """
         with self._lock:
             try:
@@ -162,7 +157,7 @@ class History:
                 self._parts.release()
 
     def close_with(self, owner: object) -> None:
-        """Have this history closed when `owner` is collected, or at the latest when the process ends."""
+        """Have this history closed when `owner` is collected, or when the process ends."""
         if self._parts is not None:
             self._owner = weakref.ref(owner)
             close_at_last(owner, self._device, self.close, self._warn)
@@ -187,7 +182,7 @@ class History:
 
     def table(self, blocks: Sequence[Block]) -> pa.Table:
         """An Arrow table of the rows of `blocks`."""
-        return concat(chain([self.layout.schema.empty_table()], (block_table(self.layout, block) for block in blocks)))
+        return concat([self.layout.schema.empty_table(), *(block_table(self.layout, block) for block in blocks)])
 
     def state_dict(self) -> dict[str, Any]:
         """The number of parts, the rows that are in none yet, and those of the last step, for `load_state_dict`."""

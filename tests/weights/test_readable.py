@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+import fastrank
 from fastrank import RankTracker
 
 
@@ -38,19 +39,27 @@ def test_a_parameter_on_the_meta_device_is_named():
         tracker.step()
 
 
-def test_a_sharded_parameter_is_named(process_group):
+def test_a_parameter_that_was_sharded_after_its_tracker_was_made_is_named(process_group):
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh("cpu", (1,))
-    with pytest.raises(ValueError, match=r"'0\.weight' is a DTensor: .* `fastrank analyze`"):
-        RankTracker(fully_shard(nn.Sequential(nn.Linear(4, 4)), mesh=mesh))
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     tracker = RankTracker(model)
-    fully_shard(model[1], mesh=mesh)
-    with pytest.raises(RuntimeError, match=r"tracked parameter '1\.weight' is a DTensor"):
+    fully_shard(model[1], mesh=init_device_mesh("cpu", (1,)))
+    with pytest.raises((ValueError, RuntimeError), match=r"'1\.weight' is sharded over several processes"):
         tracker.step()
+    with pytest.raises(ValueError, match=r"'1\.weight' is sharded over several processes"):
+        fastrank.analyze(model)
     assert RankTracker(model, exclude=["1.weight"]).names == ["0.weight"]
+
+
+def test_a_sharded_model_of_one_process_is_tracked(process_group):
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    tracker = RankTracker(fully_shard(nn.Sequential(nn.Linear(4, 5)), mesh=init_device_mesh("cpu", (1,))))
+    tracker.step()
+    assert tracker.latest()["0.weight"]["rank_lower"] == 4
 
 
 @pytest.mark.filterwarnings("ignore:FSDP is switching to use `NO_SHARD`:UserWarning", "ignore:.*NO_SHARD:FutureWarning")
@@ -58,7 +67,7 @@ def test_flattened_shards_are_named(process_group):
     from torch.distributed.fsdp import FullyShardedDataParallel
 
     wrapped = FullyShardedDataParallel(nn.Sequential(nn.Linear(4, 4)), device_id=torch.device("cpu"))
-    with pytest.raises(ValueError, match="FullyShardedDataParallel keeps flattened shards"):
+    with pytest.raises(ValueError, match=r"FullyShardedDataParallel keeps flat parameters .* use_orig_params=True"):
         RankTracker(wrapped)
 
 
