@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .readable import is_sharded
+
 
 class _Fields(NamedTuple):
     matrix: Tensor
@@ -26,7 +28,12 @@ class Source(_Fields):
 
     @cached_property
     def offset(self) -> int | None:
-        """Where the matrix starts in the parameter, in elements; None if it is a copy, with memory of its own."""
+        """Where the matrix starts in the parameter, in elements; None if it is a copy, with memory of its own.
+
+        None, too, if the parameter is a DTensor, which has no memory: no step is fused with the sketch of its matrix.
+        """
+        if is_sharded(self.parameter):
+            return None
         shared = self.matrix.untyped_storage().data_ptr() == self.parameter.untyped_storage().data_ptr()
         return int(self.matrix.storage_offset() - self.parameter.storage_offset()) if shared else None
 

@@ -1,0 +1,157 @@
+"""`run`: a function in several processes of one job, with `torch.distributed` on gloo, within a bounded time."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from datetime import timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+LINGER = 8.0
+"""Seconds that the others have to end after one process has raised: they may wait for it in vain."""
+
+
+class Ended(NamedTuple):
+    """The result of a process that ended before its function did: killed, or by `os._exit`."""
+
+    code: int
+    """As `subprocess` has it: -9 after SIGKILL."""
+
+
+class Raised(NamedTuple):
+    """The result of a process whose function raised."""
+
+    text: str
+    """The traceback."""
+
+
+def run(function, processes, *arguments, timeout=60, errors=False, store="file"):
+    """What `function(rank, *arguments)` returns in each of the `processes` ranks of a job, in their order.
+
+    Each rank is a fresh interpreter with one thread, and they start at the same time: a fork of a process that has
+    used threads, as that of the tests has, may hang. Gloo is initialised for all of them, on the loopback interface.
+
+    Args:
+        function: of a module's top level. Its file is imported in each process, under the name that it has here, and
+            finds the packages that this process does.
+        processes: how many ranks.
+        arguments: what is pickled. Results are pickled too.
+        timeout: seconds, after which all that is left is killed, and the test fails with everything that was printed.
+        errors: whether the text of an exception takes the place of a result. Otherwise the first one is raised.
+        store: "file": the job's store is a file, which outlives every process. "tcp": rank 0 keeps it, as in most jobs.
+
+    Returns:
+        A list of results; `Ended` in place of one that was killed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        here = Path(folder)
+        path = Path(sys.modules[function.__module__].__file__)
+        (here / "arguments").write_bytes(pickle.dumps(arguments))
+        started = []
+        try:
+            for rank in range(processes):
+                command = [sys.executable, __file__, folder, function.__module__, str(path), function.__name__]
+                with (here / f"printed{rank}").open("wb") as printed:
+                    started.append(
+                        subprocess.Popen(
+                            [*command, str(rank), str(processes), store],
+                            stdin=subprocess.DEVNULL,
+                            stdout=printed,
+                            stderr=subprocess.STDOUT,
+                            env=os.environ
+                            | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                        )
+                    )
+            _wait(started, here, timeout, errors)
+        finally:
+            for process in started:
+                process.kill()
+                process.wait()
+        return [_result(here, rank, process.returncode) for rank, process in enumerate(started)]
+
+
+def _wait(started, here, timeout, errors):
+    """Until all have ended; an `AssertionError` at the deadline, or at the first exception that nobody asked for."""
+    deadline, failed = time.monotonic() + timeout, False
+    while any(process.poll() is None for process in started):
+        if not (errors or failed) and any((here / f"raised{rank}").exists() for rank in range(len(started))):
+            deadline, failed = min(deadline, time.monotonic() + LINGER), True
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.01)
+    late = [rank for rank, process in enumerate(started) if process.poll() is None]
+    raised = [rank for rank in range(len(started)) if (here / f"raised{rank}").exists()]
+    if late or (raised and not errors):
+        printed = "\n".join(f"--- rank {rank}:\n{_printed(here, rank)}" for rank in range(len(started)))
+        raise AssertionError(f"of {len(started)} ranks, {raised} raised, and {late} did not end in time\n{printed}")
+
+
+def _printed(here, rank):
+    raised = here / f"raised{rank}"
+    text = (here / f"printed{rank}").read_text(errors="replace")[-20_000:]
+    return text + (raised.read_text() if raised.exists() else "")
+
+
+def _result(here, rank, code):
+    done, raised = here / f"result{rank}", here / f"raised{rank}"
+    if raised.exists():
+        return Raised(raised.read_text())
+    if done.exists():
+        assert code == 0, f"rank {rank} ended with {code} after its function had returned:\n{_printed(here, rank)}"
+        return pickle.loads(done.read_bytes())
+    return Ended(code)
+
+
+def _store(kind, here, rank, processes):
+    """The job's store. The port of one that rank 0 keeps is a free one, which it writes into a file."""
+    import torch.distributed as dist
+
+    if kind == "file":
+        return dist.FileStore(str(here / "store"), processes)
+    port = here / "port"
+    if rank == 0:
+        made = dist.TCPStore("127.0.0.1", 0, processes, is_master=True, wait_for_workers=False)
+        (here / "port.new").write_text(str(made.port))
+        (here / "port.new").rename(port)
+        return made
+    while not port.exists():
+        time.sleep(0.01)
+    return dist.TCPStore("127.0.0.1", int(port.read_text()), processes, wait_for_workers=False)
+
+
+def _main(folder, name, path, function, rank, processes, store):
+    """What each process does."""
+    here, rank, processes = Path(folder), int(rank), int(processes)
+    if sys.platform == "linux":
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    try:
+        import torch
+        import torch.distributed as dist
+
+        torch.set_num_threads(1)
+        spec = importlib.util.spec_from_file_location(name, path)
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        kept = _store(store, here, rank, processes)
+        wait = timedelta(seconds=30)
+        dist.init_process_group("gloo", store=kept, rank=rank, world_size=processes, timeout=wait)
+        arguments = pickle.loads((here / "arguments").read_bytes())
+        result = pickle.dumps(getattr(module, function)(rank, *arguments))
+        (here / f"result{rank}").write_bytes(result)
+        with contextlib.suppress(RuntimeError):  # of others that are gone
+            dist.destroy_process_group()
+    except BaseException:
+        (here / f"raised{rank}").write_text(traceback.format_exc())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])
