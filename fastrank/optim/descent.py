@@ -26,6 +26,7 @@ from ..kernels.device import current, to_device
 from ..kernels.limits import NARROW
 from .kernel_groups import KernelGroup, State, laid_out, own_buffer, same_layout
 from .last_step import LastStep
+from .local_tensors import local, with_local
 
 if TYPE_CHECKING:
     from ..kernels.launch import Tape
@@ -108,13 +109,14 @@ class Descent:
             for param, grad, buffer in stepped:
                 if grad is None and (id(param) not in self.rows or param.dtype not in NARROW):
                     continue
-                gradient = momenta = fresh = 0
+                part, gradient, momenta, fresh = local(param), 0, 0, 0
                 if grad is not None:
-                    seen = grad if same_layout(grad, param) else laid_out(grad, param)
+                    given = local(grad)
+                    seen = given if same_layout(given, part) else laid_out(given, part)
                     gradient = seen.data_ptr()
                     self._gradients.append(grad)
-                    if seen is not grad:
-                        self._copies.append((grad, seen))
+                    if seen is not given:
+                        self._copies.append((given, seen))
                     self._written.append(param)
                     if momentum != 0:
                         fresh = buffer is None
@@ -122,13 +124,13 @@ class Descent:
                         if fresh and capturing(self.device):
                             raise RuntimeError(UNPREPARED)  # a replay would start the momentum anew
                         buffer = own_buffer(param, buffer, state)
-                        momenta = buffer.data_ptr()
+                        momenta = local(buffer).data_ptr()
                         self._written.append(buffer)
-                row, numel = len(rows), param.numel() // slices
+                row, numel = len(rows), part.numel() // slices
                 rows[id(param)] = row
                 of_dtype[param.dtype].append(row)
                 self._shapes.append((slices, numel))
-                pointers += (param.data_ptr(), gradient, momenta)
+                pointers += (part.data_ptr(), gradient, momenta)
                 meta += (numel, slot, fresh)
             slot += slices
         self.rows, self._kind_of = rows, {row: kind for kind, own in self._kinds.items() for row in own}
@@ -165,7 +167,7 @@ class Descent:
             for grad, seen in self._copies:
                 grad.copy_(seen)
             self._written = self._written + self._gradients
-        torch.autograd.graph.increment_version(self._written)
+        torch.autograd.graph.increment_version(with_local(self._written))
         self._written, self._gradients, self._copies = [], [], []  # otherwise gradients would outlive `zero_grad`
         if self._captured and capturing(self.device):
             tables = [table.table for table in (self._pointers, self._meta, self._hyper)]

@@ -10,6 +10,41 @@ from torch.optim.sgd import sgd
 from ..reference import stacked_sgd_
 from .host_descent import DTYPES
 from .kernel_groups import is_dense, same_layout
+from .local_tensors import is_sharded
+
+
+def update_group(
+    group: dict[str, Any],
+    stacked: list[str],
+    params: list[Tensor],
+    grads: list[Tensor],
+    buffers: list[Tensor | None],
+    options: dict[str, Any],
+) -> None:
+    """Update the parameters of a group that have gradients by the form that it asks for, if that is right.
+
+    Args:
+        stacked: which of the group's values are.
+        buffers: momentum buffers, None where there is none yet; empty without momentum. New ones are put into it.
+        options: the other arguments of `torch.optim.sgd.sgd`.
+    """
+    has_sparse_grad = any(grad.is_sparse for grad in grads)
+    if stacked:
+        if any(map(is_sharded, params)):
+            raise RuntimeError(
+                f"a group with stacked {' and '.join(stacked)} takes DTensors in steps that are neither compiled nor "
+                "differentiable, with gradients on their own mesh"
+            )
+        if has_sparse_grad:
+            raise RuntimeError(f"a group with stacked {' and '.join(stacked)} takes no sparse gradients")
+        update_stacks(params, grads, buffers, options)
+    elif group["fused"] and not has_sparse_grad and not fused_is_right(params, grads, buffers):
+        update_stacks(params, grads, buffers, options)
+    elif group["fused"] and group["momentum"] != 0:
+        update_fused(params, grads, buffers, {"has_sparse_grad": has_sparse_grad, **options})
+    else:
+        form = {name: group[name] for name in ("foreach", "fused")}
+        sgd(params, grads, buffers, has_sparse_grad=has_sparse_grad, **form, **options)
 
 
 def update_stacks(

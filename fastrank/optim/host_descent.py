@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .kernel_groups import KernelGroup, State, laid_out, own_buffer, same_layout
 from .last_step import OPTIONS, LastStep
+from .local_tensors import is_sharded, local, with_local
 
 DTYPES = {torch.float32: np.float32, torch.float64: np.float64}
 """Dtypes of the parameters that the kernel steps, and NumPy's names for them."""
@@ -72,18 +73,20 @@ class HostDescent:
                 for param, grad, buffer in parameters:
                     if grad is None or param.dtype != dtype:
                         continue
-                    seen = grad if same_layout(grad, param) else laid_out(grad, param)
-                    if seen is not grad:
-                        self._copies.append((grad, seen))
+                    part, given = local(param), local(grad)
+                    seen = given if same_layout(given, part) else laid_out(given, part)
+                    if seen is not given:
+                        self._copies.append((given, seen))
                     fresh = moves and buffer is None
                     momenta = own_buffer(param, buffer, state) if moves else None
                     self._fresh |= fresh
-                    self._gradients.append(seen)
+                    self._gradients.append(grad)
                     self._written += [param] if momenta is None else [param, momenta]
                     self.rows[id(param)] = len(meta)
-                    pointers.append((param.data_ptr(), seen.data_ptr(), 0 if momenta is None else momenta.data_ptr()))
-                    meta.append((param.numel() // slices, slices, slot, fresh))
-                    elements += param.numel()
+                    address = 0 if momenta is None else local(momenta).data_ptr()
+                    pointers.append((part.data_ptr(), seen.data_ptr(), address))
+                    meta.append((part.numel() // slices, slices, slot, fresh))
+                    elements += part.numel()
                 if elements:
                     options = (group[option] for option in ("momentum", "dampening", "nesterov", "maximize"))
                     self._works.append(self._kernels.Work(name, first, len(meta), elements, *options))
@@ -104,14 +107,15 @@ class HostDescent:
         """
         if found_inf is None or not found_inf.item():
             if grad_scale is not None:
-                for grad in self._gradients:
+                for grad in map(local, self._gradients):
                     grad.div_(grad_scale.to(grad.device).reshape(()))
                 for grad, seen in self._copies:
-                    grad.copy_(seen)
+                    seen.copy_(grad)
+                self._written = self._written + [grad for grad in self._gradients if is_sharded(grad)]
             hyper, threads = self._hyper(), torch.get_num_threads()
             for work in self._works:
                 self._kernels.sgd_(self._pointers, self._meta, hyper, work, threads)
-            torch.autograd.graph.increment_version(self._written)
+            torch.autograd.graph.increment_version(with_local(self._written))
         self._written, self._gradients, self._copies = [], [], []  # otherwise gradients would outlive `zero_grad`
 
     def _hyper(self) -> np.ndarray:

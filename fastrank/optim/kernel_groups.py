@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.limits import NARROW
+from .local_tensors import as_placed, is_sharded, local, placed_alike
 
 State = MutableMapping[Any, Any]
 """An optimizer's `state`."""
@@ -22,7 +23,8 @@ class KernelGroup(NamedTuple):
     slices: int
     """Number of independent models: E for a stack, else 1."""
     parameters: list[tuple[Tensor, Tensor | None, Tensor | None]]
-    """Each parameter with its gradient and momentum buffer; None where there is none."""
+    """Each parameter with its gradient and momentum buffer; None where there is none. They may be DTensors, of which
+    the kernels take the local tensors."""
 
 
 def kernel_group(
@@ -33,14 +35,16 @@ def kernel_group(
     `dtypes` are those that the kernels take.
 
     PyTorch has to step a group with tensors of other layouts, dtypes or types, with `foreach=True` or `differentiable`,
-    with momentum or dampening as a tensor, or with a learning rate or weight decay that requires a gradient. Parameters
-    without a gradient do not matter.
+    with momentum or dampening as a tensor, or with a learning rate or weight decay that requires a gradient. It has to
+    step DTensors, too, whose gradients or momentum buffers are placed in another way. Parameters without a gradient do
+    not matter.
     """
     if group["foreach"] or group["differentiable"] or slices == 0:
         return None
     if any(isinstance(group[name], Tensor) for name in ("momentum", "dampening")):
         return None
-    if any(isinstance(value, Tensor) and value.requires_grad for value in (group["lr"], group["weight_decay"])):
+    values = [value for value in (group["lr"], group["weight_decay"]) if isinstance(value, Tensor)]
+    if any(value.requires_grad or is_sharded(value) for value in values):
         return None
     parameters = [
         (param, param.grad, state[param].get("momentum_buffer") if param in state else None)
@@ -82,14 +86,19 @@ def laid_out(tensor: Tensor, param: Tensor) -> Tensor:
 
 def own_buffer(param: Tensor, buffer: Tensor | None, state: State) -> Tensor:
     """A parameter's momentum buffer in the parameter's memory layout. A new buffer is uninitialised."""
-    if buffer is not None and same_layout(buffer, param):
+    part = local(param)
+    if buffer is not None and same_layout(local(buffer), part):
         return buffer
-    own = torch.empty_like(param) if buffer is None else laid_out(buffer, param)
-    state[param]["momentum_buffer"] = own
+    own = torch.empty_like(part) if buffer is None else laid_out(local(buffer), part)
+    state[param]["momentum_buffer"] = own = as_placed(own, param)
     return own
 
 
 def _fits(param: Tensor, grad: Tensor, buffer: Tensor | None, slices: int, device: torch.device) -> bool:
+    if is_sharded(param):
+        if not all(placed_alike(tensor, param) for tensor in (grad, buffer) if tensor is not None):
+            return False
+        param, grad, buffer = local(param), local(grad), buffer if buffer is None else local(buffer)
     return (
         type(param) in (torch.nn.Parameter, Tensor)
         and param.layout == torch.strided

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..guard import guard
 from .kernel_groups import KernelGroup, State
+from .local_tensors import local_as_before
 
 OPTIONS = ("momentum", "dampening", "nesterov", "maximize", "foreach", "differentiable")
 """What the kernels' work depends on besides `lr` and `weight_decay`, whose values are read at every step."""
@@ -62,7 +63,9 @@ class LastStep:
         self._owners, self._states = list(state), list(state.values())
         self._moved = [state[param] for param in self._moving]
         buffers = [own["momentum_buffer"] for own in self._moved]
-        self._alike = guard([*self._rowed, *gradients, *buffers])
+        tensors = [*self._rowed, *gradients, *buffers]
+        self._local = local_as_before(tensors)
+        self._alike = guard(self._local(tensors) or ())
 
     def again(self, param_groups: Sequence[dict[str, Any]], state: State) -> Found | None:
         """What the coming step will find; None where more may differ than addresses and hyper-parameters."""
@@ -83,8 +86,8 @@ class LastStep:
             return None
         gradients: list[Any] = [param.grad for param in self._stepped]
         buffers: list[Any] = [own.get("momentum_buffer") for own in self._moved]
-        tensors: list[Tensor] = [*self._rowed, *gradients, *buffers]
-        if not self._alike(tensors):
+        tensors = self._local([*self._rowed, *gradients, *buffers])
+        if tensors is None or not self._alike(tensors):
             return None
         addresses = [*map(Tensor.data_ptr, tensors), 0]
         return Found(list(self._in_order(addresses)), self._stepped + buffers, gradients)

@@ -1,18 +1,19 @@
 """`fastrank.SGD`: `torch.optim.SGD` that also steps stacks of models, and handles overflow under AMP correctly."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
-from torch.optim.sgd import sgd
 
 from .descent import Descent
 from .descents import Descents
-from .forms import fused_is_right, update_fused, update_stacks
+from .forms import update_group
 from .host_descent import HostDescent
 from .kernel_groups import KernelGroup
+from .local_tensors import is_sharded, update_local, whole
 from .stacked_values import is_stack, stacked_values, with_values
 
 _OPTIONS = ("lr", "weight_decay", "momentum", "dampening", "nesterov", "maximize")
@@ -53,6 +54,10 @@ class SGD(torch.optim.SGD):
       Each parameter and momentum is rounded once; in float32 the bits are those of PyTorch's for-loop and foreach
       forms. The host never reads a tensor `lr` or `weight_decay`, and a CUDA graph follows one that is changed in
       place. PyTorch steps groups with other dtypes, sparse gradients or `foreach=True`, and compiled steps.
+    - **DTensors.** Parameters that `fully_shard` or tensor parallelism have distributed are updated where they are:
+      kernels and PyTorch's forms, the fused one too, take their local tensors. Momentum buffers are DTensors that are
+      placed as their parameters. A gradient that is placed in another way is first brought to its parameter's places. A
+      stack may be sharded along any axis but the leading one.
 
     The schedulers of `torch.optim.lr_scheduler` write one number into a tensor `lr`. They refuse a stacked
     one with an error: when made, or, for `ReduceLROnPlateau`, when it first reduces. (`OneCycleLR`, whose
@@ -147,8 +152,8 @@ class SGD(torch.optim.SGD):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        found_inf: Tensor | None = getattr(self, "found_inf", None)  # both are set by GradScaler
-        grad_scale: Tensor | None = getattr(self, "grad_scale", None)
+        found_inf: Tensor | None = whole(getattr(self, "found_inf", None))  # both are set by GradScaler
+        grad_scale: Tensor | None = whole(getattr(self, "grad_scale", None))
         ready = self._descents.again(self.param_groups, self.state)
         if found_inf is not None:
             if ready is None and self._starts_momentum() and found_inf.item():
@@ -189,29 +194,13 @@ class SGD(torch.optim.SGD):
         params: list[Tensor] = []
         grads: list[Tensor] = []
         buffers: list[Tensor | None] = []
-        has_sparse_grad = self._init_group(group, params, grads, buffers)  # type: ignore[no-untyped-call]
-        options = {name: group[name] for name in _OPTIONS} | {
-            "grad_scale": grad_scale,
-            "found_inf": found_inf,
-        }
-        if stacked:
-            if has_sparse_grad:
-                raise RuntimeError(f"a group with stacked {' and '.join(stacked)} takes no sparse gradients")
-            update_stacks(params, grads, buffers, options)
-        elif group["fused"] and not has_sparse_grad and not fused_is_right(params, grads, buffers):
-            update_stacks(params, grads, buffers, options)
-        elif group["fused"] and group["momentum"] != 0:
-            update_fused(params, grads, buffers, {"has_sparse_grad": has_sparse_grad, **options})
+        self._init_group(group, params, grads, buffers)  # type: ignore[no-untyped-call]
+        options = {name: group[name] for name in _OPTIONS} | {"grad_scale": grad_scale, "found_inf": found_inf}
+        update = partial(update_group, group, stacked, options=options)
+        if torch.compiler.is_compiling() or group["differentiable"] or any(map(is_sharded, options.values())):
+            update(params, grads, buffers)  # compilers and autograd have to see DTensors as they are
         else:
-            sgd(
-                params,
-                grads,
-                buffers,
-                has_sparse_grad=has_sparse_grad,
-                foreach=group["foreach"],
-                fused=group["fused"],
-                **options,
-            )
+            update_local(update, params, grads, buffers, writes_grads=grad_scale is not None)
         if group["momentum"] != 0:
             for param, buffer in zip(params, buffers, strict=True):
                 self.state[param]["momentum_buffer"] = buffer

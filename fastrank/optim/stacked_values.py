@@ -7,6 +7,8 @@ from typing import Any, TypeGuard
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from .local_tensors import cut_along
+
 
 def is_stack(value: object, name: str) -> TypeGuard[Tensor]:
     """Whether `value` is a tensor with one value a slice. To PyTorch, a 1-element `lr` is a number."""
@@ -19,13 +21,18 @@ def stacked_values(group: dict[str, Any]) -> list[str]:
     for name in stacked:
         shape = group[name].shape
         for index, param in enumerate(group["params"]):
+            label = repr(group["param_names"][index]) if "param_names" in group else str(index)
             if len(shape) != 1 or param.shape[:1] != shape:
-                label = repr(group["param_names"][index]) if "param_names" in group else str(index)
                 number = "1-element" if name == "lr" else "0-d"
                 raise ValueError(
                     f"Tensor {name} must be {number}, or of shape (E,) in a group "
                     f"whose parameters all have E as leading axis: {name} has shape {tuple(shape)}, "
                     f"parameter {label} has shape {tuple(param.shape)}"
+                )
+            if cut_along(param, 0):
+                raise ValueError(
+                    f"{name} is stacked along the leading axis, along which parameter {label} is sharded; shard it "
+                    "along another axis, as with fully_shard(..., shard_placement_fn=lambda parameter: Shard(1))"
                 )
     return stacked
 

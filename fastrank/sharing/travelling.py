@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..device import one_thread
+from ..device import bring, one_thread
 from ..measuring import Measurer, measure_grams, measure_stack
 from ..metrics import Tolerance
 from ..reference import Gram
@@ -87,7 +87,7 @@ class Travelling:
         found = Found()
         for number, (measurer, arriving) in enumerate(zip(self._measurers, self._arriving, strict=True)):
             self._stream.join()  # what a measurer of the round before still reads is about to be written
-            arrived = self._moves.run(number, lambda i: _views(sources[i]))
+            arrived = self._moves.run(number, lambda i: _views(sources[i], self._device))
             if arrived.whole:
                 sides = [min(x.shape) for x in arrived.whole.values()]
                 values, sigma = measurer.measure(arriving, due)
@@ -102,7 +102,7 @@ class Travelling:
         plan = self._plan.whole(indices)
         moves, found = Moves(plan, self._ranks, self._device), Found()
         for number in range(len(moves)):
-            for i, matrix in moves.run(number, lambda i: _views(sources[i])).whole.items():
+            for i, matrix in moves.run(number, lambda i: _views(sources[i], self._device)).whole.items():
                 wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
                 with one_thread(wide.shape[0]):
                     found.rows[i] = measure_stack(wide[None], self._tolerances, self._spectrum, due, None).values[0]
@@ -116,6 +116,7 @@ class Travelling:
             found.sigma[i] = m.sigma[0]
 
 
-def _views(source: Source) -> list[Tensor]:
-    """The parts of a matrix that are here, each as a 2-D tensor."""
-    return [source.matrix] if source.piece is None else source.piece.views(source.matrix)
+def _views(source: Source, device: torch.device) -> list[Tensor]:
+    """The parts of a matrix that are here, each as a 2-D tensor on the device from which it travels."""
+    matrix = bring(source.matrix, device)
+    return [matrix] if source.piece is None else source.piece.views(matrix)

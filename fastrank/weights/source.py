@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .pieces import Piece, local_of
+from .pieces import Piece
 from .readable import is_sharded
 
 
@@ -37,10 +37,14 @@ class Source(_Fields):
 
     @cached_property
     def offset(self) -> int | None:
-        """Where the matrix starts in the parameter, in elements; None if it is a copy, with memory of its own."""
-        owner = local_of(self.parameter) if is_sharded(self.parameter) else self.parameter
-        shared = self.matrix.untyped_storage().data_ptr() == owner.untyped_storage().data_ptr()
-        return int(self.matrix.storage_offset() - owner.storage_offset()) if shared else None
+        """Where the matrix starts in the parameter, in elements; None if it is a copy, with memory of its own.
+
+        None, too, if the parameter is a DTensor, which has no memory: no step is fused with the sketch of its matrix.
+        """
+        if is_sharded(self.parameter):
+            return None
+        shared = self.matrix.untyped_storage().data_ptr() == self.parameter.untyped_storage().data_ptr()
+        return int(self.matrix.storage_offset() - self.parameter.storage_offset()) if shared else None
 
     @cached_property
     def layout(self) -> tuple[object, ...]:

@@ -8,6 +8,7 @@ import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import Parameter
 from torch.testing import assert_close
+from world_of_one import world_of_one
 
 import fastrank.optim
 
@@ -69,3 +70,27 @@ def test_inductor() -> None:
     assert counter.frame_count > 0
     # Generated code rounds in its own way: an ulp an operation.
     assert_close(compiled, run(fastrank.optim.SGD, None, **options), rtol=1e-5, atol=1e-6)
+
+
+def test_compiled_step_of_dtensors_is_torch_compiled_step() -> None:
+    """The compiler has to see the DTensors, and not their local tensors."""
+    results, counted = [], []
+    with world_of_one("cpu") as mesh:
+        from torch.distributed.tensor import Shard, distribute_tensor
+
+        for kind in (fastrank.optim.SGD, torch.optim.SGD):
+            generator = torch.Generator().manual_seed(0)
+            values = [torch.randn(shape, generator=generator) for shape in [(3, 5), (4,)]]
+            params = [Parameter(distribute_tensor(value, mesh, [Shard(0)])) for value in values]
+            counter = CompileCounterWithBackend("aot_eager")
+            optimizer = kind(params, lr=0.1, momentum=0.9)
+            step = torch.compile(optimizer.step, backend=counter)
+            for _ in range(3):
+                for param in params:
+                    grad = torch.randn(param.shape, generator=generator)
+                    param.grad = distribute_tensor(grad, mesh, [Shard(0)])
+                step()
+            results.append([param.to_local().detach() for param in params])
+            counted.append(counter.frame_count)
+    assert_close(*results, rtol=0, atol=0)
+    assert counted[0] == counted[1] > 0
