@@ -200,7 +200,7 @@ class History:
             parts = int(state["parts"])
             if self._parts is not None:
                 self._parts.continue_after(parts)
-            elif parts and self._pending.keeps:
+            elif parts:
                 raise HistoryError(f"the state has {parts} parts in a folder; make the tracker with directory=")
             self._ring.clear()
             self._pending.load(state)

@@ -61,12 +61,10 @@ class Pending:
         """What `load` needs."""
         last = self.last()
         blocks = [asdict(block) for block in self.blocks]
-        return {"keeps": self.keeps, "blocks": blocks, "last": [asdict(last)] if last is not None else []}
+        return {"blocks": blocks, "last": [asdict(last)] if last is not None else []}
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Have the rows of a `state` instead. Raises `ValueError` if rows are kept here, and were not there."""
-        if self.keeps and not state.get("keeps", True):
-            raise ValueError("state_dict: another rank than the first one saved it, and had no rows; load the first's")
-        self.blocks = [Block(**saved) for saved in state["blocks"]] if self.keeps else []
+        """Have the rows of a `state` instead."""
+        self.blocks = [Block(**saved) for saved in state["blocks"]]
         self.previous = Block(**state["last"][0]) if state["last"] else None
         self.safe, self.arrived = False, []

@@ -3,6 +3,9 @@
 `torch.distributed.checkpoint` takes a tracker for a `Stateful`, and loads what was saved into the state of the tracker
 that is there: key by key, tensors into tensors of the same shape. So the keys of a state are always the same, and what
 differs from one tracker to the next is packed into bytes. `torch.load` with `weights_only` accepts both.
+
+Of a key that several processes give, it saves what any one of them has. So what a process has alone is under keys that
+the others do not give: `packed`, with the history, is the first process's, and all others are equal.
 """
 
 from __future__ import annotations
@@ -18,7 +21,12 @@ Shape = tuple[int, int]
 
 
 def pack(
-    names: Sequence[str], columns: Sequence[str], shapes: Sequence[Shape], counts: Mapping[str, int], kept: Any
+    names: Sequence[str],
+    columns: Sequence[str],
+    shapes: Sequence[Shape],
+    counts: Mapping[str, int],
+    rules: Any,
+    kept: Any,
 ) -> dict[str, Any]:
     """A state of numbers, strings and bytes.
 
@@ -26,20 +34,36 @@ def pack(
         names, columns: of the history.
         shapes: (rows, cols) of the tracked matrices, as they are now.
         counts: numbers of the tracker, by name.
-        kept: tensors, numbers and strings in dicts, lists and tuples, of any structure.
+        rules: what processes that measure together have all alike: tensors, numbers and strings in dicts, lists and
+            tuples, of any structure.
+        kept: what the first of them has alone, in the same form; None in the others.
     """
-    packed = io.BytesIO()
-    torch.save(kept, packed)
-    own = {"names": list(names), "columns": list(columns), "shapes": list(map(_shape, shapes))}
-    return {"version": VERSION, **own, **counts, "packed": packed.getvalue()}
+    own = {"names": list(names), "columns": list(columns), "shapes": list(map(_shape, shapes)), **counts}
+    alone = {} if kept is None else {"packed": _bytes(kept)}
+    return {"version": VERSION, **own, "rules": _bytes(rules), **alone}
 
 
-def unpack(state: Mapping[str, Any], names: Sequence[str], columns: Sequence[str], shapes: Sequence[Shape]) -> Any:
-    """What `pack` was given as `kept`; raises `ValueError` if `state` is not one of the same matrices and columns."""
+def unpack(
+    state: Mapping[str, Any], names: Sequence[str], columns: Sequence[str], shapes: Sequence[Shape], *, keeps: bool
+) -> tuple[Any, Any]:
+    """What `pack` was given as `rules` and as `kept`; None for rules that an older version has not saved.
+
+    Args:
+        names, columns, shapes: as of `pack`.
+        keeps: whether `kept` is needed; otherwise it may be None.
+
+    Raises:
+        ValueError: `state` is not one of the same matrices and columns, or that of a process that keeps no rows.
+    """
     if not isinstance(state, Mapping) or state.get("version") != VERSION:
         found = f"version {state.get('version')!r}" if isinstance(state, Mapping) else f"a {type(state).__name__}"
         raise ValueError(f"state_dict: {found}, not one of version {VERSION}")
-    missing = {"names", "columns", "shapes", "calls", "steps", "packed"} - set(state)
+    missing = {"names", "columns", "shapes", "calls", "steps"} - set(state)
+    if keeps and "packed" not in state:
+        raise ValueError(
+            "state_dict: it is that of another process than the first of those that measure together, and has no rows; "
+            "load the first one's"
+        )
     if missing:
         raise ValueError(f"state_dict: lacks {', '.join(sorted(missing))}")
     for key, own in (("names", names), ("columns", columns)):
@@ -49,7 +73,17 @@ def unpack(state: Mapping[str, Any], names: Sequence[str], columns: Sequence[str
     for name, shape, now in zip(names, state["shapes"], map(_shape, shapes), strict=True):
         if shape != now:
             raise ValueError(f"state_dict: {name} is {shape} there, and {now} in this model")
-    return torch.load(io.BytesIO(state["packed"]), map_location="cpu", weights_only=True)
+    return _object(state.get("rules")), _object(state.get("packed"))
+
+
+def _bytes(value: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+def _object(packed: bytes | None) -> Any:
+    return None if packed is None else torch.load(io.BytesIO(packed), map_location="cpu", weights_only=True)
 
 
 def _shape(shape: Shape) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, Self
 
-from ..sharing import SharedMeasurer
 from ..weights import Source
 from .checkpoint import pack, unpack
 from .inference import outside_inference
@@ -15,22 +14,26 @@ from .readings import Readings
 class Keeping(Readings):
     """The part of `RankTracker` that lets a training be interrupted, and ends it."""
 
-    _shared: SharedMeasurer | None
+    _keeps: bool
+    """Whether the rows are kept in this process, and not in another one."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that another process needs to continue: numbers, strings and bytes. Waits for the device.
 
-        Of processes that measure together, which do not wait for each other here, the first one has the state to save;
-        it is loaded on all of them, and there may be more or fewer then.
+        Of processes that measure together, which do not wait for each other here, the first one has the state to save,
+        with all rows; it is loaded on all of them, and there may be more or fewer then.
         """
         sources = self._weights.sources()
-        kept = {
-            "measurer": self._measurer.state(sources),
-            "history": self._history.state_dict(),
-            "watch": self._watch.state(self._history),
-            "steps": self._steps.memory(),
-        }
-        return pack(self.names, self._history.layout.columns, self._shapes(sources), self._steps.state(), kept)
+        kept = None
+        if self._keeps:
+            kept = {
+                "measurer": self._measurer.state(sources),
+                "history": self._history.state_dict(),
+                "watch": self._watch.state(self._history),
+                "steps": self._steps.memory(),
+            }
+        given = (self.names, self._history.layout.columns, self._shapes(sources))
+        return pack(*given, self._steps.state(), self._steps.memory() | {"read": -1}, kept)
 
     @outside_inference
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -41,11 +44,16 @@ class Keeping(Readings):
             HistoryError: a part the state counts on is missing.
         """
         sources = self._weights.sources()
-        kept = unpack(state, self.names, self._history.layout.columns, self._shapes(sources))
-        self._history.load_state_dict(kept["history"])
-        self._steps.load(state["calls"], state["steps"], kept.get("steps"))
-        self._watch.load(kept.get("watch"))
-        self._measurer.load(sources, kept["measurer"])
+        given = (self.names, self._history.layout.columns, self._shapes(sources))
+        rules, kept = unpack(state, *given, keeps=self._keeps)
+        if self._keeps:
+            self._history.load_state_dict(kept["history"])
+            self._watch.load(kept.get("watch"))
+            self._measurer.load(sources, kept["measurer"])
+            rules = kept.get("steps")
+        else:
+            self._history.load_state_dict({"parts": 0, "blocks": [], "last": []})
+        self._steps.load(state["calls"], state["steps"], rules)
         self._weights.keep()
 
     def flush(self) -> None:

@@ -157,7 +157,7 @@ class RankTracker(Keeping):
             self._shared = share_out(self._weights, sources, share, wait, agreed, *measured)
         self._measurer = self._shared or Measurer(*measured)
         everything = self._matrices = self._shared or self._weights
-        keeps = self._role is not Role.IDLE and (self._shared is None or self._shared.first)
+        self._keeps = keeps = self._role is not Role.IDLE and (self._shared is None or self._shared.first)
         named = (everything.names, columns(self.tolerances, spectrum), "singular_values" in spectrum)
         layout = Layout(*named, everything.weights)
         self._steps = Steps(every, spectrum_every, self._spectrum, self._device, first_step)
