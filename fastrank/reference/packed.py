@@ -73,16 +73,16 @@ def unpacked(packed: Tensor, order: int, inner: int) -> Gram:
 
     inner: n of the whole matrix.
     """
-    square = packed.new_empty(order, order)
+    square = packed.new_empty(1, order, order)
     at = 0
     for start, end in strips(order):
         strip = packed[at : at + (end - start) * end].view(end - start, end)
-        square[start:end, :end] = strip
-        square[:start, start:end] = strip[:, :start].mT
+        tile = strip[:, start:]
+        square[0, start:end, :start] = strip[:, :start]
+        square[0, :start, start:end] = strip[:, :start].mT
+        square[0, start:end, start:end] = tile.tril() + tile.tril(-1).mT  # BLAS may round its halves differently
         at += strip.numel()
-    # BLAS may round the two halves of a tile on the diagonal differently.
-    square = square.tril() + square.tril(-1).mT
-    trace = square.diagonal().sum()[None]
+    trace = square.diagonal(dim1=-2, dim2=-1).sum(-1)
     finite = trace.isfinite()
-    square = square[None].masked_fill(~finite[:, None, None], 0.0)
+    square.masked_fill_(~finite[:, None, None], 0.0)
     return Gram(square, trace.masked_fill(~finite, 0.0), torch.ones_like(trace), finite, inner)

@@ -67,6 +67,7 @@ class Plan:
         matrix to whose Gram it contributes; of each matrix that it owns, the assembled matrix in its own dtype, or the
         packed Gram of the whole matrix; and, once, the full FP64 Gram of the largest order among those that it owns.
         Nothing of this is taken to be freed before the round ends. A local matrix needs its full Gram, and no round.
+        Factors of a Gram, or its eigenvalues, come on top, as they do for a matrix that is not shared.
         """
         return int(self._by_rank[2][rank]) if rank < len(self._by_rank[2]) else 0
 
