@@ -32,6 +32,16 @@ class Flat(NamedTuple):
         return None if tuple(tensor.shape) == self.shape else Part(tensor, self.shape, (), self.first)
 
 
+def refuse_slice(name: str, parameter: Tensor) -> None:
+    """Raises `ValueError` for a slice of a flattened weight of which nothing is known, as its wrapper is not there."""
+    # There is no public way to see that without the wrapper, which marks the parameter for itself.
+    if parameter.ndim == 1 and getattr(parameter, "_fsdp_flattened", False):
+        raise ValueError(
+            f"parameter {name!r} is a slice of one that FullyShardedDataParallel has flattened: make the RankTracker "
+            "with the model that it returns, once all of it is wrapped"
+        )
+
+
 def flattened_in(model: nn.Module) -> dict[tuple[int, str], Flat]:
     """The flattened weights of a model, by the `id` of the module that has them and their name there.
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from .coverage import Choice, Coverage, CoverageTable, type_name
 from .effective import child_of
-from .flattened import flattened_in
+from .flattened import flattened_in, refuse_slice
 from .kept import Kept
 from .places import Place, clean_name, list_places
 from .readable import is_quantised, is_uninitialised, reason_without_matrix
@@ -50,8 +50,10 @@ class TrackedWeights:
             assert weight is not None
             tensor, flat = weight.tensor, flattened.get((id(place.owner), place.stored))
             whole = flat.whole(tensor) if flat is not None else tensor
-            reason = reason_without_matrix(whole, place.layer, place.attribute)
-            reason = reason or choice.reason_against(name, place.layer)
+            unwanted = choice.reason_against(name, place.layer)
+            if flat is None and not unwanted:
+                refuse_slice(name, weight.parameter)
+            reason = reason_without_matrix(whole, place.layer, place.attribute) or unwanted
             if place.part_of:
                 reason = f"({clean_name(place.part_of)} is made from it)"
             elif place.key in tied and not reason:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .effective import stored_in
-from .flattened import Flat
+from .flattened import Flat, refuse_slice
 from .layers import Split, boxes_of, matrices_of
 from .pieces import Part, Piece, local_of, part_of
 from .places import Place, clean_name
@@ -70,6 +70,11 @@ class TrackedWeight:
         if weight is None:
             raise gone(self.name)
         frozen = not weight.is_made and not weight.parameter.requires_grad
+        if self.flat is None and weight.tensor.ndim < 2:
+            try:
+                refuse_slice(self.name, weight.parameter)
+            except ValueError as error:
+                raise RuntimeError(f"tracked {error}") from None
         shard = local_of(weight.tensor) if is_sharded(weight.tensor) else None
         if self._last is not None and shard is not None and self._last.of(weight.parameter, shard, frozen):
             return self._last.reading
