@@ -7,7 +7,7 @@ that overlap without being equal are refused, because nothing says then which of
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
@@ -69,7 +69,7 @@ class Declared(NamedTuple):
     cut: Cut
 
 
-def agreed(holdings: Sequence[Sequence[Holding]]) -> list[Declared]:
+def agreed(holdings: Sequence[Sequence[Holding]], last: Collection[str] = ()) -> list[Declared]:
     """The matrices that ranks declare, in the order that all of them give to these.
 
     Where all ranks declare the same names in the same order, that is the order. Elsewhere, as with the stages of a
@@ -77,6 +77,7 @@ def agreed(holdings: Sequence[Sequence[Holding]]) -> list[Declared]:
 
     Args:
         holdings: those of each rank, by rank.
+        last: names of the matrices that come behind all others (default: none).
 
     Raises:
         ValueError: ranks differ about a matrix, no rank has some part of one, or pieces overlap.
@@ -90,7 +91,7 @@ def agreed(holdings: Sequence[Sequence[Holding]]) -> list[Declared]:
             declared[rank] = holding
     names = list(on_ranks)  # rank 0 comes first
     if any([holding.name for holding in own] != names for own in holdings):
-        names.sort(key=_natural)
+        names.sort(key=lambda name: (name in last, *_natural(name)))
     cuts: dict[Any, Cut] = {}  # layers of one kind are cut alike
     return [_declared(name, on_ranks[name], cuts) for name in names]
 

@@ -19,7 +19,7 @@ Grams, beginning with the one that would keep its owner busy for longest, and th
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -106,16 +106,17 @@ class Plan:
         return np.stack([sent, received, memory])
 
 
-def make_plan(holdings: Sequence[Sequence[Holding]]) -> Plan:
+def make_plan(holdings: Sequence[Sequence[Holding]], last: Collection[str] = ()) -> Plan:
     """Decide which rank measures which matrix, and which way it travels there.
 
     Args:
         holdings: what each rank declares, by rank, each in its own order.
+        last: names of the matrices that come behind all others, on each rank and together (default: none).
 
     Raises:
         ValueError: ranks differ about a matrix, no rank has some part of one, or pieces overlap without being equal.
     """
-    declared = agreed(holdings)
+    declared = agreed(holdings, last)
     known: dict[Any, dict[Way, Cost]] = {}
     costs = []
     for matrix in declared:

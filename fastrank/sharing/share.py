@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
@@ -39,7 +40,11 @@ def role_of(model: nn.Module, sources: Sequence[Source], share: Any) -> Role:
     """
     several = distributed.is_available() and distributed.is_initialized()
     is_group = several and isinstance(share, distributed.ProcessGroup)
-    if share not in (None, True, False) and not is_group:
+    if several and share is distributed.GroupMember.NON_GROUP_MEMBER:  # of `new_group`, in place of the group
+        raise ValueError(
+            "share: this process is not in the group; only those in it make a RankTracker with share=group"
+        )
+    if not (is_group or share is None or isinstance(share, bool)):
         raise TypeError(f"share: expected None, True, False or a process group, not {share!r}")
     sharded = any(source.piece is not None for source in sources)
     if sharded and not several:
@@ -50,8 +55,11 @@ def role_of(model: nn.Module, sources: Sequence[Source], share: Any) -> Role:
         raise ValueError("share: torch.distributed is not initialised, and there are no others to share with")
     if sharded or is_group or share is True:
         return Role.TOGETHER
-    replicated = share is None and several and any(is_ddp(module) for module in model.modules())
-    return Role.IDLE if replicated and distributed.get_rank() > 0 else Role.ALONE
+    if share is None and several:
+        replicas: list[Any] = [module for module in model.modules() if is_ddp(module)]
+        if any(distributed.get_rank(module.process_group) > 0 for module in replicas):
+            return Role.IDLE
+    return Role.ALONE
 
 
 def share_out(
@@ -80,15 +88,15 @@ def share_out(
     group = share if isinstance(share, distributed.ProcessGroup) else None
     ranks = Ranks(group, device, timeout, "RankTracker")
     try:
-        own = json.dumps({name: repr(value) for name, value in arguments.items()})
+        own = json.dumps({name: _described(value) for name, value in arguments.items()})
         _compare(ranks, [json.loads(given) for given in ranks.meet(own.encode())])
         declared = [_holding(name, source) for name, source in zip(matrices.names, sources, strict=True)]
         beside = set(matrices.names[matrices.weights :])
         frozen = {name for name, source in zip(matrices.names, sources, strict=True) if source.frozen}
         packed = json.dumps([declared, sorted(beside), sorted(frozen)]).encode()
         known = [json.loads(each) for each in _everybodys(ranks, packed, device)]
-        plan = make_plan([[_declared(holding) for holding in holdings] for holdings, _, _ in known])
         beside, frozen = (set().union(*(each[i] for each in known)) for i in (1, 2))
+        plan = make_plan([[_declared(holding) for holding in holdings] for holdings, _, _ in known], beside)
         weights = sum(matrix.name not in beside for matrix in plan.matrices)
         ranks.moved = 0  # from here on only what is measured
         return SharedMeasurer(
@@ -108,6 +116,11 @@ def _compare(ranks: Ranks, given: Sequence[Mapping[str, str]]) -> None:
                     f"{name}: the ranks that measure together need the same arguments, and {ranks.name(rank)} has "
                     f"{value}, {ranks.name(0)} {given[0].get(name)}"
                 )
+
+
+def _described(value: Any) -> str:
+    """An argument as all ranks describe it, who have the same function at different addresses."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(value))
 
 
 def _holding(name: str, source: Source) -> tuple[Any, ...]:

@@ -48,6 +48,9 @@ def unpack(
 ) -> tuple[Any, Any]:
     """What `pack` was given as `rules` and as `kept`; None for rules that an older version has not saved.
 
+    The matrices of the rows are in the order of `names`, whichever they had, and without a state of the measurer if
+    that was another one.
+
     Args:
         names, columns, shapes: as of `pack`.
         keeps: whether `kept` is needed; otherwise it may be None.
@@ -55,6 +58,8 @@ def unpack(
     Raises:
         ValueError: `state` is not one of the same matrices and columns, or that of a process that keeps no rows.
     """
+    if isinstance(state, Mapping) and not state:
+        raise ValueError("state_dict: it is that of a process that does not measure; load the one of the first")
     if not isinstance(state, Mapping) or state.get("version") != VERSION:
         found = f"version {state.get('version')!r}" if isinstance(state, Mapping) else f"a {type(state).__name__}"
         raise ValueError(f"state_dict: {found}, not one of version {VERSION}")
@@ -66,14 +71,36 @@ def unpack(
         )
     if missing:
         raise ValueError(f"state_dict: lacks {', '.join(sorted(missing))}")
-    for key, own in (("names", names), ("columns", columns)):
-        if list(state[key]) != list(own):
-            differing = sorted(set(state[key]) ^ set(own))
+    for key, there, own in (
+        ("names", sorted(state["names"]), sorted(names)),
+        ("columns", list(state["columns"]), list(columns)),
+    ):
+        if there != own:
+            differing = sorted(set(there) ^ set(own))
             raise ValueError(f"state_dict: {key} differ from this tracker's: {', '.join(differing) or 'order'}")
-    for name, shape, now in zip(names, state["shapes"], map(_shape, shapes), strict=True):
-        if shape != now:
-            raise ValueError(f"state_dict: {name} is {shape} there, and {now} in this model")
-    return _object(state.get("rules")), _object(state.get("packed"))
+    # The stages of a pipeline may be in another order than the layers of the whole model.
+    places = {name: place for place, name in enumerate(state["names"])}
+    order = [places[name] for name in names]
+    for name, place, now in zip(names, order, map(_shape, shapes), strict=True):
+        if state["shapes"][place] != now:
+            raise ValueError(f"state_dict: {name} is {state['shapes'][place]} there, and {now} in this model")
+    rules, kept = _object(state.get("rules")), _object(state.get("packed"))
+    if kept is not None and order != list(range(len(order))):
+        for key in ("blocks", "last"):
+            kept["history"][key] = [_ordered(block, order) for block in kept["history"][key]]
+        kept["measurer"] = None  # which begins anew
+    return rules, kept
+
+
+def _ordered(block: Mapping[str, Any], order: Sequence[int]) -> dict[str, Any]:
+    """A `history.Block` as a dict, with its matrices in another order."""
+    sides = [min(shape) for shape in block["shapes"]]
+    spectra = {}
+    for row, sigma in block["spectra"].items():
+        pieces = torch.split(sigma, sides)
+        spectra[row] = torch.cat([pieces[i] for i in order])
+    shapes = tuple(block["shapes"][i] for i in order)
+    return {**block, "values": block["values"][:, order], "spectra": spectra, "shapes": shapes}
 
 
 def _bytes(value: Any) -> bytes:
