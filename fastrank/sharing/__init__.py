@@ -12,6 +12,7 @@ traffic     the three ways of a matrix, and which bytes travel for it
 moves       carries that out: `travelling` are the matrices of which no rank has all
 measurer    `SharedMeasurer`, which measures a step
 ranks       `Ranks`: the processes, and what travels between them
+telling     what the ranks tell each other with each step: which it is, and whether to stop
 missing     which of them are missing, and why, in words
 notes       what the ranks write for each other in the job's store
 """

@@ -19,21 +19,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..device import capturing, mark, to_host
+from ..device import capturing
 from ..measuring import SETTLING, Measurer, Unchanged, columns
 from ..metrics import Status, Tolerance
 from ..streams import OwnStream
 from ..weights import Source
 from .plan import Plan
 from .ranks import Ranks
+from .telling import Telling
 from .travelling import Found, Travelling
 
 if TYPE_CHECKING:
     from ..optim import Descent
-
-
-LAG = 16
-"""Measurements after which the host looks at what the ranks have told each other, on CUDA."""
 
 
 class SharedMeasurer:
@@ -51,8 +48,7 @@ class SharedMeasurer:
     Attributes:
         names, shapes, weights: of the matrices of all ranks, as of `TrackedMatrices`.
         first: whether this rank is the first one, which keeps the history.
-        wants_stop: set it to have all ranks stop training. should_stop: whether any has asked for that, which all of
-            them see after the same measurement: the next one on a CPU, and the `LAG`th one on CUDA.
+        telling: what the ranks tell each other.
     """
 
     def __init__(
@@ -74,7 +70,7 @@ class SharedMeasurer:
         self._plan, self._ranks, self._device, self._stream = plan, ranks, device, stream
         self._tolerances, self._spectrum = tolerances, spectrum
         self._columns = columns(tolerances, spectrum)
-        self._declared = [(name, source.piece, source.shape) for name, source in zip(names, sources, strict=True)]
+        self._declared = [(name, _kind(source), source.piece) for name, source in zip(names, sources, strict=True)]
         places = {name: i for i, name in enumerate(names)}
         self._local = [places.get(name) for name in self.names]
         own = [i for i, m in enumerate(plan.matrices) if m.way == "local" and m.owner == ranks.rank]
@@ -86,9 +82,7 @@ class SharedMeasurer:
         moving = [i for i in travel if self.names[i] not in frozen]
         self._moving, self._resting = (Travelling(plan, ranks, chosen, *given) for chosen in (moving, resting))
         self._unchanged, self._left, self._rested = Unchanged(), 0, (False, Found())
-        self._step = 0
-        self.wants_stop = self.should_stop = False
-        self._sent: list[tuple[Tensor, torch.cuda.Event | None]] = []
+        self.telling = Telling(ranks, device)
         self._sides = [min(shape) for shape in self.shapes]
 
     @property
@@ -97,14 +91,22 @@ class SharedMeasurer:
         return self._measurer.nbytes + self._moving.nbytes + self._resting.nbytes
 
     @contextmanager
-    def taking_part(self, step: int) -> Iterator[None]:
-        """Whatever fails in here is told to the other ranks, who would wait for this one in vain."""
-        self._step, self._ranks.doing = step, f"measuring step {step}"
+    def taking_part(self, what: str) -> Iterator[None]:
+        """Whatever fails in here is told to the other ranks, who would wait for this one in vain.
+
+        Args:
+            what: it failed at, or to do, such as "at step 7".
+        """
         try:
             yield
         except BaseException as error:
-            self._ranks.told(f"it failed at step {step}: {type(error).__name__}: {error}")
+            self.telling.forget()
+            self._ranks.told(f"it failed {what}: {type(error).__name__}: {error}")
             raise
+
+    def begin(self, step: int) -> None:
+        """What is measured next is the step of this number, on all ranks."""
+        self.telling.step, self._ranks.doing = step, f"measuring step {step}"
 
     def prepare(self, sources: Sequence[Source] | None) -> None:
         """As `Measurer.prepare`, for those of its own that are whole here."""
@@ -152,16 +154,32 @@ class SharedMeasurer:
     def load(self, sources: Sequence[Source], state: Mapping[str, Any]) -> None:
         """Go on from any state."""
 
-    def close(self, step: int) -> None:
-        """Take part no more. Other ranks that go on measuring are told so."""
-        self._ranks.close(f"its tracker was closed after step {step}")
+    def close(self, step: int, error: BaseException | None = None) -> None:
+        """Take part no more, after a step. Other ranks that go on measuring are told so, and which error ended it.
+
+        Raises:
+            RuntimeError: as of `measure`, of the last steps.
+        """
+        if error is not None:
+            self.telling.forget()
+            self._ranks.told(f"its training ended after step {step} with {type(error).__name__}: {error}")
+            return
+        try:
+            self.telling.hear_all()
+        finally:
+            self._ranks.close(f"its tracker was closed after step {step}")
 
     def _check(self, sources: Sequence[Source]) -> None:
-        for source, (name, piece, shape) in zip(sources, self._declared, strict=True):
-            if source.shape != shape or (source.piece is not piece and source.piece != piece):
-                now = "whole" if source.piece is None else f"{source.piece.spans} of {source.shape}"
+        for source, (name, kind, piece) in zip(sources, self._declared, strict=True):
+            if (now := _kind(source)) != kind:
                 raise RuntimeError(
-                    f"{name!r} is not sharded as it was when this RankTracker was made: of it this process has {now}. "
+                    f"{name!r} was {kind} when this RankTracker was made, and is {now} now: all ranks have to make a "
+                    "new one"
+                )
+            if source.piece is not piece and source.piece != piece:
+                own = "all of it" if source.piece is None else f"{list(source.piece.spans)} of it"
+                raise RuntimeError(
+                    f"{name!r} is not sharded as it was when this RankTracker was made: this process now has {own}. "
                     "Measure after the optimizer's step, when the weights are sharded again, or make a new RankTracker"
                 )
 
@@ -179,45 +197,26 @@ class SharedMeasurer:
 
     def _together(self, found: Found, absent: Sequence[int], due: bool) -> tuple[Tensor, Tensor | None]:
         """The rows of all ranks, and the singular values if they are due and recorded."""
-        count, width, me = len(self.names), len(self._columns), self._ranks.rank
-        flat = torch.zeros(count * (width + 1) + self._ranks.size + 1, dtype=torch.float64, device=self._device)
-        table, steps = flat[: count * (width + 1)].view(count, width + 1), flat[count * (width + 1) :]
+        count, width = len(self.names), len(self._columns)
+        flat = torch.zeros(count * (width + 1) + self.telling.size, dtype=torch.float64, device=self._device)
+        table, told = flat[: count * (width + 1)].view(count, width + 1), flat[count * (width + 1) :]
         for i, row in found.rows.items():
             table[i, :width] = row
-        table[absent, width] = 1.0
-        steps[me], steps[-1] = self._step, float(self.wants_stop)
+        if absent:
+            table[absent, width] = 1.0
+        self.telling.say(told)
         self._ranks.sum_(flat)
-        self._compare(steps)
-        values = table[:, :width]
-        values[table[:, width] > 0, self._columns.index("status")] = float(Status.ABSENT)
+        mixed = self.telling.hear(told)  # an error, of which the host may hear later
+        values, without = table[:, :width], table[:, width] > 0
+        values.masked_fill_(mixed, torch.nan)
+        values[:, self._columns.index("status")].masked_fill_(without | mixed, float(Status.ABSENT))
         if not (due and "singular_values" in self._spectrum):
             return values, None
         sigma = torch.zeros(sum(self._sides), dtype=torch.float64, device=self._device)
         for own, i in zip(torch.split(sigma, self._sides), range(count), strict=True):
             if i in found.sigma:
                 own.copy_(found.sigma[i])
-        return values, self._ranks.sum_(sigma)
-
-    def _compare(self, steps: Tensor) -> None:
-        """Raise an error if the ranks have measured different steps, and stop if one has asked for that.
-
-        On CUDA the host does not wait, and looks at what is long there. All ranks look at the same then.
-        """
-        if self._device.type != "cpu":
-            self._sent.append((to_host(steps), mark(self._device)))
-            if len(self._sent) <= LAG:
-                return
-            steps, event = self._sent.pop(0)
-            if event is not None:
-                event.synchronize()
-        *found, stops = steps.tolist()
-        self.should_stop |= stops > 0
-        other = next((rank for rank, step in enumerate(found) if step != found[0]), None)
-        if other is not None:
-            raise RuntimeError(
-                f"{self._ranks.name(0)} has measured step {found[0]:.0f} and {self._ranks.name(other)} step "
-                f"{found[other]:.0f}: the trackers of all ranks have to be told of the same steps, and measure the same"
-            )
+        return values, self._ranks.sum_(sigma).masked_fill_(mixed, torch.nan)
 
     def _open(self, values: Tensor) -> list[int]:
         """The matrices whose ranks their Grams have left open."""
@@ -225,3 +224,9 @@ class SharedMeasurer:
         status = values[:, self._columns.index("status")]
         undecided = (ranks[:, ::2] != ranks[:, 1::2]).any(1) | (status == Status.FALLBACK)
         return [i for i in undecided.nonzero().flatten().tolist() if self._plan.matrices[i].way == "gram"]
+
+
+def _kind(source: Source) -> str:
+    """Size and dtype of a matrix: "6 x 8, float32"."""
+    rows, cols = source.shape
+    return f"{rows} x {cols}, {str(source.matrix.dtype).removeprefix('torch.')}"

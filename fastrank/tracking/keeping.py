@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NoReturn, Self
 
+from ..sharing import Role
 from ..weights import Source
 from .checkpoint import pack, unpack
 from .inference import outside_inference
@@ -14,6 +16,7 @@ from .readings import Readings
 class Keeping(Readings):
     """The part of `RankTracker` that lets a training be interrupted, and ends it."""
 
+    _role: Role
     _keeps: bool
     """Whether the rows are kept in this process, and not in another one."""
 
@@ -21,8 +24,11 @@ class Keeping(Readings):
         """All that another process needs to continue: numbers, strings and bytes. Waits for the device.
 
         Of processes that measure together, which do not wait for each other here, the first one has the state to save,
-        with all rows; it is loaded on all of them, and there may be more or fewer then.
+        with all rows; it is loaded on all of them, and there may be more or fewer then. `torch.distributed.checkpoint`
+        does so if it is given the tracker of each. The state of a process that does not measure is empty.
         """
+        if self._role is Role.IDLE:
+            return {}
         sources = self._weights.sources()
         kept = None
         if self._keeps:
@@ -40,16 +46,20 @@ class Keeping(Readings):
         """Continue from `state`. Rows measured since it was taken are dropped, and parts written since removed.
 
         Raises:
-            ValueError: the state is of another version, or of a tracker of other matrices, shapes or columns.
+            ValueError: the state is of another version, of a tracker of other matrices, shapes or columns, or of a
+                process that does not keep the rows.
             HistoryError: a part the state counts on is missing.
         """
+        if self._role is Role.IDLE:
+            return
         sources = self._weights.sources()
         given = (self.names, self._history.layout.columns, self._shapes(sources))
         rules, kept = unpack(state, *given, keeps=self._keeps)
         if self._keeps:
             self._history.load_state_dict(kept["history"])
             self._watch.load(kept.get("watch"))
-            self._measurer.load(sources, kept["measurer"])
+            if kept["measurer"] is not None:
+                self._measurer.load(sources, kept["measurer"])
             rules = kept.get("steps")
         else:
             self._history.load_state_dict({"parts": 0, "blocks": [], "last": []})
@@ -62,20 +72,25 @@ class Keeping(Readings):
 
     def close(self) -> None:
         """Stop following the optimizer, flush, and leave `directory` to others. The end of a `with` block does it."""
-        self._hooks.stop()
-        try:
-            self._history.close()
-        finally:
-            self._watch.close(self._history)
-            if self._shared is not None:
-                self._shared.close(self._steps.calls)
-        self._hooks.warn_if_idle(recorded=self._steps.begun, closing=True)
+        self._end(None)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.close()
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._end(error)
+
+    def _end(self, error: BaseException | None) -> None:
+        """Close. Processes that measure with this one are told at once which error has ended its training, if any."""
+        self._hooks.stop()
+        with ExitStack() as last:
+            if self._shared is not None:  # after a training without an error, rows may still be under way
+                last.callback(self._shared.close, self._steps.calls)
+                if error is not None:
+                    self._shared.close(self._steps.calls, error)
+            last.callback(self._watch.close, self._history)
+            self._history.close()
+        self._hooks.warn_if_idle(recorded=self._steps.begun, closing=True)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError(

@@ -41,6 +41,8 @@ class Readings:
     _measurer: Measurer | SharedMeasurer
     _watch: Watch
     _model: str
+    _deaf: bool
+    """Whether there are alerts that ask for a stop, which only another process sees."""
 
     @property
     def names(self) -> list[str]:
@@ -57,8 +59,17 @@ class Readings:
     @property
     def should_stop(self) -> bool:
         """Whether an alert has asked for the training to be stopped. Processes that measure together hear of it after
-        the same step, at the next one that is measured."""
-        return self._watch.should_stop if self._shared is None else self._shared.should_stop
+        the same step, at the next one that is measured.
+
+        Raises:
+            RuntimeError: another process measures, and tells this one nothing.
+        """
+        if self._deaf:
+            raise RuntimeError(
+                "should_stop: rank 0 of a DistributedDataParallel measures alone, and only there is it known; make the "
+                "RankTracker of every rank with share=True, and all of them hear of it after the same step"
+            )
+        return self._watch.should_stop if self._shared is None else self._shared.telling.should_stop
 
     def memory(self) -> dict[str, int]:
         """Bytes on the device: `"history"`, the most that rows which wait there take; `"workspace"`, what the kernels

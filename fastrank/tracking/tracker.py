@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -139,42 +139,39 @@ class RankTracker(Keeping):
         self._weights = TrackedMatrices(model, choice, track, of, follows=bool(followed))
         sources = self._weights.sources()
         self._device = home_of(sources)
-        self._role = role_of(model, sources, share)
+        self._role, wait = role_of(model, sources, share), check_seconds(timeout, "timeout")
         self._until_compiled = compile_ahead(sources, followed)
         self._stream = OwnStream(self._device)
         measured = (self.tolerances, spectrum, self._device, self._stream)
         self._shared: SharedMeasurer | None = None
         if self._role is Role.TOGETHER:
-            agreed: dict[str, Any] = {
-                "tolerance": self.tolerances,
-                "spectrum": spectrum,
-                "every": every,
-                "of": of,
-                "initial": initial,
-            }
-            agreed |= {"spectrum_every": spectrum_every, "first_step": first_step}
-            wait = check_seconds(timeout, "timeout")
+            agreed: dict[str, Any] = {"tolerance": self.tolerances, "spectrum": spectrum, "of": tuple(of)}
+            agreed |= {"every": every, "spectrum_every": spectrum_every, "initial": initial, "first_step": first_step}
             self._shared = share_out(self._weights, sources, share, wait, agreed, *measured)
         self._measurer = self._shared or Measurer(*measured)
-        everything = self._matrices = self._shared or self._weights
-        self._keeps = keeps = self._role is not Role.IDLE and (self._shared is None or self._shared.first)
-        named = (everything.names, columns(self.tolerances, spectrum), "singular_values" in spectrum)
-        layout = Layout(*named, everything.weights)
-        self._steps = Steps(every, spectrum_every, self._spectrum, self._device, first_step)
-        watched = (log, log_every, log_per_matrix, alerts) if keeps else ((), 1, False, ())
-        self._watch = Watch(layout, *watched, on_host=on_host(self._device), looked=self._steps.calls, initial=initial)
-        folder = None if directory is None or not keeps else Path(directory)
-        parts = (check_count(rows_per_part, "rows_per_part", 1), overwrite, check_seconds(flush_every, "flush_every"))
-        self._history = History(layout, self._device, folder, *parts, self._stream, keeps)
-        self._history.watch(self._watch.wanted)
-        if initial and self._role is not Role.IDLE:
-            self._until_compiled()
-            self._record(self._steps.zero(), bool(self._spectrum), None, claim=False)
-        companion = self._measurer if backend.kernels_serve(self._device) else None
-        if self._role is Role.IDLE:
-            followed = ()
-        self._hooks = StepHooks(followed, companion, self._announce, self.step, sources, always=self._weights.keeps)
-        self._history.close_with(self)
+        with self._taking_part("to make its tracker"):
+            everything = self._matrices = self._shared or self._weights
+            self._keeps = keeps = self._role is Role.ALONE if self._shared is None else self._shared.first
+            named = (everything.names, columns(self.tolerances, spectrum), "singular_values" in spectrum)
+            layout = Layout(*named, everything.weights)
+            self._steps = Steps(every, spectrum_every, self._spectrum, self._device, first_step)
+            watched = (log, log_every, log_per_matrix, alerts) if keeps else ((), 1, False, ())
+            begin, here = self._steps.calls, on_host(self._device)
+            self._watch = Watch(layout, *watched, on_host=here, looked=begin, initial=initial)
+            folder = None if directory is None or not keeps else Path(directory)
+            rows = check_count(rows_per_part, "rows_per_part", 1)
+            parts = (rows, overwrite, check_seconds(flush_every, "flush_every"))
+            self._history = History(layout, self._device, folder, *parts, self._stream, keeps)
+            self._history.watch(self._watch.wanted)
+            self._deaf = self._role is Role.IDLE and any("stop" in getattr(rule, "actions", ()) for rule in alerts)
+            if self._role is Role.IDLE:
+                followed = ()
+            elif initial:
+                self._until_compiled()
+                self._record(self._steps.zero(), bool(self._spectrum), None, claim=False)
+            companion = self._measurer if backend.kernels_serve(self._device) else None
+            self._hooks = StepHooks(followed, companion, self._announce, self.step, sources, always=self._weights.keeps)
+            self._history.close_with(self)
 
     @outside_inference
     def step(self, found_inf: Tensor | None = None, *, step: int | None = None) -> None:
@@ -197,21 +194,23 @@ class RankTracker(Keeping):
         unknown = found_inf if found_inf is not None and self._device.type == found_inf.device.type == "cuda" else None
         if found_inf is not None and unknown is None and found_inf.item():
             return
-        self._stream.join()  # the last row has its number before that is counted up
-        number, due = self._steps.count(unknown, step, capturing(self._device))
-        if due.anything:
-            self._record(number, due.spectrum, found_inf)
-        self._watch.look(self._history, self._steps.calls, recorded=due.anything)
-        if self._shared is not None:
-            self._shared.wants_stop = self._watch.should_stop
+        with self._taking_part(f"at step {self._steps.calls + 1 if step is None else step}"):
+            self._stream.join()  # the last row has its number before that is counted up
+            number, due = self._steps.count(unknown, step, capturing(self._device))
+            if due.anything:
+                self._record(number, due.spectrum, found_inf)
+            self._watch.look(self._history, self._steps.calls, recorded=due.anything)
+            if self._shared is not None:
+                self._shared.telling.wants_stop = self._watch.should_stop
 
     def _record(self, number: StepNumber, due: bool, found_inf: Tensor | None, *, claim: bool = True) -> None:
         """Measures the weights as they are now, and appends a row of this number."""
-        with self._shared.taking_part(self._steps.calls) if self._shared is not None else nullcontext():
-            sources = self._weights.sources(stepped=claim)
-            if self._shared is None:
-                refuse_pieces(self._weights.names, sources)
-            values, spectra = self._measurer.measure(sources, due, found_inf)
+        sources = self._weights.sources(stepped=claim)
+        if self._shared is None:
+            refuse_pieces(self._weights.names, sources)
+        else:
+            self._shared.begin(self._steps.calls)
+        values, spectra = self._measurer.measure(sources, due, found_inf)
         with self._stream.current():
             self._history.append(number, values, spectra, self._matrices.shapes, claim=claim)
 
@@ -228,6 +227,8 @@ class RankTracker(Keeping):
             HistoryError: there were too few calls, or too many; whatever reads the history raises it too. Making the
                 missing calls puts it right, unless rows have been overwritten.
         """
+        if self._role is Role.IDLE:
+            return
         self._history.replayed(check_count(steps, "steps", 1))
         self._steps.replayed(steps)
         self._watch.look(self._history, self._steps.calls, recorded=True)
@@ -236,7 +237,12 @@ class RankTracker(Keeping):
     def _announce(self) -> None:
         """Tells the measurer, before a step of `fastrank.SGD`, whether the step will be measured: it may then fuse."""
         self._until_compiled()
-        due = self._steps.coming(capturing(self._device))
-        self._weights.keep(due.anything)
-        fuse = due.anything and backend.kernels_serve(self._device)
-        self._measurer.prepare(self._weights.sources() if fuse else None)
+        with self._taking_part(f"before step {self._steps.calls + 1}"):
+            due = self._steps.coming(capturing(self._device))
+            self._weights.keep(due.anything)
+            fuse = due.anything and backend.kernels_serve(self._device)
+            self._measurer.prepare(self._weights.sources() if fuse else None)
+
+    def _taking_part(self, what: str) -> AbstractContextManager[None]:
+        """In which others are told of what fails, where processes measure together; see `SharedMeasurer`."""
+        return nullcontext() if self._shared is None else self._shared.taking_part(what)
