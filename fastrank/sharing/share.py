@@ -50,8 +50,9 @@ def role_of(model: nn.Module, sources: Sequence[Source], share: Any) -> Role:
         raise ValueError("share: torch.distributed is not initialised, and there are no others to share with")
     if sharded or is_group or share is True:
         return Role.TOGETHER
-    replicated = share is None and several and any(is_ddp(module) for module in model.modules())
-    return Role.IDLE if replicated and distributed.get_rank() > 0 else Role.ALONE
+    replicas: Any = next((module for module in model.modules() if is_ddp(module)), None) if share is None else None
+    first = replicas is None or distributed.get_rank(replicas.process_group) == 0
+    return Role.ALONE if first else Role.IDLE
 
 
 def share_out(
