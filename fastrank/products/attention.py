@@ -113,9 +113,14 @@ def _found(model: nn.Module, path: str, kind: str, _: nn.Module) -> Tensor:
 
 def _named(weights: TrackedWeights, first: int, second: int, kind: str, heads: int, _: nn.Module) -> Tensor:
     sources = weights.sources()
-    layers = [weight.place.layer for weight in weights.tracked for _ in weight.matrices]
+    owners = [(weight, i) for weight in weights.tracked for i in range(len(weight.matrices))]
     where = f"{weights.names[first]} and {weights.names[second]}"
-    return _cores(kind, where, heads, *(rows_of(sources[i].matrix, layers[i]) for i in (first, second)))
+    rows = []
+    for place in (first, second):
+        weight, i = owners[place]
+        matrix = sources[place].matrix if sources[place].piece is None else weight.read_whole()[i]
+        rows.append(rows_of(matrix, weight.place.layer))
+    return _cores(kind, where, heads, *rows)
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..reference import normalized, widened
+from ..weights import whole
 
 CANCELLED = 2.0**-20
 """Part of ||B||_F ||A||_F below which the norm of a product is not trusted."""
@@ -72,6 +73,7 @@ def core(left: Tensor, right: Tensor) -> Tensor:
 
     Args:
         left, right: `(..., m, r)` and `(..., r, n)`, of any floating dtype, on one device; leading axes are a stack.
+            DTensors are gathered, for which all their ranks have to call this.
 
     Returns:
         `(..., min(m, r), min(n, r))` FP64, on the same device: rank, norms and whole spectrum are those of the product,
@@ -83,4 +85,4 @@ def core(left: Tensor, right: Tensor) -> Tensor:
     """
     if left.ndim < 2 or right.ndim < 2 or left.shape[-1] != right.shape[-2] or left.shape[:-2] != right.shape[:-2]:
         raise ValueError(f"core: factors of shapes {tuple(left.shape)} and {tuple(right.shape)} do not multiply")
-    return join(triangle(left), triangle(right.mT))
+    return join(triangle(whole(left)), triangle(whole(right).mT))

@@ -45,7 +45,9 @@ def difference(
     refuse_pieces(weights.names, sources)
     if isinstance(reference, nn.Module):
         other = TrackedWeights(reference, Choice(**choice))
-        there = dict(zip(other.names, (source.matrix for source in other.sources()), strict=True))
+        theirs = other.sources()
+        refuse_pieces(other.names, theirs)
+        there = dict(zip(other.names, (source.matrix for source in theirs), strict=True))
     elif isinstance(reference, Mapping):
         state = {clean_name(key): value for key, value in reference.items()}
         try:
@@ -70,6 +72,7 @@ def difference(
     @torch.no_grad()
     def differences(_: nn.Module) -> dict[str, Tensor]:
         now = weights.sources()
+        refuse_pieces(weights.names, now)
         pairs = zip(weights.names, now, kept, strict=True)
         return {own: difference_of(source.matrix, old.to(source.matrix.device)) for own, source, old in pairs}
 

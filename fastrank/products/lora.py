@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..weights import clean_name, read_weight
+from ..weights import clean_name, read_weight, whole
 from .core import join, triangle
 
 PAIRS = (("lora_A", "lora_B"), ("lora_embedding_A", "lora_embedding_B"))
@@ -100,7 +100,7 @@ def _of_experts(module: nn.Module, left: Tensor, right: Tensor) -> tuple[Tensor,
 
 def _matrix(factor: nn.Module | Tensor) -> Tensor:
     """A factor as a matrix; a convolution's `(out, in, kernel)` as `(out, in * kernel)`."""
-    weight = read_weight(factor, "weight") if isinstance(factor, nn.Module) else factor.detach()
+    weight = read_weight(factor, "weight") if isinstance(factor, nn.Module) else whole(factor)
     if weight is None or weight.ndim < 2:
         raise ValueError(f"lora: a factor of type {type(factor).__name__} has no weight that is a matrix")
     return weight.flatten(1)

@@ -16,11 +16,11 @@ pieces      which part of a matrix a process has
 """
 
 from .changes import difference_of
-from .coverage import Choice, CoverageTable, Select, WeightsOf
+from .coverage import Choice, CoverageTable, Select, WeightsOf, type_name
 from .derived import Track
 from .effective import read_weight
 from .matrices import TrackedMatrices
-from .pieces import Piece, Span
+from .pieces import Piece, Span, whole
 from .places import clean_name, unwrapped
 from .readable import DTYPES, is_ddp, is_sharded
 from .source import Source, refuse_pieces, version_of
@@ -44,6 +44,8 @@ __all__ = [
     "is_sharded",
     "read_weight",
     "refuse_pieces",
+    "type_name",
     "unwrapped",
     "version_of",
+    "whole",
 ]

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from .layers import Split, check_split
+from .readable import fsdp_type
 
 Select = Literal["all", "paper"]
 WeightsOf = Literal["effective", "raw"]
@@ -112,8 +113,12 @@ class Choice:
 
 
 def type_name(module: nn.Module) -> str:
-    """Name of a module's type, without what a parametrization adds to it."""
-    return str(parametrize.type_before_parametrizations(module).__name__)
+    """Name of a module's type, without what a parametrization, or `fully_shard`, adds to it."""
+    kind = parametrize.type_before_parametrizations(module)
+    sharded = fsdp_type()
+    if sharded is not None and issubclass(kind, sharded):
+        kind = kind.__mro__[2]  # the class is made of FSDPModule, which is [1], and the module's own
+    return str(kind.__name__)
 
 
 def _is_a(layer: nn.Module, kind: str | type[nn.Module]) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .coverage import Coverage
 from .effective import surroundings_kept
-from .pieces import part_of
+from .pieces import part_of, summed
 from .readable import is_sharded, reason_without_matrix
 from .source import Source
 from .tracked_weight import Cut, cut_as
@@ -103,5 +103,6 @@ def undisturbed(model: nn.Module) -> ExitStack:
 
 def _matrices(entry: str, tensor: Tensor) -> Cut:
     """The matrices of an entry, or what this process has of them, by name."""
-    found = cut_as(tensor.detach(), part_of(tensor) if is_sharded(tensor) else None, _NO_LAYER, "")
+    part = part_of(summed(tensor)) if is_sharded(tensor) else None
+    found = cut_as(tensor.detach(), part, _NO_LAYER, "")
     return {f"{entry}[{label}]" if label else entry: matrix for label, matrix in found.items()}

@@ -26,6 +26,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from ..device import capturing
+from .pieces import whole
 
 T = TypeVar("T")
 
@@ -74,9 +75,11 @@ def parts_of(layer: nn.Module) -> dict[str, dict[str, Tensor]]:
 
 
 def read_weight(layer: nn.Module, attribute: str) -> Tensor | None:
-    """The weight that `layer` uses under this name, stored or made, detached; None if it has none."""
+    """The weight that `layer` uses under this name, stored or made, detached; None if it has none. A sharded one is
+    gathered, for which all ranks have to call this."""
     stored = stored_in(layer, attribute)
-    return make_weight(layer, attribute) if stored is None else stored.detach()
+    found = make_weight(layer, attribute) if stored is None else stored
+    return None if found is None else whole(found)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .boxes import Box
+from .readable import is_sharded
 
 Run = tuple[int, int]
 """First index of consecutive ones, and their end."""
@@ -167,6 +168,27 @@ def local_of(weight: Tensor) -> Tensor:
         tensor: Any = weight
         local: Tensor = tensor.to_local()
     return local.detach() if local.requires_grad else local
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All numbers of a tensor, detached. A DTensor is gathered, for which all ranks of its mesh have to call this."""
+    if not is_sharded(tensor):
+        return tensor.detach()
+    sharded: Any = tensor.detach()
+    gathered: Tensor = sharded.full_tensor()
+    return gathered
+
+
+def summed(weight: Tensor) -> Tensor:
+    """A DTensor with no sums that are still to be made, for which all ranks of its mesh have to call this."""
+    from torch.distributed.tensor import Replicate
+
+    tensor: Any = weight
+    if not any(placement.is_partial() for placement in tensor.placements):
+        return weight
+    placements = [Replicate() if placement.is_partial() else placement for placement in tensor.placements]
+    made: Tensor = tensor.redistribute(placements=placements)
+    return made
 
 
 @cache

@@ -47,6 +47,12 @@ def is_fsdp(module: nn.Module) -> bool:
     return _is_a("torch.distributed.fsdp", "FullyShardedDataParallel", module)
 
 
+def fsdp_type() -> type | None:
+    """The class that `fully_shard` adds to a module's own; None where nobody has imported it."""
+    found = getattr(sys.modules.get("torch.distributed.fsdp"), "FSDPModule", None)
+    return found if isinstance(found, type) else None
+
+
 def is_ddp(module: nn.Module) -> bool:
     """Whether a module is a `DistributedDataParallel`, which keeps the same weights in all processes."""
     return _is_a("torch.nn.parallel", "DistributedDataParallel", module)

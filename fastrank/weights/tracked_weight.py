@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .effective import stored_in
 from .flattened import Flat, refuse_slice
 from .layers import Split, boxes_of, matrices_of
-from .pieces import Part, Piece, local_of, part_of
+from .pieces import Part, Piece, local_of, part_of, whole
 from .places import Place, clean_name
 from .readable import is_sharded, reason_without_matrix, refuse_unreadable
 from .source import Source
@@ -86,6 +86,17 @@ class TrackedWeight:
         viewed = not weight.is_made and type(weight.tensor) is Tensor and all(s.offset is not None for s in sources)
         return Reading(sources, weight.parameter if viewed else None)
 
+    def read_whole(self) -> list[Tensor]:
+        """Its matrices, whole: a sharded weight is gathered, for which all ranks have to call this.
+
+        Raises:
+            RuntimeError: as of `read`, or it is flattened.
+        """
+        weight = self.place.read()
+        if weight is None or self.flat is not None:
+            raise gone(self.name) if weight is None else RuntimeError(f"{self.name!r} is flattened, and not whole here")
+        return [matrix for matrix, _ in self._cut(whole(weight.tensor))]
+
     def read_from(self, state: Mapping[str, Tensor]) -> list[Tensor]:
         """Its matrices in a state dict of the model, whose keys have no parts that wrappers put in.
 
@@ -97,7 +108,7 @@ class TrackedWeight:
             made = stored_in(self.place.owner, self.place.stored) is None
             hint = "; its layer makes it from other tensors: give a model instead" if made else ""
             raise ValueError(f"the state dict has no {self.name!r}{hint}")
-        return [matrix for matrix, _ in self._cut(tensor.detach())]
+        return [matrix for matrix, _ in self._cut(whole(tensor))]
 
     def read_gradient(self) -> list[tuple[Tensor, Piece | None]] | None:
         """The gradient of its parameter, as the same matrices, or pieces of them; None if it has none.

@@ -140,6 +140,8 @@ def twins(make, shard, mesh, **options):
                 u, _, v = torch.linalg.svd(parameter.detach(), full_matrices=False)
                 parameter.data.copy_((u * scales) @ v)
         own = dict(options)
+        if "track" in own:
+            own["track"] = own["track"](model)
         if sharded:
             model = shard(model, mesh)
             own.setdefault("timeout", 30)

@@ -22,6 +22,8 @@ from sharded import (
 )
 from torch import distributed
 
+from fastrank.products import attention_qk
+
 
 def compared(make, shard, mesh, steps=4, **options):
     """Trains both, and returns the way and owner of each matrix."""
@@ -40,9 +42,16 @@ def compared(make, shard, mesh, steps=4, **options):
     return {matrix.name: (matrix.way, matrix.owner) for matrix in plan.matrices}
 
 
+def beside(model):
+    """Matrices that the model has no parameter for: some are gathered, and one is made of DTensors."""
+    found = attention_qk(model, heads=4, query="*wq.weight", key="*wk.weight")
+    return found | {"vo": lambda model: model.layers[1].wv.weight @ model.layers[0].wo.weight}
+
+
 def everything(rank):
     torch.set_num_threads(1)
-    found = {"fsdp": compared(Llama, by_fsdp, line(), spectrum=["effective_rank", "singular_values"])}
+    spectra = ["effective_rank", "singular_values"]
+    found = {"fsdp": compared(Llama, by_fsdp, line(), spectrum=spectra, track=beside)}
     found["tp"] = compared(Llama, by_tensors, line())
     found["mixed"] = compared(Mixed, by_fsdp, line(), of=("weight", "gradient", "update"))
     if distributed.get_world_size() == 4:

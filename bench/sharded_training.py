@@ -1,6 +1,6 @@
 """What tracking costs where the weights are sharded, beside the same training in one process.
 
-    python bench/sharded.py [--processes 2] [--rounds 5] [--steps 10] [--width 256]
+    python bench/sharded_training.py [--processes 2] [--rounds 5] [--steps 10] [--width 256]
 
 A small Llama is trained in one process, and by FSDP2 in several, each with one thread, on gloo. In a round steps are
 timed without a tracker, with one, and without once more, each training for itself. The last says how far the others can
