@@ -5,7 +5,7 @@ python examples/accelerate_loop.py
 """
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -22,8 +22,9 @@ def train(epochs: int, resume: bool) -> fastrank.RankTracker:
 
     accelerator = Accelerator(cpu=True)
     model, optimizer, batches = accelerator.prepare(model, optimizer, DataLoader(data, batch_size=16))
-    # On every process, as Accelerate wants the same objects registered on each; the first one writes the folder. A new
-    # run replaces the history of an earlier one there; one that is resumed goes on with it.
+    # On every process, as Accelerate wants the same objects registered on each; where it shards the weights, all of
+    # them measure together. The first one writes the folder. A new run replaces the history of an earlier one there;
+    # one that is resumed goes on with it.
     tracker = fastrank.RankTracker(model, optimizer, directory="ranks", overwrite=True)
     accelerator.register_for_checkpointing(tracker)
     if resume:
@@ -35,11 +36,13 @@ def train(epochs: int, resume: bool) -> fastrank.RankTracker:
             accelerator.backward(nn.functional.cross_entropy(model(examples), targets))
             optimizer.step()
     accelerator.save_state("checkpoint")
+    accelerator.wait_for_everyone()  # until the first process has saved the tracker's state, which all of them load
     tracker.close()
     return tracker
 
 
 train(2, resume=False)
 tracker = train(2, resume=True)  # steps 33 to 64, in the same history
-for name, row in tracker.latest().items():
-    print(f"{name}, step {row['step']}: rank {row['rank_lower']} of {min(row['rows'], row['cols'])}")
+if PartialState().is_main_process:
+    for name, row in tracker.latest().items():
+        print(f"{name}, step {row['step']}: rank {row['rank_lower']} of {min(row['rows'], row['cols'])}")

@@ -42,8 +42,12 @@ class RankCallback(Callback):  # type: ignore[misc]  # mypy does not read Lightn
 
     Its tracker is made when `fit` begins, with the model and the optimizers as the trainer then has them, and is closed
     when it ends, by an error too; `validate`, `test` and `predict` are let be. Of several optimizers all have to step
-    for a row. Of several processes only the first one tracks, and cannot stop the others if an alert says so; weights
-    that are sharded over them are refused.
+    for a row.
+
+    Where weights are sharded over several processes, by `ModelParallelStrategy` or by `FSDPStrategy` with
+    `use_orig_params=True`, or with `share=True`, all of them measure together, and an alert that says so stops all of
+    them after the same step. Of processes that have the same weights only the first one tracks otherwise, and cannot
+    stop the others. In both cases it is the first one that keeps the history, logs and looks at alerts.
 
     Its state is in the trainer's checkpoints: a `fit` that resumes from one goes on with the history, without a gap or
     a double row, and so does a second `fit` of the same trainer. A new trainer begins a new history.
@@ -69,26 +73,25 @@ class RankCallback(Callback):  # type: ignore[misc]  # mypy does not read Lightn
 
     @property
     def tracker(self) -> RankTracker | None:
-        """The tracker of the `fit` that is under way, or was last; None before, and on other processes."""
+        """The tracker of the `fit` that is under way, or was last; None before, and where another process tracks."""
         return self._training.tracker
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the tracker: everything is restored and in its place, and no step is taken yet."""
-        if not trainer.is_global_zero:
-            return
         state, self._loaded = self._loaded, None
         again = self._trainer is not None and self._trainer() is trainer
         if state is None and again and trainer.ckpt_path is None:
             state = self._training.state()
         self._trainer, self._steps = weakref.ref(trainer), trainer.global_step
-        # Lightning counts the steps of each optimizer.
-        self._training.begin(pl_module, trainer.optimizers, self._steps // len(trainer.optimizers), state)
+        steps = self._steps // len(trainer.optimizers)  # Lightning counts the steps of each optimizer
+        first, wrapped = trainer.is_global_zero, trainer.model
+        self._training.begin(pl_module, trainer.optimizers, steps, state, first=first, wrapped=wrapped)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log, if a step was taken in this batch and is due; and stop, if an alert says so."""
-        if self._training.should_stop and trainer.world_size == 1:
+        if self._training.should_stop(trainer.world_size):
             trainer.should_stop = True
         if trainer.global_step == self._steps or not trainer.loggers:
             return

@@ -40,9 +40,12 @@ class RankCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # m
 
     Its tracker is made when `train` begins, with the model and the optimizer as the trainer then has them, and is
     closed when it ends. `Trainer` tells nobody of an error. The rows are then on disk within `flush_every` seconds, or
-    as soon as the program ends, the next `train` into this folder begins, or you call `callback.tracker.close()`. Of
-    several processes only the first one tracks, and cannot stop the others if an alert says so; weights that are
-    sharded over them are refused.
+    as soon as the program ends, the next `train` into this folder begins, or you call `callback.tracker.close()`.
+
+    Where weights are sharded over several processes, by FSDP or a tensor parallel plan, or with `share=True`, all of
+    them measure together, and an alert that says so stops all of them after the same step. (FSDP of version 1 needs
+    `use_orig_params`.) Of processes that have the same weights only the first one tracks otherwise, and cannot stop the
+    others. In both cases it is the first one that keeps the history, logs and looks at alerts.
 
     Its state is in `trainer_state.json` of the trainer's checkpoints: a `train(resume_from_checkpoint=...)` goes on
     with the history, without a gap or a double row. Without `directory` all rows are in that file, which gets large.
@@ -74,7 +77,7 @@ class RankCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # m
 
     @property
     def tracker(self) -> RankTracker | None:
-        """The tracker of the `train` that is under way, or was last; None before, and on other processes."""
+        """The tracker of the `train` that is under way, or was last; None before, and where another process tracks."""
         return self._training.tracker
 
     def on_train_begin(
@@ -92,21 +95,20 @@ class RankCallback(TrainerCallback, ExportableState):  # type: ignore[misc]  # m
         saved = state.stateful_callbacks.setdefault(type(self).__name__, {})
         if isinstance(saved, list):
             raise ValueError("callbacks: one RankCallback only, which may have several tolerances; there are more")
-        if not state.is_world_process_zero:
-            return
         self._handler = _calling_handler()
         if self._handler is not None and self in self._handler.callbacks:
             # Before those that report to loggers, so that these find in `logs` what `on_log` writes into it.
             self._handler.callbacks.remove(self)
             self._handler.callbacks.insert(0, self)
         packed = saved.get("tracker") if state.global_step > 0 else None
-        self._training.begin(model, optimizer, state.global_step, _unpack(packed) if packed else None)
+        unpacked = _unpack(packed) if packed else None
+        self._training.begin(model, optimizer, state.global_step, unpacked, first=state.is_world_process_zero)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
         """Log apart from the trainer, if there is a `log_every`, and this step is due; stop, if an alert says so."""
-        if self._training.should_stop and args.world_size == 1:
+        if self._training.should_stop(args.world_size):
             control.should_training_stop = True
         due, handler = self._training.log_every, self._handler
         if due is not None and due(state.global_step) and (values := self._training.scalars()):

@@ -22,7 +22,7 @@ from .effective import read_weight
 from .matrices import TrackedMatrices
 from .pieces import Piece, Span, whole
 from .places import clean_name, unwrapped
-from .readable import DTYPES, is_ddp, is_sharded
+from .readable import DTYPES, has_shards, is_ddp, is_fsdp, is_sharded
 from .source import Source, refuse_pieces, version_of
 from .tracked import TrackedWeights
 
@@ -40,7 +40,9 @@ __all__ = [
     "WeightsOf",
     "clean_name",
     "difference_of",
+    "has_shards",
     "is_ddp",
+    "is_fsdp",
     "is_sharded",
     "read_weight",
     "refuse_pieces",

@@ -68,6 +68,12 @@ def is_sharded(weight: Tensor) -> bool:
     return _is_a("torch.distributed.tensor", "DTensor", weight)
 
 
+def has_shards(model: nn.Module) -> bool:
+    """Whether weights of a model are sharded over processes: the same answer in all of them, unless they have other
+    layers. It takes no look at what the process has of them."""
+    return any(map(is_fsdp, model.modules())) or any(map(is_sharded, model.parameters()))
+
+
 def is_uninitialised(weight: Tensor) -> bool:
     """Whether a weight belongs to a lazy module that has not seen its input yet: it has no shape."""
     return isinstance(weight, UninitializedParameter)

@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,7 @@ class Raised(NamedTuple):
     """The traceback."""
 
 
-def run(function, processes, *arguments, timeout=60, errors=False, store="file"):
+def run(function, processes, *arguments, timeout=60, errors=False, store="file", imports=()):
     """What `function(rank, *arguments)` returns in each of the `processes` ranks of a job, in their order.
 
     Each rank is a fresh interpreter with one thread, and they start at the same time: a fork of a process that has
@@ -47,6 +48,8 @@ def run(function, processes, *arguments, timeout=60, errors=False, store="file")
         timeout: seconds, after which all that is left is killed, and the test fails with everything that was printed.
         errors: whether the text of an exception takes the place of a result. Otherwise the first one is raised.
         store: "file": the job's store is a file, which outlives every process. "tcp": rank 0 keeps it, as in most jobs.
+        imports: modules whose imports take many seconds: one fresh interpreter imports them, and then forks into the
+            ranks. It must not have used threads by then, which an import does not do.
 
     Returns:
         A list of results; `Ended` in place of one that was killed.
@@ -55,48 +58,55 @@ def run(function, processes, *arguments, timeout=60, errors=False, store="file")
         here = Path(folder)
         path = Path(sys.modules[function.__module__].__file__)
         (here / "arguments").write_bytes(pickle.dumps(arguments))
+        command = [sys.executable, __file__, folder, function.__module__, str(path), function.__name__]
         started = []
         try:
-            for rank in range(processes):
-                command = [sys.executable, __file__, folder, function.__module__, str(path), function.__name__]
+            for rank in ["all"] if imports else range(processes):
                 with (here / f"printed{rank}").open("wb") as printed:
                     started.append(
                         subprocess.Popen(
-                            [*command, str(rank), str(processes), store],
+                            [*command, str(rank), str(processes), store, *imports],
                             stdin=subprocess.DEVNULL,
                             stdout=printed,
                             stderr=subprocess.STDOUT,
                             env=os.environ
                             | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                            start_new_session=True,
                         )
                     )
-            _wait(started, here, timeout, errors)
+            _wait(started, here, range(processes), timeout, errors)
         finally:
             for process in started:
-                process.kill()
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        return [_result(here, rank, process.returncode) for rank, process in enumerate(started)]
+        if imports:
+            codes = [int((here / f"code{rank}").read_text()) for rank in range(processes)]
+        else:
+            codes = [process.returncode for process in started]
+        return [_result(here, rank, code) for rank, code in enumerate(codes)]
 
 
-def _wait(started, here, timeout, errors):
+def _wait(started, here, ranks, timeout, errors):
     """Until all have ended; an `AssertionError` at the deadline, or at the first exception that nobody asked for."""
     deadline, failed = time.monotonic() + timeout, False
     while any(process.poll() is None for process in started):
-        if not (errors or failed) and any((here / f"raised{rank}").exists() for rank in range(len(started))):
+        if not (errors or failed) and any((here / f"raised{rank}").exists() for rank in ranks):
             deadline, failed = min(deadline, time.monotonic() + LINGER), True
         if time.monotonic() > deadline:
             break
         time.sleep(0.01)
-    late = [rank for rank, process in enumerate(started) if process.poll() is None]
-    raised = [rank for rank in range(len(started)) if (here / f"raised{rank}").exists()]
+    late = any(process.poll() is None for process in started)
+    raised, returned = ([rank for rank in ranks if (here / f"{end}{rank}").exists()] for end in ("raised", "result"))
     if late or (raised and not errors):
-        printed = "\n".join(f"--- rank {rank}:\n{_printed(here, rank)}" for rank in range(len(started)))
-        raise AssertionError(f"of {len(started)} ranks, {raised} raised, and {late} did not end in time\n{printed}")
+        printed = "\n".join(f"--- rank {rank}:\n{_printed(here, rank)}" for rank in ranks)
+        ends = f"{raised} raised, {returned} returned{', and not all ended in time' if late else ''}"
+        raise AssertionError(f"of {len(ranks)} ranks, {ends}\n{printed}")
 
 
 def _printed(here, rank):
-    raised = here / f"raised{rank}"
-    text = (here / f"printed{rank}").read_text(errors="replace")[-20_000:]
+    printed, raised = here / f"printed{rank}", here / f"raised{rank}"
+    text = printed.read_text(errors="replace")[-20_000:] if printed.exists() else ""
     return text + (raised.read_text() if raised.exists() else "")
 
 
@@ -153,5 +163,29 @@ def _main(folder, name, path, function, rank, processes, store):
         sys.exit(1)
 
 
+def _fork(folder, name, path, function, processes, store, imports):
+    """What the one process does that imports modules for all ranks, and is then their parent."""
+    here, children = Path(folder), []
+    try:
+        for module in imports:
+            importlib.import_module(module)
+    except BaseException:
+        (here / "raised0").write_text(traceback.format_exc())
+        sys.exit(1)
+    for rank in range(int(processes)):
+        if not (child := os.fork()):
+            with (here / f"printed{rank}").open("wb") as printed:
+                os.dup2(printed.fileno(), 1)
+                os.dup2(printed.fileno(), 2)
+            _main(folder, name, path, function, rank, processes, store)
+            return
+        children.append(child)
+    for rank, child in enumerate(children):
+        (here / f"code{rank}").write_text(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
+
+
 if __name__ == "__main__":
-    _main(*sys.argv[1:])
+    if sys.argv[5] == "all":
+        _fork(*sys.argv[1:5], *sys.argv[6:8], sys.argv[8:])
+    else:
+        _main(*sys.argv[1:])
