@@ -70,7 +70,7 @@ class SharedMeasurer:
         self._plan, self._ranks, self._device, self._stream = plan, ranks, device, stream
         self._tolerances, self._spectrum = tolerances, spectrum
         self._columns = columns(tolerances, spectrum)
-        self._declared = [(name, _kind(source), source.piece) for name, source in zip(names, sources, strict=True)]
+        self._declared = [(name, s.shape, s.matrix.dtype, s.piece) for name, s in zip(names, sources, strict=True)]
         places = {name: i for i, name in enumerate(names)}
         self._local = [places.get(name) for name in self.names]
         own = [i for i, m in enumerate(plan.matrices) if m.way == "local" and m.owner == ranks.rank]
@@ -170,11 +170,11 @@ class SharedMeasurer:
             self._ranks.close(f"its tracker was closed after step {step}")
 
     def _check(self, sources: Sequence[Source]) -> None:
-        for source, (name, kind, piece) in zip(sources, self._declared, strict=True):
-            if (now := _kind(source)) != kind:
+        for source, (name, shape, dtype, piece) in zip(sources, self._declared, strict=True):
+            if source.shape != shape or torch.promote_types(source.matrix.dtype, dtype) != dtype:
+                was, now = (f"{r} x {c}, {d}" for (r, c), d in ((shape, dtype), (source.shape, source.matrix.dtype)))
                 raise RuntimeError(
-                    f"{name!r} was {kind} when this RankTracker was made, and is {now} now: all ranks have to make a "
-                    "new one"
+                    f"{name!r} was {was} when this RankTracker was made, and is {now} now: make a new one on all ranks"
                 )
             if source.piece is not piece and source.piece != piece:
                 own = "all of it" if source.piece is None else f"{list(source.piece.spans)} of it"
@@ -224,9 +224,3 @@ class SharedMeasurer:
         status = values[:, self._columns.index("status")]
         undecided = (ranks[:, ::2] != ranks[:, 1::2]).any(1) | (status == Status.FALLBACK)
         return [i for i in undecided.nonzero().flatten().tolist() if self._plan.matrices[i].way == "gram"]
-
-
-def _kind(source: Source) -> str:
-    """Size and dtype of a matrix: "6 x 8, float32"."""
-    rows, cols = source.shape
-    return f"{rows} x {cols}, {str(source.matrix.dtype).removeprefix('torch.')}"

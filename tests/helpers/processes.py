@@ -16,6 +16,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
+IMPORTS = ("torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor.parallel")
+IMPORTS += ("torch.distributed.checkpoint.state_dict", "numba", "pyarrow.parquet", "pandas", "fastrank")
+"""What a sharded model and its tracker import, in several seconds of each process; see `run`."""
+
 LINGER = 8.0
 """Seconds that the others have to end after one process has raised: they may wait for it in vain."""
 
