@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import Any, NoReturn, Self
 
 from ..sharing import Role
@@ -83,13 +82,16 @@ class Keeping(Readings):
     def _end(self, error: BaseException | None) -> None:
         """Close. Processes that measure with this one are told at once which error has ended its training, if any."""
         self._hooks.stop()
-        with ExitStack() as last:
-            if self._shared is not None:  # after a training without an error, rows may still be under way
-                last.callback(self._shared.close, self._steps.calls)
-                if error is not None:
-                    self._shared.close(self._steps.calls, error)
-            last.callback(self._watch.close, self._history)
-            self._history.close()
+        if self._shared is not None and error is not None:
+            self._shared.close(self._steps.calls, error)
+        try:
+            try:
+                self._history.close()
+            finally:
+                self._watch.close(self._history)
+        finally:  # the last rows are there by then
+            if self._shared is not None:
+                self._shared.close(self._steps.calls)
         self._hooks.warn_if_idle(recorded=self._steps.begun, closing=True)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
