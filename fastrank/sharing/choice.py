@@ -94,9 +94,8 @@ class Choice:
                 self._states[i].left = self._states[i].left + 1 if i in left else 0
                 self._states[i].decided = self._states[i].decided + 1 if i not in left else 0
         for i, state in self._states.items():
-            if state.resting:
-                state.resting -= 1
-            else:
+            state.resting = max(0, state.resting - 1)
+            if not state.resting:
                 self._choose(i, state, ranks[i])
 
     def begin_anew(self) -> None:
