@@ -61,11 +61,6 @@ class _Journey(NamedTuple):
     arriving: list[list[Source]]
     """What each of these measures."""
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that it takes."""
-        return self.moves.nbytes + sum(measurer.nbytes for measurer in self.measurers)
-
 
 class Travelling:
     """Matrices that travel: all of them when they are measured, or some.
@@ -90,12 +85,14 @@ class Travelling:
         self._plan, self._ranks, self._device, self._stream = plan, ranks, device, stream
         self._tolerances, self._spectrum = tolerances, spectrum
         self._journeys: dict[tuple[int, ...], _Journey] = {}
+        self._space: dict[str, Tensor] = {}  # all of them travel at the first measurement, and need most
         self._starts: dict[int, Tensor | None] = {}
 
     @property
     def nbytes(self) -> int:
         """Bytes of assembled matrices, and of what the kernels need for them."""
-        return sum(journey.nbytes for journey in self._journeys.values())
+        measurers = [measurer for journey in self._journeys.values() for measurer in journey.measurers]
+        return sum(x.nbytes for x in self._space.values()) + sum(measurer.nbytes for measurer in measurers)
 
     def measure(self, sources: Mapping[int, Source], due: bool, indices: Sequence[int] | None = None) -> Found:
         """Measure them all, or some.
@@ -134,7 +131,7 @@ class Travelling:
         key = tuple(indices)
         journey = self._journeys.pop(key, None)
         if journey is None:
-            moves = Moves(self._plan, self._ranks, self._device, key)
+            moves = Moves(self._plan, self._ranks, self._device, key, self._space)
             given = (self._tolerances, self._spectrum, self._device, self._stream)
             arriving = [[Source(x, x) for x in targets.values()] for targets in moves.targets]
             journey = _Journey(moves, [Measurer(*given) for _ in moves.targets], arriving)

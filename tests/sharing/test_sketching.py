@@ -16,6 +16,7 @@ from fastrank.sharing import sketching as module
 from fastrank.sharing.sketching import Sketching
 from fastrank.sharing.thin import bytes_sent
 from fastrank.sharing.traffic import Sketch, flows, reach, sketch_flow
+from fastrank.sharing.travelling import JOURNEYS
 
 CPU = torch.device("cpu")
 TOLERANCES = (Tolerance(), Tolerance(0.05), Tolerance(0.01, "spectral"), Tolerance(0.2, "absolute"))
@@ -210,6 +211,10 @@ def trained(rank, shard):
         found.append((len(proving) - len(left[-1]), uppers, shared._ranks.moved - before, int(paper[rank])))
     if rank == 0:
         assert_same(rows_of(own), rows_of(expected), 1e-6)
+    journeys = shared._moving._journeys.values()
+    assert 1 < len(journeys) <= JOURNEYS
+    assembled = [x for own in journeys for targets in own.moves.targets for x in targets.values()]
+    assert {x.untyped_storage().data_ptr() for x in assembled} == {shared._moving._space["float32"].data_ptr()}
     planned = shared._plan.sent(rank), len(shared._plan.matrices)
     own.close()
     return planned, found
