@@ -154,14 +154,14 @@ class SharedMeasurer:
         sketched = [] if due else self._choice.now()  # a sketch does not know the whole spectrum
         if not due:
             found.take(self._sketching.measure(sketched, views))
-        decided = {sketch.matrix for sketch in sketched if not sketch.fresh}
-        found.take(self._moving.measure(views, due, [i for i in self._moving.chosen if i not in decided]))
+        proving = {sketch.matrix for sketch in sketched if not sketch.fresh}
+        found.take(self._moving.measure(views, due, [i for i in self._moving.chosen if i not in proving]))
         if self._resting.travelling.chosen:
             found.take(self._resting.measure(views, due))
         absent = [i for i, source in views.items() if source.absent and (source.piece is None or source.piece.spans)]
         with self._stream.current():
             values, sigma = self._together.put(found, absent, due)
-            left = self._left_open(values, decided)
+            left = self._left_open(values, proving)
             if left:
                 values[left] = self._together.put(self._moving.measure(views, due, left), absent, False)[0][left]
             if self._device.type == "cpu" and (open_ := self._open(values)):
@@ -205,10 +205,8 @@ class SharedMeasurer:
             self._choice.look(ranks.long().tolist(), sketched, left)
 
     def _left_open(self, values: Tensor, sketched: Collection[int]) -> list[int]:
-        """The matrices of which a sketch has not proven all, and has left an empty row."""
-        if not sketched:
-            return []
-        empty = values[:, self._columns.index("status")].isnan().nonzero().flatten().tolist()
+        """The matrices of which a sketch has not proven all, and has left a row of NaN, even where ranks belong."""
+        empty = values[:, 0].isnan().nonzero().flatten().tolist() if sketched else []
         return [i for i in empty if i in sketched]
 
     def _open(self, values: Tensor) -> list[int]:
