@@ -11,6 +11,11 @@ long it took this machine to make the plan.
     whole   matrices that travel as they are;  gram: as packed Grams;  local: not at all
     rounds  exchanges that follow each other, each with at most 256 MiB, or one matrix, received by a rank
     sent, received, memory      of the rank that sends, receives or needs most; moved: by all ranks together
+
+A second table is of steps at which the ranks of all matrices have fallen so low that sketches with k columns decide
+them, mean of the two sides that a sketch is of by turns. A matrix of which a sketch costs more travels as before.
+
+    sketched    so many matrices;  sent: by the rank that sends most;  times less: than without sketches, by all ranks
 """
 
 from __future__ import annotations
@@ -22,13 +27,15 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from fastrank.sharing import Holding, Plan, Span, make_plan
+from fastrank.sharing import Holding, Plan, Sketch, Span, bytes_sent, make_plan, sketch_pays
 
 ROWS, COLUMNS = 0, 1
 HEADER = (
     *("matrices", "dtype", "ranks", "layout", "local", "whole", "gram", "rounds"),
     *("sent GB", "received GB", "moved GB", "memory GB", "planned in s"),
 )
+
+SKETCHED_HEADER = ("matrices", "dtype", "ranks", "layout", "k", "sketched", "sent GB", "moved GB", "times less")
 
 
 class Weight(NamedTuple):
@@ -119,6 +126,33 @@ def figures(plan: Plan, ranks: int) -> tuple[int, int, int, int]:
     return sent, received, plan.total, memory
 
 
+def sketched_row(name: str, plan: Plan, layout: Layout, dtype: str, k: int) -> tuple[str, ...]:
+    """The cells of a row of the second table."""
+    sketched = [
+        i
+        for i, matrix in enumerate(plan.matrices)
+        if matrix.way != "local" and 2 * k <= matrix.order and sketch_pays(matrix, k)
+    ]
+    sent = sum(bytes_sent(plan, [Sketch(i, k, side) for i in sketched], layout.ranks) for side in (0, 1)) / 2
+    cells = f"{sent.max() / 1e9:.2f}", f"{sent.sum() / 1e9:.2f}", f"{plan.total / sent.sum():.1f}"
+    return name, dtype, str(layout.ranks), layout.name, str(k), str(len(sketched)), *cells
+
+
+def sketched_rows() -> Iterator[tuple[str, ...]]:
+    """Those of Llama 7B."""
+    for layout in LAYOUTS["7B"]:
+        for dtype in ("float32", "bfloat16"):
+            plan = make_plan(declared(MODELS["7B"], layout, dtype))
+            for k in (16, 64):
+                yield sketched_row("Llama 7B", plan, layout, dtype, k)
+
+
+def table(header: Sequence[str], rows: Iterator[tuple[str, ...]]) -> None:
+    print(f"| {' | '.join(header)} |\n|{' --- |' * len(header)}")
+    for cells in rows:
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
 def rows(models: Sequence[str]) -> Iterator[tuple[str, ...]]:
     """Those of whole models, then those of a single matrix on 8 ranks."""
     for model in models:
@@ -136,9 +170,10 @@ def main() -> int:
     parser.add_argument("--only", choices=MODELS, help="one of the models (default: all)")
     arguments = parser.parse_args()
     print("Computed, not measured, but for the time that it took to make the plan.\n")
-    print(f"| {' | '.join(HEADER)} |\n|{' --- |' * len(HEADER)}")
-    for cells in rows([arguments.only] if arguments.only else list(MODELS)):
-        print(f"| {' | '.join(cells)} |", flush=True)
+    table(HEADER, rows([arguments.only] if arguments.only else list(MODELS)))
+    if arguments.only != "70B":
+        print()
+        table(SKETCHED_HEADER, sketched_rows())
     return 0
 
 

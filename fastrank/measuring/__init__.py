@@ -15,7 +15,7 @@ from .basis_size import basis_sizes
 from .compiled_measurer import compile_for_cpu
 from .devices import Measurer, by_device, home_of
 from .frozen import SETTLING, Unchanged
-from .row import check_spectrum, check_tolerances, columns
+from .row import check_spectrum, check_tolerances, columns, row_of
 from .stack_measurer import measure_grams, measure_stack
 
 __all__ = [
@@ -32,4 +32,5 @@ __all__ = [
     "home_of",
     "measure_grams",
     "measure_stack",
+    "row_of",
 ]

@@ -1,5 +1,6 @@
 """The algorithm of every kernel in plain PyTorch: the specification of the kernels, and the path for CPUs."""
 
+from . import noise, sketch
 from .again import MARGIN, MOST, SPARE, again, unpivoted_terms
 from .grams import Gram, Moments, divided, gram, normalized, power_of_two, widened
 from .ldl import inertia, unpivoted_inertia
@@ -31,6 +32,7 @@ __all__ = [
     "kato_bound",
     "narrow_residual_norm",
     "narrow_svd",
+    "noise",
     "normalized",
     "packed_gram",
     "packed_size",
@@ -38,6 +40,7 @@ __all__ = [
     "power_of_two",
     "randomized_svd",
     "residual_norm",
+    "sketch",
     "stacked_sgd_",
     "top_interval",
     "unpacked",

@@ -159,16 +159,8 @@ def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> 
     """Bounds for each tolerance; [0, min(r, n)] where nothing can be proven, for example because W is not finite: then
     sigma_1^2 has the bounds 0 and Inf."""
     finite = sketched.norm.isfinite()
-    norm = sketched.norm.where(finite, 0.0)
+    norm, c, b, slack, orthonormal, left = _seen(sketched, basis)
     (_, r, k), n = sketched.product.shape, basis.columns.shape[1]
-    both = basis.kept[:, :, None] & basis.kept[:, None, :]
-    v = basis.columns.double()
-    c = torch.where(both & finite[:, None, None], sketched.gram, 0.0)
-    b = torch.where(both, v.mT @ v, 0.0)
-    identity = torch.eye(k, dtype=c.dtype)
-    slack = 4 * allowance(norm, r, n, k)
-    orthonormal = torch.linalg.matrix_norm(b - torch.diag_embed(basis.kept.double())) <= 0.5
-    left = (norm - (c * (2 * identity - b)).sum((-2, -1))).clamp(min=0) + slack
 
     def above(s: Tensor) -> tuple[Tensor, Tensor]:
         """How many theta_i are above s `(b,)`, and whether that count is to be believed."""
@@ -201,6 +193,40 @@ def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> 
     zero = (sketched.norm == 0)[:, None]
     ranks = (torch.stack(x, -1).masked_fill(zero, 0) for x in (lower, upper))
     return Proof(low, high, top, *ranks)
+
+
+def top_bounds(sketched: Sketched, basis: Basis) -> tuple[Tensor, Tensor, Tensor]:
+    """sigma_1^2 `(b,)` as far as the sketch knows it, and tighter bounds of it than those of `prove`: 0 and Inf where
+    nothing is proven.
+
+    theta_1 is computed by an eigensolver, on a CPU, instead of being enclosed by a count. The bounds are as wide as
+    the t^2 that the sketch has left out. The solver's error, and that of the Cholesky factors of B by which (C, B)
+    becomes an ordinary problem, are a small multiple of u k^2 ||W||_F^2 each, which the allowance covers.
+    """
+    _, c, b, slack, orthonormal, left = _seen(sketched, basis)
+    factors, info = torch.linalg.cholesky_ex(b + torch.diag_embed((~basis.kept).double()))
+    half = torch.linalg.solve_triangular(factors, c, upper=False)
+    whole = torch.linalg.solve_triangular(factors, half.mT, upper=False)
+    known = orthonormal & (info == 0) & sketched.norm.isfinite()
+    theta = torch.linalg.eigvalsh(torch.where(known[:, None, None], whole, 0.0))[:, -1].clamp(min=0)
+    high = theta + left + 2 * slack
+    return theta, torch.where(known, (theta - slack).clamp(min=0), 0.0), torch.where(known, high, torch.inf)
+
+
+def _seen(sketched: Sketched, basis: Basis) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """||W||_F^2 `(b,)`, or 0 where W is not finite; C and B `(b, k, k)`, zero outside the columns that are kept; what
+    rounding may do to an eigenvalue; whether B is near enough to I; and t^2, with that rounding, `(b,)` each."""
+    finite = sketched.norm.isfinite()
+    norm = sketched.norm.where(finite, 0.0)
+    (_, r, k), n = sketched.product.shape, basis.columns.shape[1]
+    both = basis.kept[:, :, None] & basis.kept[:, None, :]
+    v = basis.columns.double()
+    c = torch.where(both & finite[:, None, None], sketched.gram, 0.0)
+    b = torch.where(both, v.mT @ v, 0.0)
+    slack = 4 * allowance(norm, r, n, k)
+    orthonormal = torch.linalg.matrix_norm(b - torch.diag_embed(basis.kept.double())) <= 0.5
+    left = (norm - (c * (2 * torch.eye(k, dtype=c.dtype) - b)).sum((-2, -1))).clamp(min=0) + slack
+    return norm, c, b, slack, orthonormal, left
 
 
 def _rayleigh(c: Tensor, b: Tensor, top: Tensor, norm: Tensor) -> tuple[Tensor, Tensor]:

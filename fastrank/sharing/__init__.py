@@ -10,20 +10,23 @@ holdings    what each rank declares of each matrix, and whether all of it fits t
 plan        who measures what, and which way it travels there, by its `costs`: `make_plan`
 traffic     the three ways of a matrix, and which bytes travel for it
 moves       carries that out: `travelling` are the matrices of which no rank has all
+sketching   measures those whose ranks are low without moving more than `thin` products; which these are is a `choice`
+together    puts the rows of all ranks together, with which step it is, and whether to stop
 measurer    `SharedMeasurer`, which measures a step
 ranks       `Ranks`: the processes, and what travels between them
-telling     what the ranks tell each other with each step: which it is, and whether to stop
 missing     which of them are missing, and why, in words
 notes       what the ranks write for each other in the job's store
 """
 
 from ..weights import Span
+from .costs import sketch_pays
 from .holdings import Holding
 from .measurer import SharedMeasurer
 from .plan import Plan, make_plan
 from .ranks import Ranks
 from .share import Role, role_of, share_out
-from .traffic import Placement, Way, slices
+from .thin import bytes_sent
+from .traffic import Placement, Sketch, Way, slices
 
 __all__ = [
     "Holding",
@@ -32,10 +35,13 @@ __all__ = [
     "Ranks",
     "Role",
     "SharedMeasurer",
+    "Sketch",
     "Span",
     "Way",
+    "bytes_sent",
     "make_plan",
     "role_of",
     "share_out",
+    "sketch_pays",
     "slices",
 ]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .holdings import ITEMSIZE, Declared, Spans
-from .traffic import Integers, Way, exchanged
+from .traffic import Flow, Integers, Placement, Way, exchanged, flows, sketch_flow
 
 FLOPS = 30 * 10**12
 """FP64 operations a second of a rank. Only half of a Gram is made, in r^2 n operations; a count takes 2/3 r^3."""
@@ -62,6 +62,24 @@ def can_go_as_gram(shape: tuple[int, int], dtype: str, pieces: tuple[Spans, ...]
     return (rows <= cols and columns) or (
         rows >= cols and all(span.left == 0 and span.right == cols for (span,) in pieces)
     )
+
+
+def sketch_pays(matrix: Placement, columns: int) -> bool:
+    """Whether a sketch with k `columns` costs all ranks together less than it does to have the matrix travel.
+
+    A sketch takes 2 k operations for each element, and about 6 k^2 for each row of the product and 40 k^3 besides for
+    the proof and the next basis. It is of either side by turns.
+    """
+    elements, order = matrix.shape[0] * matrix.shape[1], matrix.order
+    travelling = _time(order * elements + 2 * order**3 // 3, flows([matrix])[0])
+    operations = 2 * columns * elements + 3 * columns**2 * sum(matrix.shape) + 40 * columns**3
+    sketching = [_time(operations, sketch_flow(matrix, columns, side)) for side in (0, 1)]
+    return sum(sketching) < 2 * travelling
+
+
+def _time(operations: int, flow: Flow) -> int:
+    """In picoseconds, of all ranks together."""
+    return operations // (FLOPS // PICOSECONDS) + int((flow.sent + flow.received).sum()) * (PICOSECONDS // BYTES)
 
 
 def _cost(way: Way, matrix: Declared, contributing: Integers, owning: Integers) -> Cost:

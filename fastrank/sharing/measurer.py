@@ -2,9 +2,11 @@
 
 It takes the place of `measuring.Measurer` in the tracker of every rank. At each step all ranks do the same:
 
-    travel    parts of matrices, or their Grams, go to the owners, a round at a time       (`moves`, by the `plan`)
+    sketch    of matrices whose ranks are low, as far as is known, thin products travel    (`sketching`, by `choice`)
+    travel    parts of other matrices, or their Grams, go to the owners, round by round    (`moves`, by the `plan`)
     measure   each rank measures what it owns: by a `Measurer`, or from the Gram           (`travelling`)
-    share     the rows are put together, so that every rank has all of them
+    share     the rows are put together, so that every rank has all of them                (`together`)
+    left      a matrix whose sketch has proven too little travels now, as if there were no sketch
     settle    on a CPU, matrices whose ranks their Grams have left open travel whole, and singular values decide
 
 A Gram that was added up on several ranks proves as much as one that was made on one, see `reference.packed`.
@@ -20,17 +22,26 @@ import torch
 from torch import Tensor
 
 from ..device import capturing
-from ..measuring import SETTLING, Measurer, Unchanged, columns
+from ..measuring import Measurer, columns
 from ..metrics import Status, Tolerance
 from ..streams import OwnStream
 from ..weights import Source
+from .choice import Choice
 from .plan import Plan
 from .ranks import Ranks
-from .telling import Telling
-from .travelling import Found, Travelling
+from .sketching import Sketching
+from .together import Together
+from .traffic import Sketch
+from .travelling import Found, Resting, Travelling
 
 if TYPE_CHECKING:
     from ..optim import Descent
+
+
+SKETCHED = ("cpu",)
+"""Types of devices where matrices that travel are sketched. On CUDA the host would have to wait at every step for the
+proof of a sketch, in PyTorch, and for the rows by which the next sketches are chosen. There it takes the kernels of
+`fastrank.kernels.sketch`, and a choice by rows of `LAG` measurements ago."""
 
 
 class SharedMeasurer:
@@ -48,7 +59,7 @@ class SharedMeasurer:
     Attributes:
         names, shapes, weights: of the matrices of all ranks, as of `TrackedMatrices`.
         first: whether this rank is the first one, which keeps the history.
-        telling: what the ranks tell each other.
+        together: puts the rows together, and tells what the ranks want of each other.
     """
 
     def __init__(
@@ -80,15 +91,17 @@ class SharedMeasurer:
         travel = [i for indices in plan.rounds for i in indices]
         resting = [i for i in travel if self.names[i] in frozen]
         moving = [i for i in travel if self.names[i] not in frozen]
-        self._moving, self._resting = (Travelling(plan, ranks, chosen, *given) for chosen in (moving, resting))
-        self._unchanged, self._left, self._rested = Unchanged(), 0, (False, Found())
-        self.telling = Telling(ranks, device)
-        self._sides = [min(shape) for shape in self.shapes]
+        self._moving = Travelling(plan, ranks, moving, *given)
+        self._resting = Resting(Travelling(plan, ranks, resting, *given), ranks, device)
+        self._choice = Choice({i: plan.matrices[i] for i in moving} if device.type in SKETCHED else {})
+        self._sketching = Sketching(plan, ranks, tolerances, spectrum, device)
+        self.together = Together(plan, ranks, tolerances, spectrum, device)
 
     @property
     def nbytes(self) -> int:
         """Bytes on the device that this rank works in: assembled matrices, and what the kernels need for them."""
-        return self._measurer.nbytes + self._moving.nbytes + self._resting.nbytes
+        travelling = self._moving.nbytes + self._resting.travelling.nbytes
+        return self._measurer.nbytes + travelling + self._sketching.nbytes
 
     @contextmanager
     def taking_part(self, what: str) -> Iterator[None]:
@@ -100,13 +113,13 @@ class SharedMeasurer:
         try:
             yield
         except BaseException as error:
-            self.telling.forget()
+            self.together.forget()
             self._ranks.told(f"it failed {what}: {type(error).__name__}: {error}")
             raise
 
     def begin(self, step: int) -> None:
         """What is measured next is the step of this number, on all ranks."""
-        self.telling.step, self._ranks.doing = step, f"measuring step {step}"
+        self.together.step, self._ranks.doing = step, f"measuring step {step}"
 
     def prepare(self, sources: Sequence[Source] | None) -> None:
         """As `Measurer.prepare`, for those of its own that are whole here."""
@@ -134,16 +147,25 @@ class SharedMeasurer:
             indices, sides = [i for i, _ in self._here], [min(source.shape) for source in own]
             found.add(indices, *self._measurer.measure(own, due, found_inf), sides)
         views = {i: sources[place] for i, place in enumerate(self._local) if place is not None}
-        found.take(self._moving.measure(views, due))
-        if self._resting.chosen:
-            found.take(self._rest(views, due))
+        sketched = [] if due else self._choice.now()  # a sketch does not know the whole spectrum
+        if not due:
+            found.take(self._sketching.measure(sketched, views))
+        proving = {sketch.matrix for sketch in sketched if not sketch.fresh}
+        found.take(self._moving.measure(views, due, [i for i in self._moving.chosen if i not in proving]))
+        if self._resting.travelling.chosen:
+            found.take(self._resting.measure(views, due))
         absent = [i for i, source in views.items() if source.absent and (source.piece is None or source.piece.spans)]
         with self._stream.current():
-            values, sigma = self._together(found, absent, due)
+            values, sigma = self.together.put(found, absent, due)
+            left = self._left_open(values, proving)
+            if left:
+                values[left] = self.together.put(self._moving.measure(views, due, left), absent, False)[0][left]
             if self._device.type == "cpu" and (open_ := self._open(values)):
                 settled = self._moving.settle(open_, views, due)
-                values[open_] = self._together(settled, absent, False)[0][open_]
-                self._rested[1].rows.update({i: values[i].clone() for i in open_ if i in self._rested[1].rows})
+                values[open_] = self.together.put(settled, absent, False)[0][open_]
+                self._resting.settled(open_, values)
+            if self._choice:
+                self._choose(values, sketched, left)
         return values, sigma
 
     def state(self, sources: Sequence[Source]) -> dict[str, Any]:
@@ -152,7 +174,8 @@ class SharedMeasurer:
         return {"trained": [], "starts": {}, "sketches": None}
 
     def load(self, sources: Sequence[Source], state: Mapping[str, Any]) -> None:
-        """Go on from any state."""
+        """Go on from any state. Sketches begin anew, on all ranks together, after the next measurement."""
+        self.together.begins_anew = True
 
     def close(self, step: int, error: BaseException | None = None) -> None:
         """Take part no more, after a step. Other ranks that go on measuring are told so, and which error ended it.
@@ -161,11 +184,11 @@ class SharedMeasurer:
             RuntimeError: as of `measure`, of the last steps.
         """
         if error is not None:
-            self.telling.forget()
+            self.together.forget()
             self._ranks.told(f"its training ended after step {step} with {type(error).__name__}: {error}")
             return
         try:
-            self.telling.hear_all()
+            self.together.hear_all()
         finally:
             self._ranks.close(f"its tracker was closed after step {step}")
 
@@ -183,40 +206,20 @@ class SharedMeasurer:
                     "Measure after the optimizer's step, when the weights are sharded again, or make a new RankTracker"
                 )
 
-    def _rest(self, views: Mapping[int, Source], due: bool) -> Found:
-        """The rows of frozen matrices that travel, measured if any rank has seen one of them change."""
-        own = [views[i] for i in self._resting.chosen if i in views]
-        changed = torch.tensor([not self._unchanged.since(own)], dtype=torch.int64, device=self._device)
-        if self._ranks.sum_(changed).item():
-            self._left, self._rested = SETTLING if self._device.type == "cuda" else 1, (False, Found())
-        with_spectrum, found = self._rested
-        if self._left or (due and not with_spectrum):
-            found = self._resting.measure(views, due).kept()
-            self._left, self._rested = max(0, self._left - 1), (due, found)
-        return found
+    def _choose(self, values: Tensor, sketched: Sequence[Sketch], left: Sequence[int]) -> None:
+        """What is sketched at the next step. Rows are looked at as all ranks have them, and nothing else."""
+        if self.together.shall_begin_anew:
+            self.together.shall_begin_anew = False
+            self._choice.begin_anew()
+            self._sketching.begin_anew()
+        else:
+            ranks = values[:, 1 : 2 * len(self._tolerances) : 2].amax(1)
+            self._choice.look(ranks.long().tolist(), sketched, left)
 
-    def _together(self, found: Found, absent: Sequence[int], due: bool) -> tuple[Tensor, Tensor | None]:
-        """The rows of all ranks, and the singular values if they are due and recorded."""
-        count, width = len(self.names), len(self._columns)
-        flat = torch.zeros(count * (width + 1) + self.telling.size, dtype=torch.float64, device=self._device)
-        table, told = flat[: count * (width + 1)].view(count, width + 1), flat[count * (width + 1) :]
-        for i, row in found.rows.items():
-            table[i, :width] = row
-        if absent:
-            table[absent, width] = 1.0
-        self.telling.say(told)
-        self._ranks.sum_(flat)
-        mixed = self.telling.hear(told)  # an error, of which the host may hear later
-        values, without = table[:, :width], table[:, width] > 0
-        values.masked_fill_(mixed, torch.nan)
-        values[:, self._columns.index("status")].masked_fill_(without | mixed, float(Status.ABSENT))
-        if not (due and "singular_values" in self._spectrum):
-            return values, None
-        sigma = torch.zeros(sum(self._sides), dtype=torch.float64, device=self._device)
-        for own, i in zip(torch.split(sigma, self._sides), range(count), strict=True):
-            if i in found.sigma:
-                own.copy_(found.sigma[i])
-        return values, self._ranks.sum_(sigma).masked_fill_(mixed, torch.nan)
+    def _left_open(self, values: Tensor, sketched: Collection[int]) -> list[int]:
+        """The matrices of which a sketch has not proven all, and has left a row of NaN, even where ranks belong."""
+        empty = values[:, 0].isnan().nonzero().flatten().tolist() if sketched else []
+        return [i for i in empty if i in sketched]
 
     def _open(self, values: Tensor) -> list[int]:
         """The matrices whose ranks their Grams have left open."""

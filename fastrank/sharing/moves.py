@@ -52,12 +52,21 @@ class Moves:
         ranks: the processes.
         chosen: indices of the matrices that travel (default: all that do).
         device: where the numbers are.
+        space: memory to assemble matrices in, by dtype, which other moves of the same plan use at other times. What it
+            lacks is added (default None: memory of its own).
 
     Attributes:
         targets: for each round the matrices that this rank is to assemble, by index, in lasting memory.
     """
 
-    def __init__(self, plan: Plan, ranks: Ranks, device: torch.device, chosen: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        ranks: Ranks,
+        device: torch.device,
+        chosen: Sequence[int] | None = None,
+        space: dict[str, Tensor] | None = None,
+    ) -> None:
         self._plan, self._ranks, self._device = plan, ranks, device
         wanted = None if chosen is None else set(chosen)
         rounds = [[i for i in own if wanted is None or i in wanted] for own in plan.rounds]
@@ -78,12 +87,7 @@ class Moves:
             for (rank, _), own in zip(matrix.parts, slices(packed_size(matrix.order), len(matrix.parts)), strict=True)
             if me in (rank, matrix.owner)
         }
-        self.targets = self._allocated()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the memory of the assembled matrices."""
-        return max((sum(t.nbytes for t in targets.values()) for targets in self.targets), default=0)
+        self.targets = self._allocated({} if space is None else space)
 
     def __len__(self) -> int:
         return len(self._whole)
@@ -191,7 +195,7 @@ class Moves:
         sent.sort()
         return _Transfer([what for _, *what in sent], sorted(received), sizes_sent, sizes_received, idle)  # type: ignore[misc]
 
-    def _allocated(self) -> list[dict[int, Tensor]]:
+    def _allocated(self, space: dict[str, Tensor]) -> list[dict[int, Tensor]]:
         """Memory for the matrices that this rank assembles, which all rounds share."""
         me, matrices = self._ranks.rank, self._plan.matrices
         own = [
@@ -201,11 +205,12 @@ class Moves:
         found: list[dict[int, Tensor]] = [{} for _ in own]
         for dtype in sorted({dtype for each in own for dtype in each}):
             numel = [sum(_numel(matrices[i]) for i in each.get(dtype, ())) for each in own]
-            space = torch.empty(max(numel), dtype=getattr(torch, dtype), device=self._device)
+            if dtype not in space or len(space[dtype]) < max(numel):
+                space[dtype] = torch.empty(max(numel), dtype=getattr(torch, dtype), device=self._device)
             for targets, each in zip(found, own, strict=True):
                 at = 0
                 for i in each.get(dtype, ()):
-                    targets[i] = space[at : at + _numel(matrices[i])].view(matrices[i].shape)
+                    targets[i] = space[dtype][at : at + _numel(matrices[i])].view(matrices[i].shape)
                     at += _numel(matrices[i])
         return found
 

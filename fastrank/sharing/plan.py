@@ -75,7 +75,7 @@ class Plan:
         """A plan by which these matrices alone travel, whole, to the same owners."""
         matrices = tuple(replace(self.matrices[i], way="whole") for i in indices)
         ranks = 1 + max((rank for matrix in matrices for rank, _ in matrix.parts), default=0)
-        rounds = tuple(tuple(indices[i] for i in own) for own in _rounds(flows(matrices), ranks))
+        rounds = tuple(tuple(indices[i] for i in own) for own in rounds_of(flows(matrices), ranks))
         changed = dict(zip(indices, matrices, strict=True))
         return Plan(tuple(changed.get(i, matrix) for i, matrix in enumerate(self.matrices)), rounds)
 
@@ -133,7 +133,7 @@ def make_plan(holdings: Sequence[Sequence[Holding]], last: Collection[str] = ())
             parts[chosen] = tuple(sorted((r, p) for r, p in zip(ranks.tolist(), matrix.cut.pieces, strict=True) if p))
         shape, dtype = matrix.shape, matrix.dtype
         placements.append(Placement(matrix.name, shape, dtype, way, int(ranks[owner]), parts[chosen]))
-    return Plan(tuple(placements), _rounds(flows(placements), len(holdings)))
+    return Plan(tuple(placements), rounds_of(flows(placements), len(holdings)))
 
 
 def _shared_out(
@@ -196,7 +196,7 @@ def _handed_out(
     return int(loads.max(initial=0)), shares
 
 
-def _rounds(flows: Sequence[Flow], ranks: int) -> tuple[tuple[int, ...], ...]:
+def rounds_of(flows: Sequence[Flow], ranks: int) -> tuple[tuple[int, ...], ...]:
     """Indices of matrices by round, see `Plan`."""
     rounds: list[list[int]] = []
     received = np.zeros((16, ranks), dtype=np.int64)

@@ -7,6 +7,9 @@
             exchange the i-th of them sends its slice j to the j-th, who adds up what it gets; in a second one each
             sends its sum to the owner, who is one of them.
 
+A matrix that is sketched goes none of these ways. Ranks with a part send the owner their share of its product with a
+basis of k columns, and get their share of the next basis from it: see `Sketch`.
+
 Whatever stays on a rank is no traffic.
 """
 
@@ -78,6 +81,31 @@ class Flow(NamedTuple):
     received: Integers
 
 
+class Sketch(NamedTuple):
+    """A sketch that is made of a matrix at a step. See `fastrank.reference.sketch` for what a sketch is.
+
+    A rank with a part multiplies it with its rows of the basis, and sends the owner, in FP64, those rows of the product
+    that its part reaches, and the part's share of ||W||_F^2. The owner adds up, and sends back those rows of the next
+    basis, in FP32: a rank needs just these in the next sketch, which is of the other side.
+    """
+
+    matrix: int
+    """Its index in the plan."""
+    columns: int
+    """k."""
+    side: int
+    """0: the product has the rows of the matrix, W V. 1: it has its columns, W^T U."""
+    number: int = 0
+    """How many sketches of this matrix there were before. The noise follows from it."""
+    fresh: bool = False
+    """The basis is noise, so that nothing is proven, and the next basis is what the sketch is made for."""
+
+
+def reach(piece: Spans, side: int) -> tuple[int, int]:
+    """From which row up to which one a part reaches; for side 1, from which column up to which one."""
+    return min(span[2 * side] for span in piece), max(span[2 * side + 1] for span in piece)
+
+
 def slices(size: int, count: int) -> list[tuple[int, int]]:
     """Start and end of each of `count` slices of `size` numbers; the first `size % count` are longer by one."""
     ends = np.cumsum(slice_sizes(size, count)).tolist()
@@ -125,3 +153,13 @@ def flows(matrices: Sequence[Placement]) -> list[Flow]:
         contributor, owning = exchanged(matrix.way, sizes, matrix.order, ITEMSIZE[matrix.dtype])
         found.append(Flow(ranks, *(np.where(owner, *pair) for pair in zip(owning, contributor, strict=True))))
     return found
+
+
+def sketch_flow(matrix: Placement, columns: int, side: int) -> Flow:
+    """The traffic of a sketch with k `columns`, on one side: see `Sketch`."""
+    ranks = np.array([rank for rank, _ in matrix.parts], dtype=np.int64)
+    reaches = [reach(piece, side) for _, piece in matrix.parts]
+    numbers = np.array([columns * (end - start) for start, end in reaches], dtype=np.int64)
+    owner = ranks == matrix.owner
+    product, basis = np.where(owner, 0, 8 * (numbers + 1)), np.where(owner, 0, 4 * numbers)
+    return Flow(ranks, np.where(owner, basis.sum(), product), np.where(owner, product.sum(), basis))

@@ -48,8 +48,7 @@ def unpack(
 ) -> tuple[Any, Any]:
     """What `pack` was given as `rules` and as `kept`; None for rules that an older version has not saved.
 
-    The matrices of the rows are in the order of `names`, whichever they had, and without a state of the measurer if
-    that was another one.
+    The matrices of the rows are in the order of `names`, whichever they had.
 
     Args:
         names, columns, shapes: as of `pack`.
@@ -88,7 +87,7 @@ def unpack(
     if kept is not None and order != list(range(len(order))):
         for key in ("blocks", "last"):
             kept["history"][key] = [_ordered(block, order) for block in kept["history"][key]]
-        kept["measurer"] = None  # which begins anew
+        kept["measurer"] = {"trained": [], "starts": {}, "sketches": None}  # it begins anew
     return rules, kept
 
 

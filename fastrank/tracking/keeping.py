@@ -57,8 +57,7 @@ class Keeping(Readings):
         if self._keeps:
             self._history.load_state_dict(kept["history"])
             self._watch.load(kept.get("watch"))
-            if kept["measurer"] is not None:
-                self._measurer.load(sources, kept["measurer"])
+            self._measurer.load(sources, kept["measurer"])
             rules = kept.get("steps")
         else:
             self._history.load_state_dict({"parts": 0, "blocks": [], "last": []})

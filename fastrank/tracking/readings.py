@@ -69,7 +69,7 @@ class Readings:
                 "should_stop: rank 0 of a DistributedDataParallel measures alone, and only there is it known; make the "
                 "RankTracker of every rank with share=True, and all of them hear of it after the same step"
             )
-        return self._watch.should_stop if self._shared is None else self._shared.telling.should_stop
+        return self._watch.should_stop if self._shared is None else self._shared.together.should_stop
 
     def memory(self) -> dict[str, int]:
         """Bytes on the device: `"history"`, the most that rows which wait there take; `"workspace"`, what the kernels

@@ -201,7 +201,7 @@ class RankTracker(Keeping):
                 self._record(number, due.spectrum, found_inf)
             self._watch.look(self._history, self._steps.calls, recorded=due.anything)
             if self._shared is not None:
-                self._shared.telling.wants_stop = self._watch.should_stop
+                self._shared.together.wants_stop = self._watch.should_stop
 
     def _record(self, number: StepNumber, due: bool, found_inf: Tensor | None, *, claim: bool = True) -> None:
         """Measures the weights as they are now, and appends a row of this number."""

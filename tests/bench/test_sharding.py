@@ -43,11 +43,28 @@ def test_a_row_is_of_its_plan():
     assert memory == max(plan.memory(rank) for rank in range(4)) > 0
 
 
+def test_a_row_of_sketches_is_of_its_plan():
+    """The sums are those of all messages, written out."""
+    weights, layout = sharding.llama(1, 512, 512, 1024, 2048), sharding.Layout("FSDP 4", 4, 1)
+    plan = make_plan(sharding.declared(weights, layout, "float32"))
+    cells = dict(zip(sharding.SKETCHED_HEADER, sharding.sketched_row("tiny", plan, layout, "float32", 16), strict=True))
+    assert (cells["sketched"], cells["k"], cells["layout"]) == ("9", "16", "FSDP 4")
+    # Of each matrix three ranks of four send a quarter of the rows, or all columns, in FP64, and get them in FP32.
+    heights, widths = (sum(weight.shape[side] for weight in weights) for side in (0, 1))
+    moved = 12 * 16 * (heights * 3 / 4 + 3 * widths) / 2 + 8 * 3 * 9
+    assert float(cells["times less"]) == round(plan.total / moved, 1)
+    assert float(cells["moved GB"]) == round(moved / 1e9, 2)
+
+
 def test_the_program_prints_a_table(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["sharding.py", "--only", "7B"])
     monkeypatch.setitem(sharding.LAYOUTS, "7B", [sharding.Layout("TP 2", 1, 2)])
     assert sharding.main() == 0
-    first, _, header, _, *rows = capsys.readouterr().out.splitlines()
+    whole, _, sketched = capsys.readouterr().out.partition("\n\n| matrices | dtype | ranks | layout | k |")
+    assert [row.split(" | ")[3:6] for row in sketched.splitlines()[2:]] == [
+        ["TP 2", k, "226"] for k in ("16", "64")
+    ] * 2
+    first, _, header, _, *rows = whole.splitlines()
     assert first.startswith("Computed, not measured")
     assert [cell.strip() for cell in header.split("|")[1:-1]] == list(sharding.HEADER)
     assert [row.split(" | ")[3] for row in rows] == ["TP 2"] * 2 + ["Shard(0)"] * 2 + ["Shard(1)"] * 2

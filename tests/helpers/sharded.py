@@ -21,16 +21,16 @@ WORDS, WIDTH, HIDDEN, HEADS = 96, 16, 40, 4
 class Block(nn.Module):
     """A layer of a Llama."""
 
-    def __init__(self):
+    def __init__(self, width, hidden):
         super().__init__()
-        self.norm, self.norm2 = nn.RMSNorm(WIDTH), nn.RMSNorm(WIDTH)
-        self.wq, self.wk, self.wv, self.wo = (nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(4))
-        self.w1, self.w3 = nn.Linear(WIDTH, HIDDEN, bias=False), nn.Linear(WIDTH, HIDDEN, bias=False)
-        self.w2 = nn.Linear(HIDDEN, WIDTH, bias=False)
+        self.norm, self.norm2 = nn.RMSNorm(width), nn.RMSNorm(width)
+        self.wq, self.wk, self.wv, self.wo = (nn.Linear(width, width, bias=False) for _ in range(4))
+        self.w1, self.w3 = nn.Linear(width, hidden, bias=False), nn.Linear(width, hidden, bias=False)
+        self.w2 = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x):
         y = self.norm(x)
-        q, k, v = (w(y).unflatten(-1, (-1, WIDTH // HEADS)).transpose(1, 2) for w in (self.wq, self.wk, self.wv))
+        q, k, v = (w(y).unflatten(-1, (-1, x.shape[-1] // HEADS)).transpose(1, 2) for w in (self.wq, self.wk, self.wv))
         x = x + self.wo(scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
         y = self.norm2(x)
         return x + self.w2(silu(self.w1(y)) * self.w3(y))
@@ -39,11 +39,11 @@ class Block(nn.Module):
 class Llama(nn.Module):
     """Two of them."""
 
-    def __init__(self):
+    def __init__(self, width=WIDTH, hidden=HIDDEN):
         super().__init__()
-        self.words = nn.Embedding(WORDS, WIDTH)
-        self.layers = nn.ModuleList([Block(), Block()])
-        self.head = nn.Linear(WIDTH, WORDS, bias=False)
+        self.words = nn.Embedding(WORDS, width)
+        self.layers = nn.ModuleList([Block(width, hidden), Block(width, hidden)])
+        self.head = nn.Linear(width, WORDS, bias=False)
 
     def forward(self, x):
         x = self.words(x)
@@ -127,8 +127,16 @@ def train(model, optimizer, steps, first=0):
         optimizer.zero_grad()
 
 
-def twins(make, shard, mesh, **options):
-    """A sharded model and an unsharded one of the same weights, each with its optimizer and its tracker."""
+def decaying(r):
+    """Singular values of which none is 0, over the largest."""
+    return torch.linspace(0, -4, r).exp()
+
+
+def twins(make, shard, mesh, spectrum_of=decaying, lr=0.3, **options):
+    """A sharded model and an unsharded one of the same weights, each with its optimizer and its tracker.
+
+    spectrum_of: by what the singular values `(r,)` of each weight are multiplied, given r.
+    """
     options.setdefault("tolerance", (Tolerance(0.15), Tolerance(1e-3), Tolerance(0.3, "spectral")))
     found = []
     for sharded in (True, False):
@@ -136,9 +144,8 @@ def twins(make, shard, mesh, **options):
         model = make()
         for parameter in model.parameters():
             if parameter.ndim == 2:  # so that ranks are not all full
-                scales = torch.linspace(0, -4, min(parameter.shape)).exp()
                 u, _, v = torch.linalg.svd(parameter.detach(), full_matrices=False)
-                parameter.data.copy_((u * scales) @ v)
+                parameter.data.copy_((u * spectrum_of(min(parameter.shape))) @ v)
         own = dict(options)
         if "track" in own:
             own["track"] = own["track"](model)
@@ -147,7 +154,7 @@ def twins(make, shard, mesh, **options):
             own.setdefault("timeout", 30)
         else:
             own |= {"directory": None, "share": None}
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.3, weight_decay=0.05)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=lr, weight_decay=0.05)
         found.append((model, optimizer, RankTracker(model, optimizer, **own)))
     return found
 

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from fastrank import RankTracker, Tolerance, alerts
-from fastrank.sharing.telling import Telling
+from fastrank.sharing.together import Together
 
 
 def plain():
@@ -58,12 +58,12 @@ def with_differences(rank, found):
     found["steps"] = [row["step"] for row in tracker.latest().values()]
     tracker.close()
 
-    compare, Telling._compare = Telling._compare, lambda self, told: None  # as on CUDA, where the host looks later
+    take_note, Together._take_note = Together._take_note, lambda self, told: None  # as on CUDA, where that comes later
     tracker = tracked(spectrum=["singular_values"])
     tracker.step(step=3 + rank)
     found["spoilt"] = [(r["rank_lower"], r["stable_rank"], r["singular_values"]) for r in tracker.latest().values()]
     tracker.close()
-    Telling._compare = compare
+    Together._take_note = take_note
 
     model = fully_shard(plain())
     tracker = tracked(model)
