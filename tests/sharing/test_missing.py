@@ -24,46 +24,29 @@ SLICE = "parameter '0.weight' is a slice of one that FullyShardedDataParallel ha
 STEPS = "rank 0 has measured step 3 and rank 1 step 4: the trackers of all ranks have to be told of the same steps"
 
 
-@pytest.mark.parametrize(
-    ("case", "message"),
-    [
-        (
-            "every",
-            "ValueError: every: the ranks that measure together need the same arguments, and rank 1 has 2, rank 0 1",
-        ),
-        (
-            "tolerance",
-            "ValueError: tolerance: the ranks that measure together need the same arguments, and rank 1 has ",
-        ),
-        ("steps differ", f"RuntimeError: {STEPS}"),
-        ("unsharded", f"{NOT_AS_IT_WAS} all of it. Measure after the optimizer's step, when the weights are sharded"),
-        (
-            "sharded later",
-            "ValueError: '0.weight' is sharded over several processes: make a RankTracker on each of them",
-        ),
-        ("shared, sharded later", f"{NOT_AS_IT_WAS} [Span("),
-        ("float64 later", f"RuntimeError: {WHEN_MADE}6 x 8, torch.float64 now: make a new one on all ranks"),
-        ("flattened later", f"RuntimeError: tracked {SLICE}"),
-        ("without its wrapper", f"ValueError: {SLICE} the model that it returns"),
-        (
-            "flat later",
-            "RuntimeError: tracked parameter '0.weight' is no longer part of the model; make a new RankTracker",
-        ),
-        (
-            "flat",
-            "ValueError: model: FullyShardedDataParallel keeps flat parameters in place of its weights; make it with ",
-        ),
-        ("share=word", "TypeError: share: expected None, True, False or a process group, not 'yes'"),
-        ("share=number", "TypeError: share: expected None, True, False or a process group, not 1"),
-        (
-            "share=False",
-            "ValueError: share: the weights are sharded over several processes, which have to measure them ",
-        ),
-    ],
-)
-def test_every_rank_is_told_what_is_wrong(found, case, message):
+SAME = "the ranks that measure together need the same arguments, and rank 1 has"
+WRONG = {
+    "every": f"ValueError: every: {SAME} 2, rank 0 1",
+    "tolerance": f"ValueError: tolerance: {SAME} (Tolerance(value=0.5",
+    "steps differ": f"RuntimeError: {STEPS}",
+    "unsharded": f"{NOT_AS_IT_WAS} all of it. Measure after the optimizer's step, when the weights are sharded again",
+    "sharded later": "ValueError: '0.weight' is sharded over several processes: make a RankTracker on each of them",
+    "shared, sharded later": f"{NOT_AS_IT_WAS} [Span(",
+    "float64 later": f"RuntimeError: {WHEN_MADE}6 x 8, torch.float64 now: make a new one on all ranks",
+    "flattened later": f"RuntimeError: tracked {SLICE}",
+    "without its wrapper": f"ValueError: {SLICE} the model that it returns",
+    "flat later": "RuntimeError: tracked parameter '0.weight' is no longer part of the model; make a new RankTracker",
+    "flat": "ValueError: model: FullyShardedDataParallel keeps flat parameters in place of its weights; make it with",
+    "share=word": "TypeError: share: expected None, True, False or a process group, not 'yes'",
+    "share=number": "TypeError: share: expected None, True, False or a process group, not 1",
+    "share=False": "ValueError: share: the weights are sharded over several processes, which have to measure them",
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_every_rank_is_told_what_is_wrong(found, case):
     for rank in range(2):
-        assert found[rank][case].startswith(message)
+        assert found[rank][case].startswith(WRONG[case])
 
 
 @pytest.mark.parametrize("case", ["functions", "bfloat16 later"])
@@ -82,27 +65,25 @@ def test_no_rows_mix_steps(found):
         assert "takes no part any more: it failed at step" in found[rank]["after that"]
 
 
-LEFT = "rank {} (of 2) takes no part any more: "
+FAILURES = {
+    "replaced": (2, 1, f"RuntimeError: {WHEN_MADE}9 x 8, torch.float32 now", "it failed at step 2: "),
+    "again": (2, 1, f"RuntimeError: {WHEN_MADE}9 x 8, torch.float32 now", "it failed at step 2: "),
+    "step too small": (2, 1, "ValueError: step: must be at least 2, not 1", "it failed at step 1: "),
+    "closed": (2, 1, "", "its tracker was closed after step 1"),
+    "training ended": (3, 1, "ValueError: the loss is NaN", "its training ended after step 2 with "),
+    "no folder": (1, 0, "FileExistsError: ", "it failed to make its tracker: "),
+    "earlier run": (2, 0, "HistoryError: ", "it failed at step 1: "),
+    "alert": (2, 0, "ValueError: 0.weight is low", "it failed at step 1: "),
+}
+"""The step at which the other rank hears of it, the rank that fails, its own error, and what precedes that."""
 
 
-@pytest.mark.parametrize(
-    ("case", "step", "fails", "with_", "told"),
-    [
-        ("replaced", 2, 1, f"RuntimeError: {WHEN_MADE}9 x 8, torch.float32 now", "it failed at step 2: "),
-        ("again", 2, 1, f"RuntimeError: {WHEN_MADE}9 x 8, torch.float32 now", "it failed at step 2: "),
-        ("step too small", 2, 1, "ValueError: step: must be at least 2, not 1", "it failed at step 1: "),
-        ("closed", 2, 1, None, "its tracker was closed after step 1"),
-        ("training ended", 3, 1, "ValueError: the loss is NaN", "its training ended after step 2 with "),
-        ("no folder", 1, 0, "FileExistsError: ", "it failed to make its tracker: "),
-        ("earlier run", 2, 0, "HistoryError: ", "it failed at step 1: "),
-        ("alert", 2, 0, "ValueError: 0.weight is low", "it failed at step 1: "),
-    ],
-)
-def test_the_other_rank_is_told_who_has_failed_and_why(found, case, step, fails, with_, told):
-    own, others = found[fails].get(case), found[1 - fails][case]
-    assert own is None if with_ is None else own.startswith(with_)
-    because = f"RuntimeError: measuring step {step} failed: {LEFT.format(fails)}{told}{with_ or ''}"
-    assert others.startswith(because)
+@pytest.mark.parametrize("case", FAILURES)
+def test_the_other_rank_is_told_who_has_failed_and_why(found, case):
+    step, fails, error, before = FAILURES[case]
+    assert (found[fails].get(case) or "").startswith(error)
+    because = f"rank {fails} (of 2) takes no part any more: {before}{error}"
+    assert found[1 - fails][case].startswith(f"RuntimeError: measuring step {step} failed: {because}")
 
 
 def test_a_rank_that_makes_no_tracker_is_named(found):

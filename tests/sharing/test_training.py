@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from processes import run
+from processes import IMPORTS, run
 from sharded import (
     Llama,
     Mixed,
@@ -64,7 +64,7 @@ def everything(rank):
 
 @pytest.mark.parametrize("processes", [2, 4])
 def test_a_sharded_model_has_the_ranks_of_its_unsharded_twin(processes):
-    found = run(everything, processes, timeout=120)
+    found = run(everything, processes, timeout=120, imports=IMPORTS)
     for layout, plan in found[0].items():
         owners = {owner for _, owner in plan.values()}
         assert owners == set(range(processes)), layout
