@@ -92,7 +92,8 @@ class SharedMeasurer:
         resting = [i for i in travel if self.names[i] in frozen]
         moving = [i for i in travel if self.names[i] not in frozen]
         self._moving = Travelling(plan, ranks, moving, *given)
-        self._resting = Resting(Travelling(plan, ranks, resting, *given), ranks, device)
+        metrics = len(self._columns) - len(columns(tolerances, ()))
+        self._resting = Resting(Travelling(plan, ranks, resting, *given), ranks, device, metrics)
         self._choice = Choice({i: plan.matrices[i] for i in moving} if device.type in SKETCHED else {})
         self._sketching = Sketching(plan, ranks, tolerances, spectrum, device)
         self.together = Together(plan, ranks, tolerances, spectrum, device)

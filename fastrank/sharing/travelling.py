@@ -154,10 +154,11 @@ class Resting:
     Args:
         travelling: these matrices. ranks: the processes.
         device: where they are measured.
+        metrics: how many of the last columns are metrics of the whole spectrum.
     """
 
-    def __init__(self, travelling: Travelling, ranks: Ranks, device: torch.device) -> None:
-        self.travelling, self._ranks, self._device = travelling, ranks, device
+    def __init__(self, travelling: Travelling, ranks: Ranks, device: torch.device, metrics: int) -> None:
+        self.travelling, self._ranks, self._device, self._metrics = travelling, ranks, device, metrics
         self._unchanged, self._left = Unchanged(), 0
         self._due, self._found = False, Found()
 
@@ -170,7 +171,12 @@ class Resting:
         if self._left or (due and not self._due):
             self._found = self.travelling.measure(sources, due).kept()
             self._left, self._due = max(0, self._left - 1), due
-        return self._found
+        if due or not self._due or not self._metrics:
+            return self._found
+        rows = {i: row.clone() for i, row in self._found.rows.items()}
+        for row in rows.values():
+            row[-self._metrics :] = torch.nan  # they are not due
+        return Found(rows)
 
     def settled(self, indices: Sequence[int], values: Tensor) -> None:
         """Repeat these rows `(matrices, columns)` of them, too, which other measurements have made complete."""

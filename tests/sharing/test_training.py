@@ -53,7 +53,8 @@ def everything(rank):
     spectra = ["effective_rank", "singular_values"]
     found = {"fsdp": compared(Llama, by_fsdp, line(), spectrum=spectra, track=beside)}
     found["tp"] = compared(Llama, by_tensors, line())
-    found["mixed"] = compared(Mixed, by_fsdp, line(), of=("weight", "gradient", "update"))
+    now_and_then = {"spectrum": ["nuclear_norm"], "spectrum_every": 2}
+    found["mixed"] = compared(Mixed, by_fsdp, line(), of=("weight", "gradient", "update"), **now_and_then)
     if distributed.get_world_size() == 4:
         found["fsdp x tp"] = compared(Llama, by_both, grid())
         found["hsdp"] = compared(Llama, by_fsdp, grid(("replicate", "shard")))
