@@ -9,7 +9,7 @@ import torch
 
 
 class ThreadRanks:
-    """One of several ranks that meet at a barrier."""
+    """One of several ranks that meet at a barrier; it stands for `fastrank.sharing.Ranks`, and counts what it sends."""
 
     def __init__(self, rank, size, mail, barrier):
         self.rank, self.size, self.doing, self.moved = rank, size, "", 0
@@ -38,7 +38,7 @@ class ThreadRanks:
 
 
 def in_threads(size, function):
-    """What `function(ranks)` returns on each of so many ranks."""
+    """What `function(ranks)` returns on each of so many ranks; the first error is raised."""
     mail, barrier = {}, threading.Barrier(size)
 
     def run(rank):
@@ -49,7 +49,11 @@ def in_threads(size, function):
             raise
 
     with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(run, range(size)))
+        done = [pool.submit(run, rank) for rank in range(size)]
+    errors = [error for future in done if (error := future.exception()) is not None]
+    if errors:  # those of ranks that have only waited in vain come last
+        raise min(errors, key=lambda error: isinstance(error, threading.BrokenBarrierError))
+    return [future.result() for future in done]
 
 
 class CountingRanks:

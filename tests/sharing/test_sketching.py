@@ -6,9 +6,10 @@ from functools import partial
 
 import pytest
 import torch
+from cut_matrices import layouts, planned, source
 from processes import run
 from sharded import Llama, assert_same, by_fsdp, by_tensors, line, rows_of, train, twins
-from simulated import layouts, planned, source, together
+from thread_ranks import in_threads
 
 from fastrank import Status, Tolerance, testing
 from fastrank.measuring import columns
@@ -46,7 +47,7 @@ def followed_by_all(pieces, steps, **options):
     """The row of each matrix at each step, by name: of the one rank that has it."""
     plan = planned(steps[0], pieces)
     given = partial(followed, plan=plan, pieces=pieces, steps=steps, **options)
-    ranks = together(4, given)
+    ranks = in_threads(4, given)
     names = [matrix.name for matrix in plan.matrices]
     for own in zip(*ranks, strict=True):
         rows = [item for each in own for item in each.items()]

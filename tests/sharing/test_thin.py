@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from simulated import layouts, planned, source, together
+from cut_matrices import layouts, planned, source
+from thread_ranks import in_threads
 
 from fastrank.reference.sketch import Basis, sketch
 from fastrank.sharing.sketching import share_of
@@ -64,7 +65,7 @@ def test_shares_add_up_to_the_product_of_the_whole_matrix(name, dtype):
         for side in (0, 1):
             basis = random((cols, rows)[side], K, seed=seed + 100)
             given = {"matrix": matrix, "plan": plan, "basis": basis, "side": side}
-            found = together(4, partial(carried, **given))
+            found = in_threads(4, partial(carried, **given))
             (owner,) = [rank for rank, (total, _) in enumerate(found) if total is not None]
             assert owner == plan.matrices[0].owner
             assert same(found[owner][0], matrix, basis, side)

@@ -1,9 +1,7 @@
-"""`together`: ranks that measure together as threads of one process, with what they exchange, and how many bytes."""
+"""Matrices that are cut over ranks in every way: their pieces, their plan, and what a rank has of them."""
 
 from __future__ import annotations
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import torch
@@ -11,44 +9,6 @@ import torch
 from fastrank.sharing import Holding, Span, make_plan
 from fastrank.weights import Source
 from fastrank.weights.pieces import Piece, _rows_of
-
-
-class Simulated:
-    """Stands for `fastrank.sharing.Ranks`."""
-
-    def __init__(self, rank, size, boxes, barrier):
-        self.rank, self.size = rank, size
-        self.moved = 0
-        self._boxes, self._barrier = boxes, barrier
-
-    def exchange(self, sent, sizes_sent, sizes_received):
-        assert len(sent) == sum(sizes_sent)
-        self._boxes[self.rank] = torch.split(sent, sizes_sent)
-        self._barrier.wait(30)
-        came = [self._boxes[other][self.rank].clone() for other in range(self.size)]
-        self._barrier.wait(30)
-        assert [len(x) for x in came] == list(sizes_received)
-        self.moved += sent.element_size() * (len(sent) - sizes_sent[self.rank])
-        return torch.cat(came)
-
-
-def together(size, function):
-    """What `function(ranks)` returns on each of so many ranks; the first error is raised."""
-    boxes, barrier = [()] * size, threading.Barrier(size)
-
-    def guarded(rank):
-        try:
-            return function(Simulated(rank, size, boxes, barrier))
-        except BaseException:
-            barrier.abort()
-            raise
-
-    with ThreadPoolExecutor(size) as pool:
-        done = [pool.submit(guarded, rank) for rank in range(size)]
-    errors = [future.exception() for future in done if future.exception() is not None]
-    if errors:
-        raise next((e for e in errors if not isinstance(e, threading.BrokenBarrierError)), errors[0])
-    return [future.result() for future in done]
 
 
 def layouts(rows, cols, seed):
