@@ -50,10 +50,11 @@ class Llama(nn.Module):
         self.output = nn.Linear(WIDTH, VOCABULARY, bias=False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.embeddings(tokens)
+        """The loss of predicting each token, (batch, length) int64, from those before it."""
+        x = self.embeddings(tokens[:, :-1])
         for layer in self.layers:
             x = layer(x)
-        return self.output(x.flatten(0, 1))
+        return cross_entropy(self.output(x.flatten(0, 1)), tokens[:, 1:].flatten())
 
 
 def sharded(model: Llama, device: str, tp: int) -> Llama:
@@ -121,8 +122,7 @@ def main() -> None:
             checkpoint.load(state, checkpoint_id=max(CHECKPOINTS.iterdir()))
         first = int(state["step"])
         for step in range(first, first + options.steps):
-            tokens = text(step, transitions, device)
-            loss = cross_entropy(model(tokens[:, :-1]), tokens[:, 1:].flatten())
+            loss = model(text(step, transitions, device))
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
