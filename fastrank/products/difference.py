@@ -11,6 +11,12 @@ from torch import Tensor, nn
 
 from ..weights import Choice, TrackedWeights, clean_name, difference_of, refuse_pieces
 
+CURE = (
+    "difference needs all of it here; give RankTracker a function of your own, such as "
+    "track={'difference': lambda model: model.output.weight - before}, where before is a clone of the sharded weight"
+)
+"""What to do for weights of which no process has the whole."""
+
 
 def difference(
     model: nn.Module,
@@ -42,11 +48,11 @@ def difference(
             raise TypeError(f"difference: unexpected argument {argument!r}; those that choose are {', '.join(known)}")
     weights = TrackedWeights(model, Choice(**choice))
     sources = weights.sources()
-    refuse_pieces(weights.names, sources)
+    refuse_pieces(weights.names, sources, CURE)
     if isinstance(reference, nn.Module):
         other = TrackedWeights(reference, Choice(**choice))
         theirs = other.sources()
-        refuse_pieces(other.names, theirs)
+        refuse_pieces(other.names, theirs, CURE)
         there = dict(zip(other.names, (source.matrix for source in theirs), strict=True))
     elif isinstance(reference, Mapping):
         state = {clean_name(key): value for key, value in reference.items()}
@@ -72,7 +78,7 @@ def difference(
     @torch.no_grad()
     def differences(_: nn.Module) -> dict[str, Tensor]:
         now = weights.sources()
-        refuse_pieces(weights.names, now)
+        refuse_pieces(weights.names, now, CURE)
         pairs = zip(weights.names, now, kept, strict=True)
         return {own: difference_of(source.matrix, old.to(source.matrix.device)) for own, source, old in pairs}
 

@@ -64,11 +64,20 @@ def version_of(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-def refuse_pieces(names: Sequence[str], sources: Sequence[Source]) -> None:
-    """Raise `ValueError` if a matrix is not whole in this process, for those who need all of it."""
+ON_EACH = (
+    "make a RankTracker on each of them once the model is sharded, or analyse full checkpoints with `fastrank analyze`"
+)
+"""What to do in place of reading matrices that no process has whole."""
+
+
+def refuse_pieces(names: Sequence[str], sources: Sequence[Source], cure: str = ON_EACH) -> None:
+    """Raise `ValueError` if a matrix is not whole in this process, for those who need all of it.
+
+    Args:
+        names: of the matrices.
+        sources: the matrices.
+        cure: what to do instead, for the error (default: track the model, or analyse a checkpoint).
+    """
     for name, source in zip(names, sources, strict=True):
         if source.piece is not None:
-            raise ValueError(
-                f"{name!r} is sharded over several processes: make a RankTracker on each of them once the model is "
-                "sharded, or analyse full checkpoints with `fastrank analyze`"
-            )
+            raise ValueError(f"{name!r} is sharded over several processes: {cure}")
