@@ -161,9 +161,11 @@ def _check(name: str, shape: tuple[int, int], holders: dict[Spans, list[int]]) -
 
 def _refuse_difference(rank: int, one: Holding, other: int, two: Holding) -> NoReturn:
     what = next(what for what in ("shape", "dtype", "tag") if getattr(one, what) != getattr(two, what))
+    differing = f"{one.name!r} is" if what == "tag" else f"the {what} of {one.name!r} is"
     raise ValueError(
-        f"the {what} of {one.name!r} is {getattr(one, what)!r} on rank {rank}, and {getattr(two, what)!r} on rank "
-        f"{other}: a matrix has to be the same on all ranks that declare it"
+        f"{differing} {getattr(one, what)} on rank {rank}, and {getattr(two, what)} on rank {other}: a matrix has to "
+        "be the same on all ranks that have its name; give different ones, such as those of the stages of a pipeline, "
+        "names of their own"
     )
 
 

@@ -60,9 +60,13 @@ HALVES = ((0, 2, 0, 6), (2, 4, 0, 6))
         (
             of("x", (4, 6)),
             of("x", (4, 6), dtype="float16"),
-            "the dtype of 'x' is 'float32' on rank 0, and 'float16' on",
+            "the dtype of 'x' is float32 on rank 0, and float16 on",
         ),
-        (of("x", (4, 6)), of("x", (4, 6), tag="frozen"), "the tag of 'x' is '' on rank 0, and 'frozen' on rank 2"),
+        (
+            of("x", (4, 6), tag="trained"),
+            of("x", (4, 6), tag="frozen"),
+            "^'x' is trained on rank 0, and frozen on rank 2: .* names of their own",
+        ),
         (of("x", (4, 6), dtype="int8"), of("x", (4, 6), dtype="int8"), "'x' is int8"),
         (
             of("x", (4, 6), (0, 3, 0, 6)),
