@@ -171,7 +171,7 @@ class History:
     def to_arrow(self) -> pa.Table:
         """All rows, from the parts and from memory. Raises `HistoryError` if only the last one is kept."""
         if not self._pending.keeps:
-            raise HistoryError("this process keeps no history: the first of those that have the model keeps it")
+            raise HistoryError("this process keeps no history: ask the first one's tracker, or read its directory")
         with self._lock:
             self._keep(wait=True)
             recent = self.table(self._pending.blocks)

@@ -15,7 +15,6 @@ from .readings import Readings
 class Keeping(Readings):
     """The part of `RankTracker` that lets a training be interrupted, and ends it."""
 
-    _role: Role
     _keeps: bool
     """Whether the rows are kept in this process, and not in another one."""
 

@@ -12,7 +12,7 @@ from ..arguments import check_count
 from ..history import History, on_host, write_history
 from ..measuring import Measurer
 from ..plotting import Standing, plot, summary_html, summary_text
-from ..sharing import SharedMeasurer
+from ..sharing import Role, SharedMeasurer
 from ..weights import CoverageTable, TrackedMatrices
 from .hooks import StepHooks
 from .scalars import CAP, scalars_of
@@ -34,6 +34,7 @@ class Readings:
     _weights: TrackedMatrices
     _matrices: TrackedMatrices | SharedMeasurer
     _shared: SharedMeasurer | None
+    _role: Role
     _history: History
     _hooks: StepHooks
     _steps: Steps
@@ -138,6 +139,9 @@ class Readings:
 
     def __repr__(self) -> str:
         """What is tracked, since when, and how it stands, as far as the host knows."""
+        if self._role is Role.IDLE:
+            count = "1 matrix" if len(self.names) == 1 else f"{len(self.names)} matrices"
+            return f"RankTracker: {count} of {self._model}, which another process measures"
         return summary_text(self._standing())
 
     def _repr_html_(self) -> str:
