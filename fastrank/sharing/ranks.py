@@ -112,33 +112,27 @@ class Ranks:
         self._meet(own, f"did not come within {self._timeout:g} s", "")
         return self._asked(lambda: self._notes.read(f"meeting{self._met}"))
 
-    def exchange(
-        self, sent: Tensor, sizes_sent: Sequence[int], sizes_received: Sequence[int], out: Tensor | None = None
-    ) -> Tensor:
+    def exchange(self, sent: Tensor, sizes_sent: Sequence[int], sizes_received: Sequence[int]) -> Tensor:
         """Send each rank its part of a tensor, and receive a part from each of them.
 
         Args:
             sent: the parts for rank 0, 1 and so on, one after the other, flat. Any dtype, the same on all ranks.
             sizes_sent: how many elements each of them has, 0 for nothing.
             sizes_received: how many elements come from each rank.
-            out: where they are put, one after the other: flat, contiguous and of the same dtype. None: a new tensor.
 
         Returns:
-            `out`, or the new tensor.
+            What has come, from rank 0, 1 and so on, one after the other: flat, in new memory, of the dtype of `sent`.
 
         Raises:
-            ValueError: if a size or a tensor does not fit the others.
+            ValueError: if the sizes do not fit the tensor, or are not one for each rank.
             RuntimeError: if a rank is missing.
         """
         self._check()
-        out = sent.new_empty(sum(sizes_received)) if out is None else out
         if not len(sizes_sent) == len(sizes_received) == self.size:
             raise ValueError(f"{len(sizes_sent)} sizes to send and {len(sizes_received)} to receive: {self.size} ranks")
-        if sent.shape != (sum(sizes_sent),) or out.shape != (sum(sizes_received),) or not out.is_contiguous():
-            shapes = f"{tuple(sent.shape)} to send and {tuple(out.shape)} to receive"
-            raise ValueError(f"{shapes} are no flat tensors of {sum(sizes_sent)} and {sum(sizes_received)} elements")
-        if (sent.dtype, sent.device) != (out.dtype, out.device):
-            raise ValueError(f"{sent.dtype} on {sent.device} is sent, but {out.dtype} on {out.device} received")
+        if sent.shape != (sum(sizes_sent),):
+            raise ValueError(f"{tuple(sent.shape)} to send is no flat tensor of {sum(sizes_sent)} elements")
+        out = sent.new_empty(sum(sizes_received))
         # As bytes, since backends do not know every dtype.
         source, target, each = sent.contiguous().view(torch.uint8), out.view(torch.uint8), sent.element_size()
         splits = [size * each for size in sizes_received], [size * each for size in sizes_sent]

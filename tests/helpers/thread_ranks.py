@@ -18,7 +18,7 @@ class ThreadRanks:
     def name(self, i):
         return f"rank {i}"
 
-    def exchange(self, sent, sizes_sent, sizes_received, out=None):
+    def exchange(self, sent, sizes_sent, sizes_received):
         assert sum(sizes_sent) == sent.numel()
         for to, part in enumerate(torch.split(sent, list(sizes_sent))):
             self._mail[self.rank, to] = part.clone()
@@ -63,7 +63,7 @@ class CountingRanks:
         self.rank, self.size, self.doing = rank, size, ""
         self.moved = self.received = 0
 
-    def exchange(self, sent, sizes_sent, sizes_received, out=None):
+    def exchange(self, sent, sizes_sent, sizes_received):
         assert sent.is_meta
         assert sum(sizes_sent) == sent.numel()
         self.moved += sent.element_size() * (sum(sizes_sent) - sizes_sent[self.rank])
