@@ -101,7 +101,5 @@ def test_a_sharded_model_of_one_process_has_the_rows_of_an_unsharded_one(device)
     expected = train(lambda model: None)
     with world_of_one(device) as mesh:
         found = train(lambda model: fully_shard(model, mesh=mesh))
-    whole_numbers = ("step", "name", "rows", "cols", "rank_lower", "rank_upper")
-    assert [[row[key] for key in whole_numbers] for row in found] == [
-        [row[key] for key in whole_numbers] for row in expected
-    ]
+    whole = ("step", "name", "rows", "cols", "rank_lower", "rank_upper")
+    assert [[row[key] for key in whole] for row in found] == [[row[key] for key in whole] for row in expected]
