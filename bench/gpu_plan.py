@@ -158,13 +158,14 @@ def _begin(d: Drill) -> list[Stage]:
 def _tests(d: Drill) -> list[Stage]:
     limit = 70 * (PATIENCE if d.rehearsed else 1)
     kernels = d.pytest("tests/kernels", "-m", "gpu", limit=limit, workers=6)
-    cuda = d.pytest("tests/test_cuda.py", "tests/measuring/test_cuda_compilation.py", limit=limit, workers=3)
+    files = ("tests/test_cuda.py", "tests/measuring/test_cuda_compilation.py", "tests/sharing/test_devices.py")
+    cuda = d.pytest(*files, "-m", "gpu", limit=limit, workers=3)
     stack = d.pytest("tests/experiments/training/test_stack_cuda.py", limit=limit, workers=3)
     if d.rehearsed:
         few = ["tests/kernels/step/test_descent.py", *([] if d.short else ["tests/kernels/count/test_gram.py"])]
         kernels = d.pytest(*few, *(["-p", "sm90_emulator"] if d.emulator else []), limit=limit, workers=1, each=600)
         kernels = d.emulated(kernels) if d.emulator else ["env", "TRITON_INTERPRET=1", *kernels]
-    # All of the last two files needs a GPU: a rehearsal sees that they are collected, and skip by themselves.
+    # All that the last two choose needs a GPU: a rehearsal sees that it is collected, and skips by itself.
     return [
         Stage("kernel tests", kernels, 70, needs=("triton",), group="tests"),
         Stage("CUDA tests", cuda, 70, group="tests"),

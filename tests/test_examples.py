@@ -53,13 +53,12 @@ def test_the_gpt_runs(trainer, tmp_path, monkeypatch, capsys):
     assert ranks.columns.str.contains("qk").sum() == 8
 
 
-def test_fsdp2_runs_and_is_resumed(tmp_path):
-    torchrun = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node"]
-    for ranks, options in ((2, []), (1, ["--resume"])):
-        command = [*torchrun, str(ranks), EXAMPLES / "fsdp2.py", "--steps", "2", *options]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
-        assert done.returncode == 0, done.stderr
-    assert "steps 1 to 4 (every step)" in done.stdout
+def test_fsdp2_runs(tmp_path):
+    torchrun = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node", "2"]
+    command = [*torchrun, EXAMPLES / "fsdp2.py", "--steps", "2"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "steps 1 to 2 (every step)" in done.stdout
     assert "layers.1.w2.weight: rank" in done.stdout
     history = read_history(tmp_path / "ranks").to_pandas()
-    assert history.groupby("step").size().tolist() == [16] * 4
+    assert history.groupby("step").size().tolist() == [16] * 2

@@ -24,7 +24,7 @@ from .holdings import Holding
 from .measurer import SharedMeasurer
 from .plan import Plan, make_plan
 from .ranks import Ranks
-from .share import Role, role_of, share_out
+from .share import Role, role_of, said_if_it_fails, share_out
 from .thin import bytes_sent
 from .traffic import Placement, Sketch, Way, slices
 
@@ -41,6 +41,7 @@ __all__ = [
     "bytes_sent",
     "make_plan",
     "role_of",
+    "said_if_it_fails",
     "share_out",
     "sketch_pays",
     "slices",

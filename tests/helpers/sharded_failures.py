@@ -52,6 +52,8 @@ def with_differences(rank, found):
     }.items():
         found[name] = refusal(tracked, **options)
 
+    found["nothing to track"] = refusal(tracked, include=["none.*"] if rank else None)
+
     tracker = tracked()
     found["steps differ"] = refusal(tracker.step, step=3 + rank)
     found["after that"] = refusal(tracker.step)
