@@ -21,7 +21,8 @@ def named(members: Sequence[int], ranks: Sequence[int]) -> str:
         ranks: which of them, 0 up to `len(members)`.
     """
     more = f" and {len(ranks) - NAMED} more" if len(ranks) > NAMED else ""
-    return f"{', '.join(f'rank {members[i]}' for i in ranks[:NAMED])}{more} (of {len(members)})"
+    of = f"of {len(members)}" + ("" if max(members) < len(members) else " that measure together")
+    return f"{', '.join(f'rank {members[i]}' for i in ranks[:NAMED])}{more} ({of})"
 
 
 def who_left(notes: Notes, members: Sequence[int], ranks: Iterable[int]) -> tuple[list[str], list[int]]:

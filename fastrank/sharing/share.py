@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import Any
@@ -18,7 +18,7 @@ from ..weights import Source, Span, TrackedMatrices, has_shards, is_ddp
 from .holdings import Holding
 from .measurer import SharedMeasurer
 from .notes import NoStore, Notes, meeting_place
-from .plan import make_plan
+from .plan import Plan, make_plan
 from .ranks import Ranks
 
 
@@ -120,7 +120,7 @@ def share_out(
         packed = json.dumps([declared, sorted(beside), sorted(frozen)]).encode()
         known = [json.loads(each) for each in _everybodys(ranks, packed, device)]
         beside, frozen = (set().union(*(each[i] for each in known)) for i in (1, 2))
-        plan = make_plan([[_declared(holding) for holding in holdings] for holdings, _, _ in known], beside)
+        plan = _planned(ranks, [[_declared(holding) for holding in holdings] for holdings, _, _ in known], beside)
         weights = sum(matrix.name not in beside for matrix in plan.matrices)
         ranks.moved = 0  # from here on only what is measured
         return SharedMeasurer(
@@ -140,6 +140,17 @@ def _compare(ranks: Ranks, given: Sequence[Mapping[str, str]]) -> None:
                     f"{name}: the ranks that measure together need the same arguments, and {ranks.name(rank)} has "
                     f"{value}, {ranks.name(0)} {given[0].get(name)}"
                 )
+
+
+def _planned(ranks: Ranks, holdings: Sequence[Sequence[Holding]], last: Collection[str]) -> Plan:
+    """As `make_plan`, whose errors number ranks from 0: they say which those are, if the job numbers them otherwise."""
+    try:
+        return make_plan(holdings, last)
+    except ValueError as error:
+        names = [ranks.name(i) for i in range(ranks.size)]
+        if names == [f"rank {i}" for i in range(ranks.size)]:
+            raise
+        raise ValueError(f"{error} (ranks 0, 1 and so on of the group share= are {', '.join(names)})") from None
 
 
 def _described(value: Any) -> str:
