@@ -29,6 +29,7 @@ from ..weights import Source
 from .choice import Choice
 from .plan import Plan
 from .ranks import Ranks
+from .replicas import Group, Replicas
 from .sketching import Sketching
 from .together import Together
 from .traffic import Sketch
@@ -55,6 +56,7 @@ class SharedMeasurer:
         frozen: names of matrices that nobody trains; those of them that travel do so when one has changed.
         weights: how many of the plan's matrices, the first ones, are weights.
         tolerances, spectrum, device, stream: as of `Measurer`.
+        replicas: parts that several ranks have, and that are compared at the first step (default: none).
 
     Attributes:
         names, shapes, weights: of the matrices of all ranks, as of `TrackedMatrices`.
@@ -74,6 +76,7 @@ class SharedMeasurer:
         spectrum: Sequence[str],
         device: torch.device,
         stream: OwnStream,
+        replicas: Sequence[Group] = (),
     ) -> None:
         self.names = tuple(matrix.name for matrix in plan.matrices)
         self.shapes = tuple(matrix.shape for matrix in plan.matrices)
@@ -97,6 +100,7 @@ class SharedMeasurer:
         self._choice = Choice({i: plan.matrices[i] for i in moving} if device.type in SKETCHED else {})
         self._sketching = Sketching(plan, ranks, tolerances, spectrum, device)
         self.together = Together(plan, ranks, tolerances, spectrum, device)
+        self._replicas = Replicas(ranks, self.names, replicas, device)
 
     @property
     def nbytes(self) -> int:
@@ -136,18 +140,19 @@ class SharedMeasurer:
         """As `Measurer.measure`, for the matrices of all ranks.
 
         Raises:
-            RuntimeError: another rank is missing, or measures another step; the weights are sharded in another way than
-                they were, or a CUDA graph is being captured.
+            RuntimeError: another rank is missing, measures another step, or has another matrix of the same name; the
+                weights are sharded in another way than they were, or a CUDA graph is being captured.
         """
         if capturing(self._device):
             raise RuntimeError("what several processes measure together cannot be captured in a CUDA graph")
         self._check(sources)
+        views = {i: sources[place] for i, place in enumerate(self._local) if place is not None}
+        self._replicas.compare(views)
         found = Found()
         if self._here:
             own = [sources[place] for _, place in self._here]
             indices, sides = [i for i, _ in self._here], [min(source.shape) for source in own]
             found.add(indices, *self._measurer.measure(own, due, found_inf), sides)
-        views = {i: sources[place] for i, place in enumerate(self._local) if place is not None}
         sketched = [] if due else self._choice.now()  # a sketch does not know the whole spectrum
         if not due:
             found.take(self._sketching.measure(sketched, views))

@@ -20,6 +20,7 @@ from .measurer import SharedMeasurer
 from .notes import NoStore, Notes, meeting_place
 from .plan import Plan, make_plan
 from .ranks import Ranks
+from .replicas import groups_of
 
 
 class Role(Enum):
@@ -120,11 +121,13 @@ def share_out(
         packed = json.dumps([declared, sorted(beside), sorted(frozen)]).encode()
         known = [json.loads(each) for each in _everybodys(ranks, packed, device)]
         beside, frozen = (set().union(*(each[i] for each in known)) for i in (1, 2))
-        plan = _planned(ranks, [[_declared(holding) for holding in holdings] for holdings, _, _ in known], beside)
+        holdings = [[_declared(holding) for holding in own] for own, _, _ in known]
+        plan = _planned(ranks, holdings, beside)
         weights = sum(matrix.name not in beside for matrix in plan.matrices)
+        replicas = groups_of(holdings, [matrix.name for matrix in plan.matrices[:weights]])
         ranks.moved = 0  # from here on only what is measured
         return SharedMeasurer(
-            plan, ranks, sources, matrices.names, frozen, weights, tolerances, spectrum, device, stream
+            plan, ranks, sources, matrices.names, frozen, weights, tolerances, spectrum, device, stream, replicas
         )
     except BaseException as error:
         ranks.told(f"it failed to make its tracker: {type(error).__name__}: {error}")
