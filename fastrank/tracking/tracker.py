@@ -20,7 +20,7 @@ from ..metrics import Tolerance
 from ..schedules import Rule
 from ..sharing import Role, SharedMeasurer, role_of, share_out
 from ..streams import OwnStream
-from ..weights import Choice, Select, Track, TrackedMatrices, WeightsOf, refuse_pieces, type_name, unwrapped
+from ..weights import Choice, Select, Track, TrackedMatrices, WeightsOf, refuse_pieces, reshard, type_name, unwrapped
 from .ahead import compile_ahead
 from .hooks import StepHooks
 from .inference import outside_inference
@@ -135,6 +135,7 @@ class RankTracker(Keeping):
         self.tolerances = check_tolerances(tolerance)
         self._spectrum = spectrum = check_spectrum(spectrum, energy)
         choice = Choice(include, exclude, types, select, weights, split if split is not None else {})
+        reshard(model)  # whatever has run before: all that is measured is measured between steps
         self._model = type_name(unwrapped(model))
         self._weights = TrackedMatrices(model, choice, track, of, follows=bool(followed))
         sources = self._weights.sources()
