@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -14,7 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .missing import named, who_left, why_failed
-from .notes import NoStore, Notes
+from .notes import NoStore
+from .places import next_notes
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -29,9 +28,6 @@ AT_ONCE = 16
 """How often `doing` changes from one meeting before collectives of NCCL to the next: so far may ranks run ahead."""
 
 T = TypeVar("T")
-
-_made: Counter[tuple[int, ...]] = Counter()
-"""How many `Ranks` this process has made over the same ranks: the n-th of each process measure together."""
 
 
 class Ranks:
@@ -85,13 +81,7 @@ class Ranks:
         self._group: Any = None  # a `dist.ProcessGroupGloo` or `ProcessGroupNCCL`, most of which has no types
         self._left: str | None = None
         self._failure: tuple[str, BaseException | None] | None = None
-        # No public name leads to the store by which the job's processes have met; torch's own modules that need it
-        # take it from here.
-        store = dist.distributed_c10d._get_default_store()
-        which = hashlib.sha256(" ".join(map(str, members)).encode()).hexdigest()[:16]
-        store = dist.PrefixStore(f"fastrank/{which}/{_made[tuple(members)]}", store)  # type: ignore[attr-defined]
-        _made[tuple(members)] += 1
-        self._notes = Notes(store, self.rank, self.size)
+        self._notes = next_notes(group)
         cure = f"make it on every rank, or pass share=group with those that make one, and a {what} to each of them"
         self._meet(b"", f"made no {what} within {timeout:g} s", f": the ranks measure together, so {cure}")
         # One that came after the others had given up would wait for them in vain.

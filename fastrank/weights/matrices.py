@@ -101,7 +101,7 @@ class TrackedMatrices:
         if self._derived:
             with undisturbed(self._model):
                 found += [source for each in self._derived for source in each.read()]
-        self.shapes = tuple((source.matrix.shape[0], source.matrix.shape[1]) for source in found)
+        self.shapes = tuple(source.shape for source in found)
         return found
 
     def keep(self, due: bool = True) -> None:

@@ -49,6 +49,15 @@ def test_every_rank_is_told_what_is_wrong(found, case):
         assert found[rank][case].startswith(WRONG[case])
 
 
+def test_a_rank_that_fails_before_it_meets_the_others_is_not_waited_for(found):
+    assert found[1]["fails first"].startswith("ValueError: nothing to track")
+    start = (
+        "RuntimeError: rank 1 (of 2) takes no part any more: it failed to make its tracker: ValueError: nothing to tra"
+    )
+    assert found[0]["fails first"].startswith(start)
+    assert found[0]["seconds"] < 20
+
+
 @pytest.mark.parametrize("case", ["functions", "bfloat16 later"])
 def test_what_is_the_same_on_all_ranks_or_exact_is_no_error(found, case):
     assert [found[rank][case] for rank in range(2)] == [None, None]
