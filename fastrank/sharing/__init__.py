@@ -13,9 +13,8 @@ moves       carries that out: `travelling` are the matrices of which no rank has
 sketching   measures those whose ranks are low without moving more than `thin` products; which these are is a `choice`
 together    puts the rows of all ranks together, with which step it is, and whether to stop
 measurer    `SharedMeasurer`, which measures a step
-places      where the ranks meet first, or say that they will not come: `telling`
 ranks       `Ranks`: the processes, and what travels between them
-missing     which of them are missing, and why, in words
+missing     where they meet, and which of them are missing, and why, in words: `telling`
 notes       what the ranks write for each other in the job's store
 """
 
@@ -23,7 +22,7 @@ from ..weights import Span
 from .costs import sketch_pays
 from .holdings import Holding
 from .measurer import SharedMeasurer
-from .places import telling
+from .missing import telling
 from .plan import Plan, make_plan
 from .ranks import Ranks
 from .share import Role, role_of, share_out

@@ -11,9 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .missing import named, who_left, why_failed
+from .missing import named, next_notes, who_left, why_failed
 from .notes import NoStore
-from .places import next_notes
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

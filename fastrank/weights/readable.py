@@ -82,10 +82,9 @@ def reshard(model: nn.Module) -> None:
     next step. No process waits for another one here, and the next forward gathers them again.
     """
     kind = fsdp_type()
-    for module in model.modules() if kind is not None else ():
-        if isinstance(module, kind):
-            sharded: Any = module
-            sharded.reshard()
+    found: list[Any] = [] if kind is None else [module for module in model.modules() if isinstance(module, kind)]
+    for module in found:
+        module.reshard()
 
 
 def is_uninitialised(weight: Tensor) -> bool:
