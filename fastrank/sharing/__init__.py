@@ -15,7 +15,7 @@ together    puts the rows of all ranks together, with which step it is, and whet
 measurer    `SharedMeasurer`, which measures a step
 replicas    whether what several ranks have alike is alike
 ranks       `Ranks`: the processes, and what travels between them
-missing     which of them are missing, and why, in words
+missing     where they meet, and which of them are missing, and why, in words: `telling`
 notes       what the ranks write for each other in the job's store
 """
 
@@ -23,9 +23,10 @@ from ..weights import Span
 from .costs import sketch_pays
 from .holdings import Holding
 from .measurer import SharedMeasurer
+from .missing import telling
 from .plan import Plan, make_plan
 from .ranks import Ranks
-from .share import Role, role_of, said_if_it_fails, share_out
+from .share import Role, role_of, share_out
 from .thin import bytes_sent
 from .traffic import Placement, Sketch, Way, slices
 
@@ -42,8 +43,8 @@ __all__ = [
     "bytes_sent",
     "make_plan",
     "role_of",
-    "said_if_it_fails",
     "share_out",
     "sketch_pays",
     "slices",
+    "telling",
 ]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
-
-import torch.distributed as dist
 
 if TYPE_CHECKING:
     from torch.distributed import Store  # type: ignore[attr-defined]
@@ -18,25 +14,6 @@ ANSWER = 5.0
 """Seconds within which the store answers a question; one that does not is taken to be gone."""
 
 T = TypeVar("T")
-
-
-_made: Counter[tuple[int, ...]] = Counter()
-"""How many meeting places this process has been at with the same ranks."""
-
-
-def meeting_place(members: Sequence[int]) -> Store:
-    """A part of the job's store for ranks that measure together: the n-th one of each of them is the same.
-
-    Args:
-        members: their numbers in the whole job.
-    """
-    # No public name leads to the store by which the job's processes have met; torch's own modules that need it take it
-    # from here.
-    store = dist.distributed_c10d._get_default_store()
-    which = hashlib.sha256(" ".join(map(str, members)).encode()).hexdigest()[:16]
-    place = dist.PrefixStore(f"fastrank/{which}/{_made[tuple(members)]}", store)  # type: ignore[attr-defined]
-    _made[tuple(members)] += 1
-    return place
 
 
 class NoStore(Exception):

@@ -11,8 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .missing import named, who_left, why_failed
-from .notes import NoStore, Notes, meeting_place
+from .missing import named, next_notes, who_left, why_failed
+from .notes import NoStore
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -80,7 +80,7 @@ class Ranks:
         self._group: Any = None  # a `dist.ProcessGroupGloo` or `ProcessGroupNCCL`, most of which has no types
         self._left: str | None = None
         self._failure: tuple[str, BaseException | None] | None = None
-        self._notes = Notes(meeting_place(members), self.rank, self.size)
+        self._notes = next_notes(group)
         cure = f"make it on every rank, or pass share=group with those that make one, and a {what} to each of them"
         self._meet(b"", f"made no {what} within {timeout:g} s", f": the ranks measure together, so {cure}")
         # One that came after the others had given up would wait for them in vain.

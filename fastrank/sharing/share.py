@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -14,10 +13,9 @@ from torch import Tensor, distributed, nn
 
 from ..metrics import Tolerance
 from ..streams import OwnStream
-from ..weights import Source, Span, TrackedMatrices, has_shards, is_ddp
+from ..weights import Source, Span, TrackedMatrices, is_ddp
 from .holdings import Holding
 from .measurer import SharedMeasurer
-from .notes import NoStore, Notes, meeting_place
 from .plan import Plan, make_plan
 from .ranks import Ranks
 from .replicas import groups_of
@@ -29,28 +27,6 @@ class Role(Enum):
     ALONE = "it measures by itself"
     TOGETHER = "it measures together with others"
     IDLE = "another process has the same weights and measures them"
-
-
-@contextmanager
-def said_if_it_fails(model: nn.Module, share: Any) -> Iterator[None]:
-    """In which a tracker is begun. What fails is told to the other ranks, where they would wait for this one.
-
-    share: the argument of `RankTracker`.
-    """
-    try:
-        yield
-    except BaseException as error:
-        several = distributed.is_available() and distributed.is_initialized()
-        grouped = several and isinstance(share, distributed.ProcessGroup)
-        sharded = share is None and isinstance(model, nn.Module) and has_shards(model)
-        if several and (grouped or share is True or sharded):
-            group = share if grouped else None
-            members, rank = distributed.get_process_group_ranks(group), distributed.get_rank(group)
-            notes = Notes(meeting_place(members), rank, len(members))
-            with suppress(NoStore):
-                notes.announce("left", f"it failed to make its tracker: {type(error).__name__}: {error}")
-                notes.write("accounted")
-        raise
 
 
 def role_of(model: nn.Module, sources: Sequence[Source], share: Any) -> Role:

@@ -50,6 +50,7 @@ class Keeping(Readings):
         """
         if self._role is Role.IDLE:
             return
+        self._weights.reshard()  # so that what is kept of them for updates is what a step changes
         sources = self._weights.sources()
         given = (self.names, self._history.layout.columns, self._shapes(sources))
         rules, kept = unpack(state, *given, keeps=self._keeps)

@@ -18,9 +18,9 @@ from ..history import History, Layout, StepNumber, on_host
 from ..measuring import Measurer, check_spectrum, check_tolerances, columns, home_of
 from ..metrics import Tolerance
 from ..schedules import Rule
-from ..sharing import Role, SharedMeasurer, role_of, said_if_it_fails, share_out
+from ..sharing import Role, SharedMeasurer, role_of, share_out, telling
 from ..streams import OwnStream
-from ..weights import Choice, Select, Track, TrackedMatrices, WeightsOf, refuse_pieces, type_name, unwrapped
+from ..weights import Choice, Select, Track, TrackedMatrices, WeightsOf, refuse_pieces, reshard, type_name, unwrapped
 from .ahead import compile_ahead
 from .hooks import StepHooks
 from .inference import outside_inference
@@ -132,17 +132,18 @@ class RankTracker(Keeping):
         share: Any = None,
         timeout: float = 600.0,
     ) -> None:
-        with said_if_it_fails(model, share):
+        with telling(model, share):  # those that would wait for this process in vain
             followed = find_optimizers(optimizer)
             self.tolerances = check_tolerances(tolerance)
             self._spectrum = spectrum = check_spectrum(spectrum, energy)
             choice = Choice(include, exclude, types, select, weights, split if split is not None else {})
-            self._weights = TrackedMatrices(model, choice, track, of, follows=bool(followed))
+            reshard(model)  # whatever has run before: all that is measured is measured between steps
             self._model = type_name(unwrapped(model))
+            self._weights = TrackedMatrices(model, choice, track, of, follows=bool(followed))
             sources = self._weights.sources()
             self._device = home_of(sources)
             self._role, wait = role_of(model, sources, share), check_seconds(timeout, "timeout")
-        self._until_compiled = compile_ahead(sources, followed)
+        self._until_compiled = compile_ahead(sources if self._role is not Role.IDLE else (), followed)
         self._stream = OwnStream(self._device)
         measured = (self.tolerances, spectrum, self._device, self._stream)
         self._shared: SharedMeasurer | None = None

@@ -14,7 +14,7 @@ from torch import distributed, nn
 from torch.optim import Optimizer
 
 from ..schedules import Rule, check_rule
-from ..weights import has_shards, is_fsdp
+from ..weights import has_shards, is_fsdp, reshard
 from .tracker import RankTracker
 
 _WRITERS: WeakValueDictionary[tuple[int, str], TrackedTraining] = WeakValueDictionary()
@@ -84,6 +84,7 @@ class TrackedTraining:
         self.end()
         if wrapped is not None and any(map(is_fsdp, wrapped.modules())):
             model = wrapped
+        reshard(model)  # a trainer may have evaluated it before, as Lightning's sanity check does
         share = self._arguments.get("share")
         if share is None and has_shards(model):
             share = True  # also if what is tracked is not sharded: else each process would measure it, and write it

@@ -22,7 +22,7 @@ from .effective import read_weight
 from .matrices import TrackedMatrices
 from .pieces import Piece, Span, whole
 from .places import clean_name, unwrapped
-from .readable import DTYPES, has_shards, is_ddp, is_fsdp, is_sharded
+from .readable import DTYPES, has_shards, is_ddp, is_fsdp, is_sharded, reshard
 from .source import Source, refuse_pieces, version_of
 from .tracked import TrackedWeights
 
@@ -46,6 +46,7 @@ __all__ = [
     "is_sharded",
     "read_weight",
     "refuse_pieces",
+    "reshard",
     "type_name",
     "unwrapped",
     "version_of",

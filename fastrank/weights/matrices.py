@@ -12,6 +12,7 @@ from torch import nn
 from .changes import Gradients, Updates
 from .coverage import Choice, CoverageTable
 from .derived import Derived, undisturbed
+from .readable import reshard
 from .source import Source
 from .tracked import TrackedWeights
 
@@ -101,8 +102,12 @@ class TrackedMatrices:
         if self._derived:
             with undisturbed(self._model):
                 found += [source for each in self._derived for source in each.read()]
-        self.shapes = tuple((source.matrix.shape[0], source.matrix.shape[1]) for source in found)
+        self.shapes = tuple(source.shape for source in found)
         return found
+
+    def reshard(self) -> None:
+        """Put weights that `fully_shard` has gathered for a forward back to their shards."""
+        reshard(self._model)
 
     def keep(self, due: bool = True) -> None:
         """Copy the weights as they are, for the updates of the coming step, if it is `due` (default True)."""

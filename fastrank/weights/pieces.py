@@ -191,6 +191,19 @@ def summed(weight: Tensor) -> Tensor:
     return made
 
 
+def placed_as(tensor: Tensor, weight: Tensor | None) -> Tensor:
+    """A tensor where a weight is. A gradient of a DTensor may be placed in another way, as sums that the optimizer's
+    step makes: then all ranks of the mesh have to call this, as they have to take that step."""
+    if weight is None or not (is_sharded(tensor) and is_sharded(weight)):
+        return tensor
+    own: Any = tensor
+    place: Any = weight
+    if own.device_mesh != place.device_mesh or own.placements == place.placements:
+        return tensor
+    placed: Tensor = own.redistribute(place.device_mesh, place.placements)
+    return placed
+
+
 @cache
 def _runs(mesh: Any, placements: tuple[Any, ...], shape: tuple[int, ...], axis: int, device: torch.device) -> Runs:
     """Which indices along an axis of a DTensor are in this process: PyTorch's own answer, for the indices themselves,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,18 @@ def has_shards(model: nn.Module) -> bool:
     """Whether weights of a model are sharded over processes: the same answer in all of them, unless they have other
     layers. It takes no look at what the process has of them."""
     return any(map(is_fsdp, model.modules())) or any(map(is_sharded, model.parameters()))
+
+
+def reshard(model: nn.Module) -> None:
+    """Put weights that `fully_shard` has gathered for a forward back to their shards, as a training step leaves them.
+
+    After a forward without a backward, such as an evaluation's, the outermost module keeps its weights whole until the
+    next step. No process waits for another one here, and the next forward gathers them again.
+    """
+    kind = fsdp_type()
+    found: list[Any] = [] if kind is None else [module for module in model.modules() if isinstance(module, kind)]
+    for module in found:
+        module.reshard()
 
 
 def is_uninitialised(weight: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .effective import stored_in
 from .flattened import Flat, refuse_slice
 from .layers import Split, boxes_of, matrices_of
-from .pieces import Part, Piece, local_of, part_of, whole
+from .pieces import Part, Piece, local_of, part_of, placed_as, whole
 from .places import Place, clean_name
 from .readable import is_sharded, reason_without_matrix, refuse_unreadable
 from .source import Source
@@ -111,14 +111,15 @@ class TrackedWeight:
         return [matrix for matrix, _ in self._cut(whole(tensor))]
 
     def read_gradient(self) -> list[tuple[Tensor, Piece | None]] | None:
-        """The gradient of its parameter, as the same matrices, or pieces of them; None if it has none.
+        """The gradient of its parameter, as the same matrices, or pieces of them; None if it has none. All ranks of the
+        mesh of a DTensor have to call this.
 
         Raises:
             RuntimeError: it cannot be read, because it is sparse for example.
         """
         parameter = stored_in(self.place.owner, self.place.stored)
         gradient = None if parameter is None else parameter.grad
-        return None if gradient is None else list(self._cut(gradient.detach()))
+        return None if gradient is None else list(self._cut(placed_as(gradient.detach(), parameter)))
 
     def _cut(self, tensor: Tensor) -> list[tuple[Tensor, Piece | None]]:
         try:

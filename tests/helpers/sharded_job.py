@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from sharded_failures import refusal, too_late, with_differences, with_failures
-from sharded_replicas import alerted, replicas, several
+from sharded_replicas import alerted, evaluated, gradients, replicas, several
 from sharded_resumes import interrupted
 
 from fastrank.sharing import missing
@@ -26,6 +26,8 @@ def job(rank, folder):
         "replicas": replicas(rank, folder),
         "alerts": alerted(rank),
         "several": several(rank),
+        "evaluated": evaluated(rank),
+        "gradients": gradients(rank),
     }
     (folder / f"found{rank}").write_bytes(pickle.dumps(found))
     start = time.monotonic()

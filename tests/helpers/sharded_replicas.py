@@ -10,9 +10,11 @@ from sharded_failures import refusal
 from torch import distributed, nn
 from torch.distributed import checkpoint
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from fastrank import RankTracker, Tolerance, alerts
+from fastrank.tracking.training import TrackedTraining
 
 
 def replicas(rank, folder):
@@ -86,4 +88,45 @@ def several(rank):
         train(model, optimizer, 2, 5)
         third.close()
         found.append([rows_of(tracker) for tracker in (first, second, third)] if rank == 0 or not shard else None)
+    return found
+
+
+def evaluated(rank):
+    """Trackers of models that have been evaluated before, whose outermost weights FSDP2 has kept whole since: how
+    many rows they have, and whether the weights are those of the same training without a tracker."""
+    found, trained = [], []
+    for kind in ("tracker", "callback", "none"):
+        torch.manual_seed(0)
+        model = by_fsdp(Llama(), line())
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+        with torch.no_grad():
+            model(torch.arange(6)[None])
+        training = TrackedTraining({"timeout": 60}, None, False)
+        if kind == "callback":
+            training.begin(model, optimizer, 0, None, first=rank == 0)
+        tracker = RankTracker(model, optimizer, timeout=60) if kind == "tracker" else training.tracker
+        train(model, optimizer, 2)
+        trained.append([parameter.to_local().detach().clone() for parameter in model.parameters()])
+        if tracker is not None:
+            tracker.close()
+            found.append(len(rows_of(tracker)) if rank == 0 else None)
+    return found, [all(map(torch.equal, own, trained[-1])) for own in trained]
+
+
+def gradients(rank):
+    """Of weights whose gradients are sums that are still to be made, norms beside those of the gradients themselves."""
+    found = []
+    for placement in (Replicate(), Shard(0), Shard(1)):
+        model = nn.Linear(6, 8, bias=False)
+        weight = distribute_tensor(torch.linspace(-1, 1, 48).view(8, 6), line(), [placement])
+        model.weight = nn.Parameter(weight)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        inputs = distribute_tensor(torch.linspace(-1, 2, 24).view(4, 6), line(), [Shard(0)])
+        with RankTracker(model, optimizer, of=("gradient",), share=True, timeout=60) as tracker:
+            model(inputs).square().mean().backward()
+            given = model.weight.grad
+            optimizer.step()
+        rows = rows_of(tracker) if rank == 0 else [{"frobenius_norm": None}]
+        is_sum = given.placements[0].is_partial()
+        found.append((is_sum, float(given.full_tensor().norm()), rows[0]["frobenius_norm"]))
     return found

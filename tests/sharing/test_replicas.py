@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from sharded import assert_same
 
 from fastrank import read_history
@@ -43,3 +44,15 @@ def test_several_trackers_of_a_sharded_model_are_those_of_its_unsharded_twin(two
     for rows, expected in zip(sharded, plain, strict=True):
         assert_same(rows, expected)
     assert [len(rows) for rows in sharded] == [3 * 16, 3 * 16, 3 * 16]
+
+
+def test_a_model_that_was_evaluated_before_is_tracked_as_its_shards(two_ranks):
+    same = [True, True, True]
+    assert [own["evaluated"] for own in two_ranks.found] == [([32, 32], same), ([None, None], same)]
+
+
+def test_gradients_that_are_sums_still_to_be_made_are_measured_as_their_weights_are_placed(two_ranks):
+    found = two_ranks.found[0]["gradients"]
+    assert any(is_sum for is_sum, _, _ in found)
+    for _, norm, measured in found:
+        assert measured == pytest.approx(norm, rel=1e-5)

@@ -59,7 +59,7 @@ def everything(rank):
         found["fsdp x tp"] = compared(Llama, by_both, grid())
         found["hsdp"] = compared(Llama, by_fsdp, grid(("replicate", "shard")))
     found["ddp"] = compared(Llama, by_ddp, None, share=True)
-    found["old"] = compared(Llama, by_old_fsdp, None)
+    found["old"] = compared(Llama, by_old_fsdp, None, of=("weight", "gradient", "update"))
     return found
 
 
