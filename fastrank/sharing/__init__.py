@@ -13,7 +13,6 @@ moves       carries that out: `travelling` are the matrices of which no rank has
 sketching   measures those whose ranks are low without moving more than `thin` products; which these are is a `choice`
 together    puts the rows of all ranks together, with which step it is, and whether to stop
 measurer    `SharedMeasurer`, which measures a step
-replicas    whether what several ranks have alike is alike
 ranks       `Ranks`: the processes, and what travels between them
 missing     where they meet, and which of them are missing, and why, in words: `telling`
 notes       what the ranks write for each other in the job's store

@@ -21,6 +21,9 @@ Spans = tuple[Span, ...]
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 """Bytes of an element of each dtype that a matrix may have."""
 
+Group = tuple[int, tuple[int, ...]]
+"""Index of a matrix, and the ranks that declare the same part of it: replicas."""
+
 MOST_NAMED = 8
 """So many ranks are named in an error; of more, the first ones."""
 
@@ -94,6 +97,17 @@ def agreed(holdings: Sequence[Sequence[Holding]], last: Collection[str] = ()) ->
         names.sort(key=lambda name: (name in last, *_natural(name)))
     cuts: dict[Any, Cut] = {}  # layers of one kind are cut alike
     return [_declared(name, on_ranks[name], cuts) for name in names]
+
+
+def groups_of(holdings: Sequence[Sequence[Holding]], names: Sequence[str]) -> list[Group]:
+    """The replicas among what the ranks have declared, in a list for each of them, of the matrices of these names."""
+    places = {name: i for i, name in enumerate(names)}
+    found: dict[tuple[int, Spans], list[int]] = {}
+    for rank, own in enumerate(holdings):
+        for holding in own:
+            if holding.name in places and any(span.numel for span in holding.spans):
+                found.setdefault((places[holding.name], holding.spans), []).append(rank)
+    return [(i, tuple(ranks)) for (i, _), ranks in sorted(found.items()) if len(ranks) > 1]
 
 
 def _natural(name: str) -> tuple[list[Any], str]:

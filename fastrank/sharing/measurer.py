@@ -27,11 +27,11 @@ from ..metrics import Status, Tolerance
 from ..streams import OwnStream
 from ..weights import Source
 from .choice import Choice
+from .holdings import Group
 from .plan import Plan
 from .ranks import Ranks
-from .replicas import Group, Replicas
 from .sketching import Sketching
-from .together import Together
+from .together import Replicas, Together
 from .traffic import Sketch
 from .travelling import Found, Resting, Travelling
 

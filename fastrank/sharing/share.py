@@ -14,11 +14,10 @@ from torch import Tensor, distributed, nn
 from ..metrics import Tolerance
 from ..streams import OwnStream
 from ..weights import Source, Span, TrackedMatrices, is_ddp
-from .holdings import Holding
+from .holdings import Holding, groups_of
 from .measurer import SharedMeasurer
 from .plan import Plan, make_plan
 from .ranks import Ranks
-from .replicas import groups_of
 
 
 class Role(Enum):

@@ -1,21 +1,32 @@
-"""Together: the rows that ranks have measured, put together, so that every rank has all of them."""
+"""Together: the rows that ranks have measured, put together, so that every rank has all of them.
+
+Of replicas only one is measured, so these are compared at the first step. If ranks gave one name to different matrices,
+as the stages of a pipeline do that each number their layers from 0, all but one would be lost without a word.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from ..device import mark, to_host
+from ..device import bring, mark, to_host
 from ..measuring import columns
 from ..metrics import Status, Tolerance
+from ..weights import Source
+from .holdings import Group
 from .plan import Plan
 from .ranks import Ranks
 from .travelling import Found
 
 LAG = 16
 """Measurements after which the host looks at what the ranks have told each other, on CUDA."""
+SAMPLED = 16
+"""Elements of a part that are compared."""
+DRIFT = 0.1
+"""Relative difference of two samples, in the Frobenius norm, above which they are of different matrices. Replicas may
+drift apart, in the last bits or between averages; two random matrices of one kind differ by about 1.4."""
 
 
 class Together:
@@ -123,3 +134,52 @@ class Together:
                 f"{self._ranks.name(0)} has measured step {steps[0]:.0f} and {self._ranks.name(other)} step "
                 f"{steps[other]:.0f}: the trackers of all ranks have to be told of the same steps, and measure the same"
             )
+
+
+class Replicas:
+    """Compares replicas, once.
+
+    Args:
+        ranks: the processes.
+        names: of the matrices.
+        groups: of replicas, the same on all ranks.
+        device: where the numbers are.
+    """
+
+    def __init__(self, ranks: Ranks, names: Sequence[str], groups: Sequence[Group], device: torch.device) -> None:
+        self._ranks, self._names, self._device = ranks, names, device
+        self._groups: Sequence[Group] = groups
+
+    def compare(self, sources: Mapping[int, Source]) -> None:
+        """Compare the replicas, at the first call; all ranks have to call this.
+
+        Args:
+            sources: what this rank has, by index of the matrix.
+
+        Raises:
+            RuntimeError: on all ranks, if any two of them differ.
+        """
+        groups, self._groups = self._groups, ()
+        if not groups:
+            return
+        size, me = self._ranks.size, self._ranks.rank
+        samples = torch.zeros(len(groups), size, SAMPLED, dtype=torch.float64, device=self._device)
+        for place, (i, members) in enumerate(groups):
+            if me in members:
+                samples[place, me] = _sample(bring(sources[i].matrix, self._device))
+        for own, (i, members) in zip(self._ranks.sum_(samples).cpu(), groups, strict=True):
+            first = own[members[0]]
+            for rank in members[1:]:
+                if (own[rank] - first).norm() > DRIFT * max(first.norm(), own[rank].norm()):
+                    raise RuntimeError(
+                        f"{self._names[i]!r} has other values on {self._ranks.name(rank)} than on "
+                        f"{self._ranks.name(members[0])}, and is no replica of it. Of ranks that measure together, "
+                        "different matrices need names of their own: stages of a pipeline those of the whole model"
+                    )
+
+
+def _sample(matrix: Tensor) -> Tensor:
+    """Some elements of a part, those that are not finite as 0."""
+    flat = matrix.reshape(-1)
+    places = torch.linspace(0, max(0, flat.numel() - 1), SAMPLED, device=flat.device).long()
+    return flat[places].double().nan_to_num(0.0, 0.0, 0.0)

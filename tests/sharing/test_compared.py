@@ -7,7 +7,8 @@ import torch
 from thread_ranks import in_threads
 
 from fastrank.sharing import Holding, Span
-from fastrank.sharing.replicas import Replicas, groups_of
+from fastrank.sharing.holdings import groups_of
+from fastrank.sharing.together import Replicas
 from fastrank.weights import Source
 
 WHOLE = (Span(0, 6, 0, 5),)
