@@ -171,8 +171,8 @@ class Ranks:
         self._asked(lambda: self._notes.write(topic, own))
         if missing := self._asked(lambda: self._notes.wait(topic, self._timeout, GONE)):
             left, silent = self._asked(lambda: who_left(self._notes, self._members, missing))
-            lacking = [f"{named(self._members, silent)} {lack}{cure}"] if silent else []
-            self._fail("; ".join(left + lacking), None)
+            # Where one has left, nobody has waited for the others to come, who may only be slower.
+            self._fail("; ".join(left) or f"{named(self._members, silent)} {lack}{cure}", None)
 
     def _come(self) -> None:
         """Before a collective that cannot fail by itself when a rank is missing: wait until all have come so far."""
