@@ -17,7 +17,7 @@ from fastrank.sharing import missing
 def job(rank, folder):
     """What a rank has found is written before one is killed, in the midst of a training."""
     torch.set_num_threads(1)
-    missing.GRACE, folder, failures = 0.4, Path(folder), {}
+    missing.GRACE, folder, failures = 2.0, Path(folder), {}
     with_differences(rank, failures)
     with_failures(rank, failures, folder)
     too_late(rank, failures)

@@ -75,7 +75,7 @@ def in_concert(rank, found):
         ranks.sum_(torch.ones(1))
 
 
-TIMEOUT, GRACE = 1.0, 0.4
+TIMEOUT, GRACE = 4.0, 2.0
 """Seconds, where ranks are missing."""
 
 
@@ -192,11 +192,11 @@ OTHERS = (0, 2, 3)
 def test_a_rank_that_makes_none_is_named(found):
     for rank in OTHERS:
         message, _, seconds = found[rank]["none made"]
-        assert message.startswith("rank 1 (of 4) made no RankTracker within 1 s: the ranks measure together, so make")
-        assert TIMEOUT <= seconds < TIMEOUT + 3
+        assert message.startswith("rank 1 (of 4) made no RankTracker within 4 s: the ranks measure together, so make")
+        assert TIMEOUT <= seconds < TIMEOUT + 10
     message, _, seconds = found[1]["none made"]  # it comes too late
-    assert message.startswith("the other ranks have given up: rank 1 (of 4) made no RankTracker within 1 s")
-    assert seconds < 1
+    assert message.startswith("the other ranks have given up: rank 1 (of 4) made no RankTracker within 4 s")
+    assert seconds < 3
 
 
 @pytest.mark.parametrize(
@@ -214,13 +214,13 @@ def test_a_rank_that_is_gone_is_named_long_before_the_timeout(found, case, messa
         text, cause, seconds = found[rank][case]
         assert text == message
         assert issubclass(cause, Exception) or case == "closed before a meeting"
-        assert seconds < 10
+        assert seconds < 20
 
 
 def test_after_a_failure_every_call_raises_it_again_at_once(found):
     for rank in OTHERS:
         assert found[rank]["again"][:2] == found[rank]["told"][:2]
-        assert found[rank]["again"][2] < 0.5
+        assert found[rank]["again"][2] < 2
 
 
 @pytest.mark.parametrize("case", ["late", "late to come"])
@@ -228,7 +228,7 @@ def test_a_rank_that_does_other_work_is_named_after_the_timeout(found, case):
     for rank in OTHERS:
         message, _, seconds = found[rank][case]
         assert message == f"measuring step 7 failed: {SILENT}"
-        assert seconds < TIMEOUT + GRACE + 3
+        assert seconds < TIMEOUT + GRACE + 10
     assert found[1][case][0] == f"measuring step 7 failed: the other ranks have given up: {message}"
 
 
@@ -237,4 +237,4 @@ def test_the_end_of_the_rank_that_keeps_the_store_is_told(found):
         message, cause, seconds = found[rank]["no store"]
         assert "the process that keeps the job's store, usually rank 0, has ended" in message
         assert issubclass(cause, RuntimeError)
-        assert seconds < 10
+        assert seconds < 20
