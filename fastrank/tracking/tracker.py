@@ -81,7 +81,7 @@ class RankTracker(Keeping):
             each matrix is measured by one of them, and the first keeps and writes the history, logs, and looks at
             alerts; see `fastrank.sharing`. True, or a process group of those who do. Default None: where weights are
             sharded; and of a `DistributedDataParallel` rank 0 measures alone, while the others' trackers do nothing.
-            Weights of the same name and shape are taken for replicas, also where processes have different modules.
+            Weights of the same name are taken for replicas: it is an error if they differ in shape or numbers.
         timeout: seconds to wait for other processes before one that is missing is an error that names it (default 600).
 
     Raises:
