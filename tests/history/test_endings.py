@@ -42,6 +42,7 @@ def end(name):
 
 folder = Path(sys.argv[1])
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which whoever runs the tests in the background ignores
 owner = Owner(make(folder / "parent"))
 record(owner.history, 1, 2, 3)
 children = {}
