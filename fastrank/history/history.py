@@ -128,7 +128,7 @@ class History:
     def known(self) -> list[Block]:
         """The rows on the host that are in no complete part yet, or else the last one. Does not wait."""
         with self._lock:
-            return list(self._pending.blocks or filter(None, [self._pending.previous]))
+            return self._pending.known()
 
     def flush(self, *, claim: bool = True) -> None:
         """Write the rows that are in no part yet, as one part.

@@ -41,6 +41,10 @@ class Pending:
         """The rows of the last step, as a block of one step."""
         return self.blocks[-1].row(-1) if self.blocks else self.previous
 
+    def known(self) -> list[Block]:
+        """The rows, or else the last one before them."""
+        return list(self.blocks) or ([] if self.previous is None else [self.previous])
+
     def take(self, rows: ring.Ring, *, wait: bool) -> bool:
         """Move the rows here that have arrived or, if this is to `wait`, all that the ring has; returns whether there
         were any."""

@@ -10,7 +10,7 @@ is at most n u |W| |W|^T (Rump and Jeannerod, 2014), which is what every bracket
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -36,26 +36,23 @@ def packed_gram(parts: Sequence[Tensor], order: int) -> Tensor:
 
     Subnormal numbers are read as integers where they could matter, as in `gram`.
     """
-    device = parts[0].device if parts else torch.device("cpu")
-    packed = torch.zeros(packed_size(order), dtype=torch.float64, device=device)
-    for part in parts:
-        for columns in torch.split(part, COLUMNS_AT_ONCE, dim=1):
-            _add(packed, columns.double(), order)
+    packed = _added_up(parts, order, torch.Tensor.double)
     elements = sum(part.numel() for part in parts)
-    if device.type == "cpu" and packed_diagonal(packed, order).sum() < 2.0**-108 * elements:
-        packed.zero_()
-        for part in parts:
-            for columns in torch.split(part, COLUMNS_AT_ONCE, dim=1):
-                _add(packed, widened(columns), order)
+    if packed.is_cpu and packed_diagonal(packed, order).sum() < 2.0**-108 * elements:
+        return _added_up(parts, order, widened)
     return packed
 
 
-def _add(packed: Tensor, wide: Tensor, order: int) -> None:
-    at = 0
-    for start, end in strips(order):
-        strip = packed[at : at + (end - start) * end].view(end - start, end)
-        strip.addmm_(wide[start:end], wide[:end].mT)
-        at += strip.numel()
+def _added_up(parts: Sequence[Tensor], order: int, widen: Callable[[Tensor], Tensor]) -> Tensor:
+    packed = torch.zeros(packed_size(order), dtype=torch.float64, device=parts[0].device if parts else "cpu")
+    for part in parts:
+        for columns in torch.split(part, COLUMNS_AT_ONCE, dim=1):
+            wide, at = widen(columns), 0
+            for start, end in strips(order):
+                strip = packed[at : at + (end - start) * end].view(end - start, end)
+                strip.addmm_(wide[start:end], wide[:end].mT)
+                at += strip.numel()
+    return packed
 
 
 def packed_diagonal(packed: Tensor, order: int) -> Tensor:

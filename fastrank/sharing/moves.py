@@ -27,12 +27,10 @@ class _Transfer(NamedTuple):
 
     sent: list[tuple[int, int, int]]
     """In the order in which they are sent: index of the matrix, and first and last element of what is sent of it."""
-    received: list[tuple[int, int]]
-    """In the order in which they come: the rank, and the index of the matrix."""
+    received: list[tuple[int, int, int]]
+    """In the order in which they come: the rank, the index of the matrix, and how many elements come."""
     sizes_sent: list[int]
     sizes_received: list[int]
-    idle: bool
-    """Whether nobody sends anything."""
 
 
 class Arrived(NamedTuple):
@@ -104,15 +102,11 @@ class Moves:
         for i in self._whole[number][dtype]:
             if matrices[i].owner == me:
                 _place(targets[i], self._spans.get((me, i), ()), views(i))
-        if transfer.idle:
-            return
-        came = self._exchange([view for i, _, _ in transfer.sent for view in views(i)], transfer, dtype)
-        at = 0
-        for rank, i in transfer.received:
+        sent = [view for i, _, _ in transfer.sent for view in views(i)]
+        for rank, i, came in self._exchange(sent, transfer, dtype):
             spans = self._spans[rank, i]
-            pieces = torch.split(came[at : at + sum(s.numel for s in spans)], [s.numel for s in spans])
-            _place(targets[i], spans, [x.view(s.shape) for x, s in zip(pieces, spans, strict=True)])
-            at += sum(s.numel for s in spans)
+            pieces = torch.split(came, [span.numel for span in spans])
+            _place(targets[i], spans, [x.view(span.shape) for x, span in zip(pieces, spans, strict=True)])
 
     def _add_up(self, number: int, views: Views) -> dict[int, Gram]:
         """The Grams of this rank's own matrices, each the sum of those of its parts, added in the order of ranks."""
@@ -121,42 +115,35 @@ class Moves:
         packed = {i: packed_gram(_long(matrices[i], views(i)), matrices[i].order) for i in mine}
         transfer = self._to_adders[number]
         came = self._exchange([packed[i][start:end] for i, start, end in transfer.sent], transfer)
-        sums, at, addends = {}, 0, {}
-        for rank, i in transfer.received:
-            start, end = self._slices[me, i]
-            addends[rank, i] = came[at : at + end - start]
-            at += end - start
-        for i in mine:
-            start, end = self._slices[me, i]
-            addends[me, i] = packed[i][start:end]
-            sums[i] = came.new_zeros(end - start)
-        for (_, i), addend in sorted(addends.items(), key=lambda item: item[0]):
+        own = [(me, i, packed[i][slice(*self._slices[me, i])]) for i in mine]
+        sums = {i: torch.zeros_like(x) for _, i, x in own}
+        for _, i, addend in sorted([*came, *own], key=lambda addend: addend[:2]):
             sums[i] += addend  # in the order of ranks: the same bits at every run
-        del packed, addends, came
+        del packed, came, own
         transfer = self._sums_in[number]
         came = self._exchange([sums[i] for i, _, _ in transfer.sent], transfer)
-        owned = [i for i in self._grams[number] if matrices[i].owner == me]
-        whole = {i: came.new_empty(packed_size(matrices[i].order)) for i in owned}
-        for i, target in whole.items():
-            target[slice(*self._slices[me, i])] = sums[i]
-        at = 0
-        for rank, i in transfer.received:
-            start, end = self._slices[rank, i]
-            whole[i][start:end] = came[at : at + end - start]
-            at += end - start
+        owned = [i for i in mine if matrices[i].owner == me]
+        whole = {i: sums[i].new_empty(packed_size(matrices[i].order)) for i in owned}
+        for rank, i, addend in [*came, *((me, i, sums[i]) for i in owned)]:
+            whole[i][slice(*self._slices[rank, i])] = addend
         return {i: unpacked(target, matrices[i].order, max(matrices[i].shape)) for i, target in whole.items()}
 
-    def _exchange(self, sent: Sequence[Tensor], transfer: _Transfer, dtype: str = "float64") -> Tensor:
+    def _exchange(
+        self, sent: Sequence[Tensor], transfer: _Transfer, dtype: str = "float64"
+    ) -> list[tuple[int, int, Tensor]]:
+        """What comes: the rank, the index of the matrix, and the numbers, flat."""
         nothing = torch.empty(0, dtype=getattr(torch, dtype), device=self._device)
         flat = torch.cat([nothing, *(x.reshape(-1) for x in sent)])
-        return self._ranks.exchange(flat, transfer.sizes_sent, transfer.sizes_received)
+        came = self._ranks.exchange(flat, transfer.sizes_sent, transfer.sizes_received)
+        pieces = torch.split(came, [numel for _, _, numel in transfer.received])
+        return [(rank, i, piece) for (rank, i, _), piece in zip(transfer.received, pieces, strict=True)]
 
     def _to_owners(self, indices: Sequence[int], *, grams: bool = False) -> _Transfer:
         """What ranks with a part of each matrix send to its owner: the part, or their slice of the sum of Grams."""
-        matrices = [self._plan.matrices[i] for i in indices]
 
         def sizes() -> Iterator[tuple[int, int, int, int, int]]:
-            for i, matrix in zip(indices, matrices, strict=True):
+            for i in indices:
+                matrix = self._plan.matrices[i]
                 ranges = slices(packed_size(matrix.order), len(matrix.parts)) if grams else []
                 for place, (rank, spans) in enumerate(matrix.parts):
                     start, end = ranges[place] if grams else (0, sum(span.numel for span in spans))
@@ -180,20 +167,19 @@ class Moves:
     def _transfer(self, sizes: Iterator[tuple[int, int, int, int, int]]) -> _Transfer:
         """An exchange of (from rank, to rank, index, first element, end)."""
         me, count = self._ranks.rank, self._ranks.size
-        sent, received, idle = [], [], True
+        sent, received = [], []
         sizes_sent, sizes_received = [0] * count, [0] * count
         for source, to, i, start, end in sizes:
             if source == to:
                 continue
-            idle = False
             if source == me:
                 sent.append((to, i, start, end))
                 sizes_sent[to] += end - start
             if to == me:
-                received.append((source, i))
+                received.append((source, i, end - start))
                 sizes_received[source] += end - start
         sent.sort()
-        return _Transfer([what for _, *what in sent], sorted(received), sizes_sent, sizes_received, idle)  # type: ignore[misc]
+        return _Transfer([what for _, *what in sent], sorted(received), sizes_sent, sizes_received)  # type: ignore[misc]
 
     def _allocated(self, space: dict[str, Tensor]) -> list[dict[int, Tensor]]:
         """Memory for the matrices that this rank assembles, which all rounds share."""

@@ -151,7 +151,8 @@ def _declared(holding: Sequence[Any]) -> Holding:
 
 
 def _everybodys(ranks: Ranks, own: bytes, device: torch.device) -> list[bytes]:
-    """The bytes of all ranks, in their order."""
+    """The bytes of all ranks, in their order. They do not go by the store, as those of `Ranks.meet` do: what ranks say
+    of their matrices is too much for one process to hand to a thousand others."""
     sizes = torch.zeros(ranks.size, dtype=torch.int64, device=device)
     sizes[ranks.rank] = len(own)
     lengths = ranks.sum_(sizes).tolist()

@@ -12,7 +12,6 @@ changes     the gradients of weights, and what a step has made of them
 derived     what functions of the model make, for which it has no parameter
 matrices    weights, their changes and what is derived: `TrackedMatrices`
 source      a matrix with its parameter, as the rest of the library takes it
-pieces      which part of a matrix a process has
 """
 
 from .changes import difference_of
