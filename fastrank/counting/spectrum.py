@@ -30,15 +30,15 @@ def scaled_singular_values(stack: Tensor, g: Gram | None = None, *, accurate: bo
     if accurate or stack.dtype == torch.float64:
         wide = widened(torch.where(g.finite[:, None, None], stack, 0.0))
         sigma = torch.linalg.svdvals(divided(wide, g.scale[:, None, None]))
-    else:
-        sigma = gram_singular_values(g)
-    return torch.where(g.finite[:, None], sigma, torch.nan), g.scale
+        return torch.where(g.finite[:, None], sigma, torch.nan), g.scale
+    return gram_singular_values(g), g.scale
 
 
 def gram_singular_values(g: Gram) -> Tensor:
-    """Singular values `(b, r)`, descending, of the scaled matrices that a Gram matrix was made of."""
+    """Singular values `(b, r)`, descending, of the scaled matrices that a Gram matrix was made of; NaN where not
+    finite."""
     eigenvalues: Tensor = torch.linalg.eigvalsh(g.matrix)
-    return eigenvalues.clamp(min=0).sqrt().flip(-1)
+    return torch.where(g.finite[:, None], eigenvalues.clamp(min=0).sqrt().flip(-1), torch.nan)
 
 
 def top_singular_value(g: Gram) -> Tensor:

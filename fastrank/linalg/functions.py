@@ -10,12 +10,12 @@ from torch import Tensor
 
 from .. import metrics
 from ..arguments import check_count, check_share
-from ..counting import chunk_size, group, is_open, over_matrices, resolve_bounds, singular_values
+from ..counting import chunk_size, gram_singular_values, group, is_open, over_matrices, resolve_bounds, singular_values
 from ..metrics import RankBounds, Tolerance
 from ..reference import gram
 from .arrays import take_matrices, to_kind
 from .lowrank import Search, factor_list, factor_stack
-from .measures import bounds_of_gram, spectral_metric, spectrum_of_gram, top_metric
+from .measures import bounds_of_gram, spectral_metric, top_metric
 from .plans import by_compiled, by_kernels, compiled, planned
 from .sharded import each_way
 from .torch_rank import count_as_torch
@@ -128,7 +128,7 @@ def svdvals(A: Any, *, accurate: bool = False) -> Any:
             sigma.update(zip(g.indices, singular_values(g.stack(data), accurate=accurate), strict=True))
         return [to_kind(sigma[i], matrices.kind) for i in range(len(data))]
 
-    return by_matrix(A) if accurate else each_way(A, by_matrix, lambda g: (spectrum_of_gram(g),))
+    return by_matrix(A) if accurate else each_way(A, by_matrix, lambda g: (gram_singular_values(g),))
 
 
 def effective_rank(A: Any, *, accurate: bool = False) -> Any:

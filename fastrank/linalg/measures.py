@@ -33,11 +33,6 @@ def bounds_of_gram(g: Gram, tolerance: Tolerance) -> RankBounds:
     return inertia_bounds(g, [tolerance], inertia)[0]
 
 
-def spectrum_of_gram(g: Gram) -> Tensor:
-    """Singular values `(b, r)`, descending, of the scaled matrices of a Gram matrix; NaN where not finite."""
-    return torch.where(g.finite[:, None], gram_singular_values(g), torch.nan)
-
-
 def top_metric(A: Any, metric: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Any:
     """`metric` of ||A||_F and sigma_1, both over a scale, and this scale; NaN where a matrix is not finite."""
 
@@ -77,4 +72,4 @@ def spectral_metric(A: Any, metric: Callable[[Tensor, Tensor], Tensor], accurate
 
     if accurate:
         return by_matrix(A)
-    return each_way(A, by_matrix, lambda g: (metric(spectrum_of_gram(g), g.scale),))
+    return each_way(A, by_matrix, lambda g: (metric(gram_singular_values(g), g.scale),))

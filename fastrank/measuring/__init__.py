@@ -13,12 +13,13 @@ compilation         has the kernels compiled in the background, before they are 
 from . import compilation
 from .basis_size import basis_sizes
 from .compiled_measurer import compile_for_cpu
-from .devices import Measurer, by_device, home_of
+from .devices import ANEW, Measurer, by_device, home_of
 from .frozen import SETTLING, Unchanged
 from .row import check_spectrum, check_tolerances, columns, row_of
 from .stack_measurer import measure_grams, measure_stack
 
 __all__ = [
+    "ANEW",
     "SETTLING",
     "Measurer",
     "Unchanged",

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from ..optim import Descent
 
 
+ANEW: Mapping[str, Any] = {"trained": [], "starts": {}, "sketches": None}
+"""The `Measurer.state` after which everything begins anew."""
+
+
 def place_of(matrix: Tensor) -> torch.device:
     """The device on which a matrix is measured. Tests replace this function, because a CPU is but one device."""
     return matrix.device

@@ -140,7 +140,7 @@ def measure_grams(
     if stack is not None:
         sigma, scale = scaled_singular_values(stack, g)
     else:
-        sigma, scale = torch.where(g.finite[:, None], gram_singular_values(g), torch.nan), g.scale
+        sigma, scale = gram_singular_values(g), g.scale
     metrics_ = metrics_of(sigma, spectrum, scale)
     return Measurement(row_of(g.moments, bounds, top, spectrum, metrics_), sigma * scale[:, None], basis)
 

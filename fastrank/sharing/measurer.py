@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..device import capturing
-from ..measuring import Measurer, columns
+from ..measuring import ANEW, Measurer, columns
 from ..metrics import Status, Tolerance
 from ..streams import OwnStream
 from ..weights import Source
@@ -177,7 +177,7 @@ class SharedMeasurer:
     def state(self, sources: Sequence[Source]) -> dict[str, Any]:
         """An empty state of `Measurer`: where to begin the search for sigma_1 is found again after a resume, on
         however many ranks."""
-        return {"trained": [], "starts": {}, "sketches": None}
+        return dict(ANEW)
 
     def load(self, sources: Sequence[Source], state: Mapping[str, Any]) -> None:
         """Go on from any state. Sketches begin anew, on all ranks together, after the next measurement."""

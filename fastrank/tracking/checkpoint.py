@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from ..measuring import ANEW
+
 VERSION = 3
 Shape = tuple[int, int]
 
@@ -87,7 +89,7 @@ def unpack(
     if kept is not None and order != list(range(len(order))):
         for key in ("blocks", "last"):
             kept["history"][key] = [_ordered(block, order) for block in kept["history"][key]]
-        kept["measurer"] = {"trained": [], "starts": {}, "sketches": None}  # it begins anew
+        kept["measurer"] = dict(ANEW)
     return rules, kept
 
 
