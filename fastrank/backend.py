@@ -9,37 +9,9 @@ import sysconfig
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-
-Counting = Literal["eigenvalues", "inertia"]
-
-EIGENVALUES_UP_TO = {"rank": 96, "tracking": 512}
-"""Largest r = min(m, n) for which ranks on a CPU are counted from all eigenvalues of the Gram, where Numba is missing.
-
-Up to this r the eigenvalues cost about as little as what replaces them above it: two LDL^T factorisations for a rank
-alone, and those plus a certified power iteration for tracking. Measured, in ms:
-
-    `rank_bounds` of eight r x r matrices, partly collapsed, on two threads
-        r                                        64      80      100     128
-        eigenvalues                              0.94    1.33    4.2     5.6
-        factorisations                           1.05    1.28    2.0     3.2
-    The same of one matrix, where the calls cost more than the arithmetic
-        eigenvalues                              0.32    0.38    0.52    0.77
-        factorisations                           0.62    0.67    0.86    0.92
-        factorisations, full rank                                0.57    0.75
-    Tracking four matrices, on one thread
-        r                                        64      100     200
-        eigenvalues                              0.36    0.93    4.7
-        factorisations and power iteration       0.58    1.2     4.7
-"""
-
-
-def counting(device: torch.device, r: int, purpose: Literal["rank", "tracking"]) -> Counting:
-    """How PyTorch counts ranks of matrices with smaller side `r`, where no kernels do: by eigenvalues or by inertia."""
-    # cuSOLVER has no LDL^T for batches, and an LU without pivots proves nothing.
-    return "eigenvalues" if device.type != "cpu" or r <= EIGENVALUES_UP_TO[purpose] else "inertia"
 
 
 def kernels_serve(device: torch.device) -> bool:
@@ -128,7 +100,7 @@ def report() -> list[Choice]:
     """The choice for every operation on every kind of device that this machine has."""
     choices = [
         *_counting_on_cpu(),
-        Choice("rank", "cpu", "FP64 svdvals", "where tau is too small for a squared matrix"),
+        Choice("rank", "cpu", "an FP64 SVD and its residual", "where tau is too small for a squared matrix"),
         Choice(
             "svd_lowrank",
             "cpu",
@@ -146,7 +118,7 @@ def report() -> list[Choice]:
         name = torch.cuda.get_device_name()
         failing = why_triton_fails() if installed("triton") else "Triton is not installed"
         by_kernels = not failing
-        serving = "Triton kernels" if by_kernels else "eigvalsh of the FP64 Gram"
+        serving = "Triton kernels" if by_kernels else "LDL^T inertia on the host, by LAPACK and with its residual"
         reason = failing or "a whole network in a few launches"
         tracking = "sketches, and counts of what they leave open" if by_kernels else serving
         choices += [
@@ -165,18 +137,20 @@ def report() -> list[Choice]:
 
 
 def _counting_on_cpu() -> list[Choice]:
-    compiled, limit = "kernels compiled by Numba", EIGENVALUES_UP_TO
     lacking = why_numba_fails()
-    if not lacking:
+    if lacking:
         return [
-            Choice("rank", "cpu", f"{compiled}: LDL^T inertia of the FP64 Gram", "no LAPACK, all shapes in one call"),
-            Choice("tracking", "cpu", f"{compiled}: the same, and Lanczos for sigma_1", "one call a step"),
+            Choice("rank", "cpu", "LDL^T inertia of the FP64 Gram, by LAPACK and with its residual", lacking),
+            Choice("tracking", "cpu", "the same, and power iteration for sigma_1", lacking),
         ]
     return [
-        Choice("rank", "cpu", f"eigvalsh of the FP64 Gram, r <= {limit['rank']}", lacking),
-        Choice("rank", "cpu", f"LDL^T inertia by LAPACK, r > {limit['rank']}", lacking),
-        Choice("tracking", "cpu", f"eigvalsh of the FP64 Gram, r <= {limit['tracking']}", lacking),
-        Choice("tracking", "cpu", f"LDL^T inertia by LAPACK + power iteration, r > {limit['tracking']}", lacking),
+        Choice(
+            "rank",
+            "cpu",
+            "kernels compiled by Numba: LDL^T inertia of the FP64 Gram",
+            "no LAPACK, all shapes in one call",
+        ),
+        Choice("tracking", "cpu", "the same, and Lanczos for sigma_1", "one call a step"),
     ]
 
 

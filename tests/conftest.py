@@ -76,12 +76,10 @@ def holds_values(tensor):
     return plain and tensor.dtype in POISON
 
 
-@pytest.fixture(params=["compiled", "eigenvalues", "inertia"])
+@pytest.fixture(params=["compiled", "pytorch"])
 def counting(request, monkeypatch):
-    """Every way to count on a CPU, whatever the backend would choose for a matrix's size."""
-    if request.param != "compiled":
-        limit = 10**9 if request.param == "eigenvalues" else 0
-        monkeypatch.setattr(backend, "EIGENVALUES_UP_TO", {"rank": limit, "tracking": limit})
+    """Both ways to count on a CPU: the kernels', and that of a machine without Numba."""
+    if request.param == "pytorch":
         monkeypatch.setattr(backend, "compiled_serve", lambda device: False)
     elif reason := backend.why_numba_fails():
         pytest.skip(reason)

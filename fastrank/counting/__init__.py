@@ -10,15 +10,15 @@ from .bounds import (
     TRACE,
     Affine,
     Shifts,
-    eigenvalue_bounds,
-    eigenvalue_error,
+    counted,
     inertia_bounds,
     is_open,
     resolve_bounds,
     shifts_around,
+    top_error,
 )
 from .compiled import CompiledBatch
-from .growth import Assumed, Number, pivoted, recounted, unpivoted
+from .growth import Assumed, Number, recounted, residual, unpivoted
 from .packing import packed
 from .ragged import BUDGET, Chunk, GroupGrams, RaggedBatch, ShiftPair, signature
 from .spectrum import gram_singular_values, scaled_singular_values, singular_values, top_singular_value
@@ -40,21 +40,21 @@ __all__ = [
     "ShiftPair",
     "Shifts",
     "chunk_size",
-    "eigenvalue_bounds",
-    "eigenvalue_error",
+    "counted",
     "gram_singular_values",
     "group",
     "inertia_bounds",
     "is_open",
     "over_matrices",
     "packed",
-    "pivoted",
     "recounted",
+    "residual",
     "resolve_bounds",
     "scaled_singular_values",
     "shifts_around",
     "signature",
     "singular_values",
+    "top_error",
     "top_singular_value",
     "unpivoted",
     "workspace_of_thread",

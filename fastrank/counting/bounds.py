@@ -17,9 +17,19 @@ from torch import Tensor
 
 from ..device import one_thread
 from ..metrics import RankBounds, Status, Tolerance
-from ..reference import SPARE, UNIT, Gram, Moments, divided, normalized, widened
+from ..reference import (
+    SPARE,
+    UNIT,
+    Gram,
+    Moments,
+    divided,
+    normalized,
+    product_residual,
+    residual_norm,
+    widened,
+)
 from .batch import over_matrices
-from .growth import Assumed, Number, pivoted
+from .growth import Assumed, Number, residual
 
 LARGEST_TAU = 1e100
 """No singular value in the scale of a Gram matrix comes near this, and the factors of delta do not make its square
@@ -113,11 +123,17 @@ def inertia_bounds(
     inertia: Inertia,
     top: tuple[Tensor, Tensor] | None = None,
 ) -> list[RankBounds]:
-    """Bounds for each tolerance by the law of inertia, on a CPU: one Gram matrix for all, two factorisations for each.
+    """Bounds for each tolerance by the law of inertia, in PyTorch: one Gram matrix for all, two factorisations each.
 
     inertia: a function like `fastrank.reference.inertia`.
     top: lower and upper bound `(b,)` of lambda_1, needed for tolerances relative to sigma_1.
     """
+    of = residual(gram.matrix.shape[-1])
+    return counted(gram, [shifts(gram.moments, t, of, top) for t in tolerances], inertia)
+
+
+def counted(gram: Gram, shifts: Sequence[Shifts], inertia: Inertia) -> list[RankBounds]:
+    """Bounds from counts above some pairs of shifts, see `inertia_bounds`."""
     diagonal = gram.matrix.diagonal(dim1=-2, dim2=-1)
     shifted = gram.matrix.clone()  # one for all shifts: only its diagonal changes
 
@@ -128,8 +144,7 @@ def inertia_bounds(
         return inertia(shifted)
 
     answers = []
-    for tolerance in tolerances:
-        s = shifts(gram.moments, tolerance, pivoted(gram.moments.order), top)
+    for s in shifts:
         lower = count(s.lower)
         full = bool((lower[0] == gram.matrix.shape[-1]).all())  # then no rank can be larger
         limits = s.limit.at(gram.trace)[:, None]
@@ -152,53 +167,58 @@ def judge(moments: Moments, limits: Tensor, upper: tuple[Tensor, Tensor], lower:
 
 
 def tau_error(moments: Moments, tolerance: Tolerance) -> Affine:
-    """Error of a computed tau^2: value^2 times the error of the trace, or of lambda_1 and its Rayleigh quotient."""
+    """Error of a computed tau^2: value^2 times four times that of the trace, or of lambda_1."""
     if tolerance.relative_to == "absolute":
         return TRACE * 0.0
-    return TRACE * (factor(tolerance) ** 2 * 4 * _eigenvalue_terms(moments))
+    return top_error(moments) * (4 * factor(tolerance) ** 2)
 
 
-def eigenvalue_bounds(gram: Gram, eigenvalues: Tensor, tolerance: Tolerance) -> RankBounds:
-    """Bounds from all eigenvalues `(b, r)`, ascending: their counts above tau^2 + delta and above tau^2 - delta, where
-    delta covers the errors of the eigenvalues and of tau^2."""
-    moments = gram.moments
-    delta = eigenvalue_error(moments)
-    top = eigenvalues[:, -1] if eigenvalues.shape[-1] else gram.trace
-    low, high = tau_squared(moments, tolerance, ((top - delta).clamp(min=0), top + delta))
-    delta = delta + tau_error(moments, tolerance).at(gram.trace)
-    lower = (eigenvalues > (high.at(gram.trace) + delta)[:, None]).sum(-1)
-    upper = (eigenvalues > (low.at(gram.trace) - delta)[:, None]).sum(-1)
-    return _answer(moments, None, lower, upper)
-
-
-def eigenvalue_error(moments: Moments) -> Tensor:
-    """Bound `(b,)` on the error of each computed eigenvalue: rounding of the Gram's sums and of the solver."""
-    return _eigenvalue_terms(moments) * moments.trace
-
-
-def _eigenvalue_terms(moments: Moments) -> Number:
-    return UNIT * (moments.inner + 8.0 * (moments.order + 10.0))
+def top_error(moments: Moments) -> Affine:
+    """More than the error of the trace, (n + r + 1) u ||W||_F^2, and of what `fastrank.reference.power` says of
+    lambda_1: (n + 1) u ||W||_F^2 by the Gram, and (4 r + 64) u ||W||_F^2 by its Rayleigh quotient."""
+    return TRACE * (UNIT * (moments.inner + 8.0 * (moments.order + 10.0)))
 
 
 def singular_value_bounds(stack: Tensor, tolerance: Tolerance) -> RankBounds:
-    """Bounds from FP64 singular values of finite matrices `(b, m, n)`: the slow path, for any tau."""
+    """Bounds from an FP64 singular value decomposition of finite matrices `(b, m, n)`: the slow path, for any tau."""
     wide, scale = normalized(widened(stack))
-    m, n = stack.shape[-2:]
-    sigma = torch.linalg.svdvals(wide)
-    delta = UNIT * 8 * (max(m, n) + 10) * sigma[:, 0]
-    # tau inherits the errors of the singular values: of the first one, or of all in the root of a sum of squares.
+    low, high = singular_value_interval(wide)
     if tolerance.relative_to == "absolute":
-        tau = absolute_tau(tolerance, scale)
+        least = most = absolute_tau(tolerance, scale)
     elif tolerance.relative_to == "frobenius":
-        tau = factor(tolerance) * torch.linalg.vector_norm(sigma, dim=-1)
-        delta = delta * (1 + factor(tolerance) * min(m, n) ** 0.5)
+        # Squares are added up row by row, so that none goes through more than m + n additions.
+        norm = wide.square().sum(-1).sum(-1).sqrt() * factor(tolerance)
+        wrong = UNIT * (sum(stack.shape[-2:]) + 8.0)
+        least, most = norm * (1 - wrong), norm * (1 + wrong)
     else:
-        tau = factor(tolerance) * sigma[:, 0]
-        delta = delta * (1 + factor(tolerance))
-    lower = (sigma > (tau + delta)[:, None]).sum(-1)
-    upper = (sigma > (tau - delta)[:, None]).sum(-1)
+        least, most = (sigma[:, 0] * factor(tolerance) for sigma in (low * (1 - 4 * UNIT), high * (1 + 4 * UNIT)))
+    lower = (low > most[:, None]).sum(-1)
+    upper = (high > least[:, None]).sum(-1)
     status = torch.full_like(lower, Status.FALLBACK, dtype=torch.int8)
     return RankBounds(lower, upper, status)
+
+
+def singular_value_interval(wide: Tensor) -> tuple[Tensor, Tensor]:
+    """Proven lower and upper bounds `(b, r)` of the singular values, descending, of finite FP64 matrices `(b, m, n)`
+    whose elements are near 1, as `normalized` makes them.
+
+    With A = U S V^T + R as computed, alpha = ||U^T U - I|| and beta = ||V^T V - I||,
+
+        s_i sqrt((1 - alpha) (1 - beta)) - ||R||  <=  sigma_i(A)  <=  s_i sqrt((1 + alpha) (1 + beta)) + ||R||
+
+    by Ostrowski and Weyl (Rump 2011, Verified bounds for singular values). All three norms are bounded as
+    `product_residual` does it. Where they are not small, or not finite, the bounds are 0 and infinite.
+    """
+    u, s, vh = torch.linalg.svd(wide, full_matrices=False)
+    eye = torch.eye(s.shape[-1], dtype=wide.dtype, device=wide.device).expand(len(s), -1, -1)
+    alpha, beta = product_residual(eye, u.mT, u), product_residual(eye, vh, vh.mT)
+    residual = residual_norm(wide, u, s, vh)
+    off = (alpha + beta + alpha * beta)[:, None]  # bounds 1 - sqrt((1 - alpha) (1 - beta)), and the same from above
+    s = s.clamp(min=0).sort(dim=-1, descending=True).values
+    low = (s * (1 - off) - residual[:, None]) * (1 - 8 * UNIT)
+    high = (s * (1 + off) + residual[:, None]) * (1 + 8 * UNIT)
+    known = off + residual[:, None] < 0.5
+    return torch.where(known, low.clamp(min=0), 0.0), torch.where(known, high, torch.inf)
 
 
 def is_open(bounds: RankBounds) -> Tensor:

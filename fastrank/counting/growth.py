@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..reference import unpivoted_terms
+from ..reference import residual_terms, unpivoted_terms
 
 Number = float | Tensor
 
@@ -39,9 +39,10 @@ class Assumed(NamedTuple):
     """Most operations that an element of A itself goes through."""
 
 
-def pivoted(order: Number) -> Assumed:
-    """Of LAPACK's Bunch-Kaufman factors of matrices of this order. Growth seen in practice is about 1."""
-    return Assumed(order + 64.0, 8.0, WIDENING, order + 64.0)
+def residual(order: float) -> Assumed:
+    """Of factors of which the residual is known: their growth is in the units of `reference.inertia`, and 1 to 4 in
+    practice. An element of A itself goes through the subtraction of the shift."""
+    return Assumed(residual_terms(order), 8.0, WIDENING, 4.0)
 
 
 SUM = 16

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import backend
 from ..counting import (
-    eigenvalue_bounds,
     gram_singular_values,
     inertia_bounds,
     over_matrices,
@@ -18,7 +16,7 @@ from ..counting import (
     top_singular_value,
 )
 from ..metrics import RankBounds, Tolerance
-from ..reference import Gram, gram, inertia
+from ..reference import TIGHT, Gram, gram, inertia, top_interval
 from .arrays import take_matrices
 from .plans import by_compiled, compiled
 from .sharded import each_way
@@ -26,11 +24,8 @@ from .sharded import each_way
 
 def bounds_of_gram(g: Gram, tolerance: Tolerance) -> RankBounds:
     """Proven bounds of the ranks `(b,)` of the matrices of which Gram matrices were made, as PyTorch counts them."""
-    # A tolerance relative to sigma_1 needs sigma_1 first, which comes with all eigenvalues.
-    spectral = tolerance.relative_to == "spectral"
-    if spectral or backend.counting(g.matrix.device, g.matrix.shape[-1], "rank") == "eigenvalues":
-        return eigenvalue_bounds(g, torch.linalg.eigvalsh(g.matrix), tolerance)
-    return inertia_bounds(g, [tolerance], inertia)[0]
+    top = top_interval(g.matrix, TIGHT) if tolerance.relative_to == "spectral" and g.matrix.shape[-1] else None
+    return inertia_bounds(g, [tolerance], inertia, top)[0]
 
 
 def top_metric(A: Any, metric: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Any:

@@ -22,17 +22,21 @@ from ..counting import (
     LARGEST_TAU,
     TRACE,
     Affine,
+    Assumed,
     Chunk,
     GroupGrams,
     Number,
     ShiftPair,
-    eigenvalue_error,
+    Shifts,
+    counted,
     over_matrices,
+    residual,
     shifts_around,
+    top_error,
     unpivoted,
 )
 from ..metrics import Status
-from ..reference import Moments, divided, gram, normalized, top_interval, widened
+from ..reference import Gram, Moments, divided, gram, inertia, normalized, top_interval, widened
 from .arrays import Matrices, as_threshold
 from .plans import by_compiled, by_kernels, compiled, planned
 
@@ -70,20 +74,28 @@ def count_as_torch(matrices: Matrices, atol: Any, rtol: Any) -> Tensor:
 
 
 def _count(stack: Tensor, atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Count a stack `(b, r, n)` from all eigenvalues of its Gram matrices. `atol`, `rtol`: `(b,)`, NaN if not given.
+    """Count a stack `(b, r, n)` by the inertia of its Gram matrices. `atol`, `rtol`: `(b,)`, NaN if not given.
 
     Returns, `(b,)` each: the rank, whether rounding in A's dtype could change it, and whether the matrix is finite.
     """
     g = gram(stack)
     if stack.shape[-2] == 0:
         return torch.zeros_like(g.finite, dtype=torch.int64), ~g.finite, g.finite
-    eigenvalues = torch.linalg.eigvalsh(g.matrix)
-    delta = eigenvalue_error(g.moments)
-    top = (eigenvalues[:, -1] - delta).clamp(min=0), eigenvalues[:, -1] + delta
-    low, high = _thresholds(*top, g.scale, stack.shape[-1], *_limits(stack.dtype), atol, rtol)
-    lower = (eigenvalues - delta[:, None] > high.square()[:, None]).sum(-1)
-    upper = ((eigenvalues + delta[:, None]).clamp(min=0).sqrt() > low[:, None]).sum(-1)
-    return lower, lower != upper, g.finite
+    taus = _thresholds(*_top(g), g.scale, stack.shape[-1], *_limits(stack.dtype), atol, rtol)
+    bounds = counted(g, [_around(g.moments, *taus, residual(stack.shape[-2]))], inertia)[0]
+    return bounds.lower, (bounds.lower != bounds.upper) | (bounds.status == Status.FALLBACK), g.finite
+
+
+def _top(g: Gram) -> tuple[Tensor, Tensor]:
+    """Proven lower and upper bound `(b,)` of lambda_1."""
+    (low, high), error = top_interval(g.matrix), top_error(g.moments).at(g.trace)
+    return (low - error).clamp(min=0), high + error
+
+
+def _around(moments: Moments, low: Tensor, high: Tensor, of: Assumed) -> Shifts:
+    """Where to count for a tau between `low` and `high`, which allow for more than the rounding of sigma_1."""
+    least, most = (Affine(0.0, tau.clamp(0.0, LARGEST_TAU).square()) for tau in (low, high))
+    return shifts_around(moments, least, most, TRACE * 0.0, of)
 
 
 def _count_by_kernels(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -94,16 +106,12 @@ def _count_by_kernels(matrices: Matrices, atol: Tensor, rtol: Tensor) -> tuple[T
         between = []
         for group, _, g in grams:
             chosen = list(group.indices)
-            top = top_interval(g.matrix)
             limits = _limits(matrices.data[chosen[0]].dtype)
-            between.append(_thresholds(*top, g.scale, group.columns, *limits, atol[chosen], rtol[chosen]))
-        low, high = (torch.cat(x).clamp(0.0, LARGEST_TAU).square() for x in zip(*between, strict=True))
-        around = Affine(0.0, low), Affine(0.0, high)
-        shifts = shifts_around(moments, *around, TRACE * 0.0, unpivoted(chunk.order))
-        return [ShiftPair.of(shifts, moments.trace)]
+            between.append(_thresholds(*_top(g), g.scale, group.columns, *limits, atol[chosen], rtol[chosen]))
+        low, high = (torch.cat(x) for x in zip(*between, strict=True))
+        return [ShiftPair.of(_around(moments, low, high, unpivoted(chunk.order)), moments.trace)]
 
-    counted = list(batch.count(wanted))
-    bounds = batch.in_order([c.bounds[0] for c in counted])
+    bounds = batch.in_order([chunk.bounds[0] for chunk in batch.count(wanted)])
     undecided = (bounds.lower != bounds.upper) | (bounds.status == Status.FALLBACK)
     return bounds.lower, undecided, bounds.status != Status.NONFINITE
 

@@ -12,10 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import backend
 from ..counting import (
     Group,
-    eigenvalue_bounds,
     gram_singular_values,
     group,
     inertia_bounds,
@@ -31,6 +29,9 @@ from .row import columns, metrics_of, row_of
 WarmStarts = dict[Group, Tensor | None]
 """For each group of matrices, the basis `(b, r, k)` FP64, orthonormal, from which the next power iteration starts; None
 where no power iteration is used."""
+
+EXACT_UP_TO = 128
+"""Largest r for which sigma_1 comes from all eigenvectors at each step on a CPU, and is exact to rounding."""
 
 
 class StackMeasurer:
@@ -99,11 +100,11 @@ def measure_stack(
 ) -> Measurement:
     """Measure a stack of matrices.
 
-    The ranks and sigma_1 come from all eigenvalues of the Gram, or from its inertia and a power iteration: as
-    `backend.counting` says. On a CPU, the singular values decide a rank that this leaves open.
+    The ranks come from the inertia of the Gram, and sigma_1 from a power iteration. On a CPU, the singular values
+    decide a rank that this leaves open.
 
     Args:
-        stack: `(b, r, n)`, r <= n, of any floating dtype. On CUDA the host waits for PyTorch's eigensolver.
+        stack: `(b, r, n)`, r <= n, of any floating dtype. On CUDA the host waits, and factors the Grams itself.
         tolerances: at least one.
         spectrum: the metrics of the whole spectrum that have columns.
         due: compute those metrics this time; their columns are NaN otherwise.
@@ -125,14 +126,13 @@ def measure_grams(
     stack: the matrices. None: they are not here, so that open ranks stay open; they are not FP64.
     """
     r, device = g.matrix.shape[-1], g.matrix.device
-    if r == 0 or backend.counting(device, r, "tracking") == "eigenvalues":
-        eigenvalues = torch.linalg.eigvalsh(g.matrix.mT)  # symmetric, and in the order that LAPACK wants to have it
-        bounds = [eigenvalue_bounds(g, eigenvalues, t) for t in tolerances]
-        top = eigenvalues[:, -1].clamp(min=0).sqrt() if r else g.trace
+    if r == 0:
+        top, interval = g.trace, (g.trace, g.trace)
     else:
         found = top_of(g, basis)
-        bounds = inertia_bounds(g, tolerances, inertia, interval_of(found, g.trace))
+        interval = interval_of(found, g.trace)
         top, basis = torch.where(found.certified, found.value.sqrt(), torch.nan), found.basis
+    bounds = inertia_bounds(g, tolerances, inertia, interval)
     if stack is not None and device.type == "cpu":
         bounds = [resolve_bounds(x, stack, t) for x, t in zip(bounds, tolerances, strict=True)]
     if not due:
@@ -146,8 +146,10 @@ def measure_grams(
 
 
 def top_of(g: Gram, basis: Tensor | None) -> TopEigenvalue:
-    """lambda_1 of each Gram by a power iteration, warm-started from `basis`; by all eigenvalues if that is None."""
-    top = exact_start(g.matrix) if basis is None else power_iteration(g.matrix, basis)
+    """lambda_1 of each Gram by a power iteration, warm-started from `basis`; by all eigenvectors if that is None, or the
+    Grams are small."""
+    small = g.matrix.device.type == "cpu" and g.matrix.shape[-1] <= EXACT_UP_TO
+    top = exact_start(g.matrix) if basis is None or small else power_iteration(g.matrix, basis)
     if g.matrix.device.type == "cpu" and not top.certified.all():
         # The basis has lost the top of the spectrum (the weights jumped): look again, from scratch.
         lost = ~top.certified

@@ -3,11 +3,12 @@
 from . import noise, sketch
 from .again import MARGIN, MOST, SPARE, again, unpivoted_terms
 from .grams import Gram, Moments, divided, gram, normalized, power_of_two, widened
-from .ldl import inertia, unpivoted_inertia
+from .ldl import inertia, residual_terms, unpivoted_inertia
 from .lowrank import gaussian, randomized_svd, residual_norm
 from .narrow_svd import NEAR, RANGE, full_precision, narrow_residual_norm, narrow_svd
 from .packed import packed_gram, packed_size, unpacked
-from .power import COLUMNS, SLACK, UNIT, TopEigenvalue, exact_start, kato_bound, power_iteration, top_interval
+from .power import COLUMNS, SLACK, TIGHT, TopEigenvalue, exact_start, kato_bound, power_iteration, top_interval
+from .residual import UNIT, product_residual
 from .sgd import stacked_sgd_
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "RANGE",
     "SLACK",
     "SPARE",
+    "TIGHT",
     "UNIT",
     "Gram",
     "Moments",
@@ -38,8 +40,10 @@ __all__ = [
     "packed_size",
     "power_iteration",
     "power_of_two",
+    "product_residual",
     "randomized_svd",
     "residual_norm",
+    "residual_terms",
     "sketch",
     "stacked_sgd_",
     "top_interval",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .grams import Moments
-from .power import UNIT
+from .residual import UNIT
 
 MARGIN = 4.0
 """How much more than what was measured the factors of a second count may grow."""

@@ -3,56 +3,109 @@
 By Sylvester's law A = L D L^T has as many positive eigenvalues as D, so one factorisation (r^3/3 flops) counts the
 eigenvalues of G above tau^2 when it is given A = G - tau^2 I.
 
-The computed factors are exact for a matrix A + E with ||E||_2 <= (r + 64) u (||A||_F + growth), where
-growth = sum_j |D|_j ||L_j||^2 bounds || |L| |D| |L^T| ||_2 (Higham, Accuracy and Stability of Numerical Algorithms,
-theorems 9.3 and 11.3; p(n) there is linear). Growth is measured from the factors, never assumed.
+The computed factors are exact for a matrix A + E. Nothing is assumed of how LAPACK makes them: the residual bounds E,
+
+    ||E||_2 <= ||A - X L^T||_F + 3 u growth,      X = L D as computed,      growth = sum_j |D|_j ||L_j||^2
+
+and is said in the units of growth that kernels' factors have, `terms` u (`fastrank.counting.growth.residual`). The
+product costs 2 r^3 flops more. growth bounds || |L| |D| |L^T| ||_2, by the triangle inequality.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .power import UNIT
+from .residual import UNIT, product_residual
 
 BLOCK = 32
 """Columns that `unpivoted_inertia` eliminates one by one."""
 
 
+def residual_terms(order: float) -> float:
+    """In units of this many u the error of a factorisation is said, as growth that would allow for it."""
+    return order + 64.0
+
+
 def inertia(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Number of positive eigenvalues, and growth, of symmetric FP64 `matrices` `(b, r, r)`; reads the lower triangles.
+    """Number of positive eigenvalues of symmetric FP64 `matrices` `(b, r, r)`, and growth that allows for the error.
+
+    LAPACK's Bunch-Kaufman factors are used, on the host: those of matrices on another device are copied there.
 
     Returns:
-        count `(b,)` int64 and growth `(b,)` FP64; growth is infinite where the factors cannot be trusted at all.
+        count `(b,)` int64; growth `(b,)` FP64: the count is that of A + E for some ||E||_2 <= `residual_terms` u
+        growth. It is infinite where the factors cannot be trusted at all.
     """
-    factors, pivots, _ = torch.linalg.ldl_factor_ex(matrices)
-    return count_ldl_(factors, pivots)
+    factors, pivots, _ = torch.linalg.ldl_factor_ex(matrices.cpu())
+    lower, diagonal, coupling = unpacked_ldl(factors, pivots)
+    count, growth = count_ldl(lower, diagonal, coupling)
+    scaled = lower * diagonal[:, None, :]
+    scaled[..., :-1] += lower[..., 1:] * coupling[:, None, :]
+    scaled[..., 1:] += lower[..., :-1] * coupling[:, None, :]
+    error = product_residual(matrices.cpu(), scaled, lower.mT) + 3 * UNIT * growth
+    error = error / (UNIT * residual_terms(float(matrices.shape[-1]))) * (1 + 8 * UNIT)
+    return count.to(matrices.device), error.nan_to_num(torch.inf, torch.inf).to(matrices.device)
 
 
-def count_ldl_(factors: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor]:
-    """The same from LAPACK's Bunch-Kaufman factors, which are zero above the diagonal and are overwritten.
+def unpacked_ldl(factors: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """P L `(b, r, r)` of A = (P L) D (P L)^T, D's diagonal `(b, r)`, and what is beside it `(b, r - 1)`, of LAPACK's.
 
-    D has 1 x 1 and 2 x 2 blocks, the latter marked by negative pivots. Bunch-Kaufman takes a 2 x 2 block only where its
-    determinant is negative: one positive, one negative eigenvalue.
+    Step j swaps two rows of what is left, and LAPACK leaves the columns of L before it alone. So column j of P L has
+    its elements where all swaps up to j, in reverse, put them. D has 2 x 2 blocks where pivots are negative, and the
+    element beside their diagonal stands where L's subdiagonal would.
     """
+    b, r = pivots.shape
     d = factors.diagonal(dim1=-2, dim2=-1).clone()
-    below = factors.diagonal(-1, -2, -1)
-    factors.diagonal(dim1=-2, dim2=-1).zero_()
     paired = pivots < 0
-    if factors.shape[-1] < 2 or not paired.any():
-        return _answer((d > 0).sum(-1), (d.abs() * (_squares(factors) + 1)).sum(-1))
     first = paired & (paired.cumsum(-1) % 2 == 1)
-    second = paired & ~first
-    # The coupling of a 2 x 2 block stands where L's subdiagonal would: it belongs to D.
-    coupling = torch.where(first[..., :-1], below, 0.0)
-    below.masked_fill_(first[..., :-1], 0.0)
-    size = d.abs()
-    size[..., :-1] += coupling.abs()
-    size[..., 1:] += coupling.abs()
-    indefinite = d[..., :-1] * d[..., 1:] < coupling.square()
-    trusted = (indefinite | ~first[..., :-1]).all(-1)
-    growth = torch.where(trusted, (size * (_squares(factors) + 1)).sum(-1), torch.inf)
-    return _answer(((d > 0) & ~paired).sum(-1) + second.sum(-1), growth)
+    coupling = torch.where(first[..., :-1], factors.diagonal(-1, -2, -1), 0.0)
+    unit = factors.tril(-1)
+    unit.diagonal(-1, -2, -1).masked_fill_(first[..., :-1], 0.0)
+    unit.diagonal(dim1=-2, dim2=-1).fill_(1.0)
+    places = _places(pivots.numpy(), first.numpy(), (paired & ~first).numpy())
+    if places is None:
+        return unit, d, coupling
+    columns = np.zeros((b, r, r))
+    np.put_along_axis(columns, places, unit.mT.numpy(), axis=-1)
+    return torch.from_numpy(columns).mT, d, coupling
+
+
+def _places(pivots: NDArray[np.int32], first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.int64] | None:
+    """Where the elements of each column are to be, `(b, r, r)`, a row for a column; None where nothing is swapped. A
+    pair of columns swaps its second row, at the first of them."""
+    b, r = pivots.shape
+    every, own = np.arange(b), np.arange(r)
+    rows = own + first
+    others = np.where(second, rows, np.abs(pivots) - 1)
+    if (rows == others).all():
+        return None
+    places = np.empty((b, r, r), np.int64)
+    now = np.tile(own, (b, 1))
+    for j in range(r):
+        one, other = rows[:, j], others[:, j]
+        now[every, one], now[every, other] = now[every, other], now[every, one]
+        places[:, j] = now
+    return places
+
+
+def count_ldl(lower: Tensor, diagonal: Tensor, coupling: Tensor) -> tuple[Tensor, Tensor]:
+    """Number of positive eigenvalues `(b,)` of D, and growth, of factors as `unpacked_ldl` gives them.
+
+    Bunch-Kaufman takes a 2 x 2 block only where its determinant is negative, by far more than rounding: then it has
+    one positive and one negative eigenvalue. Where a block is not so, growth is infinite.
+    """
+    squares, beside = lower.square().sum(-2), coupling.abs()
+    size = diagonal.abs()
+    size[..., :-1] += beside
+    size[..., 1:] += beside
+    first = torch.nn.functional.pad(coupling != 0, (0, 1))
+    second = torch.nn.functional.pad(coupling != 0, (1, 0))
+    indefinite = diagonal[..., :-1] * diagonal[..., 1:] < 0.9 * coupling.square()
+    trusted = (indefinite | (coupling == 0)).all(-1)
+    count = ((diagonal > 0) & ~first & ~second).sum(-1) + second.sum(-1)
+    return _answer(count, torch.where(trusted, (size * squares).sum(-1), torch.inf))
 
 
 def unpivoted_inertia(matrices: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .residual import UNIT, frobenius, product_residual
+
 KEPT = 2**15
 """Most numbers of a draw that is kept for the next call; 256 draws are kept, in FP32 at most 32 MiB."""
 
@@ -55,14 +57,11 @@ def randomized_svd(stack: Tensor, omega: Tensor, k: int, power_iters: int) -> tu
 def residual_norm(stack: Tensor, u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
     """Proven upper bound `(b,)` of `||A - U diag(S) Vh||_F`, and so of its spectral norm, for the factors as given.
 
-    The residual is computed in FP64. What is added covers its rounding: (k + 4) u for the sum of products in each
-    element, whose size is bounded by |U| diag(S) |Vh|, and m n additions in the norm. No square may leave the range of
-    FP64, which `fastrank.reference.grams.normalized` ensures.
+    The residual is computed in FP64, see `product_residual`; U diag(S) is rounded once more. No square may leave the
+    range of FP64, which `fastrank.reference.grams.normalized` ensures.
     """
     u, s, vh = u.double(), s.double(), vh.double()
     scaled = u * s[..., None, :]
-    residual = torch.linalg.matrix_norm(stack - scaled @ vh)
-    size = torch.linalg.matrix_norm(stack) + torch.linalg.matrix_norm(scaled) * torch.linalg.matrix_norm(vh)
-    unit = 2.0**-53
-    bound: Tensor = residual * (1 + unit * (stack.shape[-2] * stack.shape[-1] + 8)) + unit * (s.shape[-1] + 4) * size
-    return bound
+    rounded = frobenius(scaled) * frobenius(vh) * (2 * UNIT)
+    residual = product_residual(stack, scaled, vh)
+    return torch.where(residual == 0, 0.0, residual + rounded)

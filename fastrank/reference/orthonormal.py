@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .power import UNIT
+from .residual import UNIT
 from .sketch import DEAD, factor
 
 

@@ -1,11 +1,16 @@
 """Power: the largest eigenvalue of a Gram by warm-started block power iteration, with a proof.
 
-    Y = G V;  V = orth(Y);  H = V^T G V;  theta = lambda_max(H)  <=  lambda_max(G)
-    theta (1 + SLACK) I - G  has a Cholesky factor   =>   lambda_max(G) < theta (1 + SLACK)
+    Y = G V;  V = orth(Y);  x = V s, where s is the first eigenvector of V^T G V;  theta = x^T G x / x^T x <= lambda_1
+    theta (1 + SLACK / 2) I - G = L L^T + R  with  ||R|| <= theta SLACK / 2     =>   lambda_1 <= theta (1 + SLACK)
 
 A basis V (b, r, k) carried from step to step is nearly right already, because one optimizer step moves W little: then
 one or two iterations are enough (Halko, Martinsson & Tropp 2011, algorithm 4.4, with last step's basis for the sketch).
-The Cholesky factorisation is the proof, by the law of inertia again. Cost: (iterations + 1) * 2 k r^2 + r^3/3 flops.
+L L^T has no negative eigenvalue, whatever L is, and R is bounded by `product_residual`: so nothing is assumed of the
+Cholesky factorisation, nor of the eigensolver. Cost: (iterations + 1) * 2 k r^2 + (2 + 1/3) r^3 flops.
+
+theta is computed with an error of at most (4 r + 64) u tr G: a product with G and three sums of r numbers, of which
+|x|^T |G| |x| <= tr G for |x| = 1, as G is positive semidefinite. Whoever needs a bound of lambda_1 allows for that, and
+for the rounding of G itself (`fastrank.counting.bounds.tau_error`).
 """
 
 from __future__ import annotations
@@ -16,61 +21,72 @@ import torch
 from torch import Tensor
 
 from .lowrank import gaussian
+from .residual import UNIT, product_residual
 
-UNIT = 2.0**-53
-"""Unit roundoff u of FP64."""
 SLACK = 1e-5
 """Relative width of the certified interval of lambda_1: sigma_1 is known to 5e-6."""
+TIGHT = 1e-9
+"""The same, from an eigenvector that is nearly exact: for a tolerance that is relative to sigma_1."""
 COLUMNS = 8
 """Columns of the basis. The error falls by (lambda_9 / lambda_1)^2 an iteration."""
+SQUARINGS = 22
+"""Of V^T G V, on CUDA, where the host would have to wait for an eigensolver."""
 
 
 class TopEigenvalue(NamedTuple):
     """What is known of the largest eigenvalue lambda_1 of each matrix."""
 
     value: Tensor
-    """(b,) lower bound of lambda_1: a Rayleigh quotient."""
+    """(b,) lower bound of lambda_1 but for rounding: a Rayleigh quotient."""
     certified: Tensor
-    """(b,) bool: lambda_1 < value * (1 + SLACK) is proven."""
+    """(b,) bool: lambda_1 <= value * (1 + SLACK) is proven."""
     basis: Tensor
     """(b, r, k) orthonormal: the warm start of the next step."""
 
 
-def power_iteration(matrices: Tensor, basis: Tensor, iterations: int = 2) -> TopEigenvalue:
+def power_iteration(matrices: Tensor, basis: Tensor, iterations: int = 2, slack: float = SLACK) -> TopEigenvalue:
     """Largest eigenvalue of positive semidefinite FP64 `matrices` `(b, r, r)`; warm start: `basis` `(b, r, k)`."""
     for _ in range(iterations):
         basis = torch.linalg.qr(matrices @ basis).Q
     small = basis.mT @ (matrices @ basis)
-    value = (largest_by_squaring if small.is_cuda else _largest)(small).clamp(min=0)
+    vector = basis @ (top_by_squaring if small.is_cuda else _top)(small)[..., None]
+    product = matrices @ vector
+    length = vector.square().sum((-2, -1))
+    value = torch.where(length > 0, (vector * product).sum((-2, -1)) / length, 0.0).clamp(min=0)
     # A zero matrix has lambda_1 = 0 exactly; the shift of 1 only gives Cholesky something to factor.
     zero = matrices.diagonal(dim1=-2, dim2=-1).amax(-1) == 0
-    shifted = torch.diag_embed(torch.where(zero, 1.0, value * (1 + SLACK))[:, None].expand(matrices.shape[:-1]))
-    info = torch.linalg.cholesky_ex(shifted - matrices).info
+    shift = torch.where(zero, 1.0, value * (1 + slack / 2))
+    shifted = torch.diag_embed(shift[:, None].expand(matrices.shape[:-1])) - matrices
+    factors = torch.linalg.cholesky_ex(shifted).L
+    # The shift is rounded once more where it is subtracted.
+    error = product_residual(shifted, factors, factors.mT) + 2 * UNIT * shift
     # The basis is put into one memory order, whichever the QR left: products round differently in another order, and a
     # reloaded basis must give the same bits.
-    return TopEigenvalue(torch.where(zero, 0.0, value), info == 0, basis.contiguous())
+    certified = zero | (shift + error <= value * (1 + slack))
+    return TopEigenvalue(torch.where(zero, 0.0, value), certified, basis.contiguous())
 
 
-def exact_start(matrices: Tensor, columns: int = COLUMNS) -> TopEigenvalue:
+def exact_start(matrices: Tensor, columns: int = COLUMNS, slack: float = SLACK) -> TopEigenvalue:
     """The same by a full eigendecomposition, for the first step and wherever a warm start could not be certified."""
-    eigenvalues, vectors = torch.linalg.eigh(matrices)
-    columns = min(columns, matrices.shape[-1])
-    certified = torch.ones(len(matrices), dtype=torch.bool, device=matrices.device)
-    return TopEigenvalue(eigenvalues[:, -1].clamp(min=0), certified, vectors[..., -columns:].contiguous())
+    vectors = torch.linalg.eigh(matrices).eigenvectors
+    return power_iteration(matrices, vectors[..., -min(columns, matrices.shape[-1]) :], iterations=0, slack=slack)
 
 
-def top_interval(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Proven lower and upper bound `(b,)` of lambda_1 without a warm start. May wait for the device."""
+def top_interval(matrices: Tensor, slack: float = SLACK) -> tuple[Tensor, Tensor]:
+    """Lower and upper bound `(b,)` of lambda_1 without a warm start, proven but for the rounding that `tau_error`
+    allows for. The upper bound is the trace where a smaller one is not proven. May wait for the device."""
     b, r = matrices.shape[:2]
-    start = gaussian(0, range(1), r, min(COLUMNS, r)).to(matrices.device).expand(b, -1, -1)
-    top = power_iteration(matrices, start, iterations=12)
-    low, high = top.value, top.value * (1 + SLACK)
-    missed = (~top.certified).nonzero().flatten()
-    if len(missed):
-        exact = torch.linalg.eigvalsh(matrices[missed])[:, -1]
-        margin = 1e-12 * r * exact.abs()
-        low, high = low.index_copy(0, missed, exact - margin), high.index_copy(0, missed, exact + margin)
-    return low.clamp(min=0), high
+    if slack < SLACK:
+        top = exact_start(matrices, slack=slack)
+    else:
+        start = gaussian(0, range(1), r, min(COLUMNS, r)).to(matrices.device).expand(b, -1, -1)
+        top = power_iteration(matrices, start, iterations=12, slack=slack)
+        missed = (~top.certified).nonzero().flatten()
+        if len(missed):
+            again = exact_start(matrices[missed], slack=slack)
+            top = TopEigenvalue(*(x.index_copy(0, missed, y) for x, y in zip(top, again, strict=True)))
+    trace = matrices.diagonal(dim1=-2, dim2=-1).sum(-1)
+    return top.value, torch.where(top.certified, top.value * (1 + slack), trace)
 
 
 def kato_bound(theta: Tensor, rho: Tensor, square: Tensor, error: Tensor, order: Tensor | float) -> Tensor:
@@ -103,21 +119,24 @@ def kato_bound(theta: Tensor, rho: Tensor, square: Tensor, error: Tensor, order:
     return torch.where((beta < near) & (beta < low), bound, torch.inf)
 
 
-def _largest(small: Tensor) -> Tensor:
-    eigenvalues: Tensor = torch.linalg.eigvalsh(small)
-    return eigenvalues[..., -1]
+def _top(small: Tensor) -> Tensor:
+    """The first eigenvector `(b, k)`."""
+    vectors: Tensor = torch.linalg.eigh(small).eigenvectors
+    return vectors[..., -1]
 
 
-def largest_by_squaring(small: Tensor, squarings: int = 20) -> Tensor:
-    """Largest eigenvalue of H = `small` `(b, k, k)` on CUDA, where the host would have to wait for an eigensolver.
+def top_by_squaring(small: Tensor, squarings: int = SQUARINGS) -> Tensor:
+    """The first eigenvector `(b, k)` of H = `small` `(b, k, k)`, nearly, of any length; zero for a zero matrix.
 
-    H^(2^20), normalised, is the projection on the top eigenvector. The Rayleigh quotient with it is a lower bound after
-    any number of squarings; it is short of lambda_1 by at most lambda_1 k / (e 2^squarings), as long as H is positive
-    semidefinite.
+    It is the column of P = H^N, N = 2^squarings, that has the largest element of the diagonal. Its Rayleigh quotient is
+    short of lambda_1 by at most lambda_1 k^2 / (2 e N), as long as H is positive semidefinite: with the eigenvectors
+    q_i, the column P e_j has the quotient sum lambda_i^(2N+1) q_ij^2 / sum lambda_i^2N q_ij^2, in which lambda_1 -
+    lambda_i times lambda_i^2N is at most lambda_1^(2N+1) / (2 e N), and the denominator is at least P_jj^2, by Cauchy
+    and Schwarz, of which P_jj is at least tr P / k.
     """
     power = small
     for _ in range(squarings):
         power = power / torch.linalg.matrix_norm(power, keepdim=True).clamp(min=torch.finfo(power.dtype).tiny)
         power = power @ power
-    trace = power.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return torch.where(trace > 0, (power * small).sum((-2, -1)) / trace, 0.0)
+    column = power.diagonal(dim1=-2, dim2=-1).argmax(-1)
+    return power.gather(-1, column[:, None, None].expand(-1, power.shape[-2], 1))[..., 0]

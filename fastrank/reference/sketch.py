@@ -31,7 +31,8 @@ from torch import Tensor
 from ..metrics import Tolerance
 from .grams import widened
 from .ldl import inertia
-from .power import SLACK, UNIT
+from .power import SLACK
+from .residual import UNIT
 
 DEAD = 2.0**-36
 """Share of the largest pivot below which a column of a sketch holds nothing but rounding: noise takes its place."""
@@ -101,10 +102,11 @@ def start(noise: Tensor) -> Basis:
 
 
 def sketch(stack: Tensor, basis: Basis) -> Sketched:
-    """Multiply `stack` `(b, r, n)` with a basis of its column side."""
+    """Multiply `stack` `(b, r, n)` with a basis of its column side. Squares are added up row by row, so that none goes
+    through more than n + r additions."""
     wide = widened(stack)
     product = wide @ basis.columns.double()
-    return Sketched(product, product.mT @ product, wide.square().sum((-2, -1)))
+    return Sketched(product, product.mT @ product, wide.square().sum(-1).sum(-1))
 
 
 def factor(c: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,7 +153,8 @@ def survivors(d: Tensor) -> Tensor:
 
 
 def allowance(norm: Tensor, r: int, n: int, k: int) -> Tensor:
-    """A `(b,)`: bounds what rounding does to C, s B, ||W||_F^2 and, through factors that grew (8 + k)-fold, a count."""
+    """A `(b,)`: a quarter of what bounds the effect of rounding on C, s B, t^2 and, through factors that grew
+    (8 + k)-fold, a count (docs/proof.md, "Sketch")."""
     return UNIT * k * (4 * n + r + 16 * k + 128) * norm
 
 
@@ -160,13 +163,10 @@ def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> 
     sigma_1^2 has the bounds 0 and Inf."""
     finite = sketched.norm.isfinite()
     norm, c, b, slack, orthonormal, left = _seen(sketched, basis)
-    (_, r, k), n = sketched.product.shape, basis.columns.shape[1]
+    r, n = sketched.product.shape[1], basis.columns.shape[1]
 
     def above(s: Tensor) -> tuple[Tensor, Tensor]:
-        """How many theta_i are above s `(b,)`, and whether that count is to be believed."""
-        rest = torch.diag_embed(torch.where(basis.kept, 0.0, -1 / k) * norm[:, None])
-        count, growth = inertia(c - s[:, None, None] * b + rest)
-        return count, finite & (growth <= (GROWTH_LIMIT + k) * norm)
+        return _above(c, b, basis.kept, norm, s)
 
     theta, top = _rayleigh(c, b, basis.top, norm)
     certified = theta * (1 + SLACK) + slack
@@ -199,18 +199,29 @@ def top_bounds(sketched: Sketched, basis: Basis) -> tuple[Tensor, Tensor, Tensor
     """sigma_1^2 `(b,)` as far as the sketch knows it, and tighter bounds of it than those of `prove`: 0 and Inf where
     nothing is proven.
 
-    theta_1 is computed by an eigensolver, on a CPU, instead of being enclosed by a count. The bounds are as wide as
-    the t^2 that the sketch has left out. The solver's error, and that of the Cholesky factors of B by which (C, B)
-    becomes an ordinary problem, are a small multiple of u k^2 ||W||_F^2 each, which the allowance covers.
+    The first vector x comes from an eigensolver, on a CPU, of which nothing is assumed: its Rayleigh quotient theta is
+    a lower bound for any x, and that no theta_i is above theta + 4 A is counted. The bounds are as wide as the t^2 that
+    the sketch has left out.
     """
-    _, c, b, slack, orthonormal, left = _seen(sketched, basis)
+    norm, c, b, slack, orthonormal, left = _seen(sketched, basis)
     factors, info = torch.linalg.cholesky_ex(b + torch.diag_embed((~basis.kept).double()))
     half = torch.linalg.solve_triangular(factors, c, upper=False)
     whole = torch.linalg.solve_triangular(factors, half.mT, upper=False)
     known = orthonormal & (info == 0) & sketched.norm.isfinite()
-    theta = torch.linalg.eigvalsh(torch.where(known[:, None, None], whole, 0.0))[:, -1].clamp(min=0)
-    high = theta + left + 2 * slack
-    return theta, torch.where(known, (theta - slack).clamp(min=0), 0.0), torch.where(known, high, torch.inf)
+    vectors = torch.linalg.eigh(torch.where(known[:, None, None], whole, 0.0)).eigenvectors[..., -1:]
+    theta = _quotient(c, b, torch.linalg.solve_triangular(factors.mT, vectors, upper=True)[..., 0]).clamp(min=0)
+    count, sound = _above(c, b, basis.kept, norm, theta + slack)
+    proven = known & ((sound & (count == 0)) | (norm == 0))
+    low = torch.where(known, (theta - slack).clamp(min=0), 0.0)
+    return theta, low, torch.where(proven, theta + left + 2 * slack, torch.inf)
+
+
+def _above(c: Tensor, b: Tensor, kept: Tensor, norm: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """How many theta_i are above s `(b,)`, and whether that count is to be believed."""
+    k = c.shape[-1]
+    rest = torch.diag_embed(torch.where(kept, 0.0, -1 / k) * norm[:, None])
+    count, growth = inertia(c - s[:, None, None] * b + rest)
+    return count, norm.isfinite() & (growth <= (GROWTH_LIMIT + k) * norm)
 
 
 def _seen(sketched: Sketched, basis: Basis) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -243,8 +254,13 @@ def _rayleigh(c: Tensor, b: Tensor, top: Tensor, norm: Tensor) -> tuple[Tensor, 
     for _ in range(POWERS):
         x = (c @ x[..., None])[..., 0] / norm[:, None].clamp(min=1e-300)
     x = _scaled(x)
+    return _quotient(c, b, x), x
+
+
+def _quotient(c: Tensor, b: Tensor, x: Tensor) -> Tensor:
+    """x^T C x / x^T B x `(b,)`, 0 where there is none."""
     above, below = ((x * (m @ x[..., None])[..., 0]).sum(-1) for m in (c, b))
-    return torch.where(below > 0, above / below, 0.0), x
+    return torch.where(below > 0, above / below, 0.0)
 
 
 def _of_trace_one(m: Tensor) -> Tensor:

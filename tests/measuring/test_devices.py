@@ -171,7 +171,6 @@ def test_copies_are_not_kept_alive(away):
 @pytest.fixture
 def warm(monkeypatch):
     """Searches for sigma_1 begin where the last one ended, so that a lost warm start shows in the bits."""
-    monkeypatch.setattr(backend, "EIGENVALUES_UP_TO", {"rank": 0, "tracking": 0})
     monkeypatch.setattr(backend, "compiled_serve", lambda device: False)
 
 
