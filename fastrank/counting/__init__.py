@@ -12,8 +12,6 @@ from .bounds import (
     Shifts,
     counted,
     inertia_bounds,
-    is_open,
-    resolve_bounds,
     shifts_around,
     top_error,
 )
@@ -21,6 +19,7 @@ from .compiled import CompiledBatch
 from .growth import Assumed, Number, recounted, residual, unpivoted
 from .packing import packed
 from .ragged import BUDGET, Chunk, GroupGrams, RaggedBatch, ShiftPair, signature
+from .singular import is_open, resolve_bounds
 from .spectrum import gram_singular_values, scaled_singular_values, singular_values, top_singular_value
 from .workspace import workspace_of_thread
 

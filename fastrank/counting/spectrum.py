@@ -22,9 +22,9 @@ def scaled_singular_values(stack: Tensor, g: Gram | None = None, *, accurate: bo
         stack: of any floating dtype.
         g: its Gram matrix, if that has been computed already.
         accurate: decompose the matrices themselves, which is always done for FP64. Default False: the Gram matrix is
-            decomposed. Its eigenvalues are off by at most delta = u (n + 8 r + 80) ||W||_F^2 (u = 2^-53;
-            `bounds.eigenvalue_error`), and so sigma_i by min(sqrt(delta), delta / sigma_i), which matters only if
-            sigma_i is small.
+            decomposed. Its eigenvalues are off by about delta = u (n + 8 r + 80) ||W||_F^2 at most (u = 2^-53), as
+            seen; LAPACK proves no constant. So sigma_i is off by min(sqrt(delta), delta / sigma_i), which
+            matters only if sigma_i is small. No bound of a rank rests on these numbers.
     """
     g = gram(stack) if g is None else g
     if accurate or stack.dtype == torch.float64:

@@ -146,8 +146,8 @@ def measure_grams(
 
 
 def top_of(g: Gram, basis: Tensor | None) -> TopEigenvalue:
-    """lambda_1 of each Gram by a power iteration, warm-started from `basis`; by all eigenvectors if that is None, or the
-    Grams are small."""
+    """lambda_1 of each Gram by a power iteration, warm-started from `basis`; by all eigenvectors if that is None, or
+    the Grams are small."""
     small = g.matrix.device.type == "cpu" and g.matrix.shape[-1] <= EXACT_UP_TO
     top = exact_start(g.matrix) if basis is None or small else power_iteration(g.matrix, basis)
     if g.matrix.device.type == "cpu" and not top.certified.all():

@@ -1,6 +1,6 @@
 """The algorithm of every kernel in plain PyTorch: the specification of the kernels, and the path for CPUs."""
 
-from . import noise, sketch
+from . import noise, sketch, sketch_top
 from .again import MARGIN, MOST, SPARE, again, unpivoted_terms
 from .grams import Gram, Moments, divided, gram, normalized, power_of_two, widened
 from .ldl import inertia, residual_terms, unpivoted_inertia
@@ -45,6 +45,7 @@ __all__ = [
     "residual_norm",
     "residual_terms",
     "sketch",
+    "sketch_top",
     "stacked_sgd_",
     "top_interval",
     "unpacked",

@@ -162,15 +162,16 @@ def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> 
     """Bounds for each tolerance; [0, min(r, n)] where nothing can be proven, for example because W is not finite: then
     sigma_1^2 has the bounds 0 and Inf."""
     finite = sketched.norm.isfinite()
-    norm, c, b, slack, orthonormal, left = _seen(sketched, basis)
+    norm, c, b, slack, orthonormal, left = seen(sketched, basis)
     r, n = sketched.product.shape[1], basis.columns.shape[1]
 
-    def above(s: Tensor) -> tuple[Tensor, Tensor]:
-        return _above(c, b, basis.kept, norm, s)
+    def count_above(s: Tensor) -> tuple[Tensor, Tensor]:
+        count, sound = above(c, b, basis.kept, norm, s)
+        return count, finite & sound
 
     theta, top = _rayleigh(c, b, basis.top, norm)
     certified = theta * (1 + SLACK) + slack
-    over, sound = above(certified)
+    over, sound = count_above(certified)
     known = orthonormal & sound & (over == 0)
     low = torch.where(orthonormal, (theta - slack).clamp(min=0), 0.0)
     high = torch.where(finite, norm + slack, torch.inf)
@@ -185,46 +186,25 @@ def prove(sketched: Sketched, basis: Basis, tolerances: Sequence[Tolerance]) -> 
             least = most = square * norm
         else:
             least = most = torch.full_like(norm, min(tolerance.value, 1e150) ** 2)
-        count, sound = above(most + slack)
+        count, sound = count_above(most + slack)
         lower.append(torch.where(sure & sound, count, 0))
         rest = least - left - slack
-        count, sound = above(rest)
+        count, sound = count_above(rest)
         upper.append(torch.where(sure & sound & (rest > 0), count, min(r, n)))
     zero = (sketched.norm == 0)[:, None]
     ranks = (torch.stack(x, -1).masked_fill(zero, 0) for x in (lower, upper))
     return Proof(low, high, top, *ranks)
 
 
-def top_bounds(sketched: Sketched, basis: Basis) -> tuple[Tensor, Tensor, Tensor]:
-    """sigma_1^2 `(b,)` as far as the sketch knows it, and tighter bounds of it than those of `prove`: 0 and Inf where
-    nothing is proven.
-
-    The first vector x comes from an eigensolver, on a CPU, of which nothing is assumed: its Rayleigh quotient theta is
-    a lower bound for any x, and that no theta_i is above theta + 4 A is counted. The bounds are as wide as the t^2 that
-    the sketch has left out.
-    """
-    norm, c, b, slack, orthonormal, left = _seen(sketched, basis)
-    factors, info = torch.linalg.cholesky_ex(b + torch.diag_embed((~basis.kept).double()))
-    half = torch.linalg.solve_triangular(factors, c, upper=False)
-    whole = torch.linalg.solve_triangular(factors, half.mT, upper=False)
-    known = orthonormal & (info == 0) & sketched.norm.isfinite()
-    vectors = torch.linalg.eigh(torch.where(known[:, None, None], whole, 0.0)).eigenvectors[..., -1:]
-    theta = _quotient(c, b, torch.linalg.solve_triangular(factors.mT, vectors, upper=True)[..., 0]).clamp(min=0)
-    count, sound = _above(c, b, basis.kept, norm, theta + slack)
-    proven = known & ((sound & (count == 0)) | (norm == 0))
-    low = torch.where(known, (theta - slack).clamp(min=0), 0.0)
-    return theta, low, torch.where(proven, theta + left + 2 * slack, torch.inf)
-
-
-def _above(c: Tensor, b: Tensor, kept: Tensor, norm: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    """How many theta_i are above s `(b,)`, and whether that count is to be believed."""
+def above(c: Tensor, b: Tensor, kept: Tensor, norm: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+    """How many theta_i are above s `(b,)`, and whether that count is to be believed, for what `seen` returns."""
     k = c.shape[-1]
     rest = torch.diag_embed(torch.where(kept, 0.0, -1 / k) * norm[:, None])
     count, growth = inertia(c - s[:, None, None] * b + rest)
-    return count, norm.isfinite() & (growth <= (GROWTH_LIMIT + k) * norm)
+    return count, growth <= (GROWTH_LIMIT + k) * norm
 
 
-def _seen(sketched: Sketched, basis: Basis) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def seen(sketched: Sketched, basis: Basis) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """||W||_F^2 `(b,)`, or 0 where W is not finite; C and B `(b, k, k)`, zero outside the columns that are kept; what
     rounding may do to an eigenvalue; whether B is near enough to I; and t^2, with that rounding, `(b,)` each."""
     finite = sketched.norm.isfinite()
@@ -254,13 +234,13 @@ def _rayleigh(c: Tensor, b: Tensor, top: Tensor, norm: Tensor) -> tuple[Tensor, 
     for _ in range(POWERS):
         x = (c @ x[..., None])[..., 0] / norm[:, None].clamp(min=1e-300)
     x = _scaled(x)
-    return _quotient(c, b, x), x
+    return quotient(c, b, x), x
 
 
-def _quotient(c: Tensor, b: Tensor, x: Tensor) -> Tensor:
+def quotient(c: Tensor, b: Tensor, x: Tensor) -> Tensor:
     """x^T C x / x^T B x `(b,)`, 0 where there is none."""
-    above, below = ((x * (m @ x[..., None])[..., 0]).sum(-1) for m in (c, b))
-    return torch.where(below > 0, above / below, 0.0)
+    over, below = ((x * (m @ x[..., None])[..., 0]).sum(-1) for m in (c, b))
+    return torch.where(below > 0, over / below, 0.0)
 
 
 def _of_trace_one(m: Tensor) -> Tensor:

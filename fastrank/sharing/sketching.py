@@ -42,7 +42,8 @@ from ..measuring import row_of
 from ..metrics import RankBounds, Status, Tolerance
 from ..reference import Moments, widened
 from ..reference.noise import normal
-from ..reference.sketch import Basis, Sketched, next_basis, prove, start, top_bounds
+from ..reference.sketch import Basis, Sketched, next_basis, prove, start
+from ..reference.sketch_top import top_bounds
 from ..weights import Source
 from .holdings import Spans
 from .plan import Plan

@@ -6,11 +6,10 @@ import torch
 from fastrank import RankBounds, Status, Tolerance, linalg, testing
 from fastrank.counting.bounds import (
     inertia_bounds,
-    resolve_bounds,
     shifts,
-    singular_value_bounds,
 )
 from fastrank.counting.growth import unpivoted
+from fastrank.counting.singular import resolve_bounds, singular_value_bounds
 from fastrank.reference.grams import Moments, gram
 from fastrank.reference.ldl import inertia
 

@@ -5,8 +5,9 @@ import torch
 from ldl_by_columns import ldl_by_columns
 
 from fastrank import Status, Tolerance, testing
-from fastrank.counting.bounds import inertia_bounds, judge, resolve_bounds, shifts
+from fastrank.counting.bounds import inertia_bounds, judge, shifts
 from fastrank.counting.growth import residual, unpivoted
+from fastrank.counting.singular import resolve_bounds
 from fastrank.reference.again import again
 from fastrank.reference.grams import Moments, gram
 from fastrank.reference.ldl import count_ldl, inertia, unpacked_ldl, unpivoted_inertia

@@ -7,7 +7,8 @@ import torch
 
 from fastrank import Tolerance, testing
 from fastrank.reference.noise import normal
-from fastrank.reference.sketch import next_basis, prove, sketch, start, top_bounds
+from fastrank.reference.sketch import next_basis, prove, sketch, start
+from fastrank.reference.sketch_top import top_bounds
 
 
 def followed(stack, k=16, steps=6):
