@@ -30,9 +30,6 @@ WarmStarts = dict[Group, Tensor | None]
 """For each group of matrices, the basis `(b, r, k)` FP64, orthonormal, from which the next power iteration starts; None
 where no power iteration is used."""
 
-EXACT_UP_TO = 128
-"""Largest r for which sigma_1 comes from all eigenvectors at each step on a CPU, and is exact to rounding."""
-
 
 class StackMeasurer:
     """Measures a list of matrices after each step, on whatever device they are.
@@ -146,10 +143,8 @@ def measure_grams(
 
 
 def top_of(g: Gram, basis: Tensor | None) -> TopEigenvalue:
-    """lambda_1 of each Gram by a power iteration, warm-started from `basis`; by all eigenvectors if that is None, or
-    the Grams are small."""
-    small = g.matrix.device.type == "cpu" and g.matrix.shape[-1] <= EXACT_UP_TO
-    top = exact_start(g.matrix) if basis is None or small else power_iteration(g.matrix, basis)
+    """lambda_1 of each Gram by a power iteration, warm-started from `basis`; by all eigenvectors if that is None."""
+    top = exact_start(g.matrix) if basis is None else power_iteration(g.matrix, basis)
     if g.matrix.device.type == "cpu" and not top.certified.all():
         # The basis has lost the top of the spectrum (the weights jumped): look again, from scratch.
         lost = ~top.certified

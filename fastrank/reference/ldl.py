@@ -83,9 +83,11 @@ def _places(pivots: NDArray[np.int32], first: NDArray[np.bool_], second: NDArray
         return None
     places = np.empty((b, r, r), np.int64)
     now = np.tile(own, (b, 1))
+    swapped = (rows != others).any(axis=0).tolist()
     for j in range(r):
-        one, other = rows[:, j], others[:, j]
-        now[every, one], now[every, other] = now[every, other], now[every, one]
+        if swapped[j]:
+            one, other = rows[:, j], others[:, j]
+            now[every, one], now[every, other] = now[every, other], now[every, one]
         places[:, j] = now
     return places
 

@@ -63,5 +63,5 @@ def residual_norm(stack: Tensor, u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
     u, s, vh = u.double(), s.double(), vh.double()
     scaled = u * s[..., None, :]
     rounded = frobenius(scaled) * frobenius(vh) * (2 * UNIT)
-    residual = product_residual(stack, scaled, vh)
-    return torch.where(residual == 0, 0.0, residual + rounded)
+    nothing = ~(stack.any(-1).any(-1) | scaled.any(-1).any(-1))
+    return torch.where(nothing, 0.0, product_residual(stack, scaled, vh) + rounded)

@@ -77,7 +77,10 @@ def assert_alike(rows, others):
         for name in row.keys() - {"status"}:
             wanted = other[name]
             if isinstance(wanted, float) or (isinstance(wanted, list) and wanted):
-                wanted = pytest.approx(wanted, rel=1e-7, abs=1e-12, nan_ok=True)
+                known = (
+                    1e-5 if name in ("stable_rank", "spectral_norm") else 1e-7
+                )  # PyTorch iterates until that is proven
+                wanted = pytest.approx(wanted, rel=known, abs=1e-12, nan_ok=True)
             assert row[name] == wanted, (row["step"], row["name"], name)
         assert (row["status"] == 1) == (other["status"] == 1)
 

@@ -30,7 +30,7 @@ def test_count_is_the_number_of_positive_eigenvalues(r):
     assert counts.dtype == torch.int64
     assert torch.equal(counts, (eigenvalues > 0).sum(-1))
     assert (growth > 0).all()
-    assert (growth <= 3 * torch.linalg.matrix_norm(matrices, "nuc")).all()
+    assert (growth <= 10 * torch.linalg.matrix_norm(matrices, "nuc")).all()
 
 
 @pytest.mark.parametrize(
