@@ -4,6 +4,7 @@ import types
 
 import pytest
 import torch
+import torch._dynamo  # before a test, as its tables are made of the functions that PyTorch has when it is imported
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 

@@ -24,7 +24,9 @@ from .sharded import each_way
 
 def bounds_of_gram(g: Gram, tolerance: Tolerance) -> RankBounds:
     """Proven bounds of the ranks `(b,)` of the matrices of which Gram matrices were made, as PyTorch counts them."""
-    top = top_interval(g.matrix, TIGHT) if tolerance.relative_to == "spectral" and g.matrix.shape[-1] else None
+    top = (g.trace, g.trace)
+    if tolerance.relative_to == "spectral" and g.matrix.shape[-1]:
+        top = top_interval(g.matrix, TIGHT)
     return inertia_bounds(g, [tolerance], inertia, top)[0]
 
 

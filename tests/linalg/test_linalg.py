@@ -64,6 +64,13 @@ def test_empty_matrices_measure_zero(metric, shape):
     assert metric([]).shape == (0,)
 
 
+@pytest.mark.parametrize("relative_to", ["frobenius", "spectral", "absolute"])
+def test_nothing_has_no_rank_in_any_tolerance(relative_to, counting):
+    for nothing in ([], torch.empty(0, 3, 4), torch.empty(2, 0, 4)):
+        found = linalg.rank_bounds(nothing, Tolerance(0.1, relative_to))
+        assert found.lower.tolist() == found.upper.tolist() == [0] * len(nothing)
+
+
 def test_empty_matrices_have_rank_zero(counting):
     for shape in [(0, 3), (3, 0), (2, 0, 3), (0, 3, 3), (0, 0, 0)]:
         bounds = linalg.rank_bounds(torch.zeros(shape))
