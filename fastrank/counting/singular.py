@@ -69,7 +69,7 @@ def singular_value_interval(wide: Tensor) -> tuple[Tensor, Tensor]:
 
     With A = U S V^T + R as computed, alpha = ||U^T U - I|| and beta = ||V^T V - I||,
 
-        s_i sqrt((1 - alpha) (1 - beta)) - ||R||  <=  sigma_i(A)  <=  s_i sqrt((1 + alpha) (1 + beta)) + ||R||
+        s_i (1 - alpha) (1 - beta) - ||R||  <=  sigma_i(A)  <=  s_i (1 + alpha) (1 + beta) + ||R||
 
     by Ostrowski and Weyl (Rump 2011, Verified bounds for singular values). All three norms are bounded as
     `product_residual` does it. Where they are not small, or not finite, the bounds are 0 and infinite.
@@ -78,8 +78,8 @@ def singular_value_interval(wide: Tensor) -> tuple[Tensor, Tensor]:
     eye = torch.eye(s.shape[-1], dtype=wide.dtype, device=wide.device).expand(len(s), -1, -1)
     alpha, beta = product_residual(eye, u.mT, u), product_residual(eye, vh, vh.mT)
     residual = residual_norm(wide, u, s, vh)
-    off = (alpha + beta + alpha * beta)[:, None]  # bounds 1 - sqrt((1 - alpha) (1 - beta)), and the same from above
-    s = s.clamp(min=0).sort(dim=-1, descending=True).values
+    off = (alpha + beta + alpha * beta)[:, None]  # 1 - off is at most (1 - alpha) (1 - beta)
+    s = s.abs().sort(dim=-1, descending=True).values
     low = (s * (1 - off) - residual[:, None]) * (1 - 8 * UNIT)
     high = (s * (1 + off) + residual[:, None]) * (1 + 8 * UNIT)
     known = off + residual[:, None] < 0.5

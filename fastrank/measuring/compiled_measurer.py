@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from .. import metrics
-from ..counting import CompiledBatch, group, resolve_bounds, scaled_singular_values, top_singular_value
+from ..counting import CompiledBatch, group, resolve_bounds, scaled_singular_values
 from ..device import one_thread
 from ..metrics import Status, Tolerance
-from ..reference import gram
+from ..reference import TIGHT, exact_start, gram
 from ..weights import Source
 from .row import columns, metrics_of
 
@@ -116,7 +116,9 @@ class CompiledMeasurer:
         for i in np.flatnonzero(batch.without_top()).tolist():
             with one_thread(min(matrices[i].shape)):
                 g = gram((matrices[i].mT if batch.tall[i] else matrices[i])[None])
-                norms = torch.cat([top_singular_value(g) * g.scale, g.trace.sqrt() * g.scale])
+                top = exact_start(g.matrix, slack=TIGHT)
+                sigma = torch.where(top.certified, top.value.sqrt(), torch.nan)
+                norms = torch.cat([sigma, g.trace.sqrt()]) * g.scale
             at = 2 * len(self._tolerances)
             values[i, at], values[i, at + 1] = metrics.stable_rank(norms[1], norms[0]), norms[0]
 

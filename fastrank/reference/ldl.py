@@ -55,34 +55,38 @@ def unpacked_ldl(factors: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor, Tenso
     Step j swaps two rows of what is left, and LAPACK leaves the columns of L before it alone. So column j of P L has
     its elements where all swaps up to j, in reverse, put them. D has 2 x 2 blocks where pivots are negative, and the
     element beside their diagonal stands where L's subdiagonal would.
+
+    P L is a permutation of the rows of a unit triangle, and so not singular, if each step swaps rows that are left.
+    Where it does not, D is NaN.
     """
     b, r = pivots.shape
     d = factors.diagonal(dim1=-2, dim2=-1).clone()
     paired = pivots < 0
     first = paired & (paired.cumsum(-1) % 2 == 1)
+    # A pair of columns swaps its second row, at the first of them.
+    rows = np.arange(r) + first.numpy()
+    others = np.where((paired & ~first).numpy(), rows, np.abs(pivots.numpy()) - 1)
+    possible = ((rows <= others) & (others < r)).all(axis=1)
+    d[torch.from_numpy(~possible)] = torch.nan
+    rows, others = (np.where(possible[:, None], x, np.arange(r)) for x in (rows, others))
     coupling = torch.where(first[..., :-1], factors.diagonal(-1, -2, -1), 0.0)
     unit = factors.tril(-1)
     unit.diagonal(-1, -2, -1).masked_fill_(first[..., :-1], 0.0)
     unit.diagonal(dim1=-2, dim2=-1).fill_(1.0)
-    places = _places(pivots.numpy(), first.numpy(), (paired & ~first).numpy())
-    if places is None:
+    if (rows == others).all():
         return unit, d, coupling
     columns = np.zeros((b, r, r))
-    np.put_along_axis(columns, places, unit.mT.numpy(), axis=-1)
+    np.put_along_axis(columns, _places(rows, others), unit.mT.numpy(), axis=-1)
     return torch.from_numpy(columns).mT, d, coupling
 
 
-def _places(pivots: NDArray[np.int32], first: NDArray[np.bool_], second: NDArray[np.bool_]) -> NDArray[np.int64] | None:
-    """Where the elements of each column are to be, `(b, r, r)`, a row for a column; None where nothing is swapped. A
-    pair of columns swaps its second row, at the first of them."""
-    b, r = pivots.shape
-    every, own = np.arange(b), np.arange(r)
-    rows = own + first
-    others = np.where(second, rows, np.abs(pivots) - 1)
-    if (rows == others).all():
-        return None
+def _places(rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where the elements of each column are to be, `(b, r, r)`, a row for a column, if step j swaps row `rows[:, j]`
+    with `others[:, j]`."""
+    b, r = rows.shape
+    every = np.arange(b)
     places = np.empty((b, r, r), np.int64)
-    now = np.tile(own, (b, 1))
+    now = np.tile(np.arange(r), (b, 1))
     swapped = (rows != others).any(axis=0).tolist()
     for j in range(r):
         if swapped[j]:

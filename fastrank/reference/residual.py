@@ -13,8 +13,8 @@ UNIT = 2.0**-53
 """Unit roundoff u of FP64."""
 PIECE = 64
 """Columns of X that are multiplied at a time: the shorter sums are, the less rounding there is to allow for."""
-FAINT = 2.0**-500
-"""More than what a norm of at most 2^22 numbers is short of because squares underflow, or are flushed to zero."""
+FAINT = 2.0**-480
+"""More than what a norm of at most 2^40 numbers is short of because squares below 2^-1022 may become zero: 2^-491."""
 
 
 def product_residual(a: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -79,7 +79,9 @@ def _row(matrix, table, found, scale, counts, bounds, status, values):
         lower, upper, own = counts[matrix, i, 0], counts[matrix, i, 1], OK
         if not trace < np.inf:
             lower, upper, own = -1, -1, NONFINITE
-        elif lower != order and (lower == UNPROVEN or upper == UNPROVEN):
+        elif lower == order:
+            upper = order  # nothing else is left, whatever became of the other count
+        elif lower == UNPROVEN or upper == UNPROVEN:
             lower, upper, own = 0, order, FALLBACK
         bounds[matrix, i, 0], bounds[matrix, i, 1], status[matrix, i] = lower, upper, own
         values[matrix, 2 * i], values[matrix, 2 * i + 1] = lower, upper

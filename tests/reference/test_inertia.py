@@ -70,6 +70,14 @@ def test_unpacked_factors_are_those_of_the_matrix_whatever_was_swapped(r):
     assert r < 3 or (beside != 0).any()
 
 
+@pytest.mark.parametrize("pivots", [[1, 1], [1, 3], [1, 0], [1, -3], [-1, -1]])
+def test_swaps_that_leave_no_permutation_are_not_believed(pivots):
+    """L = [[1, 1], [0, 0]], of the first, is singular: L D L^T = diag(7, 0) has one positive eigenvalue, D two."""
+    factors = torch.tensor([[[3.0, 0.0], [0.0, 4.0]]], dtype=torch.float64)
+    _, growth = count_ldl(*unpacked_ldl(factors, torch.tensor([pivots], dtype=torch.int32)))
+    assert growth.tolist() == [torch.inf]
+
+
 def test_factors_that_are_not_those_of_the_matrix_are_not_believed(monkeypatch):
     """A library that returns a wrong count, by factors that are off by 1e-9, is found out by the residual."""
     matrix = torch.diag(torch.tensor([1.0, 1e-10, -1.0], dtype=torch.float64))[None]
