@@ -26,6 +26,9 @@ NEAR = (12, 40, 51)
 KINDS = ((torch.float32, 1), (torch.bfloat16, 1), (torch.float64, 2**40 + 15))
 """Dtypes of counted matrices, and by what their integers are multiplied: so that in FP64 the Gram is rounded, too."""
 
+FAINT = ((torch.float32, np.int32, -149), (torch.bfloat16, np.int16, -133))
+"""Dtypes with subnormal numbers, integers of their size, and the exponent of the smallest of these numbers."""
+
 
 def findings(way: Way, device: torch.device, orders: Sequence[int]) -> list[Finding]:
     """Grams, fused products, counts and subnormal numbers of one way.
@@ -111,11 +114,11 @@ def _subnormal(way: Way, device: torch.device) -> Finding:
     w, sigma = known(16, 1, 3)
     wrong, middle = [], float(sigma[8] + sigma[7]) / 2
     rank = int((sigma > middle).sum())
-    for dtype, kind, unit in ((torch.float32, np.int32, -149), (torch.bfloat16, np.int16, -133)):
+    for dtype, kind, unit in FAINT:
         bits = np.abs(w).astype(kind) | np.where(w < 0, np.iinfo(kind).min, 0).astype(kind)
         matrix = torch.from_numpy(bits).view(dtype).to(device)
-        for flushed in (False, True) if device.type == "cpu" else (False,):
-            with _flushing(device, flushed):
+        for flushed in (False, True) if way.on_cpu else (False,):
+            with _flushing(flushed):
                 gram = way.grams([matrix])[0]
                 found = way.bounds(matrix, [Tolerance(np.ldexp(middle, unit), "absolute")])
             exact = np.array_equal(np.ldexp(_symmetric(gram), -2 * unit), w @ w.T)
@@ -129,11 +132,10 @@ _SMALLEST = 2.0**-1074
 
 
 @contextmanager
-def _flushing(device: torch.device, wanted: bool) -> Iterator[None]:
+def _flushing(wanted: bool) -> Iterator[None]:
     """The calling thread reads subnormal numbers as zero meanwhile, or does not."""
     before = _SMALLEST + 0.0 == 0.0
-    if device.type == "cpu":
-        torch.set_flush_denormal(wanted)
+    torch.set_flush_denormal(wanted)
     try:
         yield
     finally:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-from math import isqrt, ldexp
+from math import isqrt
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 UNIT = 2.0**-53
@@ -14,34 +14,17 @@ Integers = NDArray[Any]
 """int64, or Python's integers where they may be larger."""
 
 
-def rounded(x: Fraction) -> float:
-    """The FP64 number nearest to `x`, ties to even, for numbers that are not subnormal."""
-    if x == 0:
-        return 0.0
-    exponent = abs(x.numerator).bit_length() - x.denominator.bit_length() - 53
-    while abs(x) >= Fraction(2) ** (exponent + 53):
-        exponent += 1
-    return ldexp(round(x / Fraction(2) ** exponent), exponent)  # an integer of at most 2^53: nothing is rounded
-
-
-def root(x: float) -> float:
-    """The FP64 number nearest to the root of a positive `x`. No root of an FP64 number is a tie."""
-    scaled = Fraction(x) * 4**200
-    assert scaled.denominator == 1
-    below = isqrt(scaled.numerator)
-    return rounded(Fraction(2 * below + (below * below != scaled.numerator), 2 * 2**200))
-
-
 def integers(shape: tuple[int, ...], bits: int, key: int) -> Integers:
     """Random integers of a magnitude of at most 2^bits: int64 for up to 26 bits, whose products int64 can add up."""
-    found = np.random.Generator(np.random.Philox(key)).integers(-(2**bits), 2**bits, shape, endpoint=True)
+    generator = torch.Generator("cpu").manual_seed(key)
+    found: Integers = torch.randint(-(2**bits), 2**bits + 1, shape, generator=generator, device="cpu").numpy()
     return found if bits <= 26 else found.astype(object)
 
 
-def exponents(count: int, most: int, key: int) -> NDArray[np.int64]:
+def exponents(count: int, most: int, key: int) -> Integers:
     """Random integers from -most to most, both of which are among them where there are two."""
-    found = np.random.Generator(np.random.Philox(key)).integers(-most, most, count, endpoint=True)
-    found[: min(count, 2)] = (-most, most)[: min(count, 2)]
+    found = integers((count,), 10, key) % (2 * most + 1) - most
+    found[:2] = (-most, most)[:count]
     return found
 
 

@@ -1,7 +1,6 @@
 """Require: no certificate where the arithmetic is not what the proofs assume.
 
-Before the first certificate of a device the rounding of all threads is looked at, and one small matrix product is
-compared with the exact one. From then on the
+Before the first certificate of a device one small matrix product is compared with the exact one. From then on the
 rounding mode of the calling thread is looked at, which C's `fesetround` can change at any time: two sums of Python's.
 """
 
@@ -33,7 +32,7 @@ def require(device: torch.device) -> None:
     _refuse(rounding_of_thread(), torch.device("cpu"))
     if capturing(device):
         return
-    for finding in (rounding_of_threads(device), emulation_of(device), _product(device)):
+    for finding in (emulation_of(device), _product(device)):
         _refuse(finding, device)
     _proven.add(device)
 
@@ -62,7 +61,8 @@ THREAD = "the thread that asks rounds to nearest"
 def rounding_of_threads(device: torch.device) -> Finding:
     """Whether all threads of PyTorch round to nearest on a CPU: each has its mode from the thread that started it.
 
-    The kernels for CPUs run in the same threads. Of a GPU every instruction has its own mode.
+    The kernels for CPUs run in the same threads. Of a GPU every instruction has its own mode. `require` does not ask
+    this, because it would start the threads of a process that may never need them.
     """
     name = "all of PyTorch's threads round to nearest"
     if device.type != "cpu":

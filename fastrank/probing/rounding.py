@@ -9,17 +9,35 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
-from math import inf, ldexp, nextafter
+from math import inf, isqrt, ldexp, nextafter
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .exact import UNIT, integers, root, rounded
+from .exact import UNIT, integers
 from .finding import REPORTED, TO_NEAREST, Finding
 
 HALF, NEXT = 2.0**-53, 1 + 2.0**-52
 """Half of the distance from 1 to the next FP64 number, and that number."""
+
+
+def rounded(x: Fraction) -> float:
+    """The FP64 number nearest to `x`, ties to even, for numbers that are not subnormal."""
+    if x == 0:
+        return 0.0
+    exponent = abs(x.numerator).bit_length() - x.denominator.bit_length() - 53
+    while abs(x) >= Fraction(2) ** (exponent + 53):
+        exponent += 1
+    return ldexp(round(x / Fraction(2) ** exponent), exponent)  # an integer of at most 2^53: nothing is rounded
+
+
+def root(x: float) -> float:
+    """The FP64 number nearest to the root of a positive `x`. No root of an FP64 number is a tie."""
+    scaled = Fraction(x) * 4**200
+    assert scaled.denominator == 1
+    below = isqrt(scaled.numerator)
+    return rounded(Fraction(2 * below + (below * below != scaled.numerator), 2 * 2**200))
 
 
 class Operation(NamedTuple):

@@ -35,15 +35,17 @@ class Way(NamedTuple):
     """Gram matrices `(r, r)`, of which the lower triangles are meant."""
     bounds: Callable[[Tensor, Sequence[Tolerance]], list[RankBounds]]
     """Bounds of the rank of one matrix, from the counts alone: one for each tolerance, perhaps all of them again."""
+    on_cpu: bool
+    """Whether a CPU that flushes subnormal numbers may flush those of the matrices."""
 
 
 def ways(device: torch.device) -> Iterator[Way]:
     """All that count on a device: the kernels where they serve, and PyTorch, which does what they leave."""
     if backend.compiled_serve(device):
-        yield Way("kernels compiled by Numba", _grams_by_numba, _bounds_by_numba)
+        yield Way("kernels compiled by Numba", _grams_by_numba, _bounds_by_numba, True)
     if backend.kernels_serve(device):
-        yield Way("kernels of the GPU", _grams_by_gpu, lambda m, ts: RaggedBatch([m], len(ts)).bounds(ts))
-    yield Way("PyTorch", _grams_by_torch, _bounds_by_torch)
+        yield Way("kernels of the GPU", _grams_by_gpu, _bounds_by_gpu, False)
+    yield Way("PyTorch", _grams_by_torch, _bounds_by_torch, device.type == "cpu")
 
 
 def _grams_by_numba(matrices: Sequence[Tensor]) -> list[Tensor]:
@@ -73,6 +75,10 @@ def _grams_by_gpu(matrices: Sequence[Tensor]) -> list[Tensor]:
     for _ in batch.count(keep):
         pass
     return [found[i] for i in range(len(matrices))]
+
+
+def _bounds_by_gpu(matrix: Tensor, tolerances: Sequence[Tolerance]) -> list[RankBounds]:
+    return RaggedBatch([matrix], len(tolerances)).bounds(tolerances)
 
 
 def _grams_by_torch(matrices: Sequence[Tensor]) -> list[Tensor]:
