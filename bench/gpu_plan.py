@@ -165,11 +165,12 @@ def _tests(d: Drill) -> list[Stage]:
         few = ["tests/kernels/step/test_descent.py", *([] if d.short else ["tests/kernels/count/test_gram.py"])]
         kernels = d.pytest(*few, *(["-p", "sm90_emulator"] if d.emulator else []), limit=limit, workers=1, each=600)
         kernels = d.emulated(kernels) if d.emulator else ["env", "TRITON_INTERPRET=1", *kernels]
-    # All that the last two choose needs a GPU: a rehearsal sees that it is collected, and skips by itself.
+    # All that the other two choose needs a GPU: a rehearsal sees that it is collected, and skips by itself.
     return [
         Stage("kernel tests", kernels, 70, needs=("triton",), group="tests"),
         Stage("CUDA tests", cuda, 70, group="tests"),
         Stage("stack tests", stack, 70, needs=("pydantic",), group="tests"),
+        Stage("probe", d.script("gpu_probe", "--device", d.device), 70, needs=("triton",), group="tests"),
     ]
 
 

@@ -1,11 +1,14 @@
-"""What ``fastrank doctor`` prints: versions, devices, and which implementation serves each operation, and why."""
+"""What ``fastrank doctor`` prints: versions, devices, and which implementation serves each operation, and why.
+
+With ``--probe``: whether what the proofs assume of arithmetic holds on each device.
+"""
 
 import os
 import platform
 
 import torch
 
-from fastrank import backend
+from fastrank import backend, probing
 
 from .provenance import commit, versions
 from .terminal import align_columns
@@ -19,6 +22,16 @@ def describe() -> list[str]:
     lines += gpus or [f"{'cuda':14}none: {_why_no_cuda()}"]
     rows = [("operation", "device", "implementation", "reason"), *backend.report()]
     return [*lines, "", *align_columns(rows)]
+
+
+def describe_probes() -> tuple[list[str], bool]:
+    """What was found of every assumption on every device, as lines for the terminal; and whether all of them hold."""
+    devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    found = [(device, finding) for device in devices for finding in probing.probe(torch.device(device))]
+    rows = [("device", "holds", "assumption", "what was seen")]
+    rows += [(device, "yes" if f.passed else "NO", f.assumption, f.seen) for device, f in found]
+    cures = [f"{device}: {f.assumption}: {f.cure}" for device, f in found if not f.passed]
+    return [*align_columns(rows), *([""] if cures else []), *cures], not cures
 
 
 def _why_no_cuda() -> str:

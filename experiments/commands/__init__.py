@@ -39,12 +39,20 @@ def options(
     """The exact numerical rank of every weight matrix, at every training step."""
 
 
-def doctor() -> None:
+def doctor(
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Test what the proofs assume of arithmetic, on each device; exit status 1: no."),
+    ] = False,
+) -> None:
     """Show versions, devices, and which backend serves each operation, and why."""
-    from ..doctor import describe
+    from ..doctor import describe, describe_probes
 
-    for line in describe():
+    lines, sound = describe_probes() if probe else (describe(), True)
+    for line in lines:
         typer.echo(line)
+    if not sound:
+        raise typer.Exit(1)
 
 
 for command in (sweep, status, report, compare, show, analyze, doctor):

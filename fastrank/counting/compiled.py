@@ -71,7 +71,7 @@ class CompiledBatch:
         self._orders, self._inners = sides[:, 0], sides[:, 1]
         b, t = len(sides), max(1, len(tolerances))
         padded = -(-self._orders // 8) * 8
-        self._sizes = tiles.size(self._orders)
+        self._sizes, self._side = tiles.size(self._orders), tiles.SIDE
         self._table = np.zeros((b, work.FIELDS), np.int64)
         self._table[:, work.ORDER], self._table[:, work.INNER] = self._orders, self._inners
         self._table[:, work.VECTOR] = np.cumsum(padded) - padded
@@ -142,6 +142,16 @@ class CompiledBatch:
         """The bounds for one tolerance. They share their memory with this batch."""
         lower, upper = self.bounds[:, tolerance, 0], self.bounds[:, tolerance, 1]
         return RankBounds(*map(torch.from_numpy, (lower, upper, self.status[:, tolerance])))
+
+    def gram(self, i: int) -> Tensor:
+        """The lower triangle `(r, r)` of the Gram of matrix `i`, as long as no other chunk has been worked on since."""
+        order, at, side = int(self._orders[i]), int(self._table[i, self._work.GRAM]), self._side
+        dense = np.zeros((-(-order // side) * side,) * 2)
+        for start in range(0, order, side):
+            end = start + side
+            dense[start:end, :end] = self._grams[at : at + side * end].reshape(end, side).T
+            at += side * end
+        return torch.from_numpy(np.tril(dense)[:order, :order])
 
     def without_top(self) -> NDArray[np.bool_]:
         """`(b,)`: whether sigma_1 was looked for and not proven."""

@@ -19,7 +19,8 @@ values and norms that are subnormal in FP64 are then 0, and `torch.linalg.matrix
 rounding decides, takes subnormal numbers for zero.
 
 Every function raises `TypeError` for integer, boolean, complex, sparse or meta input and `ValueError` for fewer than
-two dimensions, and on a rank that is not in the mesh of a DTensor, naming the argument.
+two dimensions, and on a rank that is not in the mesh of a DTensor, naming the argument. They raise `RuntimeError` on a
+device whose arithmetic is not what the proofs assume (see `fastrank.probing`).
 """
 
 from .functions import (

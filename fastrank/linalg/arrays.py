@@ -12,6 +12,7 @@ from torch.utils.dlpack import from_dlpack
 
 from ..arguments import from_numpy
 from ..kernels.limits import DTYPES
+from ..probing import require
 from .sharded import gathered
 
 
@@ -38,10 +39,13 @@ def take_matrices(A: Any, name: str = "A") -> Matrices:
             floating dtype.
         ValueError: `A` has fewer than two dimensions, or an element of a list has other than two; or this
             process has no part in a DTensor.
+        RuntimeError: the arithmetic of a device is not what proofs assume, see `fastrank.probing`.
     """
     A = gathered(A, name)
     if isinstance(A, list | tuple):
         taken = [_take(a, f"{name}[{i}]") for i, a in enumerate(A)]
+        for device in {matrix.device for matrix, _ in taken}:
+            require(device)
         for i, (matrix, _) in enumerate(taken):
             if matrix.ndim != 2:
                 raise ValueError(f"{name}[{i}]: a list holds 2-D matrices; this has shape {tuple(matrix.shape)}")
@@ -52,6 +56,7 @@ def take_matrices(A: Any, name: str = "A") -> Matrices:
     tensor, kind = _take(A, name)
     if tensor.ndim < 2:
         raise ValueError(f"{name}: needs at least two dimensions (..., m, n); this has shape {tuple(tensor.shape)}")
+    require(tensor.device)
     # The size of the batch is spelled out: reshape(-1, ...) is ambiguous for a tensor without elements.
     return Matrices(tensor.reshape(tensor.shape[:-2].numel(), *tensor.shape[-2:]), tensor.shape[:-2], kind)
 

@@ -26,6 +26,7 @@ from torch import Tensor
 from ..counting import chunk_size
 from ..kernels.limits import DTYPES
 from ..metrics import RankBounds
+from ..probing import require
 from ..reference import Gram, packed_gram, packed_size, unpacked
 from ..weights import is_sharded
 
@@ -59,6 +60,7 @@ def each_way(
     if not found:
         return by_matrix(A)
     if not listed:
+        require(found[0][0].device)  # after all that other ranks wait for; in a list `by_matrix` does it
         return found[0][0] if len(found[0]) == 1 else RankBounds(*found[0])
     answers = by_matrix(each)
     for i, own in found.items():

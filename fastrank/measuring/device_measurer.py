@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .. import backend
 from ..metrics import Status, Tolerance
+from ..probing import require
 from ..streams import OwnStream
 from ..weights import Source
 from .compiled_measurer import CompiledMeasurer
@@ -47,11 +48,16 @@ class DeviceMeasurer:
         device: where all matrices are, and where the values go.
         stream: where the kernels run that read no weights. Values are to be read in its `current()`, before the next
             step is measured.
+
+    Raises:
+        RuntimeError: the arithmetic of the device is not what proofs assume, see `fastrank.probing`. `measure` raises
+            it, too: a thread's rounding mode may change at any time.
     """
 
     def __init__(
         self, tolerances: Sequence[Tolerance], spectrum: Sequence[str], device: torch.device, stream: OwnStream
     ) -> None:
+        require(device)
         self._device, self._stream = device, stream
         self._trained = ChosenMeasurer(tolerances, spectrum, device, stream)
         self._apart = ChosenMeasurer(tolerances, spectrum, device, stream)
@@ -89,6 +95,7 @@ class DeviceMeasurer:
             Values `(matrices, columns)` FP64, see `row.columns`; and, if the spectrum is due, the singular values
             `(r,)` FP64 of each matrix, by its index.
         """
+        require(self._device)
         trained, apart, frozen = self._parted(sources)
         if len(trained) == len(sources):
             values, sigma = self._trained.measure(sources, due, found_inf)

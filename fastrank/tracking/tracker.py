@@ -88,7 +88,8 @@ class RankTracker(Keeping):
         ValueError: nothing to track, weights that cannot be read (on the meta device), or an argument out of range or,
             where processes measure together, not the same on all. TypeError: an argument of the wrong type.
         HistoryError: another tracker writes to `directory`. OSError: `directory` cannot be made.
-        RuntimeError: one of the processes that measure together makes no tracker; later, if it stops.
+        RuntimeError: one of the processes that measure together makes no tracker; later, if it stops. Or the arithmetic
+            of a device is not what proofs assume: `fastrank doctor --probe`.
 
     A weight is seen as its layer sees it: attention's `in_proj_weight` is three matrices, `[q]`, `[k]` and `[v]`, those
     of an LSTM are its gates, those of a convolution its groups, and other leading axes are stacks: see `coverage()`.

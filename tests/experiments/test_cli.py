@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fastrank
-from fastrank import backend
+from fastrank import backend, probing
 from fastrank.experiments.cli import main
 
 CONFIG = """
@@ -219,6 +219,18 @@ def test_doctor_says_what_serves_what_and_why(run, capsys) -> None:  # type: ign
         assert re.search(rf"^{name} +\S", output, re.MULTILINE)
     for choice in backend.report():
         assert all(field in output for field in choice)
+
+
+def test_doctor_probes_what_proofs_assume(run, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    holds, fails = probing.Finding("sums are right", True, "3 of 3"), probing.Finding("roots", False, "0 of 3", "stop")
+    monkeypatch.setattr(probing, "probe", lambda device: [holds])
+    assert run("doctor", "--probe") == (0, "")
+    assert re.search(r"^cpu +yes +sums are right +3 of 3$", capsys.readouterr().out, re.MULTILINE)
+    monkeypatch.setattr(probing, "probe", lambda device: [holds, fails])
+    assert run("doctor", "--probe") == (1, "")
+    output = capsys.readouterr().out
+    assert re.search(r"^cpu +NO +roots +0 of 3$", output, re.MULTILINE)
+    assert re.search(r"^cpu: roots: stop$", output, re.MULTILINE)
 
 
 @pytest.mark.parametrize("missing", ["typer", "pydantic", "rich"])

@@ -19,15 +19,19 @@ ROOMS = {
         "reference": ["metrics"],
         "testing": ["metrics", "reference"],
         "counting": ["device", "metrics", "reference"],
+        "probing": ["backend", "counting", "device", "metrics", "reference"],
         "weights": ["device", "guard"],
-        "linalg": ["arguments", "backend", "counting", "device", "device_table", "metrics", "reference", "weights"],
+        "linalg": [
+            *("arguments", "backend", "counting", "device", "device_table", "metrics", "probing", "reference"),
+            "weights",
+        ],
         "optim": ["backend", "device", "device_table", "guard", "reference"],
         "history": ["backend", "device", "files", "metrics", "streams"],
         "plotting": ["history", "metrics"],
         "products": ["arguments", "reference", "weights"],
         "measuring": [
-            *("arguments", "backend", "counting", "device", "device_table", "metrics", "optim", "reference"),
-            *("streams", "weights"),
+            *("arguments", "backend", "counting", "device", "device_table", "metrics", "optim", "probing"),
+            *("reference", "streams", "weights"),
         ],
         "sharing": [
             *("device", "measuring", "metrics", "optim", "reference", "streams", "weights"),

@@ -1,0 +1,138 @@
+"""Ways: whatever makes Grams and counts ranks on a device, and the solvers that decide what counts leave open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import backend
+from ..counting import (
+    Chunk,
+    CompiledBatch,
+    GroupGrams,
+    RaggedBatch,
+    ShiftPair,
+    eigenvalue_bounds,
+    eigenvalue_error,
+    inertia_bounds,
+)
+from ..device import one_thread
+from ..metrics import RankBounds, Tolerance
+from ..reference import Moments, gram, inertia
+from .exact import UNIT, integers, known
+from .finding import REPORTED, Finding
+
+
+class Way(NamedTuple):
+    """One way of counting the ranks of 2-D matrices of one dtype, all on the device."""
+
+    name: str
+    grams: Callable[[Sequence[Tensor]], list[Tensor]]
+    """Gram matrices `(r, r)`, of which the lower triangles are meant."""
+    bounds: Callable[[Tensor, Sequence[Tolerance]], list[RankBounds]]
+    """Bounds of the rank of one matrix, from the counts alone: one for each tolerance, perhaps all of them again."""
+    on_cpu: bool
+    """Whether a CPU that flushes subnormal numbers may flush those of the matrices."""
+
+
+def ways(device: torch.device) -> Iterator[Way]:
+    """All that count on a device: the kernels where they serve, and PyTorch, which does what they leave."""
+    if backend.compiled_serve(device):
+        yield Way("kernels compiled by Numba", _grams_by_numba, _bounds_by_numba, True)
+    if backend.kernels_serve(device):
+        yield Way("kernels of the GPU", _grams_by_gpu, _bounds_by_gpu, False)
+    yield Way("PyTorch", _grams_by_torch, _bounds_by_torch, device.type == "cpu")
+
+
+def _grams_by_numba(matrices: Sequence[Tensor]) -> list[Tensor]:
+    found = []
+    for matrix in matrices:
+        batch = CompiledBatch([matrix])
+        batch.measure()
+        found.append(batch.gram(0) * float(batch.scale[0]) ** 2)
+    return found
+
+
+def _bounds_by_numba(matrix: Tensor, tolerances: Sequence[Tolerance]) -> list[RankBounds]:
+    batch = CompiledBatch([matrix], tolerances)
+    batch.measure()
+    return [batch.rank_bounds(i) for i in range(len(tolerances))]
+
+
+def _grams_by_gpu(matrices: Sequence[Tensor]) -> list[Tensor]:
+    batch = RaggedBatch(matrices, keep=True)
+    found: dict[int, Tensor] = {}
+
+    def keep(chunk: Chunk, moments: Moments, grams: Iterator[GroupGrams]) -> list[ShiftPair]:
+        for group, _, g in grams:
+            found.update(zip(group.indices, g.matrix * g.scale[:, None, None] ** 2, strict=True))
+        return [batch.shift_pair(chunk, moments, Tolerance())]
+
+    for _ in batch.count(keep):
+        pass
+    return [found[i] for i in range(len(matrices))]
+
+
+def _bounds_by_gpu(matrix: Tensor, tolerances: Sequence[Tolerance]) -> list[RankBounds]:
+    return RaggedBatch([matrix], len(tolerances)).bounds(tolerances)
+
+
+def _grams_by_torch(matrices: Sequence[Tensor]) -> list[Tensor]:
+    found = [gram(_wide(matrix)) for matrix in matrices]
+    return [(g.matrix * g.scale[:, None, None] ** 2)[0] for g in found]
+
+
+def _bounds_by_torch(matrix: Tensor, tolerances: Sequence[Tolerance]) -> list[RankBounds]:
+    """By all eigenvalues, and on a CPU by inertia as well."""
+    with one_thread(min(matrix.shape)):
+        g = gram(_wide(matrix))
+        eigenvalues = torch.linalg.eigvalsh(g.matrix)
+        found = [eigenvalue_bounds(g, eigenvalues, tolerance) for tolerance in tolerances]
+        return found + (inertia_bounds(g, tolerances, inertia) if matrix.is_cpu else [])
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    return (matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix)[None]
+
+
+def factors(device: torch.device, orders: Sequence[int]) -> Finding:
+    """LDL^T by the kernels of a GPU of L L^T, for integer L with a diagonal of ones: all pivots are 1, to the bit.
+
+    Then the growth of the factors, sum_j |d_j| ||L_j||^2, is ||L||^2, which is the trace.
+    """
+    name = "LDL^T of a matrix with integer factors is exact to the bit"
+    for i, order in enumerate(orders):
+        lower = np.tril(integers((order, order), 1, i), -1) * (integers((order, order), 3, 70 + i) > 5) + np.eye(order)
+        matrices = [torch.from_numpy(lower).to(device, torch.float32)]
+        for keep in (False, True):
+            launches = RaggedBatch(matrices, keep=keep).chunks[0].launches
+            workspace = torch.empty(launches.size, dtype=torch.float64, device=device)
+            trace, unshifted = workspace.new_zeros(1), workspace.new_zeros(1, 2, 2)
+            launches.sum_grams(workspace, trace, None)
+            counts, growth, _ = launches.count(workspace, trace, None, unshifted, unshifted.clone(), 0)
+            if counts.tolist() != [[order] * 2] or growth.tolist() != [[float((lower**2).sum())] * 2]:
+                seen = f"of order {order} there are {counts.tolist()} positive pivots, and the growth is off"
+                return Finding(name, False, seen, REPORTED)
+    return Finding(name, True, f"kernels of the GPU: pivots and growth are, of {len(orders)} matrices")
+
+
+def solvers(device: torch.device, orders: Sequence[int]) -> Finding:
+    """Eigenvalues and singular values by PyTorch of matrices that have known ones."""
+    name, worst = "eigenvalues and singular values of PyTorch's solvers keep their bounds", 0.0
+    for order in orders:
+        w, sigma = known(order, 1, order)
+        stack = torch.from_numpy(w).to(device).float().expand(3 if order <= 64 else 1, -1, -1)
+        exact = torch.from_numpy(sigma).to(device).double()
+        with one_thread(order):
+            g = gram(stack)
+            found = torch.linalg.eigvalsh(g.matrix).flip(-1), torch.linalg.svdvals(stack.double())
+        shares = (found[0] - exact.square()).abs() / eigenvalue_error(g.moments)[:, None]
+        worst = max(worst, float(shares.max()))
+        # as `counting.bounds.singular_value_bounds` takes it
+        worst = max(worst, float((found[1] - exact).abs().max() / (UNIT * 8 * (max(w.shape) + 10) * exact[0])))
+    passed = worst <= 1
+    return Finding(name, passed, f"the largest error is {worst:.2g} of its bound", "" if passed else REPORTED)
