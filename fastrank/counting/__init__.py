@@ -19,7 +19,7 @@ from .compiled import CompiledBatch
 from .growth import Assumed, Number, recounted, residual, unpivoted
 from .packing import packed
 from .ragged import BUDGET, Chunk, GroupGrams, RaggedBatch, ShiftPair, signature
-from .singular import is_open, resolve_bounds
+from .singular import is_open, resolve_bounds, singular_value_interval
 from .spectrum import gram_singular_values, scaled_singular_values, singular_values, top_singular_value
 from .workspace import workspace_of_thread
 
@@ -52,6 +52,7 @@ __all__ = [
     "scaled_singular_values",
     "shifts_around",
     "signature",
+    "singular_value_interval",
     "singular_values",
     "top_error",
     "top_singular_value",

@@ -2,7 +2,7 @@
 
 probe       tests all of them: what `fastrank doctor --probe` prints
 require     refuses certificates where rounding or products fail, before the first one
-rounding    single operations, FMA and sums; `products` of matrices by PyTorch; `kernels` that count, and solvers
+rounding    single operations, FMA and sums; `products` of matrices by PyTorch; `counts`, in all `ways`
 exact       integers, which no rounding mode touches
 """
 

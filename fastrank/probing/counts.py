@@ -86,7 +86,7 @@ def _counts(way: Way, device: torch.device, orders: Sequence[int]) -> Finding:
     Where tau is in the middle between two of them at least half of the ranks have to be certified: bounds of 0 and r
     are never false. (Growing factors may leave some open.)
     """
-    name, number, between, certified = "counts by LDL^T and by eigenvalues never exclude the true rank", 0, 0, 0
+    name, number, between, certified = "counts by LDL^T never exclude the true rank", 0, 0, 0
     for order in orders:
         for dtype, factor in KINDS if order <= 64 else KINDS[-1:]:
             w, sigma = known(order, 4 if order > 1 else 1, order)

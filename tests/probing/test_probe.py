@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastrank import probing
+from fastrank.counting import singular
 from fastrank.metrics import RankBounds
 from fastrank.probing import counts, products, required, rounding, ways
 from fastrank.reference import widened
@@ -198,10 +199,18 @@ def test_flushing_is_left_as_it_was():
     assert widened(torch.tensor([[2.0**-149]])).item() == 2.0**-149
 
 
-def test_solvers_that_are_off_are_caught(monkeypatch):
-    stock = torch.linalg.eigvalsh
-    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda g: stock(g.float()).double())
-    assert not ways.solvers(CPU, (16,)).passed
+def test_decompositions_that_are_off_are_caught(monkeypatch):
+    """In FP32 the intervals are wide; where the residual does not show what is wrong, the exact value is outside."""
+    stock = torch.linalg.svd
+    assert ways.decompositions(CPU, (16,)).passed
+    monkeypatch.setattr(torch.linalg, "svd", lambda a, **o: [x.double() for x in stock(a.float(), **o)])
+    found = ways.decompositions(CPU, (16,))
+    assert not found.passed
+    assert "wide" in found.seen
+    monkeypatch.setattr(singular, "residual_norm", lambda *a: torch.zeros(len(a[0])).double())
+    found = ways.decompositions(CPU, (16,))
+    assert not found.passed
+    assert "outside" in found.seen
 
 
 def test_a_setting_that_emulates_fp64_is_read(monkeypatch):
