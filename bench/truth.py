@@ -4,11 +4,12 @@
         [--results FILE.csv] [--report] [--worst FILE.npz]
 
 Every family of `truth_spectra.py` and `truth_structures.py` in turn, in batches of one shape, dtype and tolerance, and
-each in every way that ranks are counted in (`truth_paths.py`). The truth is FP64 singular values where these are beyond
-doubt, and whole numbers where they are not (`truth_made.py`); a matrix too large for that is counted as ambiguous, and
-its bounds are false only if they exclude every rank that it may have. Bounds are the count's alone first, then with what
-it left open resolved; the table says by family how many of either were left open. With TRITON_INTERPRET=1 the kernels
-count on a CPU, slowly. So many `--jobs` work side by side on a CPU; where a GPU counts, they make the matrices.
+each in every way that ranks are counted in (`truth_paths.py`). The truth is FP64 singular values where these are
+beyond doubt, and whole numbers where they are not (`truth_made.py`); a matrix too large for that is counted as
+ambiguous, and its bounds are false only if they exclude every rank that it may have. Bounds are the count's alone
+first, then with what it left open resolved; the table says by family how many of either were left open. With
+TRITON_INTERPRET=1 the kernels count on a CPU, slowly. So many `--jobs` work side by side on a CPU; where a GPU counts,
+they make the matrices.
 
 With `--out` the outcome of every batch is written there at once, and the same command goes on where it was ended
 (`truth_ledger.py`). Matrices with a false bound are written there, too. `--worst` writes, of every family, the matrices
@@ -105,8 +106,8 @@ def count(
     jobs: int = 1,
     folder: Path | None = None,
 ) -> None:
-    """Have the batches counted that are not in the ledger, all of them or those before `stopped` is set. Matrices with a
-    false bound are written into the folder."""
+    """Have the batches counted that are not in the ledger, all of them or those before `stopped` is set. Matrices with
+    a false bound are written into the folder."""
     done = ledger.done()
     left = [s for s in wanted if s.number not in done]
     with workers(jobs, device) as outcomes_of:
@@ -160,7 +161,8 @@ def main() -> int:
     if interpreted:
         backend.kernels_serve = lambda device: True  # type: ignore[assignment]
     size = (arguments.largest, arguments.seed, batch_size(arguments.matrices), arguments.tail)
-    ledger = Ledger(folder and folder / "ledger.sqlite", fingerprint(*size, device, interpreted))
+    key = fingerprint(*size, device, interpreted, backend.installed("flint"))
+    ledger = Ledger(folder and folder / "ledger.sqlite", key)
     wanted = list(specifications(arguments.matrices, *size[:2], most=size[2], tail=size[3]))
     before, start = len(ledger.done()), time.monotonic()
     torch.set_num_threads(1)
@@ -176,6 +178,8 @@ def main() -> int:
                  for k in ledger.kept() if k.number in by_number]  # fmt: skip
         keep(arguments.worst, cases)
     print("\n".join(truth_report.lines(rows)))
+    if not backend.installed("flint"):
+        print("without python-flint: what FP64 singular values do not tell is ambiguous")
     counted = sum(t.matrices for t in totals(first_path(rows), "family").values()) if rows else 0
     again = f", {before} of {len(wanted)} batches before" if before else ""
     print(f"counted {counted} matrices on {device} in {time.monotonic() - start:.0f} s{again}")

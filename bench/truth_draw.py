@@ -1,4 +1,4 @@
-"""What the families of `make truth` draw from: random numbers, orthogonal factors and spectra, for a batch at a time."""
+"""What the families of `make truth` draw from: random numbers, orthogonal factors and spectra, a batch at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The matrices of `make truth`: which there are, in batches of one family, shape, dtype and tolerance, and their ranks."""
+"""The matrices of `make truth`, in batches of one family, shape, dtype and tolerance, and their true ranks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import truth_structures
 from torch import Tensor
 from truth_draw import Draw
 
-from fastrank import Tolerance, testing
+from fastrank import Tolerance, backend, testing
 
 FAMILIES = truth_spectra.FAMILIES | truth_structures.FAMILIES
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 SHIFTS = {torch.float16: (0,), torch.bfloat16: (0, 100), torch.float32: (0, -100, 100), torch.float64: (0, -900, 900)}
-"""Powers of two by which the matrices of a batch are scaled, and an absolute tolerance with them, from a largest element
-between 1 and 2."""
+"""Powers of two by which the matrices of a batch are scaled, and an absolute tolerance with them, from a largest
+element between 1 and 2."""
 VALUES = (1e-3, 0.04, 0.01, 0.05)
 BATCH, ELEMENTS = 64, 2**19
 """Matrices of a batch at most, and their elements, unless it is one matrix."""
@@ -115,10 +115,11 @@ def truth_of(matrices: Tensor, tolerance: Tolerance) -> testing.TrueRank:
     An SVD of LAPACK is exact for a matrix within a small multiple of 2^-53 ||W||_2 of W, and so is each singular value.
     The multiple that is proven is a polynomial of the sides, and what is seen is less than their root; `ROOM` times the
     sides is beyond either. The same holds for tau, which is the sum of squares of FP64 numbers in long double, or a
-    multiple of sigma_1. What remains ambiguous, with a singular value within that, is too large for whole numbers.
+    multiple of sigma_1. What remains ambiguous, with a singular value within that, is too large for whole numbers, or
+    python-flint is not installed, as on the machines that have a GPU.
     """
     truth = testing.true_rank(matrices, tolerance, room=ROOM)
-    if min(matrices.shape[-2:]) <= EXACT_UP_TO:
+    if min(matrices.shape[-2:]) <= EXACT_UP_TO and backend.installed("flint"):
         for i in truth.ambiguous.nonzero().flatten().tolist():
             rank = testing.ExactMatrix(matrices[i]).rank(tolerance)
             assert truth.lower[i] <= rank <= truth.upper[i], "FP64 singular values are off by more than a thousandfold"

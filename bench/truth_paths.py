@@ -180,7 +180,7 @@ def _of_rows(values: Tensor) -> RankBounds:
 
 
 def _kept(made: Made, count: RankBounds, last: RankBounds) -> list[Kept]:
-    """The nearest call that was certified, the largest growth of factors at tau^2, and the widest bracket of a count."""
+    """The nearest call that was certified, the largest growth of factors at tau^2, the widest bracket of a count."""
     matrices, tolerance = made.matrices, made.tolerance
     near = torch.where((last.lower == last.upper).cpu(), -distances(matrices, tolerance), -torch.inf)
     g = gram(matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices)

@@ -1,6 +1,6 @@
 """Tables of what `make truth` has counted.
 
-    python bench/truth_report.py SUMMARY.csv [--before OTHER.csv]     # writes SUMMARY.md beside it
+python bench/truth_report.py SUMMARY.csv [--before OTHER.csv]     # writes SUMMARY.md beside it
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ def _share(part: int, t: Tally) -> str:
 
 
 def write(path: Path, before: Path | None = None) -> Path:
-    """The same as Markdown, beside the file of the summary. before: another summary, whose shares stand beside these."""
+    """The same as Markdown, beside the file of the summary. before: another summary, whose shares are added."""
     rows, earlier = load(path), load(before) if before else []
     text = ["# Matrices of known rank, counted by `make truth`", ""]
-    text += ["Shares are of the matrices whose bounds differ: by the count alone, and at last. Ambiguous are matrices whose"]
-    text += ["rank neither FP64 singular values nor whole numbers have told. Wrong are those with a false bound.", ""]
+    text += ["Shares are of the matrices whose bounds differ: by the count alone, and at last. Ambiguous are matrices"]
+    text += ["whose rank neither FP64 singular values nor whole numbers have told. Wrong are those with a false bound."]
+    text += [""]
     for title, by, some in (("family", "family", True), ("counted by", "path", False), ("r", "r", True)):
         chosen, old = (
             totals([row for row in found if not some or row.path == found[0].path], by) for found in (rows, earlier)

@@ -55,8 +55,8 @@ def _side(d: Draw) -> int:
 
 
 def _hadamard(d: Draw) -> Tensor:
-    """Hadamard's matrices, whose singular values all are the same power of two; with rows over powers of two, unless the
-    tolerance is relative to ||W||_F. tau is one of them exactly, or the nearest FP64 number above or below."""
+    """Hadamard's matrices, whose singular values all are the same power of two; with rows over powers of two, unless
+    the tolerance is relative to ||W||_F. tau is one of them exactly, or the nearest FP64 number above or below."""
     side = _side(d)
     h = np.ones((1, 1))
     while len(h) < side:
@@ -73,12 +73,13 @@ def _hadamard(d: Draw) -> Tensor:
 
 def _beside(d: Draw, value: float) -> float:
     """The value, or once in three times the number next to it, on either side."""
-    return float((value, np.nextafter(value, 0), np.nextafter(value, np.inf))[int(d.random.choice(3, p=[0.66, 0.17, 0.17]))])
+    near = value, np.nextafter(value, 0), np.nextafter(value, np.inf)
+    return float(near[int(d.random.choice(3, p=[0.66, 0.17, 0.17]))])
 
 
 def _pythagorean(d: Draw) -> Tensor:
-    """Whole numbers whose singular values are whole numbers: reflections |v|^2 I - 2 v v^T on either side of a diagonal.
-    tau is one of them exactly, or the nearest FP64 number above or below."""
+    """Whole numbers whose singular values are whole numbers: reflections |v|^2 I - 2 v v^T on either side of a
+    diagonal. tau is one of them exactly, or the nearest FP64 number above or below."""
     kind, whole, size = d.tolerance.relative_to, np.array([1.0, 2.0, 4.0, 8.0]), 1.0
     matrices = np.zeros((d.batch, d.rows, d.cols))
     diagonal = d.random.choice(whole, (d.batch, d.r)) * (d.random.random((d.batch, d.r)) < 0.9)
@@ -146,7 +147,7 @@ def _saddle_shifted(d: Draw) -> Tensor:
 
 
 def _edges(d: Draw) -> Array:
-    """A random network: `(batch, rows, cols)`, each column with 1 and -1 at the ends of an edge; some edges are none."""
+    """A random network: `(batch, rows, cols)`, each column with 1 and -1 at the ends of an edge; some are no edge."""
     ends = d.random.integers(0, d.rows, (2, d.batch, d.cols))
     b, j = np.arange(d.batch)[:, None], np.arange(d.cols)
     matrices = np.zeros((d.batch, d.rows, d.cols))

@@ -1,12 +1,12 @@
 """The exact numerical rank of a matrix as it is stored, and enclosures of its singular values: what other truths are
 judged by. Needs python-flint, which comes with `pip install 'fastrank[dev]'`.
 
-Floating-point numbers are whole numbers times a power of two, so that the Gram G = W W^T of the smaller side is exact in
-whole numbers, and tau^2 is a fraction. The numerical rank is the number of eigenvalues of G above it. It is proven by the
-inertia of G - tau^2 I in ball arithmetic (FLINT) at rising precision. Where an eigenvalue is tau^2 itself, no precision
-tells it; but then the rank of G - tau^2 I, a matrix of fractions, says how many are, and that there are no others near.
-A tau that is relative to sigma_1 is the root of a fraction only by chance: equality is then decided by the greatest
-common divisor of two characteristic polynomials.
+Floating-point numbers are whole numbers times a power of two, so that the Gram G = W W^T of the smaller side is exact
+in whole numbers, and tau^2 is a fraction. The numerical rank is the number of eigenvalues of G above it. It is proven
+by the inertia of G - tau^2 I in ball arithmetic (FLINT) at rising precision. Where an eigenvalue is tau^2 itself, no
+precision tells it. Then the rank of G - tau^2 I, a matrix of fractions, says how many are, and counts at either side of
+tau^2 that there are no others between. A tau that is relative to sigma_1 is the root of a fraction only by chance:
+equality is then decided by the greatest common divisor of two characteristic polynomials.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ class ExactMatrix:
         raise AssertionError("an enclosure of infinitely many attempts has ended")
 
     def _all_equal(self, share: fmpq, low: fmpq, high: fmpq, between: int) -> bool:
-        """Whether the eigenvalues between the shares of `low` and of `high`, so many, all are the share of the largest."""
+        """Whether the eigenvalues between the shares of `low` and of `high`, so many, are the share of the largest."""
         flint = _flint()
         own = squarefree(self._polynomial)
         scaled = own(flint.fmpq_poly([0, share]))  # whose roots are the eigenvalues over the share

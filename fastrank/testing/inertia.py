@@ -1,17 +1,19 @@
-"""The number of positive eigenvalues of a symmetric matrix, proven in ball arithmetic, and the roots of polynomials that
-have no other roots than real ones.
+"""The number of positive eigenvalues of a symmetric matrix, proven in ball arithmetic, and the roots of polynomials
+that have no other roots than real ones.
 
 A matrix is brought near to a diagonal by eigenvectors Q of FP64, and what follows holds whatever Q is. By Sylvester's
 law Q^T A Q has as many positive eigenvalues as A, if it is not singular. The rows of it that are dominated by their
 diagonal element make a block that has as many positive eigenvalues as positive diagonal elements (Gershgorin, along the
-way from the block's diagonal to the block). What is left is the Schur complement of that block, whose eigenvalues add to
-those of the block (Haynsworth 1968). It is smaller, as are its elements, and it is treated in the same way.
+way from the block's diagonal to the block). What is left is the Schur complement of that block, whose positive
+eigenvalues are those that the block does not count (Haynsworth 1968). It is smaller, as are its elements, and it is
+treated in the same way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,8 +36,8 @@ def precision(bits: int) -> Iterator[None]:
 
 
 def positive_eigenvalues(matrix: arb_mat) -> int | None:
-    """How many eigenvalues of a symmetric matrix of balls are positive, for every matrix that the balls hold; None where
-    the precision does not tell, as it never does of a singular matrix."""
+    """How many eigenvalues of a symmetric matrix of balls are positive, for every matrix that the balls hold; None
+    where the precision does not tell, as it never does of a singular matrix."""
     from flint import arb_mat
 
     r = matrix.nrows()
@@ -99,7 +101,7 @@ def roots_above(polynomial: fmpq_poly, shift: fmpq) -> int:
     from flint import fmpq_poly
 
     signs = [x > 0 for x in polynomial(fmpq_poly([shift, 1])).coeffs() if x != 0]
-    return sum(a != b for a, b in zip(signs, signs[1:], strict=False))
+    return sum(a != b for a, b in pairwise(signs))
 
 
 def squarefree(polynomial: fmpq_poly) -> fmpq_poly:
