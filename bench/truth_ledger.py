@@ -23,6 +23,7 @@ from truth_made import Specification, matrices_of, truth_of
 from truth_paths import Outcome, Tally
 
 import fastrank
+from fastrank import Tolerance
 from fastrank.files import replacing
 
 LIBRARY = Path(fastrank.__file__).parent
@@ -147,6 +148,16 @@ def totals(rows: Sequence[Row], by: str) -> dict[str, Tally]:
     return sums
 
 
+class Case(NamedTuple):
+    """A matrix that was kept."""
+
+    name: str
+    matrix: Tensor
+    tolerance: Tolerance
+    rank: tuple[int, int]
+    """What it may be; twice the same number if it is known."""
+
+
 def keep(path: Path, cases: Sequence[tuple[str, Specification, int]]) -> None:
     """Write matrices into one file of NumPy's, each in an array of its own, and what is known of them as JSON.
 
@@ -164,3 +175,28 @@ def keep(path: Path, cases: Sequence[tuple[str, Specification, int]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         np.savez_compressed(file, cases=np.array(json.dumps(known)), **arrays)
+
+
+def kept(path: Path) -> list[Case]:
+    """What `keep` has written."""
+    with np.load(path) as file:
+        return [
+            Case(
+                known["name"],
+                torch.from_numpy(file[str(i)]).to(getattr(torch, known["dtype"])),
+                Tolerance(known["value"], known["relative_to"]),
+                tuple(known["rank"]),
+            )
+            for i, known in enumerate(json.loads(str(file["cases"])))
+        ]
+
+
+def written(path: Path) -> int:
+    """How many outcomes a ledger has, of any run; 0 while it is being made."""
+    base = sqlite3.connect(path)
+    try:
+        return int(base.execute("select count(*) from outcomes").fetchone()[0])
+    except sqlite3.OperationalError:
+        return 0
+    finally:
+        base.close()

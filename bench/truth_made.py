@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -87,7 +88,8 @@ def matrices_of(specification: Specification) -> tuple[Tensor, Tolerance]:
     shift = _shift(exact, s.dtype, draw)
     tolerance = draw.tolerance
     if tolerance.relative_to == "absolute":
-        tolerance = Tolerance(math.ldexp(tolerance.value, shift), "absolute")
+        with np.errstate(over="ignore"):
+            tolerance = Tolerance(min(float(np.ldexp(tolerance.value, shift)), sys.float_info.max), "absolute")
     scaled = torch.from_numpy(np.ldexp(exact.numpy(), shift))
     return scaled.to(s.dtype), tolerance
 

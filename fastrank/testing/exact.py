@@ -137,9 +137,8 @@ class ExactMatrix:
             if least == most or self._all_equal(share, low, high, most - least):
                 return least
             top = self._eigenvalues(bits)[0]
-            with precision(2 * bits):
-                low, high = ((x.mid() + side * x.rad()).fmpq() for side, x in ((-1, top), (1, top)))
-                low, high = low * (1 - _power(-bits)), high
+            middle, radius = top.mid().fmpq(), top.rad().fmpq()
+            low, high = (middle - radius) * (1 - _power(-bits)), middle + radius
         raise AssertionError("an enclosure of infinitely many attempts has ended")
 
     def _around_top(self) -> tuple[fmpq, fmpq]:

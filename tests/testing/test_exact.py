@@ -72,7 +72,7 @@ def test_whole_singular_values():
 
 
 def test_a_share_of_sigma_1_that_no_fraction_is():
-    """Blocks W, W / 2 and W / 4 of random numbers: sigma_1 is no fraction, and halves of singular values are others'."""
+    """Blocks W, W / 2, W / 4 of random numbers: sigma_1 is no fraction; halves of singular values are others'."""
     block = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)).double()
     matrix = torch.block_diag(block / 4, block, block / 2)
     sigma = torch.linalg.svdvals(matrix)
