@@ -31,6 +31,8 @@ OTHERS = {"experiments", "plotting", "sinks"}
 """Folders of the library that no rank depends on."""
 SIZES = {16: "1 to 16", 96: "17 to 96", 10**9: "97 and more"}
 FIELDS = ("family", "path", "r", "bits", *Tally._fields)
+MOST = {"nearest": 10**9, "growth": 9, "widest": 9}
+"""How many matrices are kept for each reason: one of each family at most."""
 TABLES = f"""
 create table if not exists outcomes (fingerprint, number integer, {", ".join(FIELDS)},
     primary key (fingerprint, number, path));
@@ -100,11 +102,14 @@ class Ledger:
         return [Row(family, path, r, bits, Tally(*tally)) for family, path, r, bits, *tally in found]
 
     def kept(self) -> list[Keeping]:
+        """The nearest call of each family, and the largest growths and widest brackets of all; no matrix twice."""
         found = self._base.execute(
-            "select family, why, score, number, place from kept where fingerprint = ? order by family, why",
+            "select family, why, score, number, place from kept where fingerprint = ? order by score desc",
             (self._fingerprint,),
         )
-        return [Keeping(*one) for one in found]
+        every = [Keeping(*one) for one in found]
+        chosen = [[k for k in every if k.why == why][:most] for why, most in MOST.items()]
+        return list({(k.number, k.place): k for part in chosen[::-1] for k in part}.values())[::-1]
 
     def close(self) -> None:
         self._base.close()

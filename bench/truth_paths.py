@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -75,7 +74,8 @@ def judge(made: Made, device: torch.device) -> Outcome:
     """Have a batch bounded in every way that there is on a device, and compare the bounds with the truth."""
     outcome = Outcome(made.specification.number)
     ambiguous = int(made.truth.ambiguous.sum())
-    for name, path in _paths(made, device).items():
+    s = made.specification
+    for name, path in paths(device, s.dtype, s.number % TRACKED == 0).items():
         count, last = path(made.matrices, made.tolerance)
         wrong = _false(count, made.truth) | _false(last, made.truth)
         left = (int((bounds.lower < bounds.upper).sum()) for bounds in (count, last))
@@ -93,21 +93,22 @@ def _false(bounds: RankBounds, truth: testing.TrueRank) -> Tensor:
     return (bounds.lower.cpu() > truth.upper) | (bounds.upper.cpu() < truth.lower)
 
 
-def _paths(made: Made, device: torch.device) -> dict[str, Callable[[Tensor, Tolerance], Two]]:
-    """The first is what the library chooses on the device."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if device.type != "cpu" or interpreted:
+def paths(
+    device: torch.device, dtype: torch.dtype, tracked: bool = True
+) -> dict[str, Callable[[Tensor, Tolerance], Two]]:
+    """All ways to have a stack `(b, m, n)` of a dtype bounded. The first is what the library chooses on the device."""
+    if device.type != "cpu" or backend.kernels_serve(device):
         return {"kernels" if backend.kernels_serve(device) else "torch": lambda m, t: _ranks(m.to(device), t)}
-    paths: dict[str, Callable[[Tensor, Tolerance], Two]] = {}
+    found: dict[str, Callable[[Tensor, Tolerance], Two]] = {}
     if backend.compiled_serve(device):
-        paths["compiled"] = _ranks
-    paths |= {"eigenvalues": _by_eigenvalues, "inertia": _by_inertia}
-    if made.matrices.dtype != torch.float64:
-        paths["sketch"] = _sketched
-    if made.specification.number % TRACKED == 0:
-        paths["tracker"] = _tracked
-        paths["tracker, torch"] = _tracked_by_torch
-    return paths
+        found["compiled"] = _ranks
+    found["torch"] = _by_torch
+    if dtype != torch.float64:
+        found["sketch"] = _sketched
+    if tracked:
+        found["tracker"] = _tracked
+        found["tracker, torch"] = _tracked_by_torch
+    return found
 
 
 def _ranks(matrices: Tensor, tolerance: Tolerance) -> Two:
@@ -121,24 +122,18 @@ def _ranks(matrices: Tensor, tolerance: Tolerance) -> Two:
 
 
 @contextmanager
-def by_torch(limit: int) -> Iterator[None]:
-    """PyTorch counts, by all eigenvalues up to an r of `limit` and by inertia above."""
-    before = backend.compiled_serve, backend.EIGENVALUES_UP_TO
+def by_torch() -> Iterator[None]:
+    """PyTorch counts, as it does where Numba is missing."""
+    before = backend.compiled_serve
     backend.compiled_serve = lambda device: False
-    backend.EIGENVALUES_UP_TO = {"rank": limit, "tracking": limit}
     try:
         yield
     finally:
-        backend.compiled_serve, backend.EIGENVALUES_UP_TO = before
+        backend.compiled_serve = before
 
 
-def _by_eigenvalues(matrices: Tensor, tolerance: Tolerance) -> Two:
-    with by_torch(10**9):
-        return _ranks(matrices, tolerance)
-
-
-def _by_inertia(matrices: Tensor, tolerance: Tolerance) -> Two:
-    with by_torch(0):
+def _by_torch(matrices: Tensor, tolerance: Tolerance) -> Two:
+    with by_torch():
         return _ranks(matrices, tolerance)
 
 
@@ -168,7 +163,7 @@ def _tracked(matrices: Tensor, tolerance: Tolerance) -> Two:
 
 def _tracked_by_torch(matrices: Tensor, tolerance: Tolerance) -> Two:
     view = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
-    with by_torch(0):
+    with by_torch():
         first = measure_stack(view, [tolerance], [], False, None)
         second = measure_stack(view, [tolerance], [], False, first.basis)
     return _of_rows(first.values), _of_rows(second.values)
@@ -190,7 +185,8 @@ def _kept(made: Made, count: RankBounds, last: RankBounds) -> list[Kept]:
         "absolute": lambda: tolerance.value / g.scale,
     }[tolerance.relative_to]()
     shifted = g.matrix - torch.diag_embed(tau.square()[:, None].expand(g.matrix.shape[:-1]))
-    growth = torch.where(g.trace > 0, unpivoted_inertia(shifted)[1] / g.trace, 0.0).nan_to_num(0.0, 0.0)
+    size = g.trace + g.matrix.shape[-1] * tau.square()
+    growth = torch.where(size > 0, unpivoted_inertia(shifted)[1] / size, 0.0).nan_to_num(0.0, 0.0)
     widths = (count.upper - count.lower).cpu().double()
     scores = {"nearest": near, "growth": growth, "widest": widths}
     best = ((why, float(score.max()), int(score.argmax())) for why, score in scores.items())

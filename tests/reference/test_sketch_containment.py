@@ -15,7 +15,7 @@ NARROW = (torch.float16, torch.bfloat16, torch.float32)
 @pytest.mark.parametrize("k", [8, 16])
 def test_the_exact_rank_and_sigma_1_are_in_the_bounds(k):
     decided = 0
-    for i, case in enumerate(cases(60, 20 + k, NARROW, least=1)):
+    for i, case in enumerate(cases(48, 20 + k, NARROW, least=1)):
         top = case.exact.singular_values()[0]
         rank = case.exact.rank(case.tolerance)
         basis = start(normal(i, case.matrix.shape[1], k, 0, -1)[None])
@@ -29,4 +29,4 @@ def test_the_exact_rank_and_sigma_1_are_in_the_bounds(k):
             assert inside(low, top * top, high), (case.name, step)
             basis = next_basis(found, proof.top, normal(i, view.shape[0], k, 0, step)[None])
         decided += int(proof.rank_lower[0, 0] == proof.rank_upper[0, 0])
-    assert decided > 20
+    assert decided > 16
