@@ -23,9 +23,9 @@ WORST = Path(__file__).parents[2] / "counting" / "worst.npz"
 
 def test_the_exact_rank_is_in_the_bounds(device):
     """One call for all that share a tolerance; tolerances of their own for the first few."""
-    made = list(cases(48, 40, least=1))
+    made = list(cases(20, 40, least=1))
     matrices = [case.matrix.to(device) for case in made]
-    for tolerance in {case.tolerance for case in made[:6]}:
+    for tolerance in {case.tolerance for case in made[:4]}:
         for resolve in (False, True):
             bounds = linalg.rank_bounds(matrices, tolerance, resolve=resolve)
             for case, low, high in zip(made, bounds.lower.tolist(), bounds.upper.tolist(), strict=True):
@@ -43,10 +43,10 @@ def test_nearest_calls_are_right(device):
 
 
 def test_the_error_of_low_rank_factors(device):
-    for case in cases(6, 41, (torch.float32, torch.bfloat16), least=2):
-        svd = linalg.svd_lowrank(case.matrix.to(device), 2, oversample=0)
-        error = float(svd.error)
+    made = list(cases(6, 41, (torch.float32,), least=2))
+    svd = linalg.svd_lowrank([case.matrix.to(device) for case in made], 2, oversample=0)
+    for i, (case, error) in enumerate(zip(made, svd.error.tolist(), strict=True)):
         if math.isfinite(error):
-            square = exact_residual_squared(case.matrix, *(x.cpu() for x in svd[:3]))
+            square = exact_residual_squared(case.matrix, *(x[i].cpu() for x in svd[:3]))
             numerator, denominator = error.as_integer_ratio()
             assert square * denominator**2 <= numerator**2, (case.name, error)
