@@ -8,23 +8,19 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from truth_made import Made, distances
 
 import fastrank
 from fastrank import RankBounds, Tolerance, backend, linalg, testing
-from fastrank.measuring.compiled_measurer import CompiledMeasurer
-from fastrank.measuring.stack_measurer import measure_stack
-from fastrank.reference import gram
-from fastrank.reference.ldl import unpivoted_inertia
+from fastrank.reference import gram, unpivoted_inertia
 from fastrank.reference.noise import normal
 from fastrank.reference.sketch import next_basis, prove, sketch, start
-from fastrank.weights import Source
 
 COLUMNS = 16
 """Of the sketches."""
 TRACKED = 4
-"""One batch in so many is given to the tracker's measurers as well."""
+"""One batch in so many is given to a tracker as well."""
 SMALL = 256
 """Elements of a matrix that may be kept as a worst case."""
 Two = tuple[RankBounds, RankBounds]
@@ -152,26 +148,22 @@ def _sketched(matrices: Tensor, tolerance: Tolerance) -> Two:
 
 
 def _tracked(matrices: Tensor, tolerance: Tolerance) -> Two:
-    """A step of the tracker on a CPU, and one after it that starts where the first has ended."""
-    if not backend.compiled_serve(matrices.device):
-        return _tracked_by_torch(matrices, tolerance)
-    measurer = CompiledMeasurer([tolerance], [])
-    sources = [Source(matrix, matrix) for matrix in matrices]
-    first, second = (_of_rows(measurer.measure(sources, False)[0].clone()) for _ in range(2))
-    return first, second
+    """A step of a tracker on a CPU, and one after it that starts where the first has ended."""
+    model = nn.ParameterDict({str(i): nn.Parameter(matrix) for i, matrix in enumerate(matrices)})
+    tracker = fastrank.RankTracker(model, tolerance=tolerance)
+    found = []
+    for _ in range(2):
+        tracker.step()
+        rows = tracker.latest()
+        each = [rows[str(i)] for i in range(len(matrices))]
+        ranks = torch.tensor([[row["rank_lower"], row["rank_upper"]] for row in each])
+        found.append(RankBounds(*ranks.unbind(1), torch.zeros(len(ranks), dtype=torch.int8)))
+    return found[0], found[1]
 
 
 def _tracked_by_torch(matrices: Tensor, tolerance: Tolerance) -> Two:
-    view = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
     with by_torch():
-        first = measure_stack(view, [tolerance], [], False, None)
-        second = measure_stack(view, [tolerance], [], False, first.basis)
-    return _of_rows(first.values), _of_rows(second.values)
-
-
-def _of_rows(values: Tensor) -> RankBounds:
-    lower, upper = values[:, 0].long(), values[:, 1].long()
-    return fastrank.RankBounds(lower, upper, torch.zeros(len(values), dtype=torch.int8))
+        return _tracked(matrices, tolerance)
 
 
 def _kept(made: Made, count: RankBounds, last: RankBounds) -> list[Kept]:
