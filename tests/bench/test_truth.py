@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import islice
 from pathlib import Path
 from threading import Event
 
@@ -42,7 +41,7 @@ def counted(wanted, **options):
 
 
 def test_every_family_in_every_way_and_no_false_bound():
-    rows = counted(specifications(500, 48, seed=1)).summary()
+    rows = counted(specifications(336, 48, seed=1)).summary()
     assert {row.path for row in rows} == PATHS
     families = truth_ledger.totals(truth.first_path(rows), "family")
     assert families.keys() == truth_made.FAMILIES.keys()
@@ -191,9 +190,14 @@ def test_when_it_is_stopped_it_tells_what_it_has_found(tmp_path, jobs):
     assert sum(int(row["matrices"]) for row in rows) == int(said[1]) > 0
 
 
-def test_on_a_gpu_processes_make_the_matrices_and_this_one_counts():
-    wanted = specifications(12)
-    with truth.workers(2, torch.device("meta")) as outcomes_of:
-        made = list(islice((truth.pickle.loads(truth._pickled(w)) for w in wanted), 3))
-        assert outcomes_of.func is truth._ahead
-    assert [m.specification for m in made] == wanted[:3]
+@forks
+def test_on_a_gpu_processes_make_the_matrices_and_this_one_counts(monkeypatch):
+    """In their order, and no process but this one uses the device."""
+    wanted, device = specifications(40), torch.device("meta")
+    monkeypatch.setattr(truth, "judge", lambda made, where: (os.getpid(), where, made))
+    with truth.workers(2, device) as outcomes_of:
+        found = list(outcomes_of(wanted))
+    assert {one[:2] for one in found} == {(os.getpid(), device)}
+    assert [made.specification for _, _, made in found] == wanted
+    for specification, (_, _, made) in zip(wanted, found, strict=True):
+        assert torch.equal(made.matrices, truth_made.matrices_of(specification)[0])
