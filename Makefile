@@ -27,10 +27,17 @@ test-emulated: .venv/.ready build/triton-3.6.0
 	PYTHONPATH=build/triton-3.6.0:$(EMULATOR) $(BIN)/pytest tests/kernels -p sm90_emulator -q $(if $(SHORT),-m "not heavy")
 
 # Ten thousand matrices of known rank; not a single bound may be false. DEVICE=cuda LARGEST=4096 where there is a GPU.
+# MATRICES=1000000 JOBS=2 takes half an hour, goes on where it was ended, and writes what is committed.
 DEVICE ?= cpu
 LARGEST ?= 512
+MATRICES ?= 10000
+JOBS ?= 1
+TRUTH ?= build/truth-$(DEVICE)
+WORST = $(if $(filter 1000000,$(MATRICES)),tests/counting,$(TRUTH))/worst.npz
+SUMMARY = $(if $(filter 1000000,$(MATRICES)),bench/results/truth,$(TRUTH))/truth.csv
 truth: .venv/.ready
-	$(BIN)/python bench/truth.py --matrices 10000 --largest $(LARGEST) --device $(DEVICE)
+	env OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python bench/truth.py --matrices $(MATRICES) --largest $(LARGEST) \
+		--device $(DEVICE) --jobs $(JOBS) --out $(TRUTH) --results $(SUMMARY) --report --worst $(WORST)
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

@@ -217,7 +217,7 @@ def _throughput(d: Drill) -> list[object]:
 
 def _truth(d: Drill) -> list[object]:
     jobs = max(1, min(14, len(os.sched_getaffinity(0)) - 2))
-    size = ["--matrices", 1000, "--largest", 1024, "--jobs", jobs]
+    size = ["--matrices", 1000, "--largest", 1024, "--tail", 1, "--jobs", jobs]
     if d.rehearsed:
         size = ["--matrices", 60, "--largest", 64, "--jobs", 2]
     return [*size, "--device", d.device, "--results", d.folder / "truth.csv"]

@@ -24,6 +24,7 @@ OPTIONAL = {
     "pandas",
     "matplotlib",
     "cupy",
+    "flint",
     "numba",
     "safetensors",
     "triton",

@@ -30,6 +30,7 @@ PUBLIC = {
     "fastrank.testing": {
         *("FAMILIES", "SPECTRA", "Case", "make", "cases", "spectrum", "clustered", "planted"),
         *("TrueRank", "true_rank", "true_singular_values", "CountErrors", "count_errors", "factor_error"),
+        *("ExactMatrix", "exact_residual_squared"),
     },
 }
 

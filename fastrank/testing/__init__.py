@@ -7,8 +7,11 @@
 
 Everything is computed on the CPU in FP64. Random numbers come from Philox, a counter-based generator, keyed by the
 caller's seed: no global generator is touched, and the same arguments give the same matrix in every process.
+
+`true_rank` is quick, and leaves open what FP64's rounding decides. `ExactMatrix` decides it, in whole numbers.
 """
 
+from .exact import ExactMatrix, exact_residual_squared
 from .matrices import FAMILIES, SPECTRA, Case, cases, clustered, make, planted, spectrum
 from .truth import (
     CountErrors,
@@ -24,10 +27,12 @@ __all__ = [
     "SPECTRA",
     "Case",
     "CountErrors",
+    "ExactMatrix",
     "TrueRank",
     "cases",
     "clustered",
     "count_errors",
+    "exact_residual_squared",
     "factor_error",
     "make",
     "planted",

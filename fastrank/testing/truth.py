@@ -31,8 +31,12 @@ def true_singular_values(A: Tensor) -> Tensor:
     return torch.where(finite[:, None], sigma, torch.nan).view(*A.shape[:-2], sigma.shape[-1])
 
 
-def true_rank(A: Tensor, tolerance: Tolerance | None = None) -> TrueRank:
-    """Numerical rank of each matrix of `A` `(..., m, n)` as stored, on any scale (default tolerance `Tolerance()`)."""
+def true_rank(A: Tensor, tolerance: Tolerance | None = None, *, room: float = 1.0) -> TrueRank:
+    """Numerical rank of each matrix of `A` `(..., m, n)` as stored, on any scale (default tolerance `Tolerance()`).
+
+    room: how often the error that is usual of FP64 singular values has to fit between one of them and tau, or the rank
+        is ambiguous (default 1). `ExactMatrix` tells the rank itself.
+    """
     tolerance = tolerance or Tolerance()
     wide, scale, finite = _scaled(A)
     sigma = torch.linalg.svdvals(wide)
@@ -41,7 +45,7 @@ def true_rank(A: Tensor, tolerance: Tolerance | None = None) -> TrueRank:
         tau = divided(torch.tensor(tolerance.value, dtype=torch.float64), scale)
     else:
         tau = tolerance.value * (top if tolerance.relative_to == "spectral" else _frobenius(wide))
-    margin = 2.0**-52 * (max(A.shape[-2:]) + 10) * top
+    margin = room * 2.0**-52 * (max(A.shape[-2:]) + 10) * top
     counts = ((sigma > t[:, None]).sum(-1) for t in (tau + margin, tau - margin))
     return TrueRank(*(torch.where(finite, count, -1).view(A.shape[:-2]) for count in counts))
 

@@ -1,4 +1,4 @@
-"""The long run's own judgement: it sees every family, and it sees a lie."""
+"""The long run's own judgement: it sees every family, it sees a lie, and it goes on where it was ended."""
 
 from __future__ import annotations
 
@@ -8,72 +8,96 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
 import truth
+import truth_ledger
+import truth_made
+import truth_paths
+import truth_report
 
-from fastrank import RankBounds, linalg
+from fastrank import RankBounds, Tolerance, linalg
 
 CPU = torch.device("cpu")
 FIRST = [
-    ("zero", (1, 3), torch.bfloat16),
-    ("identity", (10, 8), torch.float64),
-    ("one_large", (51, 60), torch.float64),
-    ("one_small", (2, 19), torch.float64),
+    ("zero", (3, 2), torch.float16, Tolerance(3.82253779577971e-05, "spectral")),
+    ("identity", (3, 2), torch.float32, Tolerance(5.600265186807292e-06, "absolute")),
 ]
+PATHS = {"compiled", "torch", "sketch", "tracker", "tracker, torch"}
 
 
-def test_five_hundred_matrices_and_no_false_bound():
-    tallies = truth.tally(500, 128, CPU, seed=1)
-    assert sum(t.matrices for t in tallies.values()) == 500
-    assert min(t.matrices for t in tallies.values()) >= 35
-    assert sum(t.wrong for t in tallies.values()) == 0
-    # Only singular values that equal tau stay open, as a geometric spectrum may have one.
-    assert sum(t.unresolved for t in tallies.values()) <= 5
+def specifications(count, largest=24, seed=0, most=4):
+    return list(truth_made.specifications(count, largest, seed, most=most))
+
+
+def counted(wanted, **options):
+    ledger = truth_ledger.Ledger(None, "")
+    truth.count(wanted, CPU, ledger, Event(), **options)
+    return ledger
+
+
+def test_every_family_in_every_way_and_no_false_bound():
+    rows = counted(specifications(336, 48, seed=1)).summary()
+    assert {row.path for row in rows} == PATHS
+    families = truth_ledger.totals(truth.first_path(rows), "family")
+    assert families.keys() == truth_made.FAMILIES.keys()
+    assert min(t.matrices for t in families.values()) >= 8
+    assert sum(row.tally.wrong + row.tally.ambiguous for row in rows) == 0
+    # Only singular values that equal tau, or nearly, stay open.
+    near = ("clustered 1e-", "one at tau", "hadamard", "pythagorean", "saddle at tau", "integers", "geometric")
+    assert sum(t.last for name, t in families.items() if not name.startswith(near)) <= 5
 
 
 def test_cases_cover_dtypes_tolerances_and_sizes():
-    wanted = list(truth.specifications(1000, 64, seed=0))
-    assert {w.options["dtype"] for w in wanted} == set(truth.SCALES)
-    assert {w.options["tolerance"].relative_to for w in wanted} == {"frobenius", "spectral", "absolute"}
-    sides = [side for w in wanted for side in w.arguments[1:]]
+    wanted = specifications(4000, 64)
+    assert {w.dtype for w in wanted} == set(truth_made.DTYPES)
+    assert {w.tolerance.relative_to for w in wanted} == {"frobenius", "spectral", "absolute"}
+    sides = [side for w in wanted for side in (w.rows, w.cols)]
     assert (min(sides), max(sides)) == (1, 64)
-    assert wanted == list(truth.specifications(1000, 64, seed=0))
+    assert wanted == specifications(4000, 64)
+    tail = [max(w.rows, w.cols) for w in specifications(4000, 512)]
+    assert 0 < sum(side > truth_made.COMMON for side in tail) < 0.05 * len(tail)
+    assert all(w.size * w.rows * w.cols <= truth_made.ELEMENTS for w in specifications(4000, 512, most=64))
 
 
 def test_a_seed_has_the_matrices_that_it_always_had():
     """Or nobody could look again at what a run has found."""
-    made = [truth.make(w) for w in truth.specifications(4, 64, seed=0)]
-    assert [(m.family, tuple(m.matrix.shape), m.matrix.dtype) for m in made] == FIRST
+    wanted = specifications(8, 96)
+    assert [(w.family, (w.rows, w.cols), w.dtype, w.tolerance) for w in wanted] == FIRST
+    for one, other in zip(*(map(truth_made.make, specifications(200, 24)) for _ in range(2)), strict=True):
+        assert torch.equal(one.matrices, other.matrices)
+        assert one.tolerance == other.tolerance
+        assert torch.equal(one.truth.lower, other.truth.lower)
+
+
+def test_ties_are_made_and_told():
+    """Of exact ties the truth is known, and FP64 leaves them open."""
+    wanted = [w for w in specifications(4000, 16) if w.family in ("hadamard", "pythagorean")]
+    ties = 0
+    for made in map(truth_made.make, wanted):
+        assert not made.truth.ambiguous.any()
+        _, last = truth_paths._ranks(made.matrices, made.tolerance)
+        ties += int((last.lower < last.upper).sum())
+        assert (last.lower <= made.truth.lower).all()
+        assert (last.upper >= made.truth.upper).all()
+    assert ties > 0.4 * sum(w.size for w in wanted)
 
 
 forks = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 and later, where NumPy has threads
 
 
 @forks
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_processes_make_the_same_matrices_in_the_same_order(jobs):
-    wanted = list(truth.specifications(40, 24, seed=2))
-    with truth.makers(jobs) as made_of:
-        for made, specification in zip(made_of(wanted), wanted, strict=True):
-            expected = truth.make(specification)
-            assert (made.family, made.tolerance) == (expected.family, expected.tolerance)
-            assert made.matrix.dtype == expected.matrix.dtype
-            assert torch.equal(made.matrix, expected.matrix)
-            assert made.truth == expected.truth
-
-
-@forks
-def test_a_tally_is_the_same_by_one_process_and_by_two():
-    assert truth.tally(120, 40, CPU, seed=5, jobs=2) == truth.tally(120, 40, CPU, seed=5)
+def test_a_summary_is_the_same_by_one_process_and_by_two():
+    wanted = specifications(240, seed=5)
+    assert counted(wanted, jobs=2).summary() == counted(wanted).summary()
 
 
 @pytest.mark.parametrize("off", [-1, 1])
-def test_a_false_bound_is_seen(off, monkeypatch):
+def test_a_false_bound_is_seen_and_its_matrix_is_kept(off, monkeypatch, tmp_path, capsys):
     honest = linalg.rank_bounds
 
     def lying(*args, **options):
@@ -81,50 +105,94 @@ def test_a_false_bound_is_seen(off, monkeypatch):
         return RankBounds(bounds.lower + off, bounds.upper + off, bounds.status)
 
     monkeypatch.setattr(linalg, "rank_bounds", lying)
-    tallies = truth.tally(len(truth.FAMILIES), 20, CPU)
-    assert all(t.wrong == 1 for t in tallies.values())
+    wanted = [w for w in specifications(400, most=1) if w.family == "low_rank"][:3]
+    rows = counted(wanted, folder=tmp_path).summary()
+    assert all(row.tally.wrong == row.tally.matrices for row in rows if row.path in ("compiled", "torch"))
+    assert "FALSE: Specification" in capsys.readouterr().out
+    kept = truth_ledger.kept(tmp_path / f"false-{wanted[0].number}.npz")
+    matrices, tolerance = truth_made.matrices_of(wanted[0])
+    assert torch.equal(kept[0].matrix, matrices[0])
+    assert (kept[0].tolerance, kept[0].matrix.dtype) == (tolerance, wanted[0].dtype)
+    assert kept[0].name.startswith("compiled: ")
 
 
-def test_the_program_prints_a_table():
-    program = Path(truth.__file__)
-    command = [sys.executable, str(program), "--matrices", "28", "--largest", "16"]
+def test_what_was_counted_is_not_counted_again(tmp_path, monkeypatch):
+    """A run that was ended after a few batches, and the rest: together they are the whole run."""
+    wanted, path = specifications(120), tmp_path / "new" / "ledger.sqlite"
+    seen = []
+    monkeypatch.setattr(
+        truth, "judge", lambda made, device: seen.append(made.specification.number) or honest(made, device)
+    )
+    honest = truth_paths.judge
+    for part in (wanted[:7], wanted, wanted):
+        ledger = truth_ledger.Ledger(path, "one")
+        truth.count(part, CPU, ledger, Event())
+        ledger.close()
+    assert seen == [w.number for w in wanted]
+    again = truth_ledger.Ledger(path, "one")
+    assert again.summary() == counted(wanted).summary()
+    assert again.summary(7) == counted(wanted[:7]).summary()
+    assert [k[:4] for k in again.kept()] == [k[:4] for k in counted(wanted[::-1]).kept()]
+    assert truth_ledger.Ledger(path, "another").done() == set()
+
+
+def test_a_fingerprint_is_of_all_that_was_asked_for():
+    assert truth_ledger.fingerprint(1, "a") == truth_ledger.fingerprint(1, "a") != truth_ledger.fingerprint(2, "a")
+
+
+def test_a_summary_is_written_read_and_tabled(tmp_path):
+    rows = counted(specifications(60)).summary()
+    path, before = tmp_path / "folder" / "summary.csv", tmp_path / "before.csv"
+    truth_ledger.save(path, rows)
+    assert truth_ledger.load(path) == rows
+    truth_ledger.save(before, [row for row in rows if row.family == "zero"])
+    table = truth_report.write(path, before).read_text()
+    (zero,) = re.findall(r"^\| zero .*$", table, re.MULTILINE)
+    assert zero == "| zero | 4 | 0 | 0 | 0.00% | 0.00% | 0.00% | 0.00% |"
+    assert "| identity | 4 | 0 | 0 | 0.00% | 0.00% |\n" in table
+
+
+def test_the_program_prints_a_table_and_writes_its_files(tmp_path):
+    program, out = Path(truth.__file__), tmp_path / "out"
+    command = [sys.executable, str(program), "--matrices", "84", "--largest", "16", "--out", str(out)]
+    command += ["--results", str(out / "s.csv"), "--report", "--worst", str(out / "worst.npz")]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    lines = done.stdout.splitlines()
-    assert [line.split("  ")[0].strip() for line in lines[1:-1]] == [*truth.FAMILIES, "all"]
-    assert lines[-2].split()[1:3] == ["28", "0"]
-    assert "by the kernels on cpu" in lines[-1]
+    printed = done.stdout.splitlines()
+    names = [line[:18].strip() for line in printed]
+    assert names[1:-7] == list(truth_made.FAMILIES)
+    assert set(names[-6:-1]) == PATHS
+    assert re.match(r"counted 84 matrices on cpu in \d+ s$", printed[-1])
+    assert len(truth_ledger.kept(out / "worst.npz")) >= len(truth_made.FAMILIES)
+    assert (out / "s.md").exists()
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_when_it_is_stopped_it_tells_what_it_has_found(tmp_path, jobs):
+def test_when_it_is_stopped_it_tells_what_it_has_found(tmp_path):
     """SIGTERM is what a time limit sends: the tally is there, and nobody takes it for a whole run."""
     program, path = Path(truth.__file__), tmp_path / "folder" / "tally.csv"
-    command = [sys.executable, str(program), "--matrices", "1000000", "--largest", "8", "--results", str(path)]
-    command += ["--jobs", jobs]
+    command = [sys.executable, str(program), "--matrices", "100000", "--largest", "8", "--results", str(path)]
+    command += ["--jobs", "2", "--out", str(tmp_path)]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
-    time.sleep(1.0)
-    while not handles_sigterm(running.pid):
+    while not (ledger := tmp_path / "ledger.sqlite").exists() or not truth_ledger.written(ledger):
+        assert running.poll() is None
         time.sleep(0.1)
-    time.sleep(3.0)
     os.killpg(running.pid, signal.SIGTERM)  # as the drill does: all its processes hear of it
     printed, _ = running.communicate(timeout=60)
     assert running.returncode == 1
-    said = re.search(r"^stopped after (\d+) of 1000000 matrices$", printed, re.MULTILINE)
+    said = re.search(r"^stopped after (\d+) of 100000 matrices$", printed, re.MULTILINE)
     with path.open(newline="") as file:
-        rows = {row["family"]: row for row in csv.DictReader(file)}
-    assert list(rows) == [*truth.FAMILIES, "all"]
-    assert list(rows["all"]) == ["family", "matrices", "wrong", "open", "unresolved"]
-    assert rows["all"]["matrices"] == said[1]
-    assert sum(int(rows[family]["matrices"]) for family in truth.FAMILIES) == int(said[1]) > 0
+        rows = [row for row in csv.DictReader(file) if row["path"] == "compiled"]
+    assert list(rows[0]) == [*truth_ledger.FIELDS, "share"]
+    assert sum(int(row["matrices"]) for row in rows) == int(said[1]) > 0
 
 
-def handles_sigterm(process: int) -> bool:
-    """Whether a process has a handler for it by now: before that, it would just end."""
-    caught = re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{process}/status").read_text())[1]
-    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
-
-
-def test_nothing_is_counted_twice_or_half():
-    stopped = threading.Event()
-    stopped.set()
-    assert all(t == truth.Tally() for t in truth.tally(100, 8, CPU, stopped=stopped).values())
+@forks
+def test_on_a_gpu_processes_make_the_matrices_and_this_one_counts(monkeypatch):
+    """In their order, and no process but this one uses the device."""
+    wanted, device = specifications(40), torch.device("meta")
+    monkeypatch.setattr(truth, "judge", lambda made, where: (os.getpid(), where, made))
+    with truth.workers(2, device) as outcomes_of:
+        found = list(outcomes_of(wanted))
+    assert {one[:2] for one in found} == {(os.getpid(), device)}
+    assert [made.specification for _, _, made in found] == wanted
+    for specification, (_, _, made) in zip(wanted, found, strict=True):
+        assert torch.equal(made.matrices, truth_made.matrices_of(specification)[0])
