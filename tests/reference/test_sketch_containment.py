@@ -8,6 +8,7 @@ from exact_cases import cases, inside
 
 from fastrank.reference.noise import normal
 from fastrank.reference.sketch import next_basis, prove, sketch, start
+from fastrank.reference.sketch_top import top_bounds
 
 NARROW = (torch.float16, torch.bfloat16, torch.float32)
 
@@ -25,6 +26,8 @@ def test_the_exact_rank_and_sigma_1_are_in_the_bounds(k):
             proof = prove(found, basis, [case.tolerance])
             assert proof.rank_lower[0, 0] <= rank <= proof.rank_upper[0, 0], (case.name, step)
             assert inside(float(proof.top_low), top * top, float(proof.top_high)), (case.name, step)
+            _, low, high = top_bounds(found, basis)
+            assert inside(float(low), top * top, float(high)), (case.name, step)
             basis = next_basis(found, proof.top, normal(i, view.shape[0], k, 0, step)[None])
         decided += int(proof.rank_lower[0, 0] == proof.rank_upper[0, 0])
     assert decided > 16
