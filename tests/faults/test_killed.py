@@ -1,4 +1,4 @@
-"""A writer that dies at any of its calls of the system leaves all that was finished, nothing that is half, and no lock."""
+"""A writer that dies at any of its calls of the system leaves all that was finished, nothing half, and no lock."""
 
 from __future__ import annotations
 
