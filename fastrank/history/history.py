@@ -215,7 +215,7 @@ class History:
                 self._full = self._late = False
                 try:
                     self._write(complete=full)
-                except OSError as error:
+                except (OSError, MemoryError) as error:
                     self._warn(f"not written ({error}); its rows are kept in memory and tried again later", 5)
         if self._parts is not None:
             self._alarm.set()
@@ -230,7 +230,7 @@ class History:
                     self._keep(wait=True)
                 if self._parts is not None and self._parts.free and not self._pending.safe:
                     self._write(complete=False)
-            except (OSError, HistoryError) as error:
+            except (OSError, HistoryError, MemoryError) as error:
                 self._warn(f"not written ({error}); its rows are kept in memory and tried again later")
         del owner
 
