@@ -211,7 +211,7 @@ def _named(path: Path) -> Iterator[None]:
         raise LedgerError(
             f"{path}: cannot be used: {error}. Check free space and permissions, and run again"
         ) from error
-    except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:  # no database; what cannot be in a ledger
+    except (sqlite3.Error, ValueError, TypeError, LookupError, RecursionError) as error:  # not as it is written here
         raise LedgerError(_damaged(path, str(error))) from error
 
 

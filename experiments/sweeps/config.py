@@ -29,7 +29,6 @@ from ..trial import (
 )
 from .diagnosis import explain
 
-
 MOST_TRIALS = 1_000_000
 
 

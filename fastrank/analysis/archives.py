@@ -1,4 +1,4 @@
-"""Zip archives, as `torch.save` and `numpy.savez` write them: looked at before anybody believes what they say of themselves."""
+"""Zip archives, as `torch.save` and `numpy.savez` write them: looked through before anybody believes what they say."""
 
 from __future__ import annotations
 
