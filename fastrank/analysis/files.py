@@ -75,7 +75,11 @@ def _numpy(path: Path) -> dict[str, Tensor]:
     try:
         # A file of one array is mapped: one that says it is larger than its file is then refused, not made room for.
         loaded = np.load(path, mmap_mode="c")
-        arrays = {path.name: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        if isinstance(loaded, np.ndarray):
+            arrays = {path.name: loaded}
+        else:
+            with loaded:
+                arrays = dict(loaded)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
     except (*UNREADABLE, TypeError, LookupError, SyntaxError, TokenError, MemoryError) as error:
         raise AnalyzeError(f"{path}: is not a whole NumPy file of numbers: {error}") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 
 def cut(content: bytes, stride: int) -> Iterator[bytes]:
@@ -17,3 +18,11 @@ def flipped(content: bytes, stride: int) -> Iterator[bytes]:
         damaged = bytearray(content)
         damaged[place] ^= 1 << (i * 3 % 8)
         yield bytes(damaged)
+
+
+def outcome(run: Callable[[], Any], error: type[Exception]) -> tuple[Any, str | None]:
+    """What `run` returns, and None; or None, and what its `error` says."""
+    try:
+        return run(), None
+    except error as caught:
+        return None, str(caught)

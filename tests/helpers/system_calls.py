@@ -120,7 +120,7 @@ def killed(run: Callable[[], object], at: int, when: When) -> None:
         with Calls(at, die):
             run()
 
-    assert os.WEXITSTATUS(_status(until_then)) == KILLED, f"call {at} was not made"
+    assert os.WEXITSTATUS(status_of(until_then)) == KILLED, f"call {at} was not made"
 
 
 def killed_at(run: Callable[[], object], size: int) -> bool:
@@ -132,12 +132,14 @@ def killed_at(run: Callable[[], object], size: int) -> bool:
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         run()
 
-    status = _status(until_then)
+    status = status_of(until_then)
     assert status == 0 or os.WTERMSIG(status) == signal.SIGXFSZ
     return status != 0
 
 
-def _status(run: Callable[[], object]) -> int:
+def status_of(run: Callable[[], object]) -> int:
+    """Run in a forked process; returns its status as `os.waitpid` has it: 0 where `run` has returned, 256 where it has
+    raised. One that hangs is killed after a minute."""
     child = os.fork()
     if child == 0:
         try:
