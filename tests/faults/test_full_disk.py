@@ -249,3 +249,28 @@ def test_of_the_command_line_is_a_line(tmp_path, monkeypatch, capsys):
         cli.main()
     assert ended.value.code == f"fastrank: {out}: File too large"
     assert not out.exists()
+
+
+CONFIG = """
+name = "tiny"
+epochs = 1
+model = { name = "mlp_bn", depth = 1, width = 4 }
+data = { name = "digits" }
+grid = { batch_size = [64], lr = [0.5], weight_decay = [0.0] }
+"""
+
+
+@pytest.mark.parametrize(("size", "named"), [(0, "sweep.lock"), (100, "config.toml"), (1000, "trials.draft")])
+def test_of_a_sweep_that_cannot_begin(tmp_path, size, named, monkeypatch, capsys):
+    """In its folder is nothing that another try would stumble over."""
+    (tmp_path / "tiny.toml").write_text(CONFIG)
+    out = tmp_path / "out"
+    monkeypatch.setattr("sys.argv", ["fastrank", "sweep", str(tmp_path / "tiny.toml"), "--out", str(out)])
+    with full_disk(size), pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = f"{ended.value.code}{capsys.readouterr().err}"
+    assert f"fastrank: {out / named}: " in said
+    assert said.count("\n") <= 1
+    assert not Layout(out).ledger.exists()
+    Ledger.create(out, {}, {"one": {}})
+    assert [record.id for record in Ledger.open(out).trials()] == ["one"]
