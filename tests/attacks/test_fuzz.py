@@ -31,7 +31,7 @@ from fastrank.experiments.sweeps import config
 from fastrank.history import HistoryError, read_history
 from fastrank.weights import Choice
 
-EXAMPLES = int(os.environ.get("FASTRANK_FUZZ", "40"))
+EXAMPLES = int(os.environ.get("FASTRANK_FUZZ", "25"))
 bounded = settings(max_examples=EXAMPLES, derandomize=True, deadline=None, database=None)
 
 WILD = [b"\xff" * 8, b"\0" * 8, struct.pack("<Q", 2**60), struct.pack("<I", 2**31 - 1), b"\x7f" * 4]

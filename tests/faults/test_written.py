@@ -19,7 +19,7 @@ WRITES = {
 """Names of functions that make a file or a folder, and `open` with a mode in which it is written."""
 
 HERE = "faults/test_full_disk.py::test_of_"
-MEMORY = "into memory, of which `write_atomically` makes a file"
+COMMANDS = "faults/test_full_disk_of_commands.py::test_of_"
 SCRATCH = "a scratch folder, gone at the end of the block"
 REPORTS = "experiments/reports/test_report.py::test_a_folder_that_cannot_be_written_is_named_and_the_old_report_stays"
 COMPARED = "experiments/reports/test_compare.py::test_bad_calls_are_told_what_to_do"
@@ -34,13 +34,13 @@ POINTS = {
     "fastrank/history/parts.py: mkdir write_history": f"{HERE}a_history",
     "fastrank/plotting/figures/picture.py: savefig": "into memory, of which a notebook makes a picture",
     "fastrank/plotting/figures/spectra.py: rename": "no file: columns of a table",
-    "fastrank/sinks/tensorboard.py: RecordWriter mkdir open": f"{HERE}event_files",
+    "fastrank/sinks/tensorboard.py: RecordWriter mkdir open": f"{COMMANDS}event_files",
     "fastrank/tracking/checkpoint.py: save": "into memory, of which whoever saves the state makes a file",
     "fastrank/tracking/readings.py: write_history": f"{HERE}a_file_that_replaces_another",
     "fastrank/transformers.py: save": "into memory, of which the trainer makes a file",
     "kernels/compile.py: mkdir open": COMPILED,
     "kernels/cuda/build.py: get_file get_file": "no file: asks Triton's cache for one",
-    "experiments/analyze.py: write_csv": f"{HERE}the_command_line_is_a_line",
+    "experiments/analyze.py: write_csv": f"{COMMANDS}the_command_line_is_a_line",
     "experiments/data/prepare.py: TemporaryDirectory mkdir": PREPARED,
     "experiments/data/store.py: save_file": f"{HERE}a_data_set_at_every_size",
     "experiments/engines/execute.py: TemporaryDirectory": SCRATCH,
@@ -52,14 +52,14 @@ POINTS = {
     "experiments/reports/compare.py: write_atomically": COMPARED,
     "experiments/reports/figures/draw.py: save": REPORTS,
     "experiments/reports/figures/drawing.py: save savefig savefig to_csv write_atomically write_atomically "
-    "write_atomically": f"{HERE}a_report",
-    "experiments/reports/history_report.py: save to_csv write_atomically write_atomically": f"{HERE}a_report",
+    "write_atomically": f"{COMMANDS}a_report",
+    "experiments/reports/history_report.py: save to_csv write_atomically write_atomically": f"{COMMANDS}a_report",
     "experiments/reports/live_heat_map.py: TemporaryDirectory": SCRATCH,
     "experiments/reports/report.py: to_csv write_atomically write_atomically": REPORTS,
     "experiments/sinks/mlflow.py: TemporaryDirectory write_bytes": NO_ERROR,
     "experiments/sweeps/devices.py: TemporaryDirectory": SCRATCH,
     "experiments/sweeps/summary.py: write_csv": f"{HERE}a_file_that_replaces_another",
-    "experiments/sweeps/sweep.py: mkdir open write_atomically": f"{HERE}a_sweep_that_cannot_begin",
+    "experiments/sweeps/sweep.py: mkdir open write_atomically": f"{COMMANDS}a_sweep_that_cannot_begin",
     "experiments/training/checkpoint.py: save write_atomically": f"{HERE}a_checkpoint_training_goes_on",
     "experiments/training/stack_history.py: mkdir write_history": STACKED,
 }

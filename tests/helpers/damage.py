@@ -20,9 +20,9 @@ def flipped(content: bytes, stride: int) -> Iterator[bytes]:
         yield bytes(damaged)
 
 
-def outcome(run: Callable[[], Any], error: type[Exception]) -> tuple[Any, str | None]:
-    """What `run` returns, and None; or None, and what its `error` says."""
+def outcome(run: Callable[[], Any], *errors: type[Exception]) -> tuple[Any, str | None]:
+    """What `run` returns, and None; or None, and what one of the `errors` says."""
     try:
         return run(), None
-    except error as caught:
+    except errors as caught:
         return None, str(caught)

@@ -81,6 +81,8 @@ def at_every_allocation(run: Callable[[], Any], check: Callable[[Any], None], le
                 said = error
         if said is not None and not (memory.failed and is_of_memory(said)):
             raise said
+        assert torch.is_grad_enabled()
+        assert not torch.is_autocast_enabled("cpu")
         check(result)
         if not memory.failed:
             break
