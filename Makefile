@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two at a time, unless whoever calls has said how many: `make --jobs=N`.
 SIDE_BY_SIDE = --no-print-directory $(if $(findstring --jobserver,$(MAKEFLAGS)),,--jobs=2 --output-sync=target)
 
-.PHONY: sweep test test-library test-kernels test-emulated truth endurance lint types wheel kernels kernels-3.9 kernels-3.6 bench notebook attention
+.PHONY: sweep test test-library test-kernels test-emulated truth endurance fuzz lint types wheel kernels kernels-3.9 kernels-3.6 bench notebook attention
 .PHONY: gpu-check gpu-measure gpu-reproduce gpu-carry gpu-rehearse clean
 
 sweep: .venv/.ready
@@ -38,6 +38,11 @@ SUMMARY = $(if $(filter 1000000,$(MATRICES)),bench/results/truth,$(TRUTH))/truth
 truth: .venv/.ready
 	env OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 $(BIN)/python bench/truth.py --matrices $(MATRICES) --largest $(LARGEST) \
 		--device $(DEVICE) --jobs $(JOBS) --out $(TRUTH) --results $(SUMMARY) --report --worst $(WORST)
+
+# Malformed files, many more of them than the tests have: FUZZ of each kind.
+FUZZ ?= 5000
+fuzz: .venv/.ready
+	FASTRANK_FUZZ=$(FUZZ) $(BIN)/pytest tests/attacks/test_fuzz.py
 
 lint: .venv/.ready
 	$(BIN)/ruff check .

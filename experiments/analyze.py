@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 import fastrank
+from fastrank.plotting import printable
 
 from .errors import UsageError
 from .files import csv_text, write_csv
@@ -82,10 +83,10 @@ def _print(
         console = open_console()
         console.print(table(rows, tolerance, energy))
         for note in notes:
-            console.print(note, markup=False, highlight=False, soft_wrap=True)
+            console.print(printable(note), markup=False, highlight=False, soft_wrap=True)
         return
     for note in notes:
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     text = csv_text(list(found.columns), rows) if form == "csv" else json_text(found, rows, tolerance)
     # Flushed here, where the command line knows what to do if nobody reads on, and not when Python ends.
     print(text, end="", flush=True)
@@ -146,7 +147,7 @@ def table(rows: Sequence[Mapping[str, Any]], tolerance: fastrank.Tolerance, ener
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
-            escape(row["name"]),
+            escape(printable(row["name"])),
             f"{row['rows']} x {row['cols']}",
             _rank(row),
             str(min(row["rows"], row["cols"])),

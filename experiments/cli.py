@@ -55,7 +55,10 @@ def main() -> None:
         status = _exit_status(error)
         if status is None:
             raise
-        typer.echo(f"fastrank: {error}", err=True)
+        from fastrank.plotting import printable
+
+        said = f"fastrank: {error}" if str(error) else f"fastrank: {type(error).__name__}"
+        typer.echo("\n".join(map(printable, said.split("\n"))), err=True)
         sys.exit(status)
     finally:
         signal.signal(signal.SIGINT, earlier)
@@ -75,6 +78,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _exit_status(error: Exception) -> int | None:
     """The exit status of an error that is the user's to mend; None for any other, which is a defect of ours."""
+    import torch
+
     from fastrank import AnalyzeError, HistoryError
 
     from .errors import UserError
@@ -82,7 +87,9 @@ def _exit_status(error: Exception) -> int | None:
     match error:
         case UserError():
             return error.exit_status
-        case AnalyzeError() | HistoryError():
+        case AnalyzeError() | HistoryError() | MemoryError() | torch.OutOfMemoryError():
+            return 1
+        case RuntimeError() if "can't allocate memory" in str(error):  # of the host, as PyTorch says it
             return 1
     return None
 

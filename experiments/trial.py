@@ -41,7 +41,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 BatchSize = Annotated[int, Field(ge=2)]  # batch-norm has no variance to divide by in a batch of one
 WeightDecay = Annotated[Number, Field(ge=0)]
 Momentum = Annotated[Number, Field(ge=0, lt=1)]
-Axis = Annotated[list[T], Field(min_length=1), AfterValidator(_without_duplicates)]
+Axis = Annotated[list[T], Field(min_length=1, max_length=1_000), AfterValidator(_without_duplicates)]
 
 
 class Strict(BaseModel):

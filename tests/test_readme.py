@@ -10,7 +10,7 @@ import pytest
 
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
-PAGES = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "bench/README.md", "bench/gpu.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "bench/README.md", "bench/gpu.md", "SECURITY.md"]
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 
 

@@ -4,8 +4,8 @@ The driver alone writes the ledger; anybody may read it meanwhile. Every change 
 lives only as long as its transaction. So there is nothing to close, and a killed driver leaves nothing half done.
 """
 
-import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
@@ -20,9 +20,11 @@ from fastrank.files import sync
 
 from ..errors import UserError
 from .layout import Layout
+from .sealed import sealed, unsealed
 
 SCHEMA_VERSION = 2
 MAX_ATTEMPTS = 2  # a trial that crashes is tried once more
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -94,8 +96,8 @@ class Ledger:
         meta = {"schema": SCHEMA_VERSION, "created": _now(), **meta}
         with _named(draft), closing(sqlite3.connect(draft)) as connection:
             connection.executescript(_SCHEMA)
-            entries = [(key, json.dumps(value)) for key, value in meta.items()]
-            rows = [(i, name, json.dumps(spec)) for i, (name, spec) in enumerate(trials.items())]
+            entries = [(key, sealed(value, key)) for key, value in meta.items()]
+            rows = [(i, name, sealed(spec, name)) for i, (name, spec) in enumerate(trials.items())]
             connection.executemany("INSERT INTO meta VALUES (?, ?)", entries)
             connection.executemany("INSERT INTO trials (position, id, spec) VALUES (?, ?, ?)", rows)
             connection.commit()
@@ -130,7 +132,7 @@ class Ledger:
         """``config`` (canonical), ``data``, ``commit``, ``versions``, ``created`` and ``schema``."""
         with self._connection() as connection:
             entries = connection.execute("SELECT key, value FROM meta")
-            return {key: json.loads(value) for key, value in entries}
+            return {key: unsealed(value, key) for key, value in entries}
 
     def trials(self) -> list[TrialRecord]:
         """All trials, in the order of the grid."""
@@ -145,7 +147,8 @@ class Ledger:
 
     def finish(self, trial: str, status: Status, result: dict[str, Any], seconds: float) -> None:
         """Record that the trial has come to its end, ``done`` or ``diverged``, with this result."""
-        values = (status, json.dumps(result), seconds, result.get("host"), _now())
+        host, now, seconds = result.get("host"), _now(), float(seconds)
+        values = (status, sealed(result, trial, str(status), seconds, host, now), seconds, host, now)
         self._update("status = ?, result = ?, seconds = ?, host = ?, finished = ?", values, [trial])
 
     def crash(self, trials: Iterable[str], error: str) -> None:
@@ -208,7 +211,7 @@ def _named(path: Path) -> Iterator[None]:
         raise LedgerError(
             f"{path}: cannot be used: {error}. Check free space and permissions, and run again"
         ) from error
-    except (sqlite3.DatabaseError, ValueError) as error:  # not a database; JSON or a status that cannot be read
+    except (sqlite3.Error, ValueError, TypeError, LookupError, RecursionError) as error:  # not as it is written here
         raise LedgerError(_damaged(path, str(error))) from error
 
 
@@ -221,9 +224,19 @@ def _damaged(path: Path, reason: str) -> str:
 
 def _record(row: sqlite3.Row) -> TrialRecord:
     fields = {key: row[key] for key in row.keys() if key != "position"}  # noqa: SIM118 (a Row iterates over values)
-    fields["spec"] = json.loads(fields["spec"])
-    fields["result"] = None if fields["result"] is None else json.loads(fields["result"])
-    return TrialRecord(**{**fields, "status": Status(fields["status"])})
+    for name in (fields["id"], fields["stack"]):  # they name files and folders, which are removed as well
+        if name is not None and not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} names no trial")
+    fields["status"] = Status(fields["status"])
+    fields["spec"] = unsealed(fields["spec"], fields["id"])
+    if fields["result"] is not None:
+        beside = (fields["id"], str(fields["status"]), fields["seconds"], fields["host"], fields["finished"])
+        fields["result"] = unsealed(fields["result"], *beside)
+    if not isinstance(fields["spec"], dict) or not isinstance(fields["result"] or {}, dict):
+        raise ValueError(f"what is written of {fields['id']} is no trial")
+    if fields["status"].is_result and fields["result"] is None:
+        raise ValueError(f"{fields['id']} has come to its end, and there is no result")
+    return TrialRecord(**fields)
 
 
 def _now() -> str:

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 import fastrank
 from fastrank.plotting import Standing
-from fastrank.plotting.figures import ranks, share
+from fastrank.plotting.figures import Source, ranks, share
 
 from ..records import history_parts
 
@@ -103,10 +102,7 @@ def _stamp(file: Path) -> Stamp:
 
 
 def _read_part(file: Path) -> _Part:
-    try:
-        there = pq.read_schema(file).names
-    except (OSError, pa.ArrowException) as error:
-        raise fastrank.HistoryError(f"{file}: not there, truncated or not a Parquet file ({error})") from error
+    there = Source(file).columns
     table = fastrank.read_history(file, columns=[*COLUMNS, *(column for column in MORE if column in there)])
     names = table["name"].combine_chunks()
     names = names if pa.types.is_dictionary(names.type) else names.dictionary_encode()

@@ -3,6 +3,7 @@
 import itertools
 import json
 import tomllib
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +28,8 @@ from ..trial import (
     WeightDecay,
 )
 from .diagnosis import explain
+
+MOST_TRIALS = 1_000_000
 
 
 class ConfigError(UserError):
@@ -87,7 +90,7 @@ def load_config(path: Path) -> SweepConfig:
         raise ConfigError([f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}"]) from None
     except ValidationError as error:
         raise ConfigError([f"{path}: {line}" for line in explain(error, SweepConfig)]) from None
-    except ValueError as error:  # TOMLDecodeError, and what an integer of thousands of digits raises
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, what an integer of thousands of digits raises
         raise ConfigError([f"{path}: is not valid TOML: {error}"]) from None
     problems = [f"{path}: {line}" for line in _contradictions(config)]
     if problems:
@@ -98,6 +101,9 @@ def load_config(path: Path) -> SweepConfig:
 def _contradictions(config: SweepConfig) -> list[str]:
     """A line for each conflict between keys that are fine by themselves, or with the data set that they name."""
     lines, every = [], config.tracking.spectrum_every_epochs
+    count = prod(len(getattr(config.grid, key)) for key in Grid.model_fields)
+    if count > MOST_TRIALS:
+        lines.append(f"grid: its product is {count:,} trials, more than the {MOST_TRIALS:,} that a sweep may have")
     if every and config.epochs % every:
         lines.append(
             f"tracking.spectrum_every_epochs: {every} does not divide the {config.epochs} epochs, "

@@ -186,9 +186,12 @@ def _exclusive(layout: Layout) -> Iterator[None]:
                 f"{layout.folder}: another sweep is at work here (pid {file.read().strip() or 'unknown'}); "
                 "wait for it or stop it first"
             ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        try:
+            file.truncate(0)
+            os.write(file.fileno(), str(os.getpid()).encode())  # now, and not once more when the file is closed
+        except OSError as error:
+            error.filename = str(layout.lock)
+            raise
         yield
 
 

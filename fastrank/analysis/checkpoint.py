@@ -11,10 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ..weights import DTYPES, Choice, TrackedWeights
-from .files import AnalyzeError
+from .errors import AnalyzeError
 from .groups import choose
 from .layers import Split, as_layer, pieces, weights_in_use
 from .matrices import Holder, Matrices, counted, current, some
+
+REPEATED = 2**28
+"""Bytes of a matrix that repeats its memory, as an expanded one does, above which it is left out: a few bytes may say
+that they are more than any memory holds."""
 
 
 def of_checkpoint(
@@ -73,6 +77,9 @@ def _reason_without_rank(tensor: Tensor) -> str:
         return ""
     if tensor.is_quantized or tensor.dtype not in DTYPES:
         return f"dtype {str(tensor.dtype).removeprefix('torch.')}"
+    size = tensor.numel() * tensor.element_size()
+    if size > REPEATED and size > tensor.untyped_storage().nbytes():
+        return f"of {size} bytes, which repeat {tensor.untyped_storage().nbytes()}"
     return "" if tensor.numel() else "empty"
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .archives import UNREADABLE, names_in
+from .errors import AnalyzeError
 
 SAFETENSORS = ".safetensors"
 NUMPY = b"\x93NUMPY"
@@ -30,10 +33,6 @@ MEMBERS = {
 """What other files begin with, or archives contain, and what they are."""
 
 
-class AnalyzeError(ValueError):
-    """A checkpoint or a model cannot be analysed. The message names the file, or the weight, and says what to do."""
-
-
 def read_file(path: Path) -> Any:
     """What a file holds: nested dictionaries and lists of tensors and plain values. No code in it is run.
 
@@ -49,7 +48,7 @@ def read_file(path: Path) -> Any:
     begins_as = start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
     if begins_as or path.suffix == SAFETENSORS:
         return _safetensors(path)
-    members = zipfile.ZipFile(path).namelist() if zipfile.is_zipfile(path) else []
+    members = names_in(path)
     for member, what in MEMBERS.items():
         if any(name.endswith(member) for name in members):
             raise AnalyzeError(f"{path}: is {what}")
@@ -74,10 +73,15 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 def _numpy(path: Path) -> dict[str, Tensor]:
     """The arrays of a `.npz` by their names, or the one of a `.npy` by the name of its file."""
     try:
-        loaded = np.load(path)
-        arrays = {path.name: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        # A file of one array is mapped: one that says it is larger than its file is then refused, not made room for.
+        loaded = np.load(path, mmap_mode="c")
+        if isinstance(loaded, np.ndarray):
+            arrays = {path.name: loaded}
+        else:
+            with loaded:
+                arrays = dict(loaded)
         return {name: torch.from_numpy(array) for name, array in arrays.items()}
-    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except (*UNREADABLE, TypeError, LookupError, SyntaxError, TokenError, MemoryError) as error:
         raise AnalyzeError(f"{path}: is not a whole NumPy file of numbers: {error}") from error
 
 

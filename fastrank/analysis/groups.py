@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ..arguments import from_numpy
 from ..weights import clean_name
-from .files import AnalyzeError
+from .errors import AnalyzeError
 
 USUAL_KEYS = ("state_dict", "model_state_dict", "model")
 OPTIMIZER = re.compile(r"optim(izer.*|s?|s?_.*)", re.IGNORECASE)
 AVERAGE = re.compile(r"(.*_)?(ema|swa|averaged?)(_.*)?", re.IGNORECASE)
 KNOWN = 10  # names that an error lists
+DEEPEST, MOST = 100, 10_000_000
+"""No checkpoint is nested deeper, or has as many values in its dictionaries and lists."""
 
 
 class Chosen(NamedTuple):
@@ -44,6 +46,7 @@ def choose(checkpoint: Path | str, state: Any, key: str | None) -> Chosen:
     ``param_groups``, or whatever is called optimizer. Raises AnalyzeError for a key that is not there, where there are
     no tensors, and where two tensors have the same dotted name.
     """
+    check(checkpoint, state)
     where = _usual_key(state) if key is None else key
     beside = [(str(name), value) for name, value in _items(state) if name != where] if where != key else []
     left_out = [_optimizer(name, value) for name, value in beside if _is_optimizer(name, value)]
@@ -69,6 +72,33 @@ def choose(checkpoint: Path | str, state: Any, key: str | None) -> Chosen:
     if len(set(plain)) == len(plain):
         tensors = dict(zip(plain, tensors.values(), strict=True))
     return Chosen(tensors, left_out, others)
+
+
+def check(checkpoint: Path | str, state: Any) -> None:
+    """Raise AnalyzeError for what would have no end if it were walked through: a container that holds itself, or that
+    holds others so often that more than `MOST` values come of a few. And for names that are no text."""
+    counts: dict[int, int] = {}  # of all values below a container
+    open_: list[tuple[Any, Iterator[tuple[Any, Any]], int]] = [(state, _items(state), 0)]
+    while open_:
+        node, rest, found = open_.pop()
+        for key, value in rest:
+            try:
+                str(key).encode()
+            except UnicodeEncodeError as error:
+                raise AnalyzeError(f"{checkpoint}: holds a name that is no text: {str(key)!a}") from error
+            found += 1 + counts.get(id(value), 0)
+            if isinstance(value, Mapping | list | tuple) and id(value) not in counts:
+                if len(open_) >= DEEPEST:
+                    raise AnalyzeError(f"{checkpoint}: is nested more than {DEEPEST} deep, or holds itself")
+                open_ += [(node, rest, found), (value, _items(value), 0)]
+                break
+        else:
+            counts[id(node)] = found
+            if found > MOST:
+                raise AnalyzeError(f"{checkpoint}: holds more values than can be looked through: {found}")
+            if open_:
+                above, others, before = open_.pop()
+                open_.append((above, others, before + found))
 
 
 def _usual_key(state: Any) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from ..weights import Choice, TrackedWeights
-from .files import AnalyzeError
+from .errors import AnalyzeError
 from .matrices import Matrices, counted, current
 
 NOT_CHOSEN = ("(not included)", "(excluded)")

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .files import SAFETENSORS, AnalyzeError, read_file
+from .errors import AnalyzeError
+from .files import SAFETENSORS, read_file
 
 NUMBERED = re.compile(r"(.+)-(\d+)-of-(\d+)(\..+)")
 FILES = (f"*{SAFETENSORS}", "*model*.bin")
@@ -53,11 +54,14 @@ def _read_indexed(index: Path) -> dict[str, Any]:
     """All that is in the files that an index names."""
     try:
         content = json.loads(index.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise AnalyzeError(f"{index}: is not JSON: {error}") from error
     names = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(names, dict) or not names or not all(isinstance(part, str) for part in names.values()):
         raise AnalyzeError(f"{index}: is no index of a checkpoint: it has no weight_map that names files")
+    outside = [part for part in names.values() if Path(part).is_absolute() or ".." in Path(part).parts or "\0" in part]
+    if outside:
+        raise AnalyzeError(f"{index}: names a file outside of its folder, which is not opened: {outside[0]!r}")
     missing = [part for part in dict.fromkeys(names.values()) if not (index.parent / part).is_file()]
     if missing:
         raise AnalyzeError(f"{index}: these parts of the model are missing: {', '.join(missing)}")

@@ -14,7 +14,8 @@ from ..metrics import Tolerance
 from ..tracking import RankTracker
 from ..weights import Choice
 from .checkpoint import of_checkpoint
-from .files import AnalyzeError, missing
+from .errors import AnalyzeError
+from .files import missing
 from .layers import Split
 from .matrices import Holder, Matrices
 from .model import of_model

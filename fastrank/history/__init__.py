@@ -2,7 +2,7 @@
 
 from .block import SKIPPED, Block
 from .history import History
-from .parquet import HistoryError, complete_parts, read_history, write_history
+from .parquet import HistoryError, column_names, complete_parts, read_history, write_history
 from .parts import HistoryWarning
 from .rows import StepNumber, on_host
 from .table import Layout
@@ -15,6 +15,7 @@ __all__ = [
     "HistoryWarning",
     "Layout",
     "StepNumber",
+    "column_names",
     "complete_parts",
     "on_host",
     "read_history",

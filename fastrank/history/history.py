@@ -68,7 +68,6 @@ class History:
         keeps: bool = True,
     ) -> None:
         self.layout = layout
-        self._parts = Parts(directory.expanduser(), overwrite) if directory is not None else None
         self._rows_per_part = rows_per_part
         self._device = device
         self._ring = ring.Ring(len(layout.names), len(layout.columns), device, ring.CAPACITY, stream)
@@ -78,6 +77,7 @@ class History:
         self._alarm = Alarm(flush_every, self._on_alarm)
         self._lock = threading.RLock()
         self._owner: Callable[[], object] = lambda: None
+        self._parts = Parts(directory.expanduser(), overwrite) if directory is not None else None
 
     @property
     def nbytes(self) -> int:
@@ -147,11 +147,12 @@ class History:
                 if self._parts is not None and (claim or self._parts.free):
                     self._write(complete=True)
 
-    def close(self) -> None:
-        """Flush, and let others write to the folder; after an error of `flush` it is kept. A row that is added later
-        takes it again, if no other run has taken it."""
+    def close(self, *, write: bool = True) -> None:
+        """Flush, if rows are to be written, and let others write to the folder; after an error of `flush` it is kept. A
+        row that is added later takes it again, if no other run has taken it."""
         with self._lock:
-            self.flush(claim=False)
+            if write:
+                self.flush(claim=False)
             self._alarm.cancel()
             if self._parts is not None:
                 self._parts.release()
@@ -215,7 +216,7 @@ class History:
                 self._full = self._late = False
                 try:
                     self._write(complete=full)
-                except OSError as error:
+                except (OSError, MemoryError) as error:
                     self._warn(f"not written ({error}); its rows are kept in memory and tried again later", 5)
         if self._parts is not None:
             self._alarm.set()
@@ -230,7 +231,7 @@ class History:
                     self._keep(wait=True)
                 if self._parts is not None and self._parts.free and not self._pending.safe:
                     self._write(complete=False)
-            except (OSError, HistoryError) as error:
+            except (OSError, HistoryError, MemoryError) as error:
                 self._warn(f"not written ({error}); its rows are kept in memory and tried again later")
         del owner
 

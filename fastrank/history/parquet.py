@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import replacing
 from .row_groups import encodings, holding, to_measured, to_storage
+from .seal import BLANK, KEY, seal, verify
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 RETRIES = 2
 """How often a folder is read again if parts were removed while it was read, as a run does when it is resumed."""
@@ -66,6 +68,8 @@ def write_history(table: pa.Table, path: str | os.PathLike[str]) -> None:
         with pq.ParquetWriter(file, schema, **encodings(schema)) as writer:
             for group in groups:
                 writer.write_table(group, row_group_size=len(group))
+            writer.add_key_value_metadata({KEY: BLANK})
+        seal(file)
 
 
 def read_history(
@@ -130,23 +134,39 @@ def read_parts(
 
 def _read(file: Path, names: Collection[str] | None, columns: Sequence[str] | None) -> pa.Table:
     """Rows of one file, or those of the matrices `names`, with the `columns` asked for and always `step` and `name`."""
+    with _opened(file) as stored:
+        schema = stored.schema_arrow
+        for column in ("step", "name", *(columns or ())):
+            if column not in schema.names:
+                raise HistoryError(_unknown(file, "column", column, schema.names))
+        needed = schema.names if columns is None else list(dict.fromkeys([*columns, "step", "name"]))
+        groups = holding(stored, names) if names is not None else range(stored.num_row_groups)
+        return to_measured(stored.read_row_groups(groups, needed, use_threads=names is None), names)
+
+
+def column_names(file: Path) -> list[str]:
+    """The columns that a file has. Raises `HistoryError` as `read_history` does."""
+    with _opened(file) as stored:
+        return list(stored.schema_arrow.names)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[pq.ParquetFile]:
+    """A Parquet file, whose pages are verified as they are read. What goes wrong in the block is a `HistoryError`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(file, pre_buffer=False) as stored:
-            schema = stored.schema_arrow
-            for column in ("step", "name", *(columns or ())):
-                if column not in schema.names:
-                    raise HistoryError(_unknown(file, "column", column, schema.names))
-            needed = schema.names if columns is None else list(dict.fromkeys([*columns, "step", "name"]))
-            groups = holding(stored, names) if names is not None else range(stored.num_row_groups)
-            table = stored.read_row_groups(groups, needed, use_threads=names is None)
-    except (OSError, pa.ArrowException) as error:
+        verify(file)
+        with pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True) as stored:
+            yield stored
+    # Besides its own errors, pyarrow raises ValueError for names that are not UTF-8, and NumPy for odd columns.
+    except (OSError, pa.ArrowException, ValueError, TypeError, LookupError, OverflowError) as error:
+        if isinstance(error, MemoryError):
+            raise  # one of pyarrow's
         if not file.exists():
             raise _Missing(f"{file}: not there") from error
-        raise HistoryError(f"{file}: truncated or not a Parquet file ({error})") from error
-    return to_measured(table, names)
+        raise HistoryError(f"{file}: truncated, damaged or not a history in Parquet ({error})") from error
 
 
 def complete_parts(directory: Path) -> list[Path]:

@@ -49,6 +49,7 @@ def encodings(schema: pa.Schema) -> dict[str, Any]:
         "compression": "zstd",
         "compression_level": 3,
         "write_statistics": ["step", "name"],  # statistics of the other columns would cost more than they could save
+        "write_page_checksum": True,  # or a flipped bit would be read as another number
     }
 
 
@@ -134,6 +135,11 @@ def to_measured(table: pa.Table, names: Collection[str] | None) -> pa.Table:
     column = table.column(i).combine_chunks()
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
+    numbered, named = table.schema.field("step").type, column.type.value_type
+    if not pa.types.is_integer(numbered) or not (pa.types.is_string(named) or pa.types.is_large_string(named)):
+        raise ValueError("its columns step and name are not whole numbers and names")
+    if table["step"].null_count or column.null_count:
+        raise ValueError("it has rows without a step or a name")
     found, codes = column.dictionary.to_pylist(), column.indices.to_numpy()
     if names is not None:
         rows = np.flatnonzero(np.array([word in names for word in found], bool)[codes])

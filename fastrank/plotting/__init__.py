@@ -5,7 +5,7 @@ What draws with matplotlib is in the room `figures` in here.
 
 from .draw import Kind, plot
 from .summary import Standing, rank_of, summary_html, summary_text
-from .text import DIGITS, NOTHING, SHADES, evenly, fit, heat_row, shorten, sparkline
+from .text import DIGITS, NOTHING, SHADES, evenly, fit, heat_row, printable, shorten, sparkline
 
 __all__ = [
     "DIGITS",
@@ -17,6 +17,7 @@ __all__ = [
     "fit",
     "heat_row",
     "plot",
+    "printable",
     "rank_of",
     "shorten",
     "sparkline",

@@ -12,7 +12,7 @@ from html import escape
 from typing import Any
 
 from ..metrics import Status
-from .text import sparkline
+from .text import printable, sparkline
 
 MOST = 20  # matrices in a table
 POINTS = 24  # of a curve in a table
@@ -116,7 +116,7 @@ def _stands(standing: Standing) -> str:
         lowest = min(known, key=known.__getitem__)
         if len(known) == len(together):
             text += f", mean rank {sum(known.values()) / len(known):.0%} of full"
-        text += f", lowest {lowest} {rank_of(standing.latest[lowest])} of {standing.full(lowest)}"
+        text += f", lowest {printable(lowest)} {rank_of(standing.latest[lowest])} of {standing.full(lowest)}"
     proven = sum(row.get("rank_lower") == row.get("rank_upper") for n, row in standing.latest.items() if n in shares)
     text += "; "
     absent = sum(row.get("status") == Status.ABSENT.name for row in standing.latest.values())

@@ -60,7 +60,16 @@ def fit(values: ArrayLike, width: int) -> NDArray[np.float64]:
 
 def shorten(name: str, width: int) -> str:
     """The end of a name, after an ellipsis where it is longer than `width` characters."""
+    name = printable(name)
     return name if len(name) <= width else f"…{name[len(name) - width + 1 :]}" if width > 1 else "…"[:width]
+
+
+def printable(text: str) -> str:
+    """A text that says nothing to a terminal and ends no line: characters that do not print are written as escapes.
+
+    Names of matrices come from files, and such a file may be anybody's.
+    """
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def evenly(count: int, most: int) -> list[int]:

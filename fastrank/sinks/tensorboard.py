@@ -80,11 +80,15 @@ class TensorBoard:
                 events.append(Event(session_log=SessionLog(status=SessionLog.START), step=since))
             self._continued = True
         events += [Event(summary=summary, step=step) for summary in summaries]
-        with self._file.open("ab") as file:
-            writer = RecordWriter(file)
-            for event in events:
-                event.wall_time = time.time()
-                writer.write(event.SerializeToString())
+        try:
+            with self._file.open("ab") as file:
+                writer = RecordWriter(file)
+                for event in events:
+                    event.wall_time = time.time()
+                    writer.write(event.SerializeToString())
+        except OSError as error:
+            error.filename, self._file = str(self._file), None  # after half a record nothing more would be read
+            raise
 
     def close(self) -> None:
         """Nothing is open."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ class RankTracker(Keeping):
             agreed |= {"every": every, "spectrum_every": spectrum_every, "initial": initial, "first_step": first_step}
             self._shared = share_out(self._weights, sources, share, wait, agreed, *measured)
         self._measurer = self._shared or Measurer(*measured)
-        with self._taking_part("to make its tracker"):
+        with self._taking_part("to make its tracker"), ExitStack() as undo:
             everything = self._matrices = self._shared or self._weights
             self._keeps = keeps = self._role is Role.ALONE if self._shared is None else self._shared.first
             named = (everything.names, columns(self.tolerances, spectrum), "singular_values" in spectrum)
@@ -166,6 +166,7 @@ class RankTracker(Keeping):
             rows = check_count(rows_per_part, "rows_per_part", 1)
             parts = (rows, overwrite, check_seconds(flush_every, "flush_every"))
             self._history = History(layout, self._device, folder, *parts, self._stream, keeps)
+            undo.callback(self._history.close, write=False)  # after an error nobody else could give its folder back
             self._history.watch(self._watch.wanted)
             self._deaf = self._role is Role.IDLE and any("stop" in getattr(rule, "actions", ()) for rule in alerts)
             if self._role is Role.IDLE:
@@ -176,6 +177,7 @@ class RankTracker(Keeping):
             companion = self._measurer if backend.kernels_serve(self._device) else None
             self._hooks = StepHooks(followed, companion, self._announce, self.step, sources, always=self._weights.keeps)
             self._history.close_with(self)
+            undo.pop_all()
 
     @outside_inference
     def step(self, found_inf: Tensor | None = None, *, step: int | None = None) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -86,19 +86,18 @@ class Derived:
         return entries
 
 
-def undisturbed(model: nn.Module) -> ExitStack:
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
     """A context in which functions of a model may be called: no gradients, no autocast, evaluation mode, in which
     layers keep their running statistics, and the global random generators are put back at its end."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    stack = ExitStack()
-    stack.enter_context(torch.no_grad())
-    stack.enter_context(torch.autocast(device.type, enabled=False))
-    stack.enter_context(surroundings_kept({device}))
-    for module in model.modules():
-        if module.training:
-            stack.callback(setattr, module, "training", True)
-            module.training = False
-    return stack
+    # In one statement: where one of them cannot be entered for want of memory, those before it are left.
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), surroundings_kept({device}), ExitStack() as modes:
+        for module in model.modules():
+            if module.training:
+                modes.callback(setattr, module, "training", True)
+                module.training = False
+        yield
 
 
 def _matrices(entry: str, tensor: Tensor) -> Cut:

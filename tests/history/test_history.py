@@ -142,7 +142,7 @@ def test_a_damaged_part_is_named(mlp, tmp_path, damage):
     tracker.close()
     part = tmp_path / "part-00000.parquet"
     part.write_bytes(part.read_bytes()[:-100] if damage is None else damage)
-    with pytest.raises(HistoryError, match=r"part-00000\.parquet: truncated or not a Parquet file"):
+    with pytest.raises(HistoryError, match=r"part-00000\.parquet: truncated, damaged or not a history"):
         fastrank.read_history(tmp_path)
 
 

@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from ...history import HistoryError, complete_parts, read_history
+from ...history import HistoryError, column_names, complete_parts, read_history
 from ...metrics import Tolerance
 from .digest import BINS, Digest, IntArray, columns, digest
 
@@ -135,13 +134,7 @@ def _files(history: Any) -> list[pa.Table | Path]:
 
 
 def _columns(part: pa.Table | Path) -> list[str]:
-    if isinstance(part, pa.Table):
-        return list(part.column_names)
-    try:
-        names: list[str] = pq.read_schema(part).names
-    except (OSError, pa.ArrowException) as error:
-        raise HistoryError(f"{part}: not there, truncated or not a Parquet file ({error})") from error
-    return names
+    return list(part.column_names) if isinstance(part, pa.Table) else column_names(part)
 
 
 def _check(source: Source, columns: Sequence[str]) -> None:

@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.transforms import ScaledTranslation, blended_transform_factory
 
+from ..text import shorten
+
 INK, MUTED, GRID, NEUTRAL, ALERT = "#1f2430", "#6b7280", "#e8eaee", "#8b93a1", "#b3261e"
 WIDTH = 8.0  # inches; at 200 dots an inch, shown 800 pixels wide, 9 points are 12.5 pixels
 SIZE, SMALL = 9.0, 8.0  # points
@@ -157,6 +159,6 @@ def spread(values: Sequence[float], gap: float, within: tuple[float, float]) -> 
 
 
 def short(name: str, letters: int) -> str:
-    """The end of a matrix's name, at most so many letters, without the ending that nearly all have."""
-    name = name.removesuffix(".weight")
-    return name if len(name) <= letters else f"…{name[1 - letters :]}"
+    """The end of a matrix's name, at most so many letters, without the ending that nearly all have; as matplotlib shows
+    it, for which a dollar would begin a formula."""
+    return shorten(name.removesuffix(".weight"), letters).replace("$", r"\$")

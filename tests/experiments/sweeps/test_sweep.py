@@ -137,7 +137,7 @@ def running(config: Path, out: Path) -> Iterator[tuple[subprocess.Popen[str], li
         stderr=subprocess.STDOUT,
         text=True,
     ) as driver:
-        pids = until(lambda: len(found := list(out.glob("*.pid"))) == 2 and [p.read_text() for p in found])
+        pids = until(lambda: len(found := [p.read_text() for p in out.glob("*.pid")]) == 2 and all(found) and found)
         yield driver, [int(pid) for pid in pids]
         driver.kill()
 

@@ -1,0 +1,5 @@
+"""The error of this room."""
+
+
+class AnalyzeError(ValueError):
+    """A checkpoint or a model cannot be analysed. The message names the file, or the weight, and says what to do."""
