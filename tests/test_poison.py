@@ -4,6 +4,7 @@ import types
 
 import pytest
 import torch
+import torch._dynamo  # before a test: it knows functions of PyTorch by their identity
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 
