@@ -82,3 +82,18 @@ def test_safetensors_are_known_by_what_they_hold(tmp_path: Path, name: str) -> N
     """A file of the hub's cache has no ending, and others have the wrong one."""
     save_file({"w": torch.eye(3)}, tmp_path / name)
     assert torch.equal(read_file(tmp_path / name)["w"], torch.eye(3))
+
+
+def test_an_error_of_the_system_stays_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that goes while it is read is missing, and not damaged."""
+    path = tmp_path / "x.pt"
+    torch.save({"w": torch.eye(2)}, path)
+    load = torch.load
+
+    def late(name: Path, **options: object) -> object:
+        path.unlink()
+        return load(name, **options)
+
+    monkeypatch.setattr(torch, "load", late)
+    with pytest.raises(FileNotFoundError, match=r"x\.pt"):
+        read_file(path)

@@ -106,6 +106,13 @@ def test_a_usual_key_without_tensors_is_passed_over() -> None:
     assert names({"model": {"name": "resnet18"}, "model_state_dict": {"w": W}}) == ["w"]
 
 
+def test_a_checkpoint_may_be_a_list_or_a_tensor() -> None:
+    assert names([W, {"w": W}]) == ["0", "1.w"]
+    assert names(W) == ["tensor"]
+    with pytest.raises(AnalyzeError, match="holds no tensors"):
+        choose(HERE, [], None)
+
+
 def test_two_tensors_of_one_name_are_an_error() -> None:
     for state in ({"a": {"b": W}, "a.b": W}, {"a": {0: W, "0": W}}):
         with pytest.raises(AnalyzeError, match=r"two tensors are called a\.[b0]: choose one by its key"):

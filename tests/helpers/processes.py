@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from datetime import timedelta
@@ -188,8 +190,19 @@ def _fork(folder, name, path, function, processes, store, imports):
         (here / f"code{rank}").write_text(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])))
 
 
+def _end():
+    """As any process ends that has nothing left to do, but without taking the interpreter apart: with PyTorch in it,
+    and in a fork above all, whose memory is copied for that, it takes longer than what most tests do."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 if __name__ == "__main__":
     if sys.argv[5] == "all":
         _fork(*sys.argv[1:5], *sys.argv[6:8], sys.argv[8:])
     else:
         _main(*sys.argv[1:])
+    _end()

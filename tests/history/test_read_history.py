@@ -88,6 +88,14 @@ def test_columns_alone_are_the_selected_whole(history):
     assert fastrank.read_history(folder, columns=["status", "step"]).equals(whole.select(["status", "step"]))
 
 
+def test_a_file_that_does_not_say_which_matrices_it_holds_is_read_whole(history, tmp_path):
+    part, rewritten = min(history[0].iterdir()), tmp_path / "rewritten.parquet"
+    pq.write_table(pq.read_table(part), rewritten, write_statistics=False)  # which are optional in Parquet
+    expected, read = (fastrank.read_history(path, names=["9.weight"]) for path in (part, rewritten))
+    assert len(expected) > 0
+    assert read.equals(expected)
+
+
 def test_nothing_else_is_read(history, monkeypatch, tmp_path):
     """Of each file one row group of four, which holds the matrix alone, and three columns of fourteen."""
     _, whole = history

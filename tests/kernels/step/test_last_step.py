@@ -15,7 +15,8 @@ from torch.nn import Parameter
 import fastrank
 
 pytest.importorskip("triton")
-pytestmark = pytest.mark.usefixtures("served")
+# What the host notices; other tests run every kernel that is launched here.
+pytestmark = [pytest.mark.usefixtures("served"), pytest.mark.heavy]
 
 
 def run(change, device, refreshed, steps=2):
