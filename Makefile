@@ -38,7 +38,7 @@ coverage: .venv/.ready
 	$(BIN)/coverage report
 
 # Ten thousand matrices of known rank; not a single bound may be false. DEVICE=cuda LARGEST=4096 where there is a GPU.
-# MATRICES=1000000 JOBS=2 takes half an hour, goes on where it was ended, and writes what is committed.
+# MATRICES=1000000 JOBS=2 takes an hour or two, goes on where it was ended, and writes what is committed.
 DEVICE ?= cpu
 LARGEST ?= 512
 MATRICES ?= 10000
