@@ -27,7 +27,7 @@ def seal(file: BinaryIO) -> None:
     """Put the checksum in the place of `BLANK` in the footer of a complete Parquet file, which is open to be written
     and read."""
     footer, start = _footer(file)
-    file.seek(start + footer.index(BLANK.encode()))
+    file.seek(start + footer.rindex(BLANK.encode()))
     file.write(BLANK.replace("0" * 8, _checksum(footer)).encode())
 
 
@@ -35,8 +35,8 @@ def verify(path: Path) -> None:
     """Raise `Broken` if the file is sealed, and its footer is not as it was written. OSError: it cannot be read."""
     with path.open("rb") as file:
         footer, _ = _footer(file)
-    found = SEAL.search(footer)
-    if found is not None:
+    # The last one: names of matrices may stand before it, in the statistics, and be anything.
+    for found in list(SEAL.finditer(footer))[-1:]:
         blank = footer[: found.start(1)] + b"0" * 8 + footer[found.end(1) :]
         if _checksum(blank).encode() != found[1]:
             raise Broken("its footer is not what was written")

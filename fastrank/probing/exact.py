@@ -6,7 +6,6 @@ from math import isqrt
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 UNIT = 2.0**-53
@@ -16,8 +15,7 @@ Integers = NDArray[Any]
 
 def integers(shape: tuple[int, ...], bits: int, key: int) -> Integers:
     """Random integers of a magnitude of at most 2^bits: int64 for up to 26 bits, whose products int64 can add up."""
-    generator = torch.Generator("cpu").manual_seed(key)
-    found: Integers = torch.randint(-(2**bits), 2**bits + 1, shape, generator=generator, device="cpu").numpy()
+    found: Integers = np.random.Generator(np.random.Philox(key=key)).integers(-(2**bits), 2**bits + 1, shape)
     return found if bits <= 26 else found.astype(object)
 
 

@@ -58,7 +58,7 @@ class Case(NamedTuple):
 
     def share(self, product: Tensor, unit: float = UNIT, rows: slice = slice(None)) -> float:
         """The largest error of a product, over its bound."""
-        found = product[..., rows, :].double().cpu().numpy()
+        found = np.array(product[..., rows, :].double().tolist())  # in `torch.func.grad` a tensor has no data for NumPy
         with np.errstate(over="ignore"):  # what is not A B may be anything
             found = np.ldexp(found, -(self.d[rows, None] + self.f))
         return share_of_bound(found, self.a[..., rows, :], self.b, self.a.shape[-1], unit)

@@ -61,23 +61,24 @@ def unpacked_ldl(factors: Tensor, pivots: Tensor) -> tuple[Tensor, Tensor, Tenso
     """
     b, r = pivots.shape
     d = factors.diagonal(dim1=-2, dim2=-1).clone()
-    paired = pivots < 0
+    given = np.array(pivots.tolist(), np.int64).reshape(b, r)  # in `torch.func.grad` a tensor has no data for NumPy
+    paired = given < 0
     first = paired & (paired.cumsum(-1) % 2 == 1)
     # A pair of columns swaps its second row, at the first of them.
-    rows = np.arange(r) + first.numpy()
-    others = np.where((paired & ~first).numpy(), rows, np.abs(pivots.numpy()) - 1)
+    rows = np.arange(r) + first
+    others = np.where(paired & ~first, rows, np.abs(given) - 1)
     possible = ((rows <= others) & (others < r)).all(axis=1)
     d[torch.from_numpy(~possible)] = torch.nan
     rows, others = (np.where(possible[:, None], x, np.arange(r)) for x in (rows, others))
-    coupling = torch.where(first[..., :-1], factors.diagonal(-1, -2, -1), 0.0)
+    beside = torch.from_numpy(first[:, :-1])
+    coupling = torch.where(beside, factors.diagonal(-1, -2, -1), 0.0)
     unit = factors.tril(-1)
-    unit.diagonal(-1, -2, -1).masked_fill_(first[..., :-1], 0.0)
+    unit.diagonal(-1, -2, -1).masked_fill_(beside, 0.0)
     unit.diagonal(dim1=-2, dim2=-1).fill_(1.0)
     if (rows == others).all():
         return unit, d, coupling
-    columns = np.zeros((b, r, r))
-    np.put_along_axis(columns, _places(rows, others), unit.mT.numpy(), axis=-1)
-    return torch.from_numpy(columns).mT, d, coupling
+    places = torch.from_numpy(_places(rows, others))
+    return torch.zeros_like(unit.mT).scatter_(-1, places, unit.mT).mT, d, coupling
 
 
 def _places(rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
