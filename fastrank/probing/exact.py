@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-UNIT = 2.0**-53
+from ..reference import UNIT
+
 Integers = NDArray[Any]
 """int64, or Python's integers where they may be larger."""
 
