@@ -26,8 +26,9 @@ test-kernels: .venv/.ready
 test-emulated: .venv/.ready build/triton-3.6.0
 	PYTHONPATH=build/triton-3.6.0:$(EMULATOR) $(BIN)/pytest tests/kernels -p sm90_emulator -q $(if $(SHORT),-m "not heavy")
 
-# Which lines of fastrank/ and kernels/ no test of theirs reaches. It takes twice as long as these tests, and fails if more
-# than one line in twenty is not reached. Tests of bench/ and experiments/ do not count: what only they reach, is not tested.
+# Names the lines of fastrank/ and kernels/ that no test of theirs reaches, and fails if these are more than one line in
+# twenty. It takes twice as long as the tests. Those of bench/ and experiments/ are left out: lines that only they reach
+# ought to have a test of their own.
 COVERED := $(filter-out tests/bench tests/experiments tests/helpers tests/conftest.py tests/__pycache__ \
 	tests/test_examples.py,$(wildcard tests/*))
 coverage: .venv/.ready
