@@ -26,8 +26,9 @@ test-kernels: .venv/.ready
 test-emulated: .venv/.ready build/triton-3.6.0
 	PYTHONPATH=build/triton-3.6.0:$(EMULATOR) $(BIN)/pytest tests/kernels -p sm90_emulator -q $(if $(SHORT),-m "not heavy")
 
-# Which lines of fastrank/ and kernels/ no test of theirs reaches; it takes twice as long as those tests, and fails where
-# that is more than one in twenty. Tests of bench/ and experiments/ are left out: what they reach, others are to reach.
+# Names the lines of fastrank/ and kernels/ that no test of theirs reaches, and fails if these are more than one line in
+# twenty. It takes twice as long as the tests. Those of bench/ and experiments/ are left out: lines that only they reach
+# ought to have a test of their own.
 COVERED := $(filter-out tests/bench tests/experiments tests/helpers tests/conftest.py tests/__pycache__ \
 	tests/test_examples.py,$(wildcard tests/*))
 coverage: .venv/.ready

@@ -31,7 +31,8 @@ def describe_probes() -> tuple[list[str], bool]:
     rows = [("device", "holds", "assumption", "what was seen")]
     rows += [(device, "yes" if f.passed else "NO", f.assumption, f.seen) for device, f in found]
     cures = [f"{device}: {f.assumption}: {f.cure}" for device, f in found if not f.passed]
-    return [*align_columns(rows), *([""] if cures else []), *cures], not cures
+    total = f"{len(found) - len(cures)} of {len(found)} tests passed{'; the others, and what to do:' if cures else ''}"
+    return [*align_columns(rows), "", total, *cures], not cures
 
 
 def _why_no_cuda() -> str:

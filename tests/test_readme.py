@@ -11,6 +11,9 @@ import pytest
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
 PAGES = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "bench/README.md", "bench/gpu.md", "SECURITY.md"]
+PAGES += ["docs/proof.md"]
+NESTED = {"bench/gpu.md"}
+"""Pages with lists inside of lists."""
 PYTHON = [code for language, code in BLOCKS if language == "python"]
 
 
@@ -51,3 +54,37 @@ def test_links_and_pictures_exist(page):
             assert (README.parent / page).parent.joinpath(target).exists(), target
     for path in re.findall(r"`((?:fastrank|kernels|experiments|bench|tests)/[\w./-]+)`", text):
         assert (README.parent / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_within_a_page_lead_to_its_headings(page):
+    text = (README.parent / page).read_text()
+    headings = {anchor(title) for title in re.findall(r"^#+ (.*)", text, flags=re.MULTILINE)}
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
+
+
+def anchor(title: str) -> str:
+    """As GitHub makes it of a heading: small letters, hyphens for blanks, and no other signs."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_line_of_a_formula_begins_a_list_or_a_quotation(page):
+    assert misread((README.parent / page).read_text(), nested=page in NESTED) == []
+
+
+@pytest.mark.parametrize("text", ["of depth <= r\n- 1 columns", "- R = T\n  - M_1 L^T", "terms\n> max p", "a\n  + 2 B"])
+def test_a_line_that_markdown_misreads_is_found(text):
+    assert misread(text) == [text.split("\n")[1]]
+
+
+def misread(text: str, nested: bool = False) -> list[str]:
+    """Lines in the midst of a text for which Markdown begins a list or a quotation, because of their first sign."""
+    found: list[str] = []
+    for block in re.split(r"\n\s*\n", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)):
+        first, *rest = block.strip("\n").split("\n")
+        if not first.startswith("    "):  # or it is code
+            item = re.match(r"(- |\d+\. )", first)
+            begins = r"\s*[+>] |" + (r"\s+- " if not nested else r"$^") if item else r"\s*[-+*>] |\s*1[.)] "
+            found += [line for line in rest if re.match(begins, line)]
+    return found

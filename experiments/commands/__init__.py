@@ -42,7 +42,9 @@ def options(
 def doctor(
     probe: Annotated[
         bool,
-        typer.Option("--probe", help="Test what the proofs assume of arithmetic, on each device; exit status 1: no."),
+        typer.Option(
+            "--probe", help="Test what proofs assume of each device's arithmetic; exit status 1 if that fails."
+        ),
     ] = False,
 ) -> None:
     """Show versions, devices, and which backend serves each operation, and why."""

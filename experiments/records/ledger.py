@@ -233,9 +233,9 @@ def _record(row: sqlite3.Row) -> TrialRecord:
         beside = (fields["id"], str(fields["status"]), fields["seconds"], fields["host"], fields["finished"])
         fields["result"] = unsealed(fields["result"], *beside)
     if not isinstance(fields["spec"], dict) or not isinstance(fields["result"] or {}, dict):
-        raise ValueError(f"what is written of {fields['id']} is no trial")
+        raise ValueError(f"the row of {fields['id']} holds no trial")
     if fields["status"].is_result and fields["result"] is None:
-        raise ValueError(f"{fields['id']} has come to its end, and there is no result")
+        raise ValueError(f"the row of {fields['id']} says that it has ended, and holds no result")
     return TrialRecord(**fields)
 
 

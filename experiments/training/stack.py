@@ -63,7 +63,7 @@ class StackTraining:
 
     def _make_trackers(self) -> None:
         tracking, folder = self.shared.tracking, self.layout.history(self.name)
-        # Without kernels ranks are counted from eigenvalues, which wait for the host: no graph can be captured.
+        # Without kernels the host factors the Grams, and what waits for the host cannot be captured in a graph.
         self._captured = self.device.type == "cuda" and backend.kernels_serve(self.device)
         if self._captured:
             fastrank.prepare(self.model, self.optimizer)

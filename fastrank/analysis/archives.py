@@ -1,4 +1,4 @@
-"""Zip archives, as `torch.save` and `numpy.savez` write them: looked through before anybody believes what they say."""
+"""Zip archives, as `torch.save` and `numpy.savez` write them: checked before anything in them is used."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, Run
 """What reading a damaged archive raises: RuntimeError for one that seems to be encrypted, OSError for an offset before
 its beginning."""
 LARGE, RATIO = 2**28, 200
-"""An archive that unpacks to more than so many bytes, and so many times its own size, is refused: trained weights do
-not compress to a tenth."""
+"""An archive is refused if it unpacks to more than LARGE bytes and to more than RATIO times its own size: trained
+weights do not compress to a tenth."""
 BLOCK = 2**20
 
 

@@ -1,4 +1,4 @@
-"""The error of this room."""
+"""AnalyzeError, which every module of this package may raise."""
 
 
 class AnalyzeError(ValueError):

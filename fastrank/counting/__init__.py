@@ -1,7 +1,8 @@
 """Count numerical ranks and prove the counts, for `fastrank.linalg` and `fastrank.tracking`.
 
 PyTorch measures stacks of matrices of one shape (`group`, `over_matrices`); the kernels of a CUDA device measure ragged
-batches (`RaggedBatch`). In both cases `bounds` turns the counts into proven bounds.
+batches (`RaggedBatch`), and `bounds` turns the counts of either into proven bounds. The kernels for CPUs do both
+(`CompiledBatch`). What a count leaves open, `singular` decides by verified singular values.
 """
 
 from .batch import WORKSPACE, Group, chunk_size, group, over_matrices

@@ -1,4 +1,5 @@
-"""Proven bounds of the numerical rank, from a Gram matrix G or from singular values.
+"""Proven bounds of the numerical rank, from counts of the eigenvalues of a Gram matrix G. (`singular` has those from
+singular values; docs/proof.md has the proof, in section 2.)
 
 The count of eigenvalues of G above a shift s, as computed, is exact for some G + E with ||E||_2 <= delta. By Weyl's
 inequality it therefore lies between the true counts at s + delta and at s - delta. So counting at tau^2 + delta and at
@@ -15,13 +16,7 @@ import torch
 from torch import Tensor
 
 from ..metrics import RankBounds, Status, Tolerance
-from ..reference import (
-    SPARE,
-    UNIT,
-    Gram,
-    Moments,
-    divided,
-)
+from ..reference import SPARE, UNIT, Gram, Moments, divided
 from .growth import Assumed, Number, residual
 
 LARGEST_TAU = 1e100

@@ -95,7 +95,8 @@ def spectral_norm(A: Any) -> Any:
     """Largest singular value sigma_1 `(...)`, FP64.
 
     On a CPU with Numba it comes from Lanczos' iteration, and it is proven that sigma_1 is larger by at most 5e-9 of it,
-    apart from rounding of the FP64 Gram. Elsewhere, and where there is no proof, it comes from all eigenvalues.
+    and 5e-7 with what rounding may have done. Elsewhere, and where that is not proven, it comes from an eigensolver, as
+    accurate as that is, and without a proof.
     """
     return top_metric(A, lambda frobenius, spectral, scale: spectral * scale)
 

@@ -28,7 +28,7 @@ from .row import columns, metrics_of, row_of
 
 WarmStarts = dict[Group, Tensor | None]
 """For each group of matrices, the basis `(b, r, k)` FP64, orthonormal, from which the next power iteration starts; None
-where no power iteration is used."""
+where there is none: r is 0."""
 
 
 class StackMeasurer:
@@ -89,7 +89,7 @@ class Measurement(NamedTuple):
     sigma: Tensor | None
     """(b, r) FP64 singular values, descending; None if they were not due."""
     basis: Tensor | None
-    """(b, r, k) FP64 orthonormal: the warm start of the next step; None where no power iteration is used."""
+    """(b, r, k) FP64 orthonormal: the warm start of the next step; None where there is none: r is 0."""
 
 
 def measure_stack(

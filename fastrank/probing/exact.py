@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-UNIT = 2.0**-53
+from ..reference import UNIT
+
 Integers = NDArray[Any]
 """int64, or Python's integers where they may be larger."""
 

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..reference import full_precision
-from .exact import UNIT, Integers, exponents, integers, share_of_bound
+from ..reference import UNIT, full_precision
+from .exact import Integers, exponents, integers, share_of_bound
 from .finding import NATIVE, Finding
 
 SHAPES = [(1, 1, 1), (3, 5, 4), (8, 8, 8), (64, 64, 64), (65, 65, 65), (1, 100, 64), (64, 100, 1), (130, 512, 257)]

@@ -1,7 +1,7 @@
 """Require: no certificate where the arithmetic is not what the proofs assume.
 
-Before the first certificate of a device one small matrix product is compared with the exact one. From then on the
-rounding mode of the calling thread is looked at, which C's `fesetround` can change at any time: two sums of Python's.
+Before the first certificate on a device one small matrix product is compared with the exact one. From then on, each
+call tests the rounding mode of its thread by two sums in Python, because C's `fesetround` can change it at any time.
 """
 
 from __future__ import annotations

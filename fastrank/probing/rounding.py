@@ -15,7 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .exact import UNIT, integers
+from ..reference import UNIT
+from .exact import integers
 from .finding import REPORTED, TO_NEAREST, Finding
 
 HALF, NEXT = 2.0**-53, 1 + 2.0**-52

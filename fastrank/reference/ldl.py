@@ -7,8 +7,10 @@ The computed factors are exact for a matrix A + E. Nothing is assumed of how LAP
 
     ||E||_2 <= ||A - X L^T||_F + 3 u growth,      X = L D as computed,      growth = sum_j |D|_j ||L_j||^2
 
-and is said in the units of growth that kernels' factors have, `terms` u (`fastrank.counting.growth.residual`). The
-product costs 2 r^3 flops more. growth bounds || |L| |D| |L^T| ||_2, by the triangle inequality.
+where growth bounds || |L| |D| |L^T| ||_2, by the triangle inequality. The product X L^T costs 2 r^3 flops more. Of
+factors that kernels make, the growth alone bounds E, by `terms` u growth. So that both kinds of factors are judged in
+the same way, `inertia` divides its bound of ||E||_2 by `residual_terms` u and returns that as the growth
+(`fastrank.counting.growth.residual`).
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ BLOCK = 32
 
 
 def residual_terms(order: float) -> float:
-    """In units of this many u the error of a factorisation is said, as growth that would allow for it."""
+    """The `terms` of `inertia`: it returns as growth its bound of ||E||_2 divided by this many u."""
     return order + 64.0
 
 
@@ -100,8 +102,9 @@ def _places(rows: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.in
 def count_ldl(lower: Tensor, diagonal: Tensor, coupling: Tensor) -> tuple[Tensor, Tensor]:
     """Number of positive eigenvalues `(b,)` of D, and growth, of factors as `unpacked_ldl` gives them.
 
-    Bunch-Kaufman takes a 2 x 2 block only where its determinant is negative, by far more than rounding: then it has
-    one positive and one negative eigenvalue. Where a block is not so, growth is infinite.
+    A 2 x 2 block is counted as one positive and one negative eigenvalue, which is so where its determinant is negative.
+    Bunch and Kaufman's method takes only blocks of which it is, by far more than rounding; that is checked, and growth
+    is infinite where it does not hold.
     """
     squares, beside = lower.square().sum(-2), coupling.abs()
     size = diagonal.abs()

@@ -39,7 +39,7 @@ class TopEigenvalue(NamedTuple):
     value: Tensor
     """(b,) lower bound of lambda_1 but for rounding: a Rayleigh quotient."""
     certified: Tensor
-    """(b,) bool: lambda_1 <= value * (1 + SLACK) is proven."""
+    """(b,) bool: lambda_1 <= value * (1 + slack) is proven, but for rounding, for the `slack` that was asked for."""
     basis: Tensor
     """(b, r, k) orthonormal: the warm start of the next step."""
 

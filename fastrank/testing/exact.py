@@ -1,5 +1,6 @@
-"""The exact numerical rank of a matrix as it is stored, and enclosures of its singular values: what other truths are
-judged by. Needs python-flint, which comes with `pip install 'fastrank[dev]'`.
+"""The exact numerical rank of a matrix as it is stored, and enclosures of its singular values, which no rounding makes
+wrong: all else that counts ranks here is tested against these. The rank of a matrix of 64 rows takes up to half a
+second. Needs python-flint, which comes with `pip install 'fastrank[dev]'`.
 
 Floating-point numbers are whole numbers times a power of two, so that the Gram G = W W^T of the smaller side is exact
 in whole numbers, and tau^2 is a fraction. The numerical rank is the number of eigenvalues of G above it. It is proven
@@ -33,7 +34,10 @@ BITS = 128
 
 
 class ExactMatrix:
-    """A finite matrix `(m, n)` of any floating dtype, as it is stored.
+    """The exact answers about one finite matrix.
+
+    Args:
+        A: `(m, n)`, of any floating dtype, on any device. It is read as it is stored.
 
     Raises:
         ImportError: python-flint is not installed. ValueError: `A` is not 2-D, or not finite.
@@ -163,7 +167,10 @@ class ExactMatrix:
 
 
 def exact_residual_squared(A: Tensor, U: Tensor, S: Tensor, Vh: Tensor) -> Any:
-    """||A - U diag(S) Vh||_F^2, a fraction (`flint.fmpq`), of a matrix `(m, n)` and its factors as they are stored."""
+    """||A - U diag(S) Vh||_F^2, a fraction (`flint.fmpq`), without any rounding.
+
+    A: `(m, n)`. U, S, Vh: `(m, k)`, `(k,)` and `(k, n)`, as they are stored. All finite.
+    """
     flint = _flint()
     (a, e_a), (u, e_u), (s, e_s), (v, e_v) = (_whole_numbers(x.detach()) for x in (A, U, S[None], Vh))
     sizes = s.entries()

@@ -116,7 +116,7 @@ def test_a_result_that_somebody_has_changed_by_hand_is_noticed(tmp_path):
     with closing(sqlite3.connect(ledger.path)) as connection, connection:
         (text,) = connection.execute("SELECT result FROM trials").fetchone()
         connection.execute("UPDATE trials SET result = ?", (text.replace("5.5", "4.5"),))
-    with pytest.raises(LedgerError, match="what is written of one is not what was written"):
+    with pytest.raises(LedgerError, match="the row of one is not as it was written"):
         ledger.trials()
 
 
