@@ -44,6 +44,7 @@ from truth_made import BATCH, FAMILIES, TAIL, Made, Specification, make, specifi
 from truth_paths import Outcome, Tally, judge
 
 from fastrank import backend, linalg
+from fastrank.experiments.provenance import commit
 
 AHEAD = 4
 """Batches that a process of several may be ahead of the one that writes the ledger."""
@@ -171,7 +172,8 @@ def main() -> int:
     if arguments.results:
         save(arguments.results, rows)
         if arguments.report:
-            truth_report.write(arguments.results)
+            today = time.strftime("%Y-%m-%d", time.gmtime())
+            truth_report.write(arguments.results, note=f"Counted on {device} until {today}, by commit {commit()}.")
     if arguments.worst:
         by_number = {s.number: s for s in wanted}
         cases = [(f"{k.family}, {k.why} {abs(k.score):.3g}", by_number[k.number], k.place)

@@ -35,7 +35,9 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            error.filename, error.filename2 = str(path), None  # the name that whoever asked for the file knows
+            error.filename = str(path)  # the name that whoever asked for the file knows
+            if error.filename2 is not None:  # of a rename; None in its place would be told as a second name
+                del error.filename2
         raise
     sync(path.parent)
 

@@ -13,7 +13,7 @@ from .finding import Finding
 def probe(device: torch.device, orders: Sequence[int] = (1, 4, 16, 64, 256)) -> list[Finding]:
     """Test on `device` what the proofs assume of its arithmetic, against exact arithmetic in integers.
 
-    Takes about two seconds on a CPU, and compiles kernels that are not compiled yet.
+    Takes two to ten seconds on a CPU, and compiles kernels that are not compiled yet, which takes longer.
 
     Args:
         orders: powers of 4, of the matrices whose ranks are counted (default: up to 256).

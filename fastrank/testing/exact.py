@@ -44,8 +44,10 @@ class ExactMatrix:
     """
 
     def __init__(self, A: Tensor) -> None:
-        if A.ndim != 2 or not A.isfinite().all():
-            raise ValueError(f"A: expected a matrix of finite numbers, not one of shape {tuple(A.shape)}")
+        if A.ndim != 2:
+            raise ValueError(f"A: expected a matrix, not a tensor of shape {tuple(A.shape)}")
+        if not A.isfinite().all():
+            raise ValueError("A: holds NaN or Inf, and so has no rank")
         _flint()
         wide = A.detach().mT if A.shape[0] > A.shape[1] else A.detach()
         self._matrix, self._exponent = _whole_numbers(wide)
