@@ -141,7 +141,8 @@ def counted(gram: Gram, shifts: Sequence[Shifts], inertia: Inertia) -> list[Rank
 
 
 def judge(moments: Moments, limits: Tensor, upper: tuple[Tensor, Tensor], lower: tuple[Tensor, Tensor]) -> RankBounds:
-    """Bounds from the counts. Where a growth exceeds its limit, they are [0, r] with status `FALLBACK`.
+    """Bounds from the counts. Where a growth exceeds its limit, they are [0, r] with status `FALLBACK`; -1 where the
+    matrix is not finite.
 
     A lower bound of r is all that there is to know: the other count is not read, and need not have been made.
 
@@ -151,7 +152,14 @@ def judge(moments: Moments, limits: Tensor, upper: tuple[Tensor, Tensor], lower:
     """
     sound = (torch.stack([upper[1], lower[1]], -1) <= limits) | (moments.trace == 0)[:, None]
     full = sound[:, 1] & (lower[0] == moments.order)
-    return _answer(moments, full | sound.all(-1), lower[0], torch.where(full, lower[0], upper[0]))
+    unsound, bad = ~(full | sound.all(-1)), ~moments.finite
+    order = moments.order.long() if isinstance(moments.order, Tensor) else int(moments.order)
+    status = torch.zeros_like(lower[0], dtype=torch.int8)  # Status.OK
+    return RankBounds(
+        lower[0].masked_fill(unsound, 0).masked_fill(bad, -1),
+        torch.where(full | unsound, order, upper[0]).masked_fill(bad, -1),
+        status.masked_fill_(unsound, Status.FALLBACK).masked_fill_(bad, Status.NONFINITE),
+    )
 
 
 def tau_error(moments: Moments, tolerance: Tolerance) -> Affine:
@@ -170,17 +178,3 @@ def top_error(moments: Moments) -> Affine:
 def factor(tolerance: Tolerance) -> float:
     """`value` of a relative tolerance, 2 at most: above 1 every rank is 0, and the square of 2 cannot overflow."""
     return min(tolerance.value, 2.0)
-
-
-def _answer(moments: Moments, sound: Tensor | None, lower: Tensor, upper: Tensor) -> RankBounds:
-    """Make bounds of counts: [0, r] where a count is not `sound` (None: all are), -1 where the matrix is not finite."""
-    status = torch.zeros_like(lower, dtype=torch.int8)  # Status.OK
-    if sound is not None:
-        lower = lower.masked_fill(~sound, 0)
-        order = moments.order.long() if isinstance(moments.order, Tensor) else int(moments.order)
-        upper = torch.where(sound, upper, order)
-        status.masked_fill_(~sound, Status.FALLBACK)
-    bad = ~moments.finite
-    return RankBounds(
-        lower.masked_fill(bad, -1), upper.masked_fill(bad, -1), status.masked_fill_(bad, Status.NONFINITE)
-    )

@@ -40,13 +40,14 @@ def inertia(matrices: Tensor) -> tuple[Tensor, Tensor]:
         count `(b,)` int64; growth `(b,)` FP64: the count is that of A + E for some ||E||_2 <= `residual_terms` u
         growth. It is infinite where the factors cannot be trusted at all.
     """
-    factors, pivots, _ = torch.linalg.ldl_factor_ex(matrices.cpu())
+    here = matrices.cpu()
+    factors, pivots, _ = torch.linalg.ldl_factor_ex(here)
     lower, diagonal, coupling = unpacked_ldl(factors, pivots)
     count, growth = count_ldl(lower, diagonal, coupling)
     scaled = lower * diagonal[:, None, :]
     scaled[..., :-1] += lower[..., 1:] * coupling[:, None, :]
     scaled[..., 1:] += lower[..., :-1] * coupling[:, None, :]
-    error = product_residual(matrices.cpu(), scaled, lower.mT) + 3 * UNIT * growth
+    error = product_residual(here, scaled, lower.mT) + 3 * UNIT * growth
     error = error / (UNIT * residual_terms(float(matrices.shape[-1]))) * (1 + 8 * UNIT)
     return count.to(matrices.device), error.nan_to_num(torch.inf, torch.inf).to(matrices.device)
 
@@ -106,7 +107,7 @@ def count_ldl(lower: Tensor, diagonal: Tensor, coupling: Tensor) -> tuple[Tensor
     Bunch and Kaufman's method takes only blocks of which it is, by far more than rounding; that is checked, and growth
     is infinite where it does not hold.
     """
-    squares, beside = lower.square().sum(-2), coupling.abs()
+    squares, beside = _squares(lower), coupling.abs()
     size = diagonal.abs()
     size[..., :-1] += beside
     size[..., 1:] += beside
