@@ -1,6 +1,7 @@
 """Compiles every variant of every kernel into Triton's own cache, by a process a core, before anything launches one.
 
-Those in CUDA C++ are compiled by NVRTC into the same cache, where CuPy and NVRTC are installed.
+Those in CUDA C++ are compiled by NVRTC into the same cache, where CuPy and NVRTC are installed; those of a CPU, with
+whose answers tests compare, by Numba meanwhile.
 
     python bench/gpu_compile.py [--arch sm_90] [--only MODULE ...] [--jobs N]
 
@@ -37,6 +38,12 @@ def why_no_nvrtc() -> str:
     script = "from cupy.cuda import nvrtc; nvrtc.getVersion()"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     return done.stderr.strip().rpartition("\n")[2] if done.returncode else ""
+
+
+def begin_numba() -> subprocess.Popen[bytes]:
+    """Begins to compile the kernels of a CPU into Numba's cache, all in one process."""
+    script = "import torch, fastrank; fastrank.linalg.spectral_norm(torch.eye(2))"
+    return subprocess.Popen([sys.executable, "-c", script])
 
 
 def compile_one(work: tuple[str, int, str]) -> tuple[str, float, str]:
@@ -93,6 +100,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: cores)")
     options = parser.parse_args()
     started, arch = time.perf_counter(), options.arch or architecture()
+    numba = begin_numba()
     os.environ.pop("TRITON_INTERPRET", None)  # before Triton is imported
     files = gpu_names.files()
     if why := why_no_nvrtc():
@@ -112,11 +120,13 @@ def main() -> int:
             spent += seconds
             print(f"{seconds:6.2f} s  {name}{f'  FAILED: {problem}' if problem else ''}", flush=True)
             failed += [name] if problem else []
+    if without := numba.wait():
+        print("Numba does not compile the kernels of a CPU")
     wall = time.perf_counter() - started
     print(
         f"{len(work) - len(failed)} of {len(work)} variants compiled for {arch}: {spent:.0f} s of work in {wall:.0f} s"
     )
-    return bool(failed)
+    return bool(failed or without)
 
 
 if __name__ == "__main__":

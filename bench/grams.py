@@ -37,7 +37,10 @@ def ours(matrices: list[Tensor]) -> list[Tensor]:
 
 
 def by_kernel(matrices: list[Tensor]) -> Callable[[], list[Tensor]]:
-    """Plans and workspace are made once, as a tracker does; what is timed is the launches."""
+    """Plans and workspace are made once, as a tracker does; what is timed is the launches.
+
+    The call keeps the matrices: launches know only their addresses, and memory may go back to the driver before them.
+    """
     from fastrank.kernels.count import Launches
 
     launches = Launches(matrices, shifts=1, keep=True)
@@ -46,7 +49,7 @@ def by_kernel(matrices: list[Tensor]) -> Callable[[], list[Tensor]]:
     places = zip(launches.shapes, launches.offsets, strict=True)
     views = [workspace[o : o + s.order**2].view(s.order, s.order)[: s.rows, : s.rows] for s, o in places]
 
-    def run() -> list[Tensor]:
+    def run(kept: list[Tensor] = matrices) -> list[Tensor]:
         largest = launches.largest()
         launches.sum_grams(workspace, trace, None if largest is None else reference.power_of_two(largest))
         return views

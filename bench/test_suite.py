@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import results
+import timing
+import torch
 from harness import Harness, Skipped
 from operation import Operation
 from providers import Provider
@@ -20,6 +22,7 @@ def test_row(
     benchmark: Any, harness: Harness, results_path: Path, operation: Operation, workload: str, provider: Provider
 ) -> None:
     benchmark.group = f"{operation.name} | {workload}"
+    _end_if_lost(harness.device)
 
     def wall(call: Call, setup: Call | None, rounds: int, calls: int) -> list[float]:
         benchmark.pedantic(call, setup=setup, rounds=rounds, iterations=calls)
@@ -29,6 +32,8 @@ def test_row(
         row = harness.row(operation, workload, provider, wall)
     except Skipped as reason:
         pytest.skip(f"{provider.name}: {reason}")
+    if row["status"] == "failed":
+        _end_if_lost(harness.device)
     results.save(results_path, [row])
     benchmark.extra_info |= {
         k: row[k] for k in ("error", "device_ms", "device_timer", "ratio", "roof_share") if k in row
@@ -39,12 +44,20 @@ def test_row(
 
 
 def test_again(harness: Harness, results_path: Path, operation: Operation, workload: str, provider: Provider) -> None:
+    _end_if_lost(harness.device)
     try:
         row = harness.again(operation, workload, provider)
     except Skipped as reason:
         pytest.skip(f"{reason}")
     results.save(results_path, [row])
     _judge(operation, provider, row)
+
+
+def _end_if_lost(device: torch.device) -> None:
+    """Ends the suite where one row has cost this process its device:
+    those after it would fail for no fault of their own."""
+    if why := timing.lost(device):
+        pytest.exit(f"{device} does nothing more for this process, so that no row can follow: {why}", returncode=1)
 
 
 def _judge(operation: Operation, provider: Provider, row: dict[str, Any]) -> None:

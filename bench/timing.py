@@ -139,6 +139,16 @@ def capture_failed() -> str:
     return _failures[0] if _failures else ""
 
 
+def lost(device: torch.device) -> str:
+    """Why a CUDA device does nothing more for this process, as after an illegal access; empty: it does."""
+    try:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    except RuntimeError as error:
+        return _reason(error)
+    return ""
+
+
 @contextlib.contextmanager
 def capture(graph: torch.cuda.CUDAGraph) -> Iterator[None]:
     """`torch.cuda.graph`. Once a capture has failed, PyTorch lets no other one succeed: that is remembered.

@@ -59,9 +59,10 @@ class CountErrors(NamedTuple):
 
 
 def count_errors(bounds: RankBounds, truth: TrueRank) -> CountErrors:
-    """Compare `bounds` with the truth, of the same shape. Bounds are wrong only if they exclude every rank in the range
-    of the truth, which is more than one rank where the truth is ambiguous."""
-    wrong = (bounds.lower > truth.upper) | (bounds.upper < truth.lower)
+    """Compare `bounds`, on any device, with the truth, of the same shape. Bounds are wrong only if they exclude every
+    rank in the range of the truth, which is more than one rank where the truth is ambiguous."""
+    lower, upper = (ranks.to(bounds.lower.device) for ranks in truth)
+    wrong = (bounds.lower > upper) | (bounds.upper < lower)
     return CountErrors(wrong.numel(), int(wrong.sum()), int((bounds.lower < bounds.upper).sum()))
 
 

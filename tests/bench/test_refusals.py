@@ -5,6 +5,7 @@ from __future__ import annotations
 import environment
 import pytest
 import results
+import test_suite
 import timing
 import torch
 from harness import Budget, Harness, Skipped
@@ -17,6 +18,19 @@ from workloads import TOLERANCE, Workload
 CPU = torch.device("cpu")
 FP64 = torch.float64
 ROOFS = Roofs(copies=((1.0, 1e-9),), flops_per_ms={FP64: 1e6})
+
+
+def test_nothing_is_measured_on_a_device_that_is_lost(monkeypatch):
+    """One illegal access, and every later call of the process fails: rows would blame whoever comes next."""
+    assert timing.lost(CPU) == ""
+
+    def synchronize(device):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nSearch for ...")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    test_suite._end_if_lost(CPU)
+    with pytest.raises(pytest.exit.Exception, match=r"no row can follow: CUDA error: an illegal memory access.*ed$"):
+        test_suite._end_if_lost(torch.device("cuda"))
 
 
 class SmallRank(Rank):

@@ -13,7 +13,7 @@ def two_layers():
 
 
 def backward(model, step=0):
-    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(step))
+    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(step)).to(model[0].weight)
     model.zero_grad()
     model(x).square().mean().backward()
 

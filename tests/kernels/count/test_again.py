@@ -104,7 +104,7 @@ def test_a_pivot_that_vanishes_at_one_shift_is_none_at_another(which, large, dev
     chunk.factor(problems)
     before = Answers(*(x.clone() for x in step.answers))
     grown = before.growth.sum(-1)
-    assert grown[1, which] > 1e6 * before.limits[1, which]
+    assert grown[1, which] > 1e4 * before.limits[1, which]  # how near to 0 a pivot comes is for the Gram's last bits
     others = grown <= before.limits
     assert others[[0, 2]].all()
     assert others[1, 2:].all(), "sigma_1 has no part in it"
