@@ -21,7 +21,12 @@ def cuda_files() -> list[Path]:
     return sorted(KERNELS.rglob("*.cu"))
 
 
+def triton_kernels() -> list[str]:
+    """Names of those in Triton, as a profiler shows them."""
+    return sorted({name for path in files() for name in DEFINED.findall(path.read_text())})
+
+
 def kernels() -> list[str]:
-    """Names of all of them, as a profiler shows them."""
-    found = {name for path in files() for name in DEFINED.findall(path.read_text())}
-    return sorted(found | {launch.kernel for path in cuda_files() for launch in cuda_variants.launches(path)})
+    """Names of all of them."""
+    in_cuda = {launch.kernel for path in cuda_files() for launch in cuda_variants.launches(path)}
+    return sorted({*triton_kernels(), *in_cuda})

@@ -54,13 +54,10 @@ def device(path: Path, rows: Sequence[Row]) -> str:
     parts = [
         *(f"### {first['device']}", f"{where}, error and share of the roof."),
         *(training(rows), overhead, trials(rows), against(rows, "rank"), speed, against(rows, "step")),
-        *(
-            "<details><summary>Spectral norms, singular values, low-rank factors</summary>",
-            *rest,
-            tradeoff,
-            "</details>",
-        ),
     ]
+    if any(rest) or tradeoff:
+        summary = "<details><summary>Spectral norms, singular values, low-rank factors</summary>"
+        parts += [summary, *rest, tradeoff, "</details>"]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -115,15 +112,15 @@ def against(rows: Iterable[Row], operation: str) -> str:
     body = []
     for workload, times in timed.items():
         rivals = {name: time for name, time in times.items() if not name.startswith("fastrank")}
-        if ours in times and rivals:
-            best = min(rivals, key=lambda name: rivals[name])
+        if ours in times:
+            best = min(rivals, key=lambda name: rivals[name], default=None)
             mine, refused = times[ours], wrong[workload]
             beside = "wrong" if stock in refused else faster(rivals.get(stock), mine)
             cells = (
                 workload,
                 milliseconds(mine),
                 beside,
-                f"{best}: {faster(rivals[best], mine)}",
+                f"{best}: {faster(rivals[best], mine)}" if best else "not timed",
                 str(sum(not name.startswith("fastrank") for name in refused)),
             )
             body.append(cells)

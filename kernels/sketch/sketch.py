@@ -16,7 +16,8 @@ Bytes: W once, V once a strip from L2, 8 k r a chunk of Y. Flops: 2 r n k, FP64.
 93 us of an H200's copy bandwidth (4.3 TB/s), 48 us of its FP64 tensor cores (67 TFLOP/s) at k = 16, 382 us at k = 128:
 from k = 32 on arithmetic is the bound, and in the fused step (20 bytes a parameter, 465 us) from k = 128 on. Sides that
 alternate have half the flops of both at once, and need no sums across programs but those of chunks. On sm_86,
-sm_89 and sm_120, which have a 64th of the FP32 rate for FP64, arithmetic is the bound always. Times are not measured.
+sm_89 and sm_120, which have a 64th of the FP32 rate for FP64, arithmetic is the bound always. A thread reads 16
+bytes at a time where the matrix allows it (`strip.in_vectors`). Times are not measured.
 
 Tried, by what the compiler makes of it:
     sm_80, sm_90     BLOCK 64, BLOCK_K 32, 4 warps: 168 registers at k = 16, and sm_80 spills 12 bytes; 8 warps: 104 and
@@ -43,8 +44,8 @@ from ..device import capability, chosen, wide_tiles
 from ..launch import launch
 from ..limits import KS
 from ..variant import Variant, arguments
-from .strip import extent, multiply, place, store_product, tile_of
-from .table import STRIDE_COLUMN, STRIDE_ROW, Pass
+from .strip import extent, in_vectors, lines, multiply, no_squares, place, start_of, store_product, tile_of
+from .table import COLUMNS, STRIDE_COLUMN, STRIDE_ROW, Pass
 
 
 class Config(NamedTuple):
@@ -65,10 +66,14 @@ def config(k: int, capability: tuple[int, int]) -> Config:
 
 
 @triton.jit
-def _sum_with(p, p_basis, o_row, m_row, stride_row, stride_column, begin, end, UNIT: tl.constexpr,
-              BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
+def _sum_with(address, p_basis, o_row, rows, stride_row, stride_column, begin, end, UNIT: tl.constexpr,
+              N: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
+              K: tl.constexpr):  # fmt: skip
+    p = start_of(address, DTYPE, N)
+    rows, stride_row, stride_column, begin, end = lines(rows, stride_row, stride_column, begin, end, UNIT, N)
+    m_row = o_row < rows
     total = tl.zeros((BLOCK, K), tl.float64)
-    squares = tl.zeros((BLOCK,), tl.float64)
+    squares = no_squares(UNIT, BLOCK, BLOCK_K)
     for i_k in range(begin, end, BLOCK_K):
         o_k = i_k + tl.arange(0, BLOCK_K).to(tl.int64)
         offsets, mask = tile_of(o_row, o_k, stride_row, stride_column, m_row, end, UNIT)
@@ -85,18 +90,19 @@ def sketch_kernel(p_pointers, p_table, p_tiles, p_step, p_bases, p_partial, p_no
     if i_matrix < 0:
         return
     rows, o_row, begin, end, p_basis = extent(p_row, p_bases, i_strip, i_chunk, BLOCK)
-    m_row = o_row < rows
     stride_row, stride_column = tl.load(p_row + STRIDE_ROW), tl.load(p_row + STRIDE_COLUMN)
-    p = tl.load(p_pointers + i_matrix).to(tl.pointer_type(DTYPE))
-    if stride_column == 1:
-        total, norm = _sum_with(p, p_basis, o_row, m_row, stride_row, 1, begin, end, "column", BLOCK,
-                                BLOCK_K, K)  # fmt: skip
-    elif stride_row == 1:
-        total, norm = _sum_with(p, p_basis, o_row, m_row, 1, stride_column, begin, end, "row", BLOCK,
-                                BLOCK_K, K)  # fmt: skip
+    address = tl.load(p_pointers + i_matrix)
+    N: tl.constexpr = 128 // DTYPE.primitive_bitwidth
+    if in_vectors(address, stride_row, stride_column, rows, tl.load(p_row + COLUMNS), N):
+        if stride_column == 1:
+            total, norm = _sum_with(address, p_basis, o_row, rows, stride_row, 1, begin, end, "column", N, DTYPE,
+                                    BLOCK, BLOCK_K, K)  # fmt: skip
+        else:
+            total, norm = _sum_with(address, p_basis, o_row, rows, 1, stride_column, begin, end, "row", N, DTYPE,
+                                    BLOCK, BLOCK_K, K)  # fmt: skip
     else:
-        total, norm = _sum_with(p, p_basis, o_row, m_row, stride_row, stride_column, begin, end, "none",
-                                BLOCK, BLOCK_K, K)  # fmt: skip
+        total, norm = _sum_with(address, p_basis, o_row, rows, stride_row, stride_column, begin, end, "none", 1,
+                                DTYPE, BLOCK, BLOCK_K, K)  # fmt: skip
     store_product(p_row, p_partial, p_norms, i_strip, i_chunk, rows, o_row, total, norm, K)
 
 

@@ -4,6 +4,9 @@ A program has a strip of `BLOCK` rows and a chunk of columns of one matrix. `pla
 `tile_of` where a tile of them stands in memory, and `multiply` adds the tile's product with the basis to what the
 program has; `store_product` writes that. The loop over the tiles is the kernel's own: `sketch.sketch` reads each tile,
 `step.sgd_sketch` makes it by a step of SGD.
+
+A thread takes 16 bytes at once where the matrix allows it (`in_vectors`): that is a property of its addresses, and a
+matrix that does not have it goes through the same code element by element. What tells the compiler so is `multiple`.
 """
 
 from __future__ import annotations
@@ -30,12 +33,50 @@ def extent(p_row, p_bases, i_strip, i_chunk, BLOCK: tl.constexpr):
     rows, columns, chunk = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS), tl.load(p_row + CHUNK)
     o_row = i_strip * BLOCK + tl.arange(0, BLOCK)
     begin = i_chunk * chunk
-    return rows, o_row, begin, tl.minimum(begin + chunk, columns), p_bases + tl.load(p_row + BASIS)
+    p_basis = p_bases + multiple(tl.load(p_row + BASIS), 16)  # bases are (n, k), and k is a multiple of 16
+    return rows, o_row, begin, tl.minimum(begin + chunk, columns), p_basis
+
+
+@triton.jit
+def multiple(x, N: tl.constexpr):
+    """x, a multiple of N, as the compiler then knows."""
+    return x // N * N
+
+
+@triton.jit
+def in_vectors(addresses, stride_row, stride_column, rows, columns, N: tl.constexpr):
+    """Whether a matrix has N elements, 16 bytes, at a time: where it has neighbours, and its lines begin and end.
+
+    addresses: those of its first element, of all that goes with it, joined by "or".
+    """
+    along, across = tl.where(stride_column == 1, columns, rows), tl.where(stride_column == 1, stride_row, stride_column)
+    dense = (stride_column == 1) | (stride_row == 1)
+    return dense & (addresses % 16 == 0) & (along % N == 0) & (across % N == 0)
+
+
+@triton.jit
+def start_of(address, DTYPE: tl.constexpr, N: tl.constexpr):
+    """Pointer to what is at an address; where N > 1, to a multiple of 16 bytes."""
+    p = address.to(tl.pointer_type(DTYPE))
+    return tl.multiple_of(p, 16) if N > 1 else p
+
+
+@triton.jit
+def lines(rows, stride_row, stride_column, begin, end, UNIT: tl.constexpr, N: tl.constexpr):
+    """The same numbers, those of them multiples of N that `in_vectors` has found to be, along `UNIT`."""
+    if UNIT == "row":
+        rows, stride_column = multiple(rows, N), multiple(stride_column, N)
+    else:
+        stride_row, begin, end = multiple(stride_row, N), multiple(begin, N), multiple(end, N)
+    return rows, stride_row, stride_column, begin, end
 
 
 @triton.jit
 def tile_of(o_row, o_column, stride_row, stride_column, m_row, end, UNIT: tl.constexpr):
-    """Offsets and mask of a tile of W, the other way round where UNIT is "row": a warp's accesses are neighbours."""
+    """Offsets and mask of a tile of W, the other way round where UNIT is "row": a warp's accesses are neighbours.
+
+    UNIT: "column" where elements of neighbouring columns are neighbours, "row" where those of rows are, else "none".
+    """
     m_column = o_column < end
     if UNIT == "row":
         offsets = o_column[:, None] * stride_column + o_row[None, :]
@@ -48,8 +89,14 @@ def tile_of(o_row, o_column, stride_row, stride_column, m_row, end, UNIT: tl.con
 
 
 @triton.jit
+def no_squares(UNIT: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Zeros of the shape of a tile, as `tile_of` has it: each thread adds up its own squares until the last tile."""
+    return tl.zeros((BLOCK_K, BLOCK) if UNIT == "row" else (BLOCK, BLOCK_K), tl.float64)
+
+
+@triton.jit
 def multiply(tile, p_basis, o_column, end, total, squares, UNIT: tl.constexpr, HALF: tl.constexpr, K: tl.constexpr):
-    """`total` (BLOCK, K) and `squares` (BLOCK,), FP64, with those of one more tile of W.
+    """`total` (BLOCK, K) and `squares` as of `no_squares`, FP64, with those of one more tile of W.
 
     tile: FP32, as `tile_of` has it. HALF: it has been 16 bits wide.
     """
@@ -57,8 +104,8 @@ def multiply(tile, p_basis, o_column, end, total, squares, UNIT: tl.constexpr, H
         # A sum of one: Triton 3.6 fails to feed an FP64 product from 16 bits, and does not look through this.
         tile = tl.sum(tile[:, :, None], 2)
     b_wide = tile.to(tl.float64)
+    squares += b_wide * b_wide  # exact: a product and a sum are as good as one FMA
     b_wide = tl.trans(b_wide) if UNIT == "row" else b_wide
-    squares += tl.sum(b_wide * b_wide, 1)
     o_basis = o_column[:, None] * K + tl.arange(0, K)[None, :]
     b_basis = tl.load(p_basis + o_basis, mask=(o_column < end)[:, None], other=0.0)
     return tl.dot(b_wide, b_basis.to(tl.float64), total, out_dtype=tl.float64), squares

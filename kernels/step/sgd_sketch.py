@@ -10,19 +10,20 @@ Y and the norm.
 
 Bytes, FP32: 20 an element with momentum, V once a strip from L2, 8 k r a chunk of Y: 2 % more at k = 16 and 512 columns
 a chunk. Flops: 7 an element in FP32, 2 k in FP64. Floor on sm_90 for 1e8 elements with momentum: 465 us of an H200's
-copy bandwidth against 48 us of its FP64 tensor cores at k = 16 and 382 us at k = 128: bound by its bytes. Accesses are
-4 bytes a thread, 128 a warp: the addresses come from a table, and a multiprocessor issues four times what the memory
-delivers. Times are not measured.
+copy bandwidth against 48 us of its FP64 tensor cores at k = 16 and 382 us at k = 128: bound by its bytes.
 
-Tried, by what the compiler makes of it, with 14 KB of reads in flight a multiprocessor in mind:
-    sm_80, sm_90     BLOCK_K 32, 8 warps: k = 16 with two stages spills 8 bytes, with three 64; 16 warps: 119 registers,
-                     and spills with a second stage. BLOCK_K 16 with three stages, 24 KB of the next tiles in flight: 8
-                     bytes for half precision at k = 16 unless 224 registers are allowed, 8 at k = 64; with one: none
-    sm_86, sm_89     BLOCK 64 spills 28 bytes at k = 16, 124 at k = 32 and 4 kB at k = 128; what sm_100 has: none, at
-                     most 226 registers, and 248 at k = 128
-    sm_100, sm_120   BLOCK_K 32: 8 warps spill 20 bytes at k = 16, 16 none; at k = 32 16 warps spill 2 kB, 8 warps 8
-                     bytes unless 224 registers are allowed. From k = 64 on 2 kB; BLOCK_K 16, 8 warps: none, but for
-                     sm_120 at k = 128, where everything spills: two launches
+Measured on an H200, ResNet-18 with k = 16 and complete bases of 27 and 64: 260 us, where the step alone takes 57 us.
+That was with 4 bytes an access, a sum over lanes a tile, BLOCK_K 16 and three stages: 282 instructions a thread for 4
+elements, by 8 warps a multiprocessor, which waits for their issue, and reads of 64 bytes a line. Since then a thread
+takes 16 bytes where it can, sums its own squares, and has 165 instructions for 8 elements; 128 registers leave room for
+two programs, of which one reads, 24 KB, while the other multiplies. By that count, 330 cycles of issue for the 1650
+that the memory takes for a tile, it is bound by its bytes again. Not measured yet.
+
+Tried, by what the compiler makes of it:
+    BLOCK_K 32      one stage: 128 registers at k = 16 and 32; two stages: 174 of 8 warps, so one program; held to 128:
+                    32 bytes spilled. 4 warps: 230
+    BLOCK_K 64      244 registers at k = 16
+    a path more     for lines of rows that are no multiple of 16 bytes: 16 to 152 bytes spilled in half precision
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ..count import TRITON_TYPES
-from ..device import capability, chosen, wide_tiles
+from ..device import capability, chosen
 from ..launch import launch
 from ..limits import KS
 from ..sketch import sketch
-from ..sketch.strip import extent, multiply, place, store_product, tile_of
-from ..sketch.table import OFFSET, STRIDE_COLUMN, STRIDE_ROW, Pass
+from ..sketch.strip import extent, in_vectors, lines, multiply, no_squares, place, start_of, store_product, tile_of
+from ..sketch.table import COLUMNS, OFFSET, STRIDE_COLUMN, STRIDE_ROW, Pass
 from ..variant import Variant, arguments
 from . import sgd
 from .descent import BUFFER, DECAY, FRESH, GRADIENT, HYPER, LR, META, NUMEL, PARAMETER, POINTERS, SLOT, descend
@@ -55,27 +56,23 @@ class Config(NamedTuple):
     block_k: int
     num_warps: int
     num_stages: int
-    maxnreg: int | None = None
-    """Registers a thread may have: the compiler aims for fewer, and spills a few bytes, where nothing is said."""
 
 
 def config(k: int, capability: tuple[int, int]) -> Config | None:
     """None where the step and the sketch are better two launches."""
-    block = sketch.config(k, capability).block
-    if not wide_tiles(capability):
-        if k == 128 and capability[0] == 12:
-            return None
-        return {16: Config(block, 32, 16, 1), 32: Config(block, 32, 8, 1, 224)}.get(k, Config(block, 16, 8, 1))
-    return Config(block, 16, 8, 3, 224) if k <= 32 else Config(block, 16, 8, 1)
+    return Config(sketch.config(k, capability).block, 32 if k <= 32 else 16, 8, 1)
 
 
 @triton.jit
-def _step_with(p_w, p_g, p_b, p_basis, o_row, m_row, stride_row, stride_column, begin, end, m_go, lr, decay, momentum,
-               undamped, scale, fresh, UNIT: tl.constexpr, DTYPE: tl.constexpr, HAS_MOMENTUM: tl.constexpr,
-               NESTEROV: tl.constexpr, MAXIMIZE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
-               K: tl.constexpr):  # fmt: skip
+def _step_with(weight, gradient, buffer, p_basis, o_row, rows, stride_row, stride_column, begin, end, go, lr, decay,
+               momentum, undamped, scale, fresh, UNIT: tl.constexpr, N: tl.constexpr, DTYPE: tl.constexpr,
+               HAS_MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, MAXIMIZE: tl.constexpr, BLOCK: tl.constexpr,
+               BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
+    p_w, p_g, p_b = start_of(weight, DTYPE, N), start_of(gradient, DTYPE, N), start_of(buffer, DTYPE, N)
+    rows, stride_row, stride_column, begin, end = lines(rows, stride_row, stride_column, begin, end, UNIT, N)
+    m_row, m_go = o_row < rows, o_row < tl.where(go, rows, 0)
     total = tl.zeros((BLOCK, K), tl.float64)
-    squares = tl.zeros((BLOCK,), tl.float64)
+    squares = no_squares(UNIT, BLOCK, BLOCK_K)
     for i_k in range(begin, end, BLOCK_K):
         o_k = i_k + tl.arange(0, BLOCK_K).to(tl.int64)
         offsets, mask = tile_of(o_row, o_k, stride_row, stride_column, m_row, end, UNIT)
@@ -118,22 +115,23 @@ def sgd_sketch_kernel(p_pointers, p_meta, p_hyper, p_rows, p_scale, p_found_inf,
     go = gradient != 0
     if p_found_inf is not None:
         go = go & (tl.load(p_found_inf) == 0.0)
-    p_w = tl.load(p_address + PARAMETER).to(tl.pointer_type(DTYPE)) + offset
-    p_g = gradient.to(tl.pointer_type(DTYPE)) + offset
-    p_b = tl.load(p_address + BUFFER).to(tl.pointer_type(DTYPE)) + offset
-    m_row, m_go = o_row < rows, o_row < tl.where(go, rows, 0)
-    if stride_column == 1:
-        total, norm = _step_with(p_w, p_g, p_b, p_basis, o_row, m_row, stride_row, 1, begin, end, m_go, lr, decay,
-                                 momentum, undamped, scale, fresh, "column", DTYPE, HAS_MOMENTUM, NESTEROV, MAXIMIZE,
-                                 BLOCK, BLOCK_K, K)  # fmt: skip
-    elif stride_row == 1:
-        total, norm = _step_with(p_w, p_g, p_b, p_basis, o_row, m_row, 1, stride_column, begin, end, m_go, lr, decay,
-                                 momentum, undamped, scale, fresh, "row", DTYPE, HAS_MOMENTUM, NESTEROV, MAXIMIZE,
-                                 BLOCK, BLOCK_K, K)  # fmt: skip
+    bytes_before = offset * (DTYPE.primitive_bitwidth // 8)
+    weight, gradient = tl.load(p_address + PARAMETER) + bytes_before, gradient + bytes_before
+    buffer = tl.load(p_address + BUFFER) + bytes_before
+    N: tl.constexpr = 128 // DTYPE.primitive_bitwidth
+    if in_vectors(weight | gradient | buffer, stride_row, stride_column, rows, tl.load(p_row + COLUMNS), N):
+        if stride_column == 1:
+            total, norm = _step_with(weight, gradient, buffer, p_basis, o_row, rows, stride_row, 1, begin, end, go, lr,
+                                     decay, momentum, undamped, scale, fresh, "column", N, DTYPE, HAS_MOMENTUM,
+                                     NESTEROV, MAXIMIZE, BLOCK, BLOCK_K, K)  # fmt: skip
+        else:
+            total, norm = _step_with(weight, gradient, buffer, p_basis, o_row, rows, 1, stride_column, begin, end, go,
+                                     lr, decay, momentum, undamped, scale, fresh, "row", N, DTYPE, HAS_MOMENTUM,
+                                     NESTEROV, MAXIMIZE, BLOCK, BLOCK_K, K)  # fmt: skip
     else:
-        total, norm = _step_with(p_w, p_g, p_b, p_basis, o_row, m_row, stride_row, stride_column, begin, end, m_go, lr,
-                                 decay, momentum, undamped, scale, fresh, "none", DTYPE, HAS_MOMENTUM, NESTEROV,
-                                 MAXIMIZE, BLOCK, BLOCK_K, K)  # fmt: skip
+        total, norm = _step_with(weight, gradient, buffer, p_basis, o_row, rows, stride_row, stride_column, begin, end,
+                                 go, lr, decay, momentum, undamped, scale, fresh, "none", 1, DTYPE, HAS_MOMENTUM,
+                                 NESTEROV, MAXIMIZE, BLOCK, BLOCK_K, K)  # fmt: skip
     store_product(p_row, p_partial, p_norms, i_strip, i_chunk, rows, o_row, total, norm, K)
 
 
@@ -199,7 +197,6 @@ def _variant(
         constexprs=constexprs,
         num_warps=c.num_warps,
         num_stages=c.num_stages,
-        maxnreg=c.maxnreg,
         enable_fp_fusion=False,
         label=str(kind.dtype).removeprefix("torch."),
         architectures=architectures,
