@@ -10,11 +10,14 @@ from sketch_steps import Steps, noise
 
 from fastrank.kernels.step import Kind, sgd_, sgd_sketch_, tiles_of
 
+SIZES = {"any": [(40, 33), (20, 70), (36, 50)], "16 bytes at a time": [(40, 32), (24, 72), (36, 48)]}
 
-def test_a_pass_steps_its_own_matrices_and_multiplies_them(device):
+
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+def test_a_pass_steps_its_own_matrices_and_multiplies_them(sizes, side, device):
     """Three matrices of two dtypes and two k; a step of one pass leaves the parameters of the others alone."""
     dtypes, ks = [torch.float32, torch.float16, torch.float32], (16, 16, 32)
-    sizes = [(40, 33), (20, 70), (36, 50)]
     weights = [noise(*size, seed=i, dtype=dtypes[i]).to(device) for i, size in enumerate(sizes)]
     grads = [noise(*size, seed=10 + i, dtype=dtypes[i]).to(device) for i, size in enumerate(sizes)]
     buffers = [noise(*size, seed=20 + i, dtype=dtypes[i]).to(device) for i, size in enumerate(sizes)]
@@ -26,6 +29,9 @@ def test_a_pass_steps_its_own_matrices_and_multiplies_them(device):
     meta = torch.tensor([[w.numel(), i, 0] for i, w in enumerate(weights)], device=device)
     hyper = torch.tensor([[0.1, 0.01], [0.2, 0.0], [0.3, 0.02]], device=device)
     steps, plain = Steps(weights, ks), Steps([own[0] for own in alone], ks)
+    for each in (steps, plain):
+        each.tensors["step"] += side
+        each.tensors["bases"].copy_(noise(len(each.tensors["bases"]), seed=9))  # of the other side it is 0 at first
     # Parameters stand in another order in the optimizer's tables.
     order, rows = [2, 0, 1], torch.tensor([1, 2, 0], device=device)
     pointers = table([(weights[i], grads[i], buffers[i]) for i in order])
