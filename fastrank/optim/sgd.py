@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
+from torch.optim.optimizer import ParamsT
 
 from .descent import Descent
 from .descents import Descents
@@ -137,7 +137,6 @@ class SGD(torch.optim.SGD):
             group[name] = group[name].clone()
         self.param_groups.append(group)
 
-    @_use_grad_for_differentiable
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override,unused-ignore]
         """Update every parameter that has a gradient.
 
@@ -148,6 +147,11 @@ class SGD(torch.optim.SGD):
         Returns:
             What `closure` returned; None without one.
         """
+        # As PyTorch's own decorator does, but that one breaks the graph of a compiled step.
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return self._step(closure)
+
+    def _step(self, closure: Callable[[], float] | None) -> float | None:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -197,6 +201,11 @@ class SGD(torch.optim.SGD):
         self._init_group(group, params, grads, buffers)  # type: ignore[no-untyped-call]
         options = {name: group[name] for name in _OPTIONS} | {"grad_scale": grad_scale, "found_inf": found_inf}
         update = partial(update_group, group, stacked, options=options)
+        if torch.compiler.is_compiling() and grad_scale is None and found_inf is None:
+            from . import operator  # which registers it
+
+            if operator.takes(group, stacked, params, grads, buffers):
+                update = partial(operator.sgd_, group)
         if torch.compiler.is_compiling() or group["differentiable"] or any(map(is_sharded, options.values())):
             update(params, grads, buffers)  # compilers and autograd have to see DTensors as they are
         else:
