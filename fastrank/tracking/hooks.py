@@ -16,8 +16,12 @@ from torch.utils.hooks import RemovableHandle
 from ..device import bring
 from ..optim import SGD, Companion
 from ..weights import Source, version_of
+from .in_graph import InGraph
 from .optimizers import Followed, trains_nothing
 from .wrapped import WrappedStep, found_inf_of
+
+
+BREAKS = "a RankTracker that records more than parameters, such as gradients, measures outside the graph; use fullgraph=False"
 
 
 class StepHooks:
@@ -39,6 +43,8 @@ class StepHooks:
             where gradients of all of them overflowed.
         sources: the tracked matrices as they are now.
         always: call `before` with any optimizer.
+        reread: returns the tracked matrices as they are now, if compiled steps are to call an operator, without a graph
+            break: all have to be views of parameters. Default None: Dynamo breaks the graph after each step.
     """
 
     def __init__(
@@ -50,6 +56,7 @@ class StepHooks:
         sources: Sequence[Source],
         *,
         always: bool = False,
+        reread: Callable[[], Sequence[Source]] | None = None,
     ) -> None:
         self._optimizers, self._companion, self._after = [f.optimizer for f in followed], companion, after
         self._stepped: dict[int, Tensor | None] = {}  # `found_inf` of those that have stepped, by `id`
@@ -58,11 +65,14 @@ class StepHooks:
         self._idle = [(s.parameter, version_of(s.parameter)) for s in sources if followed]  # until a step was taken
         self._wrapped: list[WrappedStep] = []
         self._handles: list[RemovableHandle] = []
+        self._in_graph: InGraph | None = None
+        if reread is not None and not always and all(wrapper is None for _, wrapper in followed):
+            self._in_graph = InGraph(self._optimizers, reread, lambda one: self._take(one, found_inf_of(one)))
 
         # Dynamo must not trace the measurement when the optimizer's step is compiled. torch.compiler.disable has the
         # same effect, but imports Dynamo at once, which takes seconds; torch.optim itself uses _disable_dynamo.
         @_disable_dynamo
-        def announce(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        def announce_now(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             # A step that has failed left nothing behind: then this one is announced anew.
             under_way = self._stepped or any(wrapped.under_way for wrapped in self._wrapped)
             if not under_way and not trains_nothing(optimizer):
@@ -72,14 +82,27 @@ class StepHooks:
         def take(optimizer: Optimizer, found_inf: Tensor | None) -> None:
             self._take(optimizer, found_inf)
 
-        @_disable_dynamo
-        def take_now(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            self._take(optimizer, found_inf_of(optimizer))
+        def announce(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if self._in_graph is None or not torch.compiler.is_compiling():  # no compiled step is fused with a sketch
+                announce_now(optimizer, args, kwargs)
 
-        for optimizer, wrapper in followed:
+        def take_after(which: int) -> Callable[[Optimizer, Any, Any], None]:
+            def take_now(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+                if self._in_graph is not None and torch.compiler.is_compiling():
+                    self._in_graph.call(which)
+                    return
+                if torch.compiler.is_compiling():
+                    torch._dynamo.graph_break(msg=BREAKS)
+                take(optimizer, found_inf_of(optimizer))
+
+            return take_now
+
+        for which, (optimizer, wrapper) in enumerate(followed):
+            after: Any = take_after(which)
             if wrapper is not None:
-                self._wrapped.append(WrappedStep(wrapper, take))
-            self._handles.append(optimizer.register_step_post_hook(take_now if wrapper is None else self._wrapped[-1]))
+                after = WrappedStep(wrapper, take)
+                self._wrapped.append(after)
+            self._handles.append(optimizer.register_step_post_hook(after))
             fuses = False
             if companion is not None and isinstance(optimizer, SGD) and optimizer.companion is None:
                 optimizer.companion, fuses = companion, True
