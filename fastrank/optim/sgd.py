@@ -198,7 +198,17 @@ class SGD(torch.optim.SGD):
         params: list[Tensor] = []
         grads: list[Tensor] = []
         buffers: list[Tensor | None] = []
-        self._init_group(group, params, grads, buffers)  # type: ignore[no-untyped-call]
+        if torch.compiler.is_compiling() and all(param.device.type == "cpu" for param in group["params"]):
+            # Dynamo calls PyTorch's method at once, which finds no gradients that the graph itself makes. On CUDA it also
+            # tells CUDA graphs which tensors stay where they are.
+            for param in group["params"]:
+                if param.grad is not None:
+                    params.append(param)
+                    grads.append(param.grad)
+                    if group["momentum"] != 0:
+                        buffers.append(self.state[param].get("momentum_buffer"))
+        else:
+            self._init_group(group, params, grads, buffers)  # type: ignore[no-untyped-call]
         options = {name: group[name] for name in _OPTIONS} | {"grad_scale": grad_scale, "found_inf": found_inf}
         update = partial(update_group, group, stacked, options=options)
         if torch.compiler.is_compiling() and grad_scale is None and found_inf is None:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..operators import register
 from ..weights import Source
 
 _numbers = count()
-_in_graphs: WeakValueDictionary[int, InGraph] = WeakValueDictionary()
+IN_GRAPHS: WeakValueDictionary[int, InGraph] = WeakValueDictionary()
+"""Those that there are, by the number that their operator is called with."""
 
 
 class InGraph:
@@ -39,7 +39,7 @@ class InGraph:
     ) -> None:
         self._optimizers, self._sources, self._take = list(optimizers), sources, take
         self._number = next(_numbers)
-        _in_graphs[self._number] = self
+        IN_GRAPHS[self._number] = self
         stepped = [x for optimizer in optimizers for group in optimizer.param_groups for x in group["params"]]
         tracked = [source.parameter for source in sources()]
         self._parameters = list({id(x): x for x in [*stepped, *tracked]}.values())
@@ -48,6 +48,8 @@ class InGraph:
 
     def call(self, which: int) -> None:
         """Have the operator called after a step of one of the optimizers. Dynamo traces this."""
+        from . import operator  # noqa: F401  # which registers it
+
         torch.ops.fastrank.take_step.default(self._calls, self._parameters, self._number, which)
 
     def run(self, values: Sequence[Tensor], which: int) -> None:
@@ -82,18 +84,3 @@ def _having(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[
 
 def _is_same(x: Tensor, value: Tensor) -> bool:
     return x is value or (x.data_ptr() == value.data_ptr() and x.stride() == value.stride())
-
-
-def _take_step(calls: Tensor, values: list[Tensor], number: int, which: int) -> None:
-    calls.add_(1)
-    own = _in_graphs.get(number)
-    if own is None:
-        raise RuntimeError("the RankTracker of this compiled step is gone, or is that of another process")
-    own.run(values, which)
-
-
-def _fake(*given: object) -> None:
-    """Nothing is returned."""
-
-
-register("take_step(Tensor(a!) calls, Tensor[] values, int number, int which) -> ()", _take_step, _fake)
