@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-_LIBRARY = torch.library.Library("fastrank", "FRAGMENT")
+_LIBRARY = torch.library.Library("fastrank", "FRAGMENT")  # type: ignore[no-untyped-call]
 # A replay of a CUDA graph would run nothing of what an operator does on the host. Inductor leaves such operators out of
 # its graphs.
 _TAGS = (torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe)
@@ -38,8 +38,8 @@ def register(
     """
     name = schema.partition("(")[0]
     full = f"fastrank::{name}"
-    _LIBRARY.define(schema, tags=_TAGS)
-    _LIBRARY.impl(name, real, "CompositeExplicitAutograd")
+    _LIBRARY.define(schema, tags=_TAGS)  # type: ignore[no-untyped-call]
+    _LIBRARY.impl(name, real, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(full, fake, lib=_LIBRARY)
     packet, _, overload = name.partition(".")
     operator = getattr(getattr(torch.ops.fastrank, packet), overload or "default")
@@ -48,6 +48,6 @@ def register(
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*args, **kwargs)
 
-    _LIBRARY.impl(name, without_gradient, "Autograd")
+    _LIBRARY.impl(name, without_gradient, "Autograd")  # type: ignore[no-untyped-call]
     if vmap is not None:
         torch.library.register_vmap(full, vmap, lib=_LIBRARY)

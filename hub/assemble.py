@@ -27,7 +27,7 @@ NEEDED = {"torch", "triton"}
 OPTIONAL = {"cupy"}
 """Imported inside functions only, and done without where it is missing."""
 ROOMS = ("count", "inertia", "lowrank", "sketch", "step")
-PACKAGE = f'''"""Kernels of fastrank. `count`, `inertia`, `lowrank`, `sketch` and `step` say what each room of them is for."""
+PACKAGE = f'''"""Kernels of fastrank, in rooms: what each is for is said in its own documentation."""
 
 from . import {", ".join(ROOMS)}
 
@@ -90,7 +90,9 @@ def refuse_imports(path: Path, kernels: Path) -> None:
         inside = level <= depth and top not in LEFT_OUT if level else False
         allowed = sys.stdlib_module_names | NEEDED | (set() if at_import else OPTIONAL)
         if not inside and (level or top not in allowed):
-            raise HubError(f"{path.relative_to(kernels)} imports {'.' * level}{used}, which no kernel of the hub can have")
+            raise HubError(
+                f"{path.relative_to(kernels)} imports {'.' * level}{used}, which no kernel of the hub can have"
+            )
 
 
 def _imports(tree: ast.AST, at_import: bool = True) -> Iterator[tuple[str, str, int, bool]]:
@@ -135,7 +137,7 @@ def _build(package: Path, variant: Path, config: dict[str, Any], backend: str) -
     (variant / "metadata.json").write_text(json.dumps(metadata, indent=2) + "\n")
 
 
-COMPATIBLE = '''import importlib.util
+COMPATIBLE = """import importlib.util
 import sys
 from pathlib import Path
 
@@ -145,7 +147,7 @@ _above = importlib.util.module_from_spec(_spec)
 sys.modules[_name] = _above
 _spec.loader.exec_module(_above)
 globals().update({name: getattr(_above, name) for name in _above.__all__})
-'''
+"""
 
 if __name__ == "__main__":
     main()

@@ -172,8 +172,14 @@ def _fake_metric(A: Given, *args: Any) -> Tensor:
 def _fake_svdvals(A: Given, accurate: bool) -> Tensor | list[Tensor]:
     _empty(A)
     each = [A] if isinstance(A, Tensor) else A
-    sigma = [a.new_empty([*a.shape[:-2], torch.sym_min(*a.shape[-2:])], dtype=torch.float64) for a in each]
+    sigma = [a.new_empty([*a.shape[:-2], _smaller(a)], dtype=torch.float64) for a in each]
     return sigma[0] if isinstance(A, Tensor) else sigma
+
+
+def _smaller(A: Tensor) -> int:
+    """The smaller side of a matrix, which may be a symbol."""
+    side: int = torch.sym_min(*A.shape[-2:])  # type: ignore[no-untyped-call]
+    return side
 
 
 def _fake_svd_lowrank(A: Given, k: int, *args: Any) -> tuple[Tensor, ...] | list[Tensor]:
@@ -214,8 +220,9 @@ _METRICS = {
 _THRESHOLDS = ", float? atol, Tensor? atols, float? rtol, Tensor? rtols"
 _SEARCH = ", int k, int oversample, int power_iters, int seed"
 _BOUNDS = ", float value, str relative_to, bool resolve"
+_THREE = "(Tensor lower, Tensor upper, Tensor status)"
 _REGISTERED: dict[str, tuple[str, str, str, Any, Any]] = {
-    "rank_bounds": (_BOUNDS, *["(Tensor lower, Tensor upper, Tensor status)"] * 2, _real_rank_bounds, _fake_rank_bounds),
+    "rank_bounds": (_BOUNDS, _THREE, _THREE, _real_rank_bounds, _fake_rank_bounds),
     "matrix_rank": (_THRESHOLDS, "Tensor", "Tensor", _real_matrix_rank, _fake_matrix_rank),
     "svdvals": (", bool accurate", "Tensor", "Tensor[]", _real_svdvals, _fake_svdvals),
     "svd_lowrank": (

@@ -7,7 +7,6 @@ is not compiled, whatever compiles the graph. Importing this module registers it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -16,10 +15,10 @@ from torch import Tensor
 from .. import backend
 from ..kernels.limits import NARROW
 from ..operators import register
-from .descent import Descent
+from .descents import descent_on
 from .forms import update_group
 from .host_descent import DTYPES, HostDescent
-from .kernel_groups import KernelGroup, fit
+from .kernel_groups import KernelGroup, Stepped, fit
 from .stacked_values import stacked_values
 
 HOST_SERVES = backend.compiled_serve(torch.device("cpu"))
@@ -51,9 +50,7 @@ def takes(
     ) and all(type(tensor) is Tensor and tensor.layout == torch.strided for tensor in given)
 
 
-def sgd_(
-    group: dict[str, Any], params: list[Tensor], grads: list[Tensor], buffers: list[Tensor | None]
-) -> None:
+def sgd_(group: dict[str, Any], params: list[Tensor], grads: list[Tensor], buffers: list[Tensor | None]) -> None:
     """Update parameters by the operator. Momentum buffers that are None are made, and put into `buffers`, which is
     empty without momentum."""
     fresh = [buffer is None for buffer in buffers]
@@ -91,7 +88,7 @@ def _sgd_(
     nesterov: bool,
     maximize: bool,
 ) -> None:
-    group = {
+    group: dict[str, Any] = {
         "params": params,
         "lr": lr if lrs is None else lrs,
         "weight_decay": weight_decay if weight_decays is None else weight_decays,
@@ -104,10 +101,11 @@ def _sgd_(
     slices = len(group[stacked[0]]) if stacked else 1
     before = [None if new else buffer for new, buffer in zip(fresh, buffers, strict=True)]
     momenta = before or [None] * len(params)
-    each = list(zip(params, grads, momenta, strict=True))
+    each: list[Stepped] = list(zip(params, grads, momenta, strict=True))
     device = params[0].device
     after: list[Tensor | None] = list(before)
-    if (descent := _descent(device)) and fit(each, slices, device, DTYPES if device.type == "cpu" else NARROW):
+    descent = descent_on(device)
+    if descent and fit(each, slices, device, DTYPES if isinstance(descent, HostDescent) else NARROW):
         state: dict[Any, Any] = {param: {"momentum_buffer": buffer} for param, _, buffer in each}
         descent.refresh([KernelGroup(group, slices, each)], state)
         descent.launch()
@@ -118,12 +116,6 @@ def _sgd_(
     for own, found in zip(buffers, after, strict=True):
         if found is not own and found is not None:
             own.copy_(found)
-
-
-def _descent(device: torch.device) -> Descent | HostDescent | None:
-    if device.type == "cpu":
-        return HostDescent() if backend.compiled_serve(device) else None
-    return Descent(device) if backend.kernels_serve(device) else None
 
 
 def _fake(*given: Any) -> None:

@@ -47,13 +47,17 @@ class SGD(torch.optim.SGD):
     - **Late gradients.** With `fused=True` and momentum, a parameter may get its first gradient at any step.
     - **CPU.** Where Numba is installed, one pass over memory updates all float32 and float64 parameters of a group or
       stack, unless `foreach` or `fused` is given. Groups with other dtypes, parameters with gaps in memory, sparse
-      gradients or a `differentiable` step, and compiled steps, are PyTorch's. `fused=True` is PyTorch's fused form,
+      gradients or a `differentiable` step are PyTorch's. `fused=True` is PyTorch's fused form,
       which leaves out a rounding of the momentum, except where that is wrong: PyTorch 2.13's does not update parameters
       in half precision, and takes gradients of another memory layout in the wrong order.
     - **CUDA.** Where Triton is installed, one launch for each dtype updates all float32 and half-precision parameters.
       Each parameter and momentum is rounded once; in float32 the bits are those of PyTorch's for-loop and foreach
       forms. The host never reads a tensor `lr` or `weight_decay`, and a CUDA graph follows one that is changed in
       place. PyTorch steps groups with other dtypes, sparse gradients or `foreach=True`, and compiled steps.
+    - **torch.compile.** A function that calls `step` compiles to one graph (`fullgraph=True`), but not with
+      `fused=True`. On a CPU the graph calls the kernel (`torch.ops.fastrank.sgd_`), with the bits of a step that is not
+      compiled; groups that no kernel serves, and all on CUDA, are PyTorch's forms for the compiler to fuse. With a
+      tensor `lr`, a schedule compiles nothing anew.
     - **DTensors.** Parameters that `fully_shard` or tensor parallelism have distributed are updated where they are:
       kernels and PyTorch's forms, the fused one too, take their local tensors. Momentum buffers are DTensors that are
       placed as their parameters. A gradient that is placed in another way is first brought to its parameter's places. A
@@ -199,8 +203,8 @@ class SGD(torch.optim.SGD):
         grads: list[Tensor] = []
         buffers: list[Tensor | None] = []
         if torch.compiler.is_compiling() and all(param.device.type == "cpu" for param in group["params"]):
-            # Dynamo calls PyTorch's method at once, which finds no gradients that the graph itself makes. On CUDA it also
-            # tells CUDA graphs which tensors stay where they are.
+            # Dynamo calls PyTorch's method at once, which finds no gradients that the graph itself makes. On CUDA this
+            # also tells CUDA graphs which tensors stay where they are.
             for param in group["params"]:
                 if param.grad is not None:
                     params.append(param)

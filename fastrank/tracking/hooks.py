@@ -16,12 +16,11 @@ from torch.utils.hooks import RemovableHandle
 from ..device import bring
 from ..optim import SGD, Companion
 from ..weights import Source, version_of
-from .in_graph import InGraph
+from .graphs import InGraph
 from .optimizers import Followed, trains_nothing
 from .wrapped import WrappedStep, found_inf_of
 
-
-BREAKS = "a RankTracker that records more than parameters, such as gradients, measures outside the graph; use fullgraph=False"
+BREAKS = "a RankTracker that records more than parameters, such as gradients, measures outside: use fullgraph=False"
 
 
 class StepHooks:
@@ -42,9 +41,9 @@ class StepHooks:
         after: called after each step of the model, with a `found_inf`: None if any optimizer has none, else non-zero
             where gradients of all of them overflowed.
         sources: the tracked matrices as they are now.
-        always: call `before` with any optimizer.
         reread: returns the tracked matrices as they are now, if compiled steps are to call an operator, without a graph
             break: all have to be views of parameters. Default None: Dynamo breaks the graph after each step.
+        always: call `before` with any optimizer.
     """
 
     def __init__(
@@ -54,9 +53,9 @@ class StepHooks:
         before: Callable[[], None],
         after: Callable[[Tensor | None], None],
         sources: Sequence[Source],
+        reread: Callable[[], Sequence[Source]] | None = None,
         *,
         always: bool = False,
-        reread: Callable[[], Sequence[Source]] | None = None,
     ) -> None:
         self._optimizers, self._companion, self._after = [f.optimizer for f in followed], companion, after
         self._stepped: dict[int, Tensor | None] = {}  # `found_inf` of those that have stepped, by `id`
@@ -98,11 +97,11 @@ class StepHooks:
             return take_now
 
         for which, (optimizer, wrapper) in enumerate(followed):
-            after: Any = take_after(which)
+            hook: Any = take_after(which)
             if wrapper is not None:
-                after = WrappedStep(wrapper, take)
-                self._wrapped.append(after)
-            self._handles.append(optimizer.register_step_post_hook(after))
+                hook = WrappedStep(wrapper, take)
+                self._wrapped.append(hook)
+            self._handles.append(optimizer.register_step_post_hook(hook))
             fuses = False
             if companion is not None and isinstance(optimizer, SGD) and optimizer.companion is None:
                 optimizer.companion, fuses = companion, True

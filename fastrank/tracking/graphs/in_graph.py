@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from ..weights import Source
+from ...weights import Source
 
 _numbers = count()
 IN_GRAPHS: WeakValueDictionary[int, InGraph] = WeakValueDictionary()

@@ -1,10 +1,10 @@
-"""The operator `fastrank::take_step`, which has a tracker take a step of a compiled graph. Importing this registers it."""
+"""The operator `fastrank::take_step`: a tracker takes a step of a compiled graph. Importing this registers it."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from ..operators import register
+from ...operators import register
 from .in_graph import IN_GRAPHS
 
 
