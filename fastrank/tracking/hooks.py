@@ -130,7 +130,7 @@ class StepHooks:
             handle.remove()
         for wrapped in self._wrapped:
             wrapped.stop()
-        self._handles, self._wrapped = [], []
+        self._handles, self._wrapped, self._in_graph = [], [], None
         for optimizer in self._optimizers:
             if isinstance(optimizer, SGD) and optimizer.companion is self._companion:
                 optimizer.companion = None
