@@ -5,7 +5,7 @@ BIN := .venv/bin
 SIDE_BY_SIDE = --no-print-directory $(if $(findstring --jobserver,$(MAKEFLAGS)),,--jobs=2 --output-sync=target)
 
 .PHONY: sweep test test-library test-kernels test-emulated coverage truth endurance fuzz lint types wheel kernels kernels-3.9 kernels-3.6 bench notebook attention
-.PHONY: gpu-check gpu-measure gpu-reproduce gpu-carry gpu-rehearse clean
+.PHONY: gpu-check gpu-measure gpu-reproduce gpu-carry gpu-rehearse hub clean
 
 sweep: .venv/.ready
 	$(BIN)/fastrank sweep experiments/configs/digits.toml --out runs/digits
@@ -68,6 +68,10 @@ wheel: .venv/.ready
 	rm -rf build/lib build/wheel
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
 	$(BIN)/python tests/helpers/wheel_contents.py build/wheel/*.whl
+
+# A project for Hugging Face's kernels hub, see hub/README.md, and what its builder makes of it.
+hub: .venv/.ready
+	$(BIN)/python hub/assemble.py --out build/hub
 
 # Five hundred trials whose workers and driver are killed at random; each is to be done exactly once.
 endurance: .venv/.ready

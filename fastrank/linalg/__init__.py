@@ -18,6 +18,11 @@ After `torch.set_flush_denormal(True)`, what is proven of a matrix is still true
 values and norms that are subnormal in FP64 are then 0, and `torch.linalg.matrix_rank`, which `matrix_rank` calls where
 rounding decides, takes subnormal numbers for zero.
 
+Inside `torch.compile(fullgraph=True)`, `torch.export` and `torch.func` every function is an operator,
+`torch.ops.fastrank.NAME`, with the same answers. There it takes tensors only, no DTensors, and lists with a matrix at
+least; slices of `vmap` are answered as if each were alone. `import fastrank.linalg.operators` registers operators in a
+process that only loads what was exported.
+
 Every function raises `TypeError` for integer, boolean, complex, sparse or meta input and `ValueError` for fewer than
 two dimensions, and on a rank that is not in the mesh of a DTensor, naming the argument. They raise `RuntimeError` on a
 device whose arithmetic is not what the proofs assume (see `fastrank.probing`).

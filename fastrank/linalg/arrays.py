@@ -43,19 +43,14 @@ def take_matrices(A: Any, name: str = "A") -> Matrices:
     """
     A = gathered(A, name)
     if isinstance(A, list | tuple):
-        taken = [_take(a, f"{name}[{i}]") for i, a in enumerate(A)]
+        taken = [_take(a, f"{name}[{i}]", listed=True) for i, a in enumerate(A)]
         for device in {matrix.device for matrix, _ in taken}:
             require(device)
-        for i, (matrix, _) in enumerate(taken):
-            if matrix.ndim != 2:
-                raise ValueError(f"{name}[{i}]: a list holds 2-D matrices; this has shape {tuple(matrix.shape)}")
         kinds = {kind for _, kind in taken} or {"torch"}
         if len(kinds) > 1:
             raise TypeError(f"{name}: one list mixes {' and '.join(sorted(kinds))} arrays; use one kind")
         return Matrices([m for m, _ in taken], torch.Size([len(taken)]), kinds.pop())
     tensor, kind = _take(A, name)
-    if tensor.ndim < 2:
-        raise ValueError(f"{name}: needs at least two dimensions (..., m, n); this has shape {tuple(tensor.shape)}")
     require(tensor.device)
     # The size of the batch is spelled out: reshape(-1, ...) is ambiguous for a tensor without elements.
     return Matrices(tensor.reshape(tensor.shape[:-2].numel(), *tensor.shape[-2:]), tensor.shape[:-2], kind)
@@ -72,7 +67,23 @@ def to_kind(values: Tensor, kind: str) -> Any:
     return values
 
 
-def _take(A: Any, name: str) -> tuple[Tensor, str]:
+def refuse(tensor: Tensor, name: str, *, listed: bool = False) -> None:
+    """Raise what `take_matrices` does where a tensor, alone or in a list, holds no matrices, whatever its values."""
+    if tensor.is_nested:
+        raise TypeError(f"{name}: a nested tensor is not supported; pass list({name}.unbind())")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name}: sparse layout {tensor.layout} is not supported; pass {name}.to_dense()")
+    if tensor.dtype not in DTYPES:
+        names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        raise TypeError(f"{name}: dtype {dtype} is not supported; convert to one of {names}")
+    if listed and tensor.ndim != 2:
+        raise ValueError(f"{name}: a list holds 2-D matrices; this has shape {tuple(tensor.shape)}")
+    if tensor.ndim < 2:
+        raise ValueError(f"{name}: needs at least two dimensions (..., m, n); this has shape {tuple(tensor.shape)}")
+
+
+def _take(A: Any, name: str, *, listed: bool = False) -> tuple[Tensor, str]:
     """Check one array, and return it as a tensor without gradient, with its kind."""
     if isinstance(A, Tensor):
         tensor, kind = A.detach().resolve_neg(), "torch"
@@ -82,16 +93,9 @@ def _take(A: Any, name: str) -> tuple[Tensor, str]:
         tensor, kind = from_dlpack(A), "cupy"
     else:
         raise TypeError(f"{name}: expected a tensor, an array or a list of 2-D ones, not {type(A).__name__}")
-    if tensor.is_nested:
-        raise TypeError(f"{name}: a nested tensor is not supported; pass list({name}.unbind())")
-    if tensor.layout != torch.strided:
-        raise TypeError(f"{name}: sparse layout {tensor.layout} is not supported; pass {name}.to_dense()")
     if tensor.device.type == "meta":
         raise TypeError(f"{name}: a tensor on the meta device has no values")
-    if tensor.dtype not in DTYPES:
-        names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
-        dtype = str(tensor.dtype).removeprefix("torch.")
-        raise TypeError(f"{name}: dtype {dtype} is not supported; convert to one of {names}")
+    refuse(tensor, name, listed=listed)
     return tensor, kind
 
 

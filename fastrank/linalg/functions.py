@@ -19,8 +19,10 @@ from .measures import bounds_of_gram, spectral_metric, top_metric
 from .plans import by_compiled, by_kernels, compiled, planned
 from .sharded import each_way
 from .torch_rank import count_as_torch
+from .traced import traceable
 
 
+@traceable
 def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = True) -> RankBounds:
     """Proven lower and upper bound of each matrix's numerical rank. Equal bounds are a certificate.
 
@@ -69,6 +71,7 @@ def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = T
     return bounds
 
 
+@traceable
 def matrix_rank(A: Any, *, atol: Any = None, rtol: Any = None) -> Any:
     """Number of singular values above `max(atol, rtol * sigma_1)`: `torch.linalg.matrix_rank`, batched and ragged.
 
@@ -91,6 +94,7 @@ def matrix_rank(A: Any, *, atol: Any = None, rtol: Any = None) -> Any:
     return to_kind(count_as_torch(matrices, atol, rtol), matrices.kind)
 
 
+@traceable
 def spectral_norm(A: Any) -> Any:
     """Largest singular value sigma_1 `(...)`, FP64.
 
@@ -101,11 +105,13 @@ def spectral_norm(A: Any) -> Any:
     return top_metric(A, lambda frobenius, spectral, scale: spectral * scale)
 
 
+@traceable
 def stable_rank(A: Any) -> Any:
     """`||A||_F^2 / sigma_1^2` `(...)`, FP64; 0 for a zero matrix. See `spectral_norm`."""
     return top_metric(A, lambda frobenius, spectral, scale: metrics.stable_rank(frobenius, spectral))
 
 
+@traceable
 def svdvals(A: Any, *, accurate: bool = False) -> Any:
     """Singular values `(..., r)`, FP64, descending; a list of `(r,)` for a ragged `A`. NaN where not finite.
 
@@ -132,11 +138,13 @@ def svdvals(A: Any, *, accurate: bool = False) -> Any:
     return by_matrix(A) if accurate else each_way(A, by_matrix, lambda g: (gram_singular_values(g),))
 
 
+@traceable
 def effective_rank(A: Any, *, accurate: bool = False) -> Any:
     """`exp(entropy(sigma / sum sigma))` `(...)`, FP64 (Roy & Vetterli 2007); 0 for a zero matrix. See `svdvals`."""
     return spectral_metric(A, lambda sigma, scale: metrics.effective_rank(sigma), accurate)
 
 
+@traceable
 def energy_rank(A: Any, energy: float = 0.99, *, accurate: bool = False) -> Any:
     """The smallest k such that the k largest sigma^2 hold at least `energy` of their sum `(...)`; 0 for a zero matrix.
 
@@ -152,11 +160,13 @@ def energy_rank(A: Any, energy: float = 0.99, *, accurate: bool = False) -> Any:
     return spectral_metric(A, lambda sigma, scale: metrics.energy_rank(sigma, share), accurate)
 
 
+@traceable
 def nuclear_norm(A: Any, *, accurate: bool = False) -> Any:
     """Sum of the singular values `(...)`, FP64. See `svdvals`."""
     return spectral_metric(A, lambda sigma, scale: metrics.nuclear_norm(sigma) * scale, accurate)
 
 
+@traceable
 def participation_ratio(A: Any, *, accurate: bool = False) -> Any:
     """`(sum sigma^2)^2 / sum sigma^4` `(...)`, FP64; 0 for a zero matrix. See `svdvals`."""
     return spectral_metric(A, lambda sigma, scale: metrics.participation_ratio(sigma), accurate)
@@ -175,6 +185,7 @@ class LowRankSVD(NamedTuple):
     """`(...)` FP64, proven for the factors as given: `||A - U diag(S) Vh||_2 <= ||A - U diag(S) Vh||_F <= error`."""
 
 
+@traceable
 def svd_lowrank(A: Any, k: int, *, oversample: int = 8, power_iters: int = 2, seed: int = 0) -> LowRankSVD:
     """Randomised SVD of rank `k` of each matrix, with a proven error bound.
 

@@ -31,7 +31,7 @@ class Descents:
         # a group without any gradient keeps its rows of the tables, which then stay as they are
         device = next((param.device for param in params if param.grad is not None), params[0].device)
         if device not in self._of:
-            self._of[device] = _descent_on(device)
+            self._of[device] = descent_on(device)
         descent = self._of[device]
         on_host = isinstance(descent, HostDescent)
         if on_host and not stacked and (group["foreach"] is not None or group["fused"] is not None):
@@ -48,7 +48,8 @@ class Descents:
         return descent if descent is not None and descent.again(param_groups, state) else None
 
 
-def _descent_on(device: torch.device) -> Descent | HostDescent | None:
+def descent_on(device: torch.device) -> Descent | HostDescent | None:
+    """A new descent by the kernels of `device`; None where none serve."""
     if backend.kernels_serve(device):
         return Descent(device)
     return HostDescent() if backend.compiled_serve(device) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, MutableMapping
+from collections.abc import Collection, Iterable, MutableMapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -16,13 +16,17 @@ State = MutableMapping[Any, Any]
 """An optimizer's `state`."""
 
 
+Stepped = tuple[Tensor, Tensor | None, Tensor | None]
+"""A parameter, its gradient and its momentum buffer; None where there is none."""
+
+
 class KernelGroup(NamedTuple):
     """A parameter group whose step the kernels can take."""
 
     group: dict[str, Any]
     slices: int
     """Number of independent models: E for a stack, else 1."""
-    parameters: list[tuple[Tensor, Tensor | None, Tensor | None]]
+    parameters: list[Stepped]
     """Each parameter with its gradient and momentum buffer; None where there is none. They may be DTensors, of which
     the kernels take the local tensors."""
 
@@ -50,12 +54,16 @@ def kernel_group(
         (param, param.grad, state[param].get("momentum_buffer") if param in state else None)
         for param in group["params"]
     ]
-    if any(
-        grad is not None and not (param.dtype in dtypes and _fits(param, grad, buffer, slices, device))
+    return KernelGroup(group, slices, parameters) if fit(parameters, slices, device, dtypes) else None
+
+
+def fit(parameters: Iterable[Stepped], slices: int, device: torch.device, dtypes: Collection[torch.dtype]) -> bool:
+    """Whether the kernels of `device`, which take `dtypes`, can step parameters that have these gradients and buffers;
+    those without a gradient do not matter."""
+    return all(
+        grad is None or (param.dtype in dtypes and _fits(param, grad, buffer, slices, device))
         for param, grad, buffer in parameters
-    ):
-        return None
-    return KernelGroup(group, slices, parameters)
+    )
 
 
 def same_layout(tensor: Tensor, param: Tensor) -> bool:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim.optimizer import ParamsT, _use_grad_for_differentiable
+from torch.optim.optimizer import ParamsT
 
 from .descent import Descent
 from .descents import Descents
@@ -47,13 +47,17 @@ class SGD(torch.optim.SGD):
     - **Late gradients.** With `fused=True` and momentum, a parameter may get its first gradient at any step.
     - **CPU.** Where Numba is installed, one pass over memory updates all float32 and float64 parameters of a group or
       stack, unless `foreach` or `fused` is given. Groups with other dtypes, parameters with gaps in memory, sparse
-      gradients or a `differentiable` step, and compiled steps, are PyTorch's. `fused=True` is PyTorch's fused form,
+      gradients or a `differentiable` step are PyTorch's. `fused=True` is PyTorch's fused form,
       which leaves out a rounding of the momentum, except where that is wrong: PyTorch 2.13's does not update parameters
       in half precision, and takes gradients of another memory layout in the wrong order.
     - **CUDA.** Where Triton is installed, one launch for each dtype updates all float32 and half-precision parameters.
       Each parameter and momentum is rounded once; in float32 the bits are those of PyTorch's for-loop and foreach
       forms. The host never reads a tensor `lr` or `weight_decay`, and a CUDA graph follows one that is changed in
       place. PyTorch steps groups with other dtypes, sparse gradients or `foreach=True`, and compiled steps.
+    - **torch.compile.** A function that calls `step` compiles to one graph (`fullgraph=True`), but not with
+      `fused=True`. On a CPU the graph calls the kernel (`torch.ops.fastrank.sgd_`), with the bits of a step that is not
+      compiled; groups that no kernel serves, and all on CUDA, are PyTorch's forms for the compiler to fuse. With a
+      tensor `lr`, a schedule compiles nothing anew.
     - **DTensors.** Parameters that `fully_shard` or tensor parallelism have distributed are updated where they are:
       kernels and PyTorch's forms, the fused one too, take their local tensors. Momentum buffers are DTensors that are
       placed as their parameters. A gradient that is placed in another way is first brought to its parameter's places. A
@@ -137,7 +141,6 @@ class SGD(torch.optim.SGD):
             group[name] = group[name].clone()
         self.param_groups.append(group)
 
-    @_use_grad_for_differentiable
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override,unused-ignore]
         """Update every parameter that has a gradient.
 
@@ -148,6 +151,11 @@ class SGD(torch.optim.SGD):
         Returns:
             What `closure` returned; None without one.
         """
+        # As PyTorch's own decorator does, but that one breaks the graph of a compiled step.
+        with torch.set_grad_enabled(self.defaults["differentiable"]):
+            return self._step(closure)
+
+    def _step(self, closure: Callable[[], float] | None) -> float | None:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -194,9 +202,24 @@ class SGD(torch.optim.SGD):
         params: list[Tensor] = []
         grads: list[Tensor] = []
         buffers: list[Tensor | None] = []
-        self._init_group(group, params, grads, buffers)  # type: ignore[no-untyped-call]
+        if torch.compiler.is_compiling() and all(param.device.type == "cpu" for param in group["params"]):
+            # Dynamo calls PyTorch's method at once, which finds no gradients that the graph itself makes. On CUDA this
+            # also tells CUDA graphs which tensors stay where they are.
+            for param in group["params"]:
+                if param.grad is not None:
+                    params.append(param)
+                    grads.append(param.grad)
+                    if group["momentum"] != 0:
+                        buffers.append(self.state[param].get("momentum_buffer"))
+        else:
+            self._init_group(group, params, grads, buffers)  # type: ignore[no-untyped-call]
         options = {name: group[name] for name in _OPTIONS} | {"grad_scale": grad_scale, "found_inf": found_inf}
         update = partial(update_group, group, stacked, options=options)
+        if torch.compiler.is_compiling() and grad_scale is None and found_inf is None:
+            from . import operator  # which registers it
+
+            if operator.takes(group, stacked, params, grads, buffers):
+                update = partial(operator.sgd_, group)
         if torch.compiler.is_compiling() or group["differentiable"] or any(map(is_sharded, options.values())):
             update(params, grads, buffers)  # compilers and autograd have to see DTensors as they are
         else:

@@ -7,6 +7,7 @@
     readings     what is read of a tracker: tables, scalars, pictures; `standing`, what its reprs say
     watch        tells sinks and alerts of rows as they arrive; `scalars`, the numbers for sinks
     checkpoint   the form of a tracker's state
+    graphs       what a tracker does in a step that is compiled
     training     what the callbacks of trainers share: a tracker from the begin of a training to its end
     ahead        lists the kernels that a tracker may launch, and has them compiled
 

@@ -16,8 +16,11 @@ from torch.utils.hooks import RemovableHandle
 from ..device import bring
 from ..optim import SGD, Companion
 from ..weights import Source, version_of
+from .graphs import InGraph
 from .optimizers import Followed, trains_nothing
 from .wrapped import WrappedStep, found_inf_of
+
+BREAKS = "a RankTracker that records more than parameters, such as gradients, measures outside: use fullgraph=False"
 
 
 class StepHooks:
@@ -38,6 +41,8 @@ class StepHooks:
         after: called after each step of the model, with a `found_inf`: None if any optimizer has none, else non-zero
             where gradients of all of them overflowed.
         sources: the tracked matrices as they are now.
+        reread: returns the tracked matrices as they are now, if compiled steps are to call an operator, without a graph
+            break: all have to be views of parameters. Default None: Dynamo breaks the graph after each step.
         always: call `before` with any optimizer.
     """
 
@@ -48,6 +53,7 @@ class StepHooks:
         before: Callable[[], None],
         after: Callable[[Tensor | None], None],
         sources: Sequence[Source],
+        reread: Callable[[], Sequence[Source]] | None = None,
         *,
         always: bool = False,
     ) -> None:
@@ -58,11 +64,14 @@ class StepHooks:
         self._idle = [(s.parameter, version_of(s.parameter)) for s in sources if followed]  # until a step was taken
         self._wrapped: list[WrappedStep] = []
         self._handles: list[RemovableHandle] = []
+        self._in_graph: InGraph | None = None
+        if reread is not None and not always and all(wrapper is None for _, wrapper in followed):
+            self._in_graph = InGraph(self._optimizers, reread, lambda one: self._take(one, found_inf_of(one)))
 
         # Dynamo must not trace the measurement when the optimizer's step is compiled. torch.compiler.disable has the
         # same effect, but imports Dynamo at once, which takes seconds; torch.optim itself uses _disable_dynamo.
         @_disable_dynamo
-        def announce(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        def announce_now(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             # A step that has failed left nothing behind: then this one is announced anew.
             under_way = self._stepped or any(wrapped.under_way for wrapped in self._wrapped)
             if not under_way and not trains_nothing(optimizer):
@@ -72,14 +81,27 @@ class StepHooks:
         def take(optimizer: Optimizer, found_inf: Tensor | None) -> None:
             self._take(optimizer, found_inf)
 
-        @_disable_dynamo
-        def take_now(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            self._take(optimizer, found_inf_of(optimizer))
+        def announce(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if self._in_graph is None or not torch.compiler.is_compiling():  # no compiled step is fused with a sketch
+                announce_now(optimizer, args, kwargs)
 
-        for optimizer, wrapper in followed:
+        def take_after(which: int) -> Callable[[Optimizer, Any, Any], None]:
+            def take_now(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+                if self._in_graph is not None and torch.compiler.is_compiling():
+                    self._in_graph.call(which)
+                    return
+                if torch.compiler.is_compiling():
+                    torch._dynamo.graph_break(msg=BREAKS)
+                take(optimizer, found_inf_of(optimizer))
+
+            return take_now
+
+        for which, (optimizer, wrapper) in enumerate(followed):
+            hook: Any = take_after(which)
             if wrapper is not None:
-                self._wrapped.append(WrappedStep(wrapper, take))
-            self._handles.append(optimizer.register_step_post_hook(take_now if wrapper is None else self._wrapped[-1]))
+                hook = WrappedStep(wrapper, take)
+                self._wrapped.append(hook)
+            self._handles.append(optimizer.register_step_post_hook(hook))
             fuses = False
             if companion is not None and isinstance(optimizer, SGD) and optimizer.companion is None:
                 optimizer.companion, fuses = companion, True
@@ -108,7 +130,7 @@ class StepHooks:
             handle.remove()
         for wrapped in self._wrapped:
             wrapped.stop()
-        self._handles, self._wrapped = [], []
+        self._handles, self._wrapped, self._in_graph = [], [], None
         for optimizer in self._optimizers:
             if isinstance(optimizer, SGD) and optimizer.companion is self._companion:
                 optimizer.companion = None

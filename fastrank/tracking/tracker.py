@@ -175,7 +175,9 @@ class RankTracker(Keeping):
                 self._until_compiled()
                 self._record(self._steps.zero(), bool(self._spectrum), None, claim=False)
             companion = self._measurer if backend.kernels_serve(self._device) else None
-            self._hooks = StepHooks(followed, companion, self._announce, self.step, sources, always=self._weights.keeps)
+            viewed = self._shared is None and self._weights.are_views(sources)
+            calls = (self._announce, self.step, sources, self._weights.sources if viewed else None)
+            self._hooks = StepHooks(followed, companion, *calls, always=self._weights.keeps)
             self._history.close_with(self)
             undo.pop_all()
 

@@ -105,6 +105,10 @@ class TrackedMatrices:
         self.shapes = tuple(source.shape for source in found)
         return found
 
+    def are_views(self, sources: Sequence[Source]) -> bool:
+        """Whether all matrices, which `sources` has returned, are views of parameters, and nothing else is read."""
+        return not self._beside and all(source.offset is not None for source in sources)
+
     def reshard(self) -> None:
         """Put weights that `fully_shard` has gathered for a forward back to their shards."""
         reshard(self._model)
