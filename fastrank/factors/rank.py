@@ -34,14 +34,16 @@ def most(m: int, n: int) -> int:
 
 def by_tolerance(matrix: Tensor, tolerance: Tolerance) -> Found:
     """Factors of the numerical rank, the number of singular values above tau; where that is not certified, of the upper
-    bound. So the part of W that is left away has singular values of at most tau, before the factors are rounded."""
+    bound. What they leave of W has singular values of at most tau, or a little more where a sketch has found them
+    and where factors are rounded."""
     bounds = linalg.rank_bounds(matrix, tolerance)
     if bounds.status == Status.NONFINITE:
         return Found(None, None, "not finite")
     k = max(1, int(bounds.upper))  # a layer of no columns is none
     if k > most(*matrix.shape):
         return _not_worth_it(k)
-    factors = Factored(matrix).cut(k)
+    source = Factored(matrix)
+    factors = source.cut(k, sketched=source.sketches(k))
     return Found(k, factors, "") if math.isfinite(factors.error) else _too_coarse(k, matrix)
 
 
@@ -59,6 +61,8 @@ def by_error(matrix: Tensor, error: float) -> Found:
     if k > most(*matrix.shape):
         return _not_worth_it(k)
     source = Factored(matrix)
+    if source.sketches(k) and (factors := source.cut(k, sketched=True)).relative_error <= error:
+        return Found(k, factors, "")
     while k <= most(*matrix.shape):
         factors = source.cut(k)
         if factors.relative_error <= error:

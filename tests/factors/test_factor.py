@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastrank import Tolerance
+from fastrank.factors import factor
 from fastrank.factors.factor import Factored
 from fastrank.factors.rank import by_error, by_tolerance, most
 from fastrank.testing import FAMILIES, ExactMatrix, exact_residual_squared, make, planted
@@ -48,9 +49,9 @@ def test_the_proven_error_is_true_and_near_the_least_there_is(family, dtype):
 def test_of_any_scale(scale):
     dtype = torch.float32 if 1e-45 < scale < 1e38 else torch.float64
     matrix = (make("noisy_low_rank", 12, 30, seed=3).matrix.double() / 0.3 * scale).to(dtype)
-    assert matrix.isfinite().all() and matrix.any()
+    assert matrix.isfinite().all()
+    assert matrix.any()
     factors = Factored(matrix).cut(3)
-    assert factors.u.isfinite().all() and factors.v.isfinite().all()
     check(matrix, factors)
     assert factors.relative_error < (1e-2 if scale in (1e-42, 1e-320) else 1e-3)  # those have few digits themselves
 
@@ -74,10 +75,20 @@ def test_of_a_zero_matrix():
             assert not (found.factors.u @ found.factors.v).any()
 
 
-@pytest.mark.parametrize("error", [0.5, 0.1, 1e-3, 1e-6])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("family", ["geometric", "log_uniform", "noisy_low_rank", "one_large", "hilbert"])
-def test_no_smaller_rank_is_within_the_error(family, dtype, error):
+@pytest.mark.parametrize("family", ["geometric", "log_uniform", "noisy_low_rank", "one_large", "arithmetic"])
+@pytest.mark.parametrize("sketched", [False, True])
+def test_no_smaller_rank_is_within_the_error(family, dtype, sketched, monkeypatch):
+    """Also where a sketch is tried first, whose factors are worse: that does not cost a rank."""
+    if sketched:
+        monkeypatch.setattr(factor, "LARGE", 1)
+        monkeypatch.setattr(factor, "OVERSAMPLE", 0)
+        monkeypatch.setattr(factor, "POWER_ITERS", 0)
+    for error in (0.5, 0.1, 1e-3, 1e-6):
+        check_least(family, dtype, error)
+
+
+def check_least(family, dtype, error):
     matrix = make(family, 14, 40, seed=5, dtype=dtype).matrix
     found = by_error(matrix, error)
     exact = ExactMatrix(matrix)
@@ -90,6 +101,20 @@ def test_no_smaller_rank_is_within_the_error(family, dtype, error):
     check(matrix, found.factors)
     assert found.factors.relative_error <= error
     assert found.k == max(1, least) == found.factors.u.shape[1]
+
+
+def test_a_sketch_of_a_large_matrix_is_nearly_as_good(monkeypatch):
+    monkeypatch.setattr(factor, "LARGE", 64)
+    matrix = make("geometric", 80, 100, seed=1).matrix
+    source = Factored(matrix)
+    assert [source.sketches(k) for k in (12, 20, 21)] == [True, True, False]
+    assert not Factored(matrix[:64]).sketches(1)
+    exact, sketched = source.cut(12), source.cut(12, sketched=True)
+    check(matrix, sketched)
+    assert exact.error <= sketched.error <= 1.01 * exact.error
+    monkeypatch.setattr(factor, "POWER_ITERS", 0)
+    monkeypatch.setattr(factor, "OVERSAMPLE", 0)
+    assert source.cut(12, sketched=True).error > 1.05 * exact.error
 
 
 @pytest.mark.parametrize("relative_to", ["frobenius", "spectral", "absolute"])

@@ -125,7 +125,7 @@ def test_bad_calls_are_told_what_to_do(state, tmp_path):
     for asked in ({}, {"error": 0.1, "tolerance": Tolerance()}):
         with pytest.raises(TypeError, match="one of tolerance and error"):
             factorize(state, **asked)
-    with pytest.raises(TypeError, match="expected a fastrank.Tolerance, not 0.1"):
+    with pytest.raises(TypeError, match=r"expected a fastrank\.Tolerance, not 0\.1"):
         factorize(state, tolerance=0.1)
     for error in (0, -1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="error: must be above 0"):
