@@ -29,7 +29,7 @@ import fastrank
 
 TOLERANCES = (1e-3, 1e-2, 5e-2)
 ERRORS = (1e-2, 5e-2, 0.1, 0.2, 0.4)
-BATCH, MOMENTUM = 32, 0.9
+MOMENTUM = 0.9
 
 
 class Part(NamedTuple):
@@ -46,6 +46,7 @@ class Task(NamedTuple):
     make: Callable[[], nn.Module]
     train: Part
     test: Part
+    batch: int
     epochs: int
     lr: float
     weight_decays: tuple[float, ...]
@@ -94,10 +95,10 @@ def train(task: Task, weight_decay: float, epochs: int) -> nn.Module:
     torch.manual_seed(0)
     model = task.make()
     optimizer = fastrank.SGD(model.parameters(), lr=task.lr, momentum=MOMENTUM, weight_decay=weight_decay)
-    steps = epochs * (len(task.train.images) // BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+    batches = len(task.train.images) // task.batch
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(epochs * batches, 1))
     for _ in range(epochs):
-        for batch in torch.randperm(len(task.train.images)).split(BATCH)[: len(task.train.images) // BATCH]:
+        for batch in torch.randperm(len(task.train.images)).split(task.batch)[:batches]:
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(task.train.images[batch]), task.train.classes[batch]).backward()
             optimizer.step()
@@ -193,10 +194,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of both networks (default: enough for a result)")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    tasks = [Task("digits perceptron", make_perceptron, *digits(), 200, 0.05, (0.0, 5e-3))]
+    tasks = [Task("digits perceptron", make_perceptron, *digits(), 32, 100, 0.05, (0.0, 5e-3))]
     if arguments.fashion is not None and arguments.fashion.is_dir():
         parts = fashion_mnist(arguments.fashion)
-        tasks.append(Task("Fashion-MNIST convnet", make_convnet, *parts, 6, 0.05, (0.0, 3e-3)))
+        tasks.append(Task("Fashion-MNIST convnet", make_convnet, *parts, 64, 4, 0.05, (0.0, 5e-3)))
     else:
         print("Fashion-MNIST is left out: --fashion names no folder of it")
     rows = []

@@ -27,7 +27,6 @@ from torch import Tensor
 
 from ..analysis import REPEATED, AnalyzeError, missing, read_file
 from ..files import replacing
-from ..weights import is_sharded
 
 METADATA, VERSION = "fastrank.factors", 1
 DTYPE_NAMES = {
@@ -56,7 +55,9 @@ and a row of numbers, of which none has more than 24 digits."""
 
 def refuse_unwritable(name: str, x: Tensor) -> None:
     """Raise AnalyzeError for a tensor that such a file cannot hold as it is."""
-    what = "nested" if x.is_nested else "sharded" if is_sharded(x) else "meta" if x.is_meta else ""
+    what = "nested" if x.is_nested else "meta" if x.is_meta else ""
+    if not what and type(x) is not Tensor:  # sharded, or quantised: what its numbers are is its own business
+        what = type(x).__name__
     if not what and (x.layout != torch.strided or x.dtype not in DTYPE_NAMES):
         what = str(x.layout if x.layout != torch.strided else x.dtype).removeprefix("torch.")
     if not what and x.numel() * x.element_size() > max(REPEATED, x.untyped_storage().nbytes()):

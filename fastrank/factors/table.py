@@ -78,8 +78,9 @@ def factorize(
         ImportError: pandas, pyarrow or safetensors is missing: the extra `history` has them.
 
     A factor pair of rank k is U `(rows, k)` and V `(k, cols)` in the dtype of W, and replaces W where
-    k (rows + cols) < rows cols. Matrices are read, factored and written one after the other: beyond what a checkpoint
-    that cannot be mapped (`torch.save` before PyTorch 1.6) takes, no more is in memory than some FP64 copies of one.
+    k (rows + cols) < rows cols. Matrices are read, factored and written one after the other. So what is in memory are
+    about eight FP64 copies of the largest one, and the checkpoint itself only where it cannot be mapped: NumPy's `.npz`
+    and files of `torch.save` before PyTorch 1.6.
     """
     _check_packages()
     find = _way(tolerance, error)
