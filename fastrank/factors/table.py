@@ -72,7 +72,7 @@ def factorize(
 
     Raises:
         AnalyzeError: a file that cannot be read, a key that is not there, a tensor that cannot be written; `out` is the
-            checkpoint itself. It is a ValueError.
+            checkpoint itself, or in the folder of its parts. It is a ValueError.
         TypeError, ValueError: not one of `tolerance` and `error`, or out of range.
         OSError: no such file, or `out` cannot be written; what was there before is still there.
         ImportError: pandas, pyarrow or safetensors is missing: the extra `history` has them.
@@ -138,8 +138,13 @@ def _chosen(model: object, key: str | None) -> tuple[Chosen, dict[str, str]]:
 
 def _refuse(path: Path, model: object, tensors: Mapping[str, Tensor], reasons: Mapping[str, str]) -> list[str]:
     """Raise AnalyzeError for what cannot be written; return the names of the candidates."""
-    if isinstance(model, str | os.PathLike) and path.exists() and path.samefile(Path(model).expanduser()):
-        raise AnalyzeError(f"{path}: is the checkpoint itself: give the file of factors another name")
+    if isinstance(model, str | os.PathLike):
+        source = Path(model).expanduser()
+        if path.resolve() == source.resolve():
+            raise AnalyzeError(f"{path}: is the checkpoint itself: give the file of factors another name")
+        folder = source if source.is_dir() else source.parent if source.suffix == ".json" else None
+        if folder is not None and path.parent.resolve() == folder.resolve():
+            raise AnalyzeError(f"{path}: would be taken for a part of the checkpoint: write it to another folder")
     candidates = [name for name, x in tensors.items() if x.ndim > 1 and name not in reasons]
     factors = [f"{name}.{factor}" for name in candidates for factor in "UV"]
     for name, count in Counter(["__metadata__", *tensors, *factors]).items():

@@ -22,6 +22,7 @@ def checkpoint(tmp_path):
     model = nn.Sequential(nn.Linear(60, 40), nn.Linear(40, 40))
     with torch.no_grad():
         model[0].weight.copy_(make("low_rank", 40, 60, seed=1).matrix)
+        model[1].weight.copy_(torch.eye(40))
     torch.save({"model": {**model.state_dict(), "pos": torch.ones(2, 3)}, "best so far": {"w": torch.eye(2)}}, "x.pt")
     return tmp_path / "x.pt"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -136,6 +138,12 @@ def test_bad_calls_are_told_what_to_do(state, tmp_path):
         factorize(Model(), error=0.1, key="a")
     with pytest.raises(AnalyzeError, match="is the checkpoint itself"):
         factorize(tmp_path / "x.safetensors", tmp_path / "x.safetensors", error=0.1)
+    for source in (tmp_path, tmp_path / "x.safetensors.index.json"):
+        if source != tmp_path:
+            source.write_text(json.dumps({"weight_map": dict.fromkeys(state, "x.safetensors")}))
+        with pytest.raises(AnalyzeError, match="would be taken for a part of the checkpoint"):
+            factorize(source, tmp_path / "y.safetensors", error=0.1)
+    (tmp_path / "x.safetensors.index.json").unlink()
     with pytest.raises(OSError, match="none"):
         factorize(state, tmp_path / "none" / "y", error=0.1)
     with pytest.raises(AnalyzeError, match="has no 'b'"):
