@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two at a time, unless whoever calls has said how many: `make --jobs=N`.
 SIDE_BY_SIDE = --no-print-directory $(if $(findstring --jobserver,$(MAKEFLAGS)),,--jobs=2 --output-sync=target)
 
-.PHONY: sweep test test-library test-kernels test-emulated coverage truth endurance fuzz lint types wheel kernels kernels-3.9 kernels-3.6 bench notebook attention
+.PHONY: sweep test test-library test-kernels test-emulated coverage truth endurance fuzz lint types wheel kernels kernels-3.9 kernels-3.6 bench notebook attention factors
 .PHONY: gpu-check gpu-measure gpu-reproduce gpu-carry gpu-rehearse hub clean
 
 sweep: .venv/.ready
@@ -111,6 +111,11 @@ notebook: .venv/.ready
 
 attention: .venv/.ready
 	$(BIN)/python examples/gpt_attention.py --trainer both --out experiments/results/attention
+
+# What factors of low rank save, and cost in accuracy. FASHION: a folder of Fashion-MNIST's Parquet files.
+FASHION ?= ../shared/data/fashion_mnist
+factors: .venv/.ready
+	$(BIN)/python examples/low_rank_factors.py --fashion $(FASHION) --out experiments/results/factorize
 
 # The drill on a CUDA machine, with the Python that is there and no network: bench/gpu.md says what each is for.
 # RESULTS names the folder of all that is measured; CARRY, of the wheels and the data that `make gpu-carry` gathers.

@@ -1,4 +1,4 @@
-"""The command line: ``fastrank sweep | status | report | compare | show | analyze | data | doctor``.
+"""The command line: ``fastrank sweep | status | report | compare | show | analyze | factorize | data | doctor``.
 
 The commands are in `commands`. Here is what they leave behind: an exit status, and a line for what the user can mend.
 """

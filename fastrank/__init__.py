@@ -3,6 +3,8 @@
 SGD             drop-in replacement for torch.optim.SGD
 RankTracker     records ranks and norms at every step of any optimizer
 analyze         measures a model, a state dict or a checkpoint once, and returns a table
+factorize       replaces the matrices of a checkpoint by factors of low rank, each with a proven error
+load_factorized puts such factors into a model
 prepare         compiles the kernels that a tracker will launch, and waits until they are compiled
 schedules       rules for after which steps to measure, where a number is too plain
 products        what a model has no parameter for: LoRA's and attention heads' products
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from . import transformers as transformers
     from .alerts import AlertWarning
     from .analysis import AnalyzeError, analyze
+    from .factors import factorize, load_factorized
     from .history import HistoryError, HistoryWarning, read_history, write_history
     from .metrics import RankBounds, Status, Tolerance
     from .optim import SGD
@@ -50,7 +53,9 @@ __all__ = [
     "alerts",
     "analyze",
     "difference",
+    "factorize",
     "linalg",
+    "load_factorized",
     "plot",
     "prepare",
     "products",
@@ -63,6 +68,7 @@ __all__ = [
 _ROOMS = {
     "alerts": ("AlertWarning", "alerts"),
     "analysis": ("AnalyzeError", "analyze"),
+    "factors": ("factorize", "load_factorized"),
     "history": ("HistoryError", "HistoryWarning", "read_history", "write_history"),
     "linalg": ("linalg",),
     "metrics": ("RankBounds", "Status", "Tolerance"),

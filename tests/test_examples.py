@@ -53,6 +53,21 @@ def test_the_gpt_runs(trainer, tmp_path, monkeypatch, capsys):
     assert ranks.columns.str.contains("qk").sum() == 8
 
 
+def test_low_rank_factors_run_without_fashion_mnist(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["low_rank_factors.py", "--out", str(tmp_path / "out"), "--epochs", "0"])
+    runpy.run_path(str(EXAMPLES / "low_rank_factors.py"), run_name="__main__")
+    assert "Fashion-MNIST is left out" in capsys.readouterr().out
+    rows = pd.read_csv(tmp_path / "out" / "factors.csv")
+    assert len(rows) == 16
+    assert (rows["stored"] <= rows["parameters"]).all()
+    loose = rows[(rows["asked"] == "error") & (rows["value"] == 0.4)]
+    assert (loose["factored"] > 0).all()
+    assert (loose["largest_error"] <= 0.4).all()
+    assert (rows[rows["factored"] == 0]["accuracy_after"] == rows[rows["factored"] == 0]["accuracy_before"]).all()
+    page = (tmp_path / "out" / "factors.md").read_text()
+    assert page.count("| digits perceptron |") == 16
+
+
 def test_fsdp2_runs(tmp_path):
     torchrun = [Path(sys.executable).with_name("torchrun"), "--standalone", "--nproc_per_node", "2"]
     command = [*torchrun, EXAMPLES / "fsdp2.py", "--steps", "2"]

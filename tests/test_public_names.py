@@ -11,6 +11,7 @@ PUBLIC = {
         *("SGD", "RankTracker", "Tolerance", "RankBounds", "Status", "prepare", "plot", "linalg", "__version__"),
         *("read_history", "write_history", "HistoryError", "HistoryWarning"),
         *("schedules", "sinks", "alerts", "AlertWarning", "analyze", "AnalyzeError", "products", "difference"),
+        *("factorize", "load_factorized"),
     },
     "fastrank.sinks": {
         *("TensorBoard", "WeightsAndBiases", "MLflow", "Trackio", "Writer", "Function", "open_sink"),

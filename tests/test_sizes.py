@@ -36,8 +36,8 @@ def test_what_stands_at_the_top_is_a_subpackage_by_a_link(name):
 
 @pytest.mark.parametrize("path", RESULTS, ids=lambda p: str(p.relative_to(ROOT / "experiments" / "results")))
 def test_results_are_what_a_reader_opens(path):
-    """Pictures, pages and small tables, and the configuration; what is larger is drawn again from the histories."""
-    assert path.suffix in {*LARGEST, ".toml"}
+    """Pictures, pages and small tables, and configurations; what is larger is drawn again from the histories."""
+    assert path.suffix in {*LARGEST, ".toml", ".md"}
     assert path.stat().st_size <= LARGEST.get(path.suffix, 10_000)
 
 

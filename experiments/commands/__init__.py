@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .checkpoints import analyze
+from .checkpoints import analyze, factorize
 from .data import data
 from .histories import show
 from .sweeps import compare, report, status, sweep
@@ -57,6 +57,6 @@ def doctor(
         raise typer.Exit(1)
 
 
-for command in (sweep, status, report, compare, show, analyze, doctor):
+for command in (sweep, status, report, compare, show, analyze, factorize, doctor):
     app.command()(command)
 app.add_typer(data, name="data")

@@ -1,4 +1,4 @@
-"""``fastrank analyze``."""
+"""``fastrank analyze`` and ``fastrank factorize``."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,29 +7,37 @@ import typer
 
 from .paths import path_of
 
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(
+        metavar="CHECKPOINT",
+        parser=path_of,
+        help="A file of torch.save, safetensors or NumPy; or the parts of a model: their folder or index.json.",
+    ),
+]
+Key = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the parameters are; a.0 is the first under a.",
+        show_default="state_dict, model_state_dict, model, or everywhere",
+    ),
+]
+Include = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only matrices of such names.")]
+Exclude = Annotated[list[str] | None, typer.Option(metavar="GLOB", help="No matrices of such names.")]
+RelativeTo = Annotated[
+    str, typer.Option(metavar="frobenius|spectral|absolute", help="What the threshold is relative to.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="Print CSV, and nothing else.")]
+
 
 def analyze(
-    checkpoint: Annotated[
-        Path,
-        typer.Argument(
-            metavar="CHECKPOINT",
-            parser=path_of,
-            help="A file of torch.save, safetensors or NumPy; or the parts of a model: their folder or index.json.",
-        ),
-    ],
+    checkpoint: Checkpoint,
     tolerance: Annotated[float, typer.Option(min=0, help="Threshold of the numerical rank.")] = 1e-3,
-    relative_to: Annotated[
-        str, typer.Option(metavar="frobenius|spectral|absolute", help="What the threshold is relative to.")
-    ] = "frobenius",
-    key: Annotated[
-        str | None,
-        typer.Option(
-            help="Where the parameters are; a.0 is the first under a.",
-            show_default="state_dict, model_state_dict, model, or everywhere",
-        ),
-    ] = None,
-    include: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="Only matrices of such names.")] = None,
-    exclude: Annotated[list[str] | None, typer.Option(metavar="GLOB", help="No matrices of such names.")] = None,
+    relative_to: RelativeTo = "frobenius",
+    key: Key = None,
+    include: Include = None,
+    exclude: Exclude = None,
     split: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,8 +56,8 @@ def analyze(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", parser=path_of, help="Write a CSV as well.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, and nothing else.")] = False,
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
 ) -> None:
     """Show rank and spectrum of every matrix in a checkpoint, of any model; its code is not needed.
 
@@ -70,11 +78,54 @@ def analyze(
     weight_ih, weight_hh: the gates of an LSTM or a GRU
     """
     from ..analyze import print_analysis
-    from ..errors import UsageError
 
-    if as_json and as_csv:
-        raise UsageError("--json, --csv: only one of them can be printed; --out FILE writes CSV as well")
-    form: Literal["table", "json", "csv"] = "json" if as_json else "csv" if as_csv else "table"
+    form = _form(as_json, as_csv, "--out FILE writes CSV as well")
     print_analysis(
         checkpoint, (tolerance, relative_to), key, include, exclude, device, out, split or (), form, energy or ()
     )
+
+
+def factorize(
+    checkpoint: Checkpoint,
+    tolerance: Annotated[
+        float | None, typer.Option(min=0, help="Factors have the numerical rank: singular values above this.")
+    ] = None,
+    relative_to: RelativeTo = "frobenius",
+    error: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="Or the least rank whose proven error is at most this share of the norm."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", parser=path_of, help="The safetensors file to write.", show_default="nothing"
+        ),
+    ] = None,
+    key: Key = None,
+    include: Include = None,
+    exclude: Exclude = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where factors are computed.")] = "auto",
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Write a checkpoint with factors of low rank in the place of matrices, where these have fewer numbers.
+
+    A matrix W of m rows and n columns becomes U (m x k) and V (k x n) if k (m + n) < m n, in its own dtype and under
+    its name with .U and .V; all else stays as it is. The error ||W - U V|| of each in the Frobenius norm is proven,
+    rounding included. fastrank.load_factorized(FILE, model) puts them into a model, as two layers in sequence.
+
+    Weights of linear layers and convolutions are told by names and shapes. Without --out nothing is written: the table
+    shows what would be saved.
+    """
+    from ..factorize import print_factors
+
+    form = _form(as_json, as_csv, "give one")
+    print_factors(checkpoint, tolerance, relative_to, error, out, key, include, exclude, device, form)
+
+
+def _form(as_json: bool, as_csv: bool, instead: str) -> Literal["table", "json", "csv"]:
+    from ..errors import UsageError
+
+    if as_json and as_csv:
+        raise UsageError(f"--json, --csv: only one of them can be printed; {instead}")
+    return "json" if as_json else "csv" if as_csv else "table"

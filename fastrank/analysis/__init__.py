@@ -12,10 +12,20 @@ groups       where in it the weights are, and what stands beside them
 layers       what names and shapes tell: which weight a layer uses, and as which matrices
 """
 
+from .checkpoint import REPEATED
 from .errors import AnalyzeError
+from .files import missing, read_file
+from .groups import Chosen, choose
+from .parts import read
 from .table import analyze
 
 __all__ = [
+    "REPEATED",
     "AnalyzeError",
+    "Chosen",
     "analyze",
+    "choose",
+    "missing",
+    "read",
+    "read_file",
 ]

@@ -26,6 +26,7 @@ from ..reference import (
     normalized,
     randomized_svd,
     residual_norm,
+    scaled_up,
     widened,
 )
 
@@ -84,17 +85,6 @@ class Taken(NamedTuple):
         # Where S overflows its dtype the bound is Inf.
         factors = (u, s, vh, scaled_up(error, self.scale).nan_to_num(torch.inf, torch.inf))
         return Factors(*(torch.where(self.finite.view(-1, *[1] * (f.ndim - 1)), f, torch.nan) for f in factors))
-
-
-def scaled_up(bound: Tensor, scale: Tensor) -> Tensor:
-    """`bound * scale` `(b,)`, FP64, never rounded down. `scale`: powers of two, from 2^-1000 to 2^1000.
-
-    Only a subnormal product is rounded at all. It is a whole number of 2^-1074, of which the bits are that number, and
-    which is made as an integer, because threads that flush subnormal numbers would make it 0.
-    """
-    product = bound * scale
-    units = (bound * 2.0**74 * (scale * 2.0**1000)).ceil().clamp(max=2.0**52)
-    return torch.where(product < 2.0**-1022, units.long().view(torch.float64), product)
 
 
 def by_torch(stack: Tensor, keys: Sequence[int], search: Search) -> Factors:

@@ -2,7 +2,7 @@
 
 from . import noise, sketch, sketch_top
 from .again import MARGIN, MOST, SPARE, again, unpivoted_terms
-from .grams import Gram, Moments, divided, gram, normalized, power_of_two, widened
+from .grams import Gram, Moments, divided, gram, normalized, power_of_two, scaled_up, widened
 from .ldl import inertia, residual_terms, unpivoted_inertia
 from .lowrank import gaussian, randomized_svd, residual_norm
 from .narrow_svd import NEAR, RANGE, full_precision, narrow_residual_norm, narrow_svd
@@ -44,6 +44,7 @@ __all__ = [
     "randomized_svd",
     "residual_norm",
     "residual_terms",
+    "scaled_up",
     "sketch",
     "sketch_top",
     "stacked_sgd_",

@@ -50,6 +50,17 @@ def divided(values: Tensor, scale: Tensor) -> Tensor:
     return torch.where(units < 2**52, torch.where(bits < 0, -subnormal, subnormal), values / scale)
 
 
+def scaled_up(bound: Tensor, scale: Tensor) -> Tensor:
+    """`bound * scale` `(b,)`, FP64, never rounded down. `scale`: powers of two, from 2^-1000 to 2^1000.
+
+    Only a subnormal product is rounded at all. It is a whole number of 2^-1074, of which the bits are that number, and
+    which is made as an integer, because threads that flush subnormal numbers would make it 0.
+    """
+    product = bound * scale
+    units = (bound * 2.0**74 * (scale * 2.0**1000)).ceil().clamp(max=2.0**52)
+    return torch.where(product < 2.0**-1022, units.long().view(torch.float64), product)
+
+
 def normalized(stack: Tensor) -> tuple[Tensor, Tensor]:
     """Divide each matrix of an FP64 `stack` `(b, m, n)` by the power of two next to its largest element.
 

@@ -17,7 +17,7 @@ source      a matrix with its parameter, as the rest of the library takes it
 from .changes import difference_of
 from .coverage import Choice, CoverageTable, Select, WeightsOf, type_name
 from .derived import Track
-from .effective import read_weight
+from .effective import parametrizations_of, read_weight, stored_in
 from .matrices import TrackedMatrices
 from .pieces import Piece, Span, whole
 from .places import clean_name, unwrapped
@@ -43,9 +43,11 @@ __all__ = [
     "is_ddp",
     "is_fsdp",
     "is_sharded",
+    "parametrizations_of",
     "read_weight",
     "refuse_pieces",
     "reshard",
+    "stored_in",
     "type_name",
     "unwrapped",
     "version_of",

@@ -17,6 +17,7 @@ from full_disk import full_disk
 from made_history import make, record, steps_in, steps_of
 from system_calls import every_call, failing, names_of
 
+from fastrank import factorize
 from fastrank.experiments.data.info import DataError, DataInfo
 from fastrank.experiments.data.store import Part, write_set
 from fastrank.experiments.files import write_csv
@@ -88,6 +89,7 @@ WRITERS = {
     "summary": lambda path, new: write_summary(path, []),
     "checkpoint": lambda path, new: save_checkpoint(path, {"a": torch.full((3,), float(new))}),
     "parquet": lambda path, new: write_history(filled(new), path),
+    "factors": lambda path, new: factorize({"a.weight": torch.full((4, 6), float(new))}, path, error=0.1),
 }
 
 

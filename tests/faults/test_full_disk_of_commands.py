@@ -57,6 +57,18 @@ def test_of_the_command_line_is_a_line(tmp_path, monkeypatch, capsys):
     assert not out.exists()
 
 
+def test_of_factors_is_a_line(tmp_path, monkeypatch, capsys):
+    torch.save({"a.weight": torch.ones(40, 50)}, tmp_path / "x.pt")
+    out = tmp_path / "x.safetensors"
+    monkeypatch.setattr(
+        "sys.argv", ["fastrank", "factorize", str(tmp_path / "x.pt"), "--error", "0.1", "--out", str(out)]
+    )
+    with full_disk(100), pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == f"fastrank: {out}: File too large"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.pt"]
+
+
 CONFIG = """
 name = "tiny"
 epochs = 1

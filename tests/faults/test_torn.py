@@ -15,13 +15,14 @@ from made_history import make, record
 from safetensors.torch import save_file
 from torch import nn
 
-from fastrank import AnalyzeError, RankTracker
+from fastrank import AnalyzeError, RankTracker, factorize
 from fastrank.analysis.parts import read
 from fastrank.experiments.data.info import DataError, DataInfo
 from fastrank.experiments.data.store import Part, digest_of, read_info, read_parts, write_set
 from fastrank.experiments.records import Ledger, Status
 from fastrank.experiments.records.ledger import LedgerError
 from fastrank.experiments.training.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from fastrank.factors.file import read as read_factors
 from fastrank.history import HistoryError, read_history
 
 WEIGHTS = {"a.weight": torch.arange(12.0).reshape(3, 4), "b": torch.eye(3, dtype=torch.bfloat16)}
@@ -101,6 +102,17 @@ def test_a_data_set(tmp_path):
         return {"x": train.x, "y": train.y}
 
     check(tmp_path / "x.safetensors", read_back, DataError, 11)
+
+
+def test_a_file_of_factors(tmp_path):
+    """Of which a part that is cut off is missed; it has no checksums."""
+    factorize({"w.weight": torch.ones(6, 8), **WEIGHTS}, tmp_path / "x.safetensors", error=0.1)
+
+    def read_back(path: Path) -> Any:
+        pairs, others = read_factors(path)
+        return {name: pair.multiplied() for name, pair in pairs.items()} | others
+
+    check(tmp_path / "x.safetensors", read_back, AnalyzeError, 61, sealed=False)
 
 
 def test_the_state_of_a_tracker():

@@ -29,6 +29,7 @@ PREPARED = "experiments/data/test_cli.py::test_what_can_be_mended_is_one_line"
 STACKED = "experiments/sweeps/test_sweep_stacks.py::test_a_full_disk_splits_no_stack_and_loses_no_checkpoint"
 
 POINTS = {
+    "fastrank/factors/file.py: replacing": f"{HERE}a_file_that_replaces_another",
     "fastrank/files.py: open open open": f"{HERE}a_file_that_replaces_another",
     "fastrank/history/parquet.py: ParquetWriter replacing": f"{HERE}a_history",
     "fastrank/history/parts.py: mkdir write_history": f"{HERE}a_history",
