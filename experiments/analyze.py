@@ -5,7 +5,8 @@ import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,75 +20,106 @@ from fastrank.plotting import printable
 from .errors import UsageError
 from .files import csv_text, write_csv
 from .sweeps import kind, number, titled
-from .terminal import open_console
+from .terminal import open_console, progress_bar
 
-__all__ = ["Format", "parse_split", "print_analysis"]
+__all__ = ["Format", "Request", "parse_split", "print_analysis"]
 
 Format = Literal["table", "json", "csv"]
 Split = tuple[int | Sequence[str] | Sequence[int], int]
 """Parts and axis, as `fastrank.analyze` takes them for its argument ``split``."""
 
 
+@dataclass(frozen=True)
+class Request:
+    """What to analyse, and how: the arguments of `fastrank.analyze`, as the command line has them."""
+
+    threshold: tuple[float, str] = (1e-3, "frobenius")
+    key: str | None = None
+    include: Sequence[str] | None = None
+    exclude: Sequence[str] | None = None
+    split: Sequence[str] = ()
+    energy: Sequence[float] = ()
+    device: str = "cpu"
+    spectrum: bool = True
+    jobs: int | None = None
+    keep: Path | None = None
+    figure: Path | None = None
+
+    @property
+    def tolerance(self) -> fastrank.Tolerance:
+        try:
+            return fastrank.Tolerance(*self.threshold)  # type: ignore[arg-type]  # what it cannot be is refused here
+        except ValueError as error:
+            raise fastrank.AnalyzeError(str(error)) from error
+
+
 def print_analysis(
-    checkpoint: Path,
-    threshold: tuple[float, str],
-    key: str | None,
-    include: Sequence[str] | None,
-    exclude: Sequence[str] | None,
-    device: str,
-    out: Path | None,
-    split: Sequence[str] = (),
-    form: Format = "table",
-    energy: Sequence[float] = (),
+    checkpoint: Path, asked: Request = Request(), out: Path | None = None, form: Format = "table"
 ) -> None:
     """Print the matrices of a checkpoint, and write their rows to the CSV file ``out`` where one is given.
 
-    What is left out is printed below the table. JSON and CSV stand alone on the standard output, for another program,
-    and what is left out then goes to the standard error; JSON holds it as well.
+    What is left out is printed below the table, and before it a summary of the types of layers. JSON and CSV stand
+    alone on the standard output, for another program, and what is left out then goes to the standard error; JSON holds
+    it as well. On a terminal a bar shows how far the analysis has come, on the standard error.
+
+    Rows that were kept are removed when everything has been printed and written.
     """
-    try:
-        tolerance = fastrank.Tolerance(*threshold)  # type: ignore[arg-type]  # what it cannot be is refused here
-    except ValueError as error:
-        raise fastrank.AnalyzeError(str(error)) from error
+    energy = asked.energy
     if not all(0 < share <= 1 for share in energy) or len(set(energy)) < len(energy):
         raise UsageError(f"--energy {' '.join(map(str, energy))}: expected shares above 0 and at most 1, each once")
-    found = fastrank.analyze(
-        checkpoint,
-        tolerance=tolerance,
-        key=key,
-        include=include,
-        exclude=exclude,
-        split=dict(map(parse_split, split)),
-        energy=energy,
-        device=kind(device),
-    )
+    found = _analysed(checkpoint, asked)
     rows = rows_of(found)
     try:
-        _print(found, rows, tolerance, energy, form)
+        _print(found, rows, asked, form)
     finally:  # also where nobody has read to the end of what is printed
         if out is not None:
             write_csv(out, list(found.columns), rows)
+    if found.attrs["kept"] is not None:
+        with suppress(OSError):
+            Path(found.attrs["kept"]).unlink()
 
 
-def _print(
-    found: pd.DataFrame,
-    rows: list[dict[str, Any]],
-    tolerance: fastrank.Tolerance,
-    energy: Sequence[float],
-    form: Format,
-) -> None:
+def _analysed(checkpoint: Path, asked: Request) -> pd.DataFrame:
+    """What `fastrank.analyze` finds. An interruption says how to go on."""
+    with progress_bar("analyze") as progress:
+        try:
+            return fastrank.analyze(
+                checkpoint,
+                tolerance=asked.tolerance,
+                key=asked.key,
+                include=asked.include,
+                exclude=asked.exclude,
+                split=dict(map(parse_split, asked.split)),
+                energy=asked.energy,
+                device=kind(asked.device),
+                spectrum=asked.spectrum,
+                jobs=asked.jobs,
+                keep=asked.keep,
+                figure=asked.figure,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            if asked.keep is not None:
+                print("interrupted: the same command goes on from here", file=sys.stderr)
+            raise
+
+
+def _print(found: pd.DataFrame, rows: list[dict[str, Any]], asked: Request, form: Format) -> None:
     notes = [f"left out: {text}" for text in found.attrs["left_out"]]
+    notes += [f"scaled: {text}" for text in found.attrs["scaled"]]
     for name, held in found.attrs["not_looked_at"].items():
         notes.append(f"not looked at: {name} ({held}; --key {shlex.quote(name)})")
+    notes += found.attrs["notes"]
     if form == "table":
         console = open_console()
-        console.print(table(rows, tolerance, energy))
+        console.print(table(rows, asked.tolerance, asked.energy))
+        console.print(types_table(found.attrs["layer_types"]))
         for note in notes:
             console.print(printable(note), markup=False, highlight=False, soft_wrap=True)
         return
     for note in notes:
         print(printable(note), file=sys.stderr)
-    text = csv_text(list(found.columns), rows) if form == "csv" else json_text(found, rows, tolerance)
+    text = csv_text(list(found.columns), rows) if form == "csv" else json_text(found, rows, asked.tolerance)
     # Flushed here, where the command line knows what to do if nobody reads on, and not when Python ends.
     print(text, end="", flush=True)
 
@@ -105,7 +137,9 @@ def json_text(found: pd.DataFrame, rows: Sequence[Mapping[str, Any]], tolerance:
     content = {
         "tolerance": asdict(tolerance),
         "matrices": finite,
+        "layer_types": found.attrs["layer_types"],
         "left_out": found.attrs["left_out"],
+        "scaled": found.attrs["scaled"],
         "not_looked_at": [{"key": name, "holds": held} for name, held in found.attrs["not_looked_at"].items()],
     }
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
@@ -143,7 +177,9 @@ def table(rows: Sequence[Mapping[str, Any]], tolerance: fastrank.Tolerance, ener
     title = f"{len(rows)} {many}; rank: singular values above {tolerance.value:g}{units[tolerance.relative_to]}"
     table = titled(title, min_width=len(title), padding=(0, 1, 0, 0))  # a title is wrapped to its table
     table.add_column("matrix", overflow="fold")
-    for head in ("rows x cols", "rank", "of", "stable\nrank", "effective\nrank", *shares, "spectral\nnorm"):
+    whole = "effective_rank" in rows[0]
+    effective = ("effective\nrank",) if whole else ()
+    for head in ("rows x cols", "rank", "of", "stable\nrank", *effective, *shares, "spectral\nnorm"):
         table.add_column(head, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
@@ -152,10 +188,23 @@ def table(rows: Sequence[Mapping[str, Any]], tolerance: fastrank.Tolerance, ener
             _rank(row),
             str(min(row["rows"], row["cols"])),
             number(row["stable_rank"], 1),
-            number(row["effective_rank"], 1),
+            *([number(row["effective_rank"], 1)] if whole else []),
             *("-" if row[name] is None else str(row[name]) for name in shares.values()),
             "-" if row["spectral_norm"] is None else f"{row['spectral_norm']:.4g}",
         )
+    return table
+
+
+def types_table(types: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each type of layer: how many matrices and parameters, mean and lowest rank, mean stable rank."""
+    table = titled("by type of layer", padding=(0, 1, 0, 0))
+    table.add_column("type")
+    for head in ("matrices", "parameters", "rank,\nmean", "lowest", "stable\nrank"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in types:
+        shares = ("-" if row[key] is None else f"{row[key]:.1%}" for key in ("rank", "lowest_rank"))
+        counts = (str(row["matrices"]), f"{row['parameters']:,}")
+        table.add_row(row["layer_type"], *counts, *shares, number(row["stable_rank"], 1))
     return table
 
 

@@ -105,7 +105,7 @@ def test_every_tensor_without_a_rank_has_its_reason(tmp_path: Path) -> None:
         "nested",
         "sparse_csr",
         "dtype qint8",
-        "dtype float8_e4m3fn",
+        "dtype float8_e4m3fn, without a weight_scale or weight_scale_inv",
         "dtype complex64",
     )
     reasons += ("dtype bool", "empty", "empty")

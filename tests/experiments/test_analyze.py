@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import fastrank
-from fastrank.experiments.analyze import parse_split, print_analysis
+from fastrank.experiments.analyze import Request, parse_split, print_analysis
 from fastrank.experiments.cli import main
 from fastrank.experiments.errors import UsageError
 
@@ -51,7 +51,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int | str | None
 def test_what_has_no_rank_is_said_to_have_none(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    print_analysis(checkpoint, (1e-3, "frobenius"), None, None, None, "cpu", tmp_path / "x.csv")
+    print_analysis(checkpoint, out=tmp_path / "x.csv")
     printed = capsys.readouterr().out
     assert "3 matrices; rank: singular values above 0.001 of the Frobenius norm" in printed
     assert "not finite" in printed
@@ -83,12 +83,12 @@ def test_json_stands_alone_with_null_for_what_is_not_known(
     assert run(monkeypatch, checkpoint, "--json", "--tolerance", 0.5, "--relative-to", "spectral") == 0
     printed = capsys.readouterr()
     found: dict[str, Any] = json.loads(printed.out, parse_constant=refuse)
-    assert list(found) == ["tolerance", "matrices", "left_out", "not_looked_at"]
+    assert list(found) == ["tolerance", "matrices", "layer_types", "left_out", "scaled", "not_looked_at"]
     assert found["tolerance"] == {"value": 0.5, "relative_to": "spectral"}
     nowhere, second, huge = found["matrices"]
     assert nowhere == {
         **dict.fromkeys(second),
-        **{"name": "first.weight", "rows": 3, "cols": 3, "status": "NONFINITE"},
+        **{"name": "first.weight", "rows": 3, "cols": 3, "status": "NONFINITE", "layer_type": "other"},
     }
     assert (second["name"], second["rank_lower"], second["stable_rank"]) == ("second.weight", 2, pytest.approx(2))
     assert type(second["rank_lower"]) is int
@@ -107,7 +107,7 @@ def test_csv_stands_alone_and_is_what_is_written(
     assert printed.out == (tmp_path / "x.csv").read_text()
     header, first, *_ = printed.out.splitlines()
     assert header.startswith("name,rows,cols,rank_lower,rank_upper,stable_rank,")
-    assert first == "first.weight,3,3,,,,,,NONFINITE,,,"
+    assert first == "first.weight,3,3,,,,,,NONFINITE,,,,other"
     assert printed.err.splitlines() == NOTES
 
 
@@ -136,7 +136,7 @@ def test_what_cannot_be_analysed_is_said_in_a_line(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(fastrank.AnalyzeError, match="relative_to must be one of"):
-        print_analysis(checkpoint, (1e-3, "nuclear"), None, None, None, "cpu", None)
+        print_analysis(checkpoint, Request(threshold=(1e-3, "nuclear")))
     (tmp_path / "no.pt").write_text("no checkpoint")
     for arguments, status, reason in (
         ([tmp_path / "no.pt"], 1, f"fastrank: {tmp_path / 'no.pt'}: holds more than tensors and plain values"),
@@ -165,7 +165,7 @@ def test_whole_names_are_printed_when_piped(tmp_path: Path, capsys: pytest.Captu
     name = ".".join(f"a_module_of_a_long_name_{i}" for i in range(20))
     state = {f"{name}.weight": torch.eye(3), f"{name}.counts": torch.ones(2, 2, dtype=torch.int8)}
     torch.save({"model": state, f"{name}.ema": state}, tmp_path / "x.pt")
-    print_analysis(tmp_path / "x.pt", (1e-3, "frobenius"), None, None, None, "cpu", None)
+    print_analysis(tmp_path / "x.pt")
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[:5] for line in lines if line.startswith(name)] == [[f"{name}.weight", "3", "x", "3", "3"]]
     assert f"left out: {name}.counts (dtype int8)" in lines

@@ -11,6 +11,7 @@ ROOMS = {
         "device": [],
         "files": [],
         "guard": [],
+        "jobs": [],
         "metrics": [],
         "schedules": ["arguments"],
         "sinks": ["callers"],
@@ -27,7 +28,7 @@ ROOMS = {
         ],
         "optim": ["backend", "device", "device_table", "guard", "reference"],
         "history": ["backend", "device", "files", "metrics", "streams"],
-        "plotting": ["history", "metrics"],
+        "plotting": ["files", "history", "metrics"],
         "products": ["arguments", "reference", "weights"],
         "measuring": [
             *("arguments", "backend", "counting", "device", "device_table", "metrics", "optim", "probing"),
@@ -40,7 +41,7 @@ ROOMS = {
             *("alerts", "arguments", "backend", "device", "history", "measuring", "metrics", "optim", "plotting"),
             *("schedules", "sharing", "sinks", "streams", "weights"),
         ],
-        "analysis": ["arguments", "metrics", "tracking", "weights"],
+        "analysis": ["arguments", "backend", "files", "jobs", "metrics", "plotting", "tracking", "weights"],
         "lightning": ["schedules", "tracking"],
         "transformers": ["schedules", "tracking"],
         "__init__": [
