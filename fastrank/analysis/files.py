@@ -54,7 +54,7 @@ def read_file(path: Path) -> Any:
     members = names_in(path)
     if start.startswith(ARCHIVE) and not members:
         raise AnalyzeError(
-            f"{path}: is not a whole checkpoint: it begins as an archive, as torch.save and numpy.savez write them, and "
+            f"{path}: is not a whole checkpoint: it begins as an archive, as torch.save and numpy.savez write it, and "
             "its end is missing: copy or download it again"
         )
     for member, what in MEMBERS.items():

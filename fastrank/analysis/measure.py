@@ -26,7 +26,7 @@ from ..weights import Choice, TrackedWeights
 from .kept import Kept, Row
 from .kinds import layer_type
 from .matrices import Holder, Matrices, Weight, current
-from .pages import give_back
+from .pages import give_back, give_back_heap
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -82,9 +82,10 @@ def measure(
         found = _rows(chunk, matrices.split, settings)
         for name in found.keys() - known.keys():
             kept.add(name, found[name])
-        for weight in chunk.values() if mapped else ():
-            for part in weight.recipe.parts:
+        if mapped:
+            for part in (part for weight in chunk.values() for part in weight.recipe.parts):
                 give_back(part)
+            give_back_heap()
         return found
 
     # The largest first, so that no job is at one when the others have nothing left.

@@ -18,14 +18,12 @@ MAPS = Path("/proc/self/maps")
 
 
 @cache
-def _madvise() -> Any:
-    """The system's function; None where there is none, as on Windows."""
+def _system(name: str) -> Any:
+    """A function of the system's library; None where there is none of that name, as on Windows."""
     try:
-        found = ctypes.CDLL(None, use_errno=True).madvise
+        return getattr(ctypes.CDLL(None), name)
     except (AttributeError, OSError, TypeError):
         return None
-    found.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return found
 
 
 def give_back(tensor: Tensor) -> None:
@@ -34,14 +32,22 @@ def give_back(tensor: Tensor) -> None:
 
     What is a file's is asked of Linux: the same call would empty other memory. Elsewhere nothing is done.
     """
-    advice, size = getattr(mmap, "MADV_DONTNEED", None), tensor.untyped_storage().nbytes()
-    if advice is None or _madvise() is None or tensor.device.type != "cpu" or size == 0:
+    advise, advice = _system("madvise"), getattr(mmap, "MADV_DONTNEED", None)
+    if advise is None or advice is None or tensor.device.type != "cpu" or tensor.numel() == 0:
         return
     begin = tensor.data_ptr()
     end = begin + 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) * tensor.itemsize
     first, last = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
     for start, stop in _of_files(first, last):
-        _madvise()(start, stop - start, advice)
+        advise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), advice)
+
+
+def give_back_heap() -> None:
+    """Give back what C's heap holds of memory that was freed, where it has a function for that (glibc's has): it keeps
+    what it has for later, up to 32 MiB at a place."""
+    trim = _system("malloc_trim")
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
 
 
 def _of_files(begin: int, end: int) -> list[tuple[int, int]]:

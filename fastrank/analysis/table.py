@@ -118,13 +118,13 @@ def analyze(
         finally:
             kept.close()
         table = _data_frame(rows, schema)
-    if picture is not None:
-        _draw(picture, table, rows)
     notes = [f"rows are not kept: {kept.trouble}"] if kept.trouble else []
     if kept.known:
         notes.append(f"known from an earlier run: {len(kept.known)} of {len(found.weights)} weights")
     table.attrs.update(left_out=found.left_out, not_looked_at=found.not_looked_at, scaled=found.scaled)
     table.attrs.update(layer_types=summary(rows), notes=notes, kept=None if kept.path is None else str(kept.path))
+    if picture is not None:
+        _draw(picture, table, rows)
     return table
 
 
@@ -170,11 +170,9 @@ def _draw(path: Path, table: pd.DataFrame, rows: Sequence[Row]) -> None:
 
     from ..plotting.figures import save_depths
 
-    save_depths(
-        path,
-        table.assign(depth=pd.array(depths(list(table.name)), dtype="Int64")),
-        [row.get("spectrum") for row in rows],
-    )
+    placed = table.assign(depth=pd.array(depths(list(table.name)), dtype="Int64"))
+    kinds = [row["layer_type"] for row in table.attrs["layer_types"]]
+    save_depths(path, placed, kinds, [row.get("spectrum") for row in rows])
 
 
 def _folder(keep: str | os.PathLike[str] | None) -> Path | None:

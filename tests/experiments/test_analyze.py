@@ -32,6 +32,12 @@ def checkpoint(tmp_path: Path) -> Path:
     return tmp_path / "x.pt"
 
 
+@pytest.fixture(autouse=True)
+def nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are kept here, and not in the user's own folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 NOTES = [
     "left out: steps (dtype int64)",
     "left out: sparse (sparse_coo)",
@@ -149,6 +155,68 @@ def test_what_cannot_be_analysed_is_said_in_a_line(
         printed = capsys.readouterr()
         assert printed.err.startswith(reason)
         assert (printed.err.count("\n"), printed.out) == (1, "")
+
+
+def test_rows_are_kept_until_all_are_printed_and_then_removed(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    folder = tmp_path / "cache" / "fastrank" / "analyses"
+    assert run(monkeypatch, checkpoint, "--csv") == 0
+    whole = capsys.readouterr().out
+    assert list(folder.iterdir()) == []
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastrank.experiments.analyze.rows_of", interrupted)
+    assert run(monkeypatch, checkpoint, "--csv") == 130
+    assert len(list(folder.glob("*.rows"))) == 1
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("fastrank.analysis.measure._rows", lambda *_: pytest.fail("it was measured again"))
+    assert run(monkeypatch, checkpoint, "--csv") == 0
+    printed = capsys.readouterr()
+    assert printed.out == whole
+    assert "known from an earlier run: 3 of 3 weights" in printed.err
+    assert list(folder.iterdir()) == []
+
+
+def test_without_the_spectrum_its_columns_are_not_there(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keep = ("--keep", tmp_path / "keep", "--no-spectrum")
+    assert run(monkeypatch, checkpoint, *keep, "--csv", "--jobs", 2, "--figure", tmp_path / "x.svg") == 0
+    header = capsys.readouterr().out.splitlines()[0]
+    assert header.endswith("frobenius_norm,status,layer_type")
+    assert (tmp_path / "x.svg").exists()
+    assert run(monkeypatch, checkpoint, *keep) == 0
+    printed = capsys.readouterr().out
+    assert "effective" not in printed
+    assert "by type of layer" in printed
+    assert run(monkeypatch, checkpoint, *keep, "--energy", 0.5) == 1
+    assert "energy: energy ranks need the whole spectrum" in capsys.readouterr().err
+
+
+def test_a_terminal_sees_a_bar_and_that_an_interruption_loses_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told: list[float] = []
+
+    def interrupted(*_: object, progress: Any, **__: object) -> None:
+        for done in (1.0, 2.0):
+            progress(done, 4.0)
+            told.append(done)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(fastrank, "analyze", interrupted)
+    assert run(monkeypatch, checkpoint, "--keep", tmp_path) == 130
+    said = capsys.readouterr().err
+    assert told == [1.0, 2.0]
+    assert "50%" in said
+    assert "left" in said
+    assert said.endswith("interrupted: the same command goes on from here\n")
 
 
 def test_a_split_is_a_glob_with_parts_and_an_axis() -> None:

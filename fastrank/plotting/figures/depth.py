@@ -33,29 +33,33 @@ FLOOR = 1e-6
 """Singular values below this share of the largest are drawn there: a logarithm has no zero."""
 
 
-def save_depths(path: Path, table: pd.DataFrame, spectra: Sequence[Sequence[float] | None]) -> None:
+Spectra = Sequence[Sequence[float] | None]
+
+
+def save_depths(path: Path, table: pd.DataFrame, kinds: Sequence[str], spectra: Spectra) -> None:
     """Draw a table of `fastrank.analyze` into a file, which is complete or not there.
 
     Args:
         path: its suffix is one of `SUFFIXES`, and is the format.
         table: with the columns ``rows, cols, rank_lower, rank_upper, stable_rank, layer_type``, and ``depth``: which
             block a matrix is in, <NA> for none.
+        kinds: the types of layers, in the order in which they are drawn.
         spectra: of each matrix some of its singular values, descending, as many of each and evenly spread; None where
             they are not known.
 
     Raises OSError.
     """
-    content = io.BytesIO()
+    content, form = io.BytesIO(), path.suffix[1:].lower()
+    dates: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}  # the same table is the same file
     with styled():
-        depth_figure(table, spectra).savefig(content, format=path.suffix[1:].lower())
+        depth_figure(table, kinds, spectra).savefig(content, format=form, metadata=dates.get(form))
     with replacing(path) as file:
         file.write(content.getvalue())
 
 
-def depth_figure(table: pd.DataFrame, spectra: Sequence[Sequence[float] | None]) -> Picture:
-    """The picture itself. Call it inside `styled()`."""
+def depth_figure(table: pd.DataFrame, kinds: Sequence[str], spectra: Spectra) -> Picture:
+    """The picture itself; for the arguments see `save_depths`. Call it inside `styled()`."""
     table = table.reset_index(drop=True).assign(place=_places(table), share=_shares(table))
-    kinds = list(dict.fromkeys(table.layer_type))
     curves = {kind: _curves(table[table.layer_type == kind], spectra) for kind in kinds}
     curves = {kind: own for kind, own in curves.items() if own}
     below = ROW * -(-len(curves) // COLUMNS)
@@ -86,7 +90,7 @@ def _shares(table: pd.DataFrame) -> FloatArray:
     return shares
 
 
-def _curves(own: pd.DataFrame, spectra: Sequence[Sequence[float] | None]) -> dict[float, FloatArray]:
+def _curves(own: pd.DataFrame, spectra: Spectra) -> dict[float, FloatArray]:
     """By place, the singular values of the matrices there over their largest: the geometric mean of several."""
     found: dict[float, list[FloatArray]] = {}
     for i, place in zip(own.index, own.place, strict=True):
@@ -122,6 +126,7 @@ def _draw_by_depth(part: FigureBase, table: pd.DataFrame, kinds: Sequence[str]) 
     rank.yaxis.set_major_formatter(PercentFormatter(1))
     if (table.stable_rank > 0).any():
         stable.set_yscale("log")
+        stable.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
         stable.yaxis.set_minor_formatter(NullFormatter())
         stable.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
     handles, labels = rank.get_legend_handles_labels()
