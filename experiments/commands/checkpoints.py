@@ -61,6 +61,14 @@ def analyze(
             show_default="one a core, at most 8",
         ),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            parser=path_of,
+            help="Another checkpoint of the same network: the matrices that are in both, side by side.",
+        ),
+    ] = None,
     figure: Annotated[
         Path | None,
         typer.Option(
@@ -123,4 +131,4 @@ def analyze(
         keep=keep or cache_folder() / "analyses",
         figure=figure,
     )
-    print_analysis(checkpoint, asked, out, form)
+    print_analysis(checkpoint, asked, out, form, against)

@@ -92,8 +92,11 @@ class Kept:
             if text is None or (i == 0 and text != head):
                 break
             if i > 0:
-                name, rows = json.loads(text)
-                self.known[name] = rows
+                try:
+                    name, rows = json.loads(text)
+                    self.known[name] = [dict(row) for row in rows]
+                except (ValueError, TypeError):  # of somebody else: a checksum is no signature
+                    break
             whole += len(line)
         self._file.truncate(whole)
         if whole == 0:

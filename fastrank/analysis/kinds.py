@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean
 from typing import Any
 
 CONVOLUTION, OTHER = "convolution", "other"
@@ -89,10 +88,14 @@ def _summed(kind: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "layer_type": kind,
         "matrices": len(rows),
         "parameters": sum(row["rows"] * row["cols"] for row in rows),
-        "rank": fmean(shares) if shares else None,
+        "rank": _mean(shares),
         "lowest_rank": min(shares, default=None),
-        "stable_rank": fmean(stable) if stable else None,
+        "stable_rank": _mean(stable),
     }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
 
 
 def rank_share(row: Mapping[str, Any]) -> float | None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..backend import compiled_serve
 from ..metrics import Tolerance
+from ..plotting import check_picture, draw_depths
 from ..weights import Choice
 from .checkpoint import of_checkpoint
 from .errors import AnalyzeError
@@ -152,27 +153,18 @@ def _picture(figure: str | os.PathLike[str] | None) -> Path | None:
         return None
     path = Path(figure).expanduser()
     try:
-        from ..plotting.figures import SUFFIXES
-    except ImportError as error:
-        package = (error.name or "").partition(".")[0]
-        raise ModuleNotFoundError(
-            f"{path}: to draw it, {package} is needed: pip install 'fastrank[plot]'", name=package
-        ) from error
-    if path.suffix.lower() not in SUFFIXES:
-        raise AnalyzeError(f"{path}: a figure is a file of {', '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise AnalyzeError(f"{path}: there is no folder {path.parent}")
+        check_picture(path)
+    except ValueError as error:
+        raise AnalyzeError(str(error)) from error
     return path
 
 
 def _draw(path: Path, table: pd.DataFrame, rows: Sequence[Row]) -> None:
     import pandas as pd
 
-    from ..plotting.figures import save_depths
-
     placed = table.assign(depth=pd.array(depths(list(table.name)), dtype="Int64"))
     kinds = [row["layer_type"] for row in table.attrs["layer_types"]]
-    save_depths(path, placed, kinds, [row.get("spectrum") for row in rows])
+    draw_depths(path, placed, kinds, [row.get("spectrum") for row in rows])
 
 
 def _folder(keep: str | os.PathLike[str] | None) -> Path | None:
@@ -181,9 +173,13 @@ def _folder(keep: str | os.PathLike[str] | None) -> Path | None:
 
 def _key(files: Sequence[Path], settings: Settings, chosen: Sequence[object]) -> dict[str, Any]:
     """All that the rows of these files depend on."""
-    from .. import __version__
+    from importlib.metadata import version
 
-    versions = {"fastrank": __version__, "torch": torch.__version__, "compiled": compiled_serve(torch.device("cpu"))}
+    versions = {
+        "fastrank": version("fastrank"),
+        "torch": torch.__version__,
+        "compiled": compiled_serve(torch.device("cpu")),
+    }
     return {"files": identity(files), "settings": repr(settings), "chosen": repr(chosen), "versions": versions}
 
 

@@ -18,8 +18,9 @@ from fastrank.experiments.errors import UsageError
 
 
 @pytest.fixture
-def checkpoint(tmp_path: Path) -> Path:
+def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Matrices of rank 2, 1 and of none, and a norm beyond FP64's; a count, a sparse one, and weights beside them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # rows are not kept in the user's own folder
     state = {
         "first.weight": torch.full((3, 3), torch.nan),
         "second.weight": torch.eye(3)[:2],
@@ -30,12 +31,6 @@ def checkpoint(tmp_path: Path) -> Path:
     }
     torch.save({"model": state, "best so far": {"w": torch.eye(2)}}, tmp_path / "x.pt")
     return tmp_path / "x.pt"
-
-
-@pytest.fixture(autouse=True)
-def nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are kept here, and not in the user's own folder."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 NOTES = [
@@ -160,7 +155,6 @@ def test_what_cannot_be_analysed_is_said_in_a_line(
 def test_rows_are_kept_until_all_are_printed_and_then_removed(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "cache" / "fastrank" / "analyses"
     assert run(monkeypatch, checkpoint, "--csv") == 0
     whole = capsys.readouterr().out
@@ -196,6 +190,31 @@ def test_without_the_spectrum_its_columns_are_not_there(
     assert "by type of layer" in printed
     assert run(monkeypatch, checkpoint, *keep, "--energy", 0.5) == 1
     assert "energy: energy ranks need the whole spectrum" in capsys.readouterr().err
+
+
+def test_two_checkpoints_stand_side_by_side(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {"second.weight": torch.ones(2, 3), "huge": torch.eye(5), "more": torch.eye(2)}
+    torch.save(other, tmp_path / "other.pt")
+    assert run(monkeypatch, checkpoint, "--against", tmp_path / "other.pt", "--json", "--energy", 0.5) == 0
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    (row,) = found["matrices"]
+    assert (row["name"], row["rank_lower"], row["rank_lower_against"]) == ("second.weight", 2, 1)
+    assert (row["energy_rank"], row["energy_rank_against"], row["layer_type"]) == (1, 1, "other")
+    assert found["layer_types_against"][0]["matrices"] == 3
+    alone = [f"only in {tmp_path / 'other.pt'}, or of another shape there: {name}" for name in ("huge", "more")]
+    assert [line for line in printed.err.splitlines() if "other.pt" in line] == alone
+    assert run(monkeypatch, checkpoint, "--against", tmp_path / "other.pt", "--out", tmp_path / "x.csv") == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("second"))
+    assert line.split() == ["second.weight", "2", "x", "3", "2", "2", "1", "2.0", "1.0", "2.0"]
+    assert "stable_rank_against" in (tmp_path / "x.csv").read_text().splitlines()[0]
+    assert run(monkeypatch, checkpoint, "--against", checkpoint, "--figure", tmp_path / "x.png") == 2
+    assert "a figure is of one checkpoint" in capsys.readouterr().err
+    torch.save({"w": torch.eye(2)}, tmp_path / "other.pt")
+    assert run(monkeypatch, checkpoint, "--against", tmp_path / "other.pt") == 1
+    assert "has no matrix of a name and shape that" in capsys.readouterr().err
 
 
 def test_a_terminal_sees_a_bar_and_that_an_interruption_loses_nothing(

@@ -44,6 +44,7 @@ POINTS = {
     "fastrank/transformers.py: save": "into memory, of which the trainer makes a file",
     "kernels/compile.py: mkdir open": COMPILED,
     "kernels/cuda/build.py: get_file get_file": "no file: asks Triton's cache for one",
+    "experiments/against.py: rename": "no file: columns of a table",
     "experiments/analyze.py: write_csv": f"{COMMANDS}the_command_line_is_a_line",
     "experiments/data/prepare.py: TemporaryDirectory mkdir": PREPARED,
     "experiments/data/store.py: save_file": f"{HERE}a_data_set_at_every_size",

@@ -28,7 +28,7 @@ def state(blocks: int = 3) -> dict[str, torch.Tensor]:
 def drawn(model: object, monkeypatch: pytest.MonkeyPatch, path: Path) -> tuple[object, ...]:
     """What the figure of an analysis is made of."""
     given: list[tuple[object, ...]] = []
-    monkeypatch.setattr("fastrank.plotting.figures.save_depths", lambda *what: given.append(what))
+    monkeypatch.setattr(analysis_table, "draw_depths", lambda *what: given.append(what))
     analyze(model, figure=path)  # type: ignore[arg-type]
     return given[0]
 
