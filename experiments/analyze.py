@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import shlex
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,7 +116,9 @@ def _analysed(checkpoint: Path, asked: Request) -> pd.DataFrame:
             )
     except KeyboardInterrupt:
         if asked.keep is not None:
-            print("interrupted: the same command goes on from here", file=sys.stderr)
+            print("interrupted: the same command goes on from here", file=sys.stderr, flush=True)
+        if any(thread.name == "fastrank-job" for thread in threading.enumerate()):
+            os._exit(130)  # at the second Ctrl-C: Python cannot end well while others are in C++
         raise
 
 

@@ -1,7 +1,7 @@
-"""Jobs: a function applied to many arguments, several at a time, by threads that nobody has to wait for.
+"""Jobs: a function applied to many arguments, several at a time, by threads that are waited for, but not for ever.
 
-Those of `concurrent.futures` are waited for when Python ends: Ctrl-C would then take as long as the matrices do that
-are being measured.
+Those of `concurrent.futures` are waited for when Python ends, whatever the user does meanwhile. With these, Ctrl-C ends
+it after what is under way, and another Ctrl-C at once.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
+NAME = "fastrank-job"
 
 
 def in_threads(function: Callable[[A], B], arguments: Sequence[A], threads: int) -> Iterator[B]:
     """What `function` returns for each of the arguments, as it comes; they are begun in their order.
 
-    An error ends it, is raised here, and no other argument is begun; neither is one when this generator is closed. With
-    one thread, the function is called in this one.
+    An error ends it, is raised here, and no other argument is begun; neither is one when this generator is closed, or
+    interrupted. Calls that are under way are waited for. With one thread, the function is called in this one.
     """
     if threads <= 1:
         yield from map(function, arguments)
@@ -39,8 +40,9 @@ def in_threads(function: Callable[[A], B], arguments: Sequence[A], threads: int)
                 answers.put((None, error))
                 return
 
-    for _ in range(threads):
-        Thread(target=work, daemon=True, name="fastrank-analysis").start()
+    team = [Thread(target=work, daemon=True, name=NAME) for _ in range(threads)]
+    for thread in team:
+        thread.start()
     try:
         for _ in arguments:
             answer, error = answers.get()
@@ -49,3 +51,5 @@ def in_threads(function: Callable[[A], B], arguments: Sequence[A], threads: int)
             yield answer  # type: ignore[misc]  # None is an answer only where B has it
     finally:
         rest.clear()
+        for thread in team:
+            thread.join()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def test_an_error_in_a_job_is_raised_and_no_other_is_begun(checkpoint: Path, mon
     with pytest.raises(MemoryError, match="of the second kind"):
         analyze(checkpoint, jobs=2)
     assert len(begun) <= 2
+    assert not [thread for thread in threading.enumerate() if thread.name == "fastrank-job"]
 
 
 def test_a_run_that_was_killed_at_any_place_goes_on_to_the_same_table(
@@ -162,11 +164,12 @@ def test_a_process_that_is_killed_leaves_what_it_has_found(checkpoint: Path, tmp
 
 
 MEMORY = """
-import resource, sys
+import gc, sys
 from fastrank import analyze
 from fastrank.analysis import measure
 
 def peak(path):
+    gc.collect()
     open("/proc/self/clear_refs", "w").write("5")  # the highest mark so far is forgotten
     before = int(next(x for x in open("/proc/self/status") if x.startswith("VmRSS")).split()[1])
     analyze(path, jobs=1)
