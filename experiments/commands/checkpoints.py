@@ -95,8 +95,9 @@ def analyze(
 
     With --json or --csv, what is left out goes to the standard error.
 
-    Matrices are read one by one: the memory that is needed is, for each job, that of the largest as the file has it and
-    in FP32, and 40 bytes for the square of its smaller side. Weights of float8 are multiplied by their scales.
+    Matrices are read one by one. Each job needs memory for its matrix as the file has it and in FP32, and for its Gram.
+
+    Weights of float8 are multiplied by their scales, exactly. What is packed otherwise is left out by name.
 
     Names and shapes tell what a layer makes of its tensors:
 
