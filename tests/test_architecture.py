@@ -26,6 +26,7 @@ OPTIONAL = {
     "cupy",
     "flint",
     "numba",
+    "huggingface_hub",
     "safetensors",
     "triton",
     *("mlflow", "tensorboard", "trackio", "wandb"),

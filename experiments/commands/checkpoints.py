@@ -5,14 +5,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from .paths import path_of
+from .paths import cache_folder, path_of
 
 Checkpoint = Annotated[
     Path,
     typer.Argument(
         metavar="CHECKPOINT",
         parser=path_of,
-        help="A file of torch.save, safetensors or NumPy; or the parts of a model: their folder or index.json.",
+        help="A file of torch.save, safetensors or NumPy; the parts of a model: their folder or index.json; or a "
+        "name on the Hugging Face Hub: owner/model, owner/model@revision.",
     ),
 ]
 Key = Annotated[
@@ -52,6 +53,45 @@ def analyze(
             help="Columns more: how many singular values hold this share of the sum of their squares, such as 0.99.",
         ),
     ] = None,
+    spectrum: Annotated[
+        bool,
+        typer.Option(
+            "--spectrum/--no-spectrum",
+            help="Compute all singular values, for effective ranks and the figure's spectra: a third of the time or "
+            "more.",
+        ),
+    ] = True,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Matrices measured at once, on a CPU; each takes memory.",
+            show_default="one a core, at most 8",
+        ),
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            parser=path_of,
+            help="Another checkpoint of the same network: the matrices that are in both, side by side.",
+        ),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png|svg|pdf", parser=path_of, help="Draw rank, stable rank and spectrum by depth as well."
+        ),
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            parser=path_of,
+            help="Where rows are kept until all are printed; an interrupted analysis goes on from them.",
+            show_default="$XDG_CACHE_HOME/fastrank/analyses, or below ~/.cache",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where ranks are counted.")] = "auto",
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", parser=path_of, help="Write a CSV as well.")
@@ -62,6 +102,10 @@ def analyze(
     """Show rank and spectrum of every matrix in a checkpoint, of any model; its code is not needed.
 
     With --json or --csv, what is left out goes to the standard error.
+
+    Matrices are read one by one. Each job needs memory for its matrix as the file has it and in FP32, and for its Gram.
+
+    Weights of float8 are multiplied by their scales, exactly. What is packed otherwise is left out by name.
 
     Names and shapes tell what a layer makes of its tensors:
 
@@ -77,12 +121,23 @@ def analyze(
 
     weight_ih, weight_hh: the gates of an LSTM or a GRU
     """
-    from ..analyze import print_analysis
+    from ..analyze import Request, print_analysis
 
     form = _form(as_json, as_csv, "--out FILE writes CSV as well")
-    print_analysis(
-        checkpoint, (tolerance, relative_to), key, include, exclude, device, out, split or (), form, energy or ()
+    asked = Request(
+        threshold=(tolerance, relative_to),
+        key=key,
+        include=include,
+        exclude=exclude,
+        split=split or (),
+        energy=energy or (),
+        device=device,
+        spectrum=spectrum,
+        jobs=jobs,
+        keep=keep or cache_folder() / "analyses",
+        figure=figure,
     )
+    print_analysis(checkpoint, asked, out, form, against)
 
 
 def factorize(

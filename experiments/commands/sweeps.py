@@ -58,7 +58,9 @@ def status(folder: Folder) -> None:
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", parser=path_of, help="A sweep's folder, or a tracker's.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", parser=path_of, help="A sweep's folder, a tracker's, or a Parquet file.")
+    ],
     trial: Annotated[
         str | None,
         typer.Option(
@@ -66,7 +68,10 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Draw the figures of the sweep, or of the tracker's history, in DIR and write report.html."""
+    """Draw the figures of the sweep, or of the tracker's history, in DIR and write report.html.
+
+    The report of a Parquet file, x.parquet, is written to a folder x beside it.
+    """
     from ..reports import write_any_report
 
     typer.echo(write_any_report(folder, trial))

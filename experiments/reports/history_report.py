@@ -36,31 +36,35 @@ RANK = "rank of every tracked matrix at the first tolerance, as a share of its f
 
 
 def write_any_report(folder: Path, trial: str | None = None) -> Path:
-    """Write the report of a sweep's folder, see `write_report`, or of a tracker's.
+    """Write the report of a sweep's folder, see `write_report`, or of a tracker's, or of a Parquet file of a history.
 
     Raises:
-        ReportError: `folder` is neither, or a tracker's and a trial is named; or as `write_report`.
+        ReportError: `folder` is none of these, or no sweep's and a trial is named; or as `write_report`.
         fastrank.HistoryError: the tracker's history is damaged, or has no row yet.
     """
     if Layout(folder).ledger.exists():
         return write_report(folder, trial)
-    try:
-        history_parts(folder)
-    except fastrank.HistoryError:
-        raise ReportError(
-            f"{folder}: neither a sweep's folder (it has no {Layout(folder).ledger.name}) nor a tracker's (it holds no "
-            "part-00000.parquet); give the folder that 'fastrank sweep --out' or RankTracker(directory=...) wrote"
-        ) from None
+    if not (folder.is_file() and folder.suffix == ".parquet"):
+        try:
+            history_parts(folder)
+        except fastrank.HistoryError:
+            raise ReportError(
+                f"{folder}: neither a sweep's folder (it has no {Layout(folder).ledger.name}) nor a tracker's (it "
+                "holds no part-00000.parquet); give the folder that 'fastrank sweep --out' or "
+                "RankTracker(directory=...) wrote, or the Parquet file of a history"
+            ) from None
     if trial is not None:
-        raise ReportError(f"--trial {trial}: {folder} is a tracker's folder, and only a sweep has trials")
+        raise ReportError(f"--trial {trial}: {folder} is a tracker's, and only a sweep has trials")
     return write_history_report(folder)
 
 
-def write_history_report(folder: Path) -> Path:
-    """Draw the pictures of a tracker's folder and write its report. Training may go on meanwhile.
+def write_history_report(history: Path) -> Path:
+    """Draw the pictures of a tracker's folder, or of one Parquet file, and write its report. Training may go on
+    meanwhile.
 
     Args:
-        folder: of the parts of one history; `figures/`, `matrices.csv` and `report.html` below it are replaced.
+        history: the folder of the parts of one history; `figures/`, `matrices.csv` and `report.html` below it are
+            replaced. Or a file, `x.parquet`: those in a folder `x` beside it are.
 
     Returns:
         The path of `report.html`.
@@ -69,7 +73,7 @@ def write_history_report(folder: Path) -> Path:
         fastrank.HistoryError: a part is damaged, or there is no row yet.
         ReportError: the files cannot be written.
     """
-    source = Source(folder)
+    source, folder = Source(history), history if history.is_dir() else history.with_suffix("")
     known = source.digest(source.suffixes)
     table = matrices(source)
     path = folder / "report.html"
@@ -77,7 +81,7 @@ def write_history_report(folder: Path) -> Path:
         with styled():
             pictures = [_written(folder / "figures", *plan) for plan in _plans(source, known)]
         write_atomically(folder / "matrices.csv", table.to_csv(index=False).encode())
-        write_atomically(path, _page(folder, known, table, pictures).encode())
+        write_atomically(path, _page(history, known, table, pictures).encode())
     except OSError as error:
         raise ReportError(f"{folder}: the report cannot be written: {error}. Check space and permissions") from error
     return path
@@ -109,11 +113,11 @@ def _written(folder: Path, name: str, title: str, drawing: Drawing | None) -> st
     return figure(title, drawing.caption, save(name, drawing, folder))
 
 
-def _page(folder: Path, known: Digest, table: pd.DataFrame, pictures: list[str]) -> str:
+def _page(history: Path, known: Digest, table: pd.DataFrame, pictures: list[str]) -> str:
     return page(
         "history.html",
-        title=escape(folder.resolve().name),
-        lead=escape(_lead(folder, known)),
+        title=escape(history.resolve().name),
+        lead=escape(_lead(history, known)),
         tiles="".join(_tiles(known, table)),
         figures="\n".join(pictures),
         matrices=histories_table(table),
@@ -121,14 +125,18 @@ def _page(folder: Path, known: Digest, table: pd.DataFrame, pictures: list[str])
     )
 
 
-def _lead(folder: Path, known: Digest) -> str:
+def _lead(history: Path, known: Digest) -> str:
     count, (first, last) = len(known.matrices), (known.matrix_steps[0, 0], known.matrix_steps[-1, 1])
-    written = datetime.fromtimestamp(history_parts(folder)[-1].stat().st_mtime, UTC)
+    written = datetime.fromtimestamp(_last_part(history).stat().st_mtime, UTC)
     return (
         f"Numerical rank of {count} {'matrix' if count == 1 else 'matrices'}, recorded at {known.steps:,} "
         f"{'step' if known.steps == 1 else 'steps'} from step {first:,} to step {last:,}; the last part was written on "
         f"{written:%Y-%m-%d at %H:%M} UTC."
     )
+
+
+def _last_part(history: Path) -> Path:
+    return history_parts(history)[-1] if history.is_dir() else history
 
 
 def _tiles(known: Digest, table: pd.DataFrame) -> Iterator[str]:

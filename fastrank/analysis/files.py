@@ -17,6 +17,7 @@ from .errors import AnalyzeError
 
 SAFETENSORS = ".safetensors"
 NUMPY = b"\x93NUMPY"
+ARCHIVE = b"PK\x03\x04"
 
 BEGINNINGS = {
     b"version https://git-lfs": "a pointer of git-lfs to a file that was not fetched: run 'git lfs pull' in its folder",
@@ -41,6 +42,8 @@ def read_file(path: Path) -> Any:
     """
     with path.open("rb") as file:
         start = file.read(32)
+    if not start:
+        raise AnalyzeError(f"{path}: is not a whole checkpoint: it is empty")
     for beginning, what in BEGINNINGS.items():
         if start.startswith(beginning):
             raise AnalyzeError(f"{path}: is {what}")
@@ -49,6 +52,11 @@ def read_file(path: Path) -> Any:
     if begins_as or path.suffix == SAFETENSORS:
         return _safetensors(path)
     members = names_in(path)
+    if start.startswith(ARCHIVE) and not members:
+        raise AnalyzeError(
+            f"{path}: is not a whole checkpoint: it begins as an archive, as torch.save and numpy.savez write it, and "
+            "its end is missing: copy or download it again"
+        )
     for member, what in MEMBERS.items():
         if any(name.endswith(member) for name in members):
             raise AnalyzeError(f"{path}: is {what}")

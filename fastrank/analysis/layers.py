@@ -22,10 +22,14 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
+
+from .matrices import Recipe
 
 Split = tuple[int | Sequence[str] | Sequence[int], int]
 """Parts and axis, as `fastrank.RankTracker` takes them for its argument ``split``."""
@@ -38,10 +42,10 @@ GATES = {4: ("i", "f", "g", "o"), 3: ("r", "z", "n")}
 """Of an LSTM and a GRU, in PyTorch's order."""
 
 
-def weights_in_use(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Put weights in the place of the tensors that they are made from, where it is known how.
+def weights_in_use(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Recipe], dict[str, str]]:
+    """Which weights are made from several of the tensors, where it is known how. Nothing is made yet.
 
-    Returns the tensors by name, and for each tensor that is no longer there the name of the weight made from it.
+    Returns how each is made, and for each tensor that takes part in one the name of that weight.
     """
     parts: dict[str, dict[str, str]] = defaultdict(dict)
     for name in tensors:
@@ -49,18 +53,20 @@ def weights_in_use(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], di
             parts[f"{new[1] or ''}{new[2]}"][ROLES[new[3]]] = name
         elif old := SUFFIXED.fullmatch(name):
             parts[old[1]][old[2]] = name
-    made: dict[str, Tensor] = {}
+    made: dict[str, Recipe] = {}
     part_of: dict[str, str] = {}
     for weight, names in parts.items():
-        used = None if weight in tensors else _made({role: tensors[name] for role, name in names.items()})
-        if used is not None:
-            made[weight] = used
+        roles, used = tuple(names), tuple(tensors[name] for name in names.values())
+        like = None if weight in tensors else _made(roles, *(x.to("meta") for x in used))
+        if like is not None:
+            made[weight] = Recipe(like, used, cast(Callable[..., Tensor], partial(_made, roles)))
             part_of |= dict.fromkeys(names.values(), weight)
-    return {part_of.get(name, name): made.get(part_of.get(name, name), x) for name, x in tensors.items()}, part_of
+    return made, part_of
 
 
-def _made(parts: Mapping[str, Tensor]) -> Tensor | None:
+def _made(roles: Sequence[str], *tensors: Tensor) -> Tensor | None:
     """The weight that is made from these tensors, by their roles; None where they do not fit each other."""
+    parts = dict(zip(roles, tensors, strict=True))
     match sorted(parts):
         case ["g", "v"]:
             return _with_norms(parts["v"], parts["g"])
@@ -86,7 +92,7 @@ def _over_sigma(weight: Tensor, u: Tensor, v: Tensor) -> Tensor | None:
         if rows.shape == (u.numel(), v.numel()):
             sigmas.append(u.flatten().to(rows.dtype) @ rows @ v.flatten().to(rows.dtype))
     # If both fit, the larger is right: u and v come from its power iteration, and are any vectors to the other.
-    return weight / max(sigmas) if sigmas else None
+    return weight / torch.stack(sigmas).amax() if sigmas else None
 
 
 def as_layer(name: str, tensors: Mapping[str, Tensor]) -> Tensor:

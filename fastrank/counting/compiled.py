@@ -143,6 +143,16 @@ class CompiledBatch:
         lower, upper = self.bounds[:, tolerance, 0], self.bounds[:, tolerance, 1]
         return RankBounds(*map(torch.from_numpy, (lower, upper, self.status[:, tolerance])))
 
+    @property
+    def keeps_grams(self) -> bool:
+        """Whether the Grams of all matrices are still there after `measure`, because they are one chunk."""
+        return len(self._chunks) <= 1
+
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """`(b,)`: whether all elements of a matrix are, once it has been measured."""
+        return np.isfinite(self.found[:, self._work.TRACE])
+
     def gram(self, i: int) -> Tensor:
         """The lower triangle `(r, r)` of the Gram of matrix `i`, as long as no other chunk has been worked on since."""
         order, at, side = int(self._orders[i]), int(self._table[i, self._work.GRAM]), self._side

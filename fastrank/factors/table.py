@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..analysis import AnalyzeError, Chosen, choose, missing, read
+from ..analysis import AnalyzeError, Chosen, choose, local, missing, read
 from ..arguments import check_share
 from ..metrics import Tolerance
 from ..weights import Choice, clean_name
@@ -85,6 +85,7 @@ def factorize(
     _check_packages()
     find = _way(tolerance, error)
     choice = Choice(include, exclude)
+    model = local(model) if isinstance(model, str | os.PathLike) else model
     with torch.inference_mode(False), torch.no_grad():
         chosen, reasons = _chosen(model, key)
         for name, x in chosen.tensors.items():
@@ -122,9 +123,8 @@ def _chosen(model: object, key: str | None) -> tuple[Chosen, dict[str, str]]:
         chosen = choose("model", model.state_dict(), "")
     elif isinstance(model, Mapping):
         chosen = choose("state dict", model, key)
-    elif isinstance(model, str | os.PathLike):
-        path = Path(model).expanduser()
-        chosen = choose(path, read(path), key)
+    elif isinstance(model, Path):
+        chosen = choose(model, read(model), key)
     else:
         given = type(model).__name__
         raise TypeError(f"model: expected a torch.nn.Module, a state dict or the path of a checkpoint, not {given}")
@@ -138,11 +138,10 @@ def _chosen(model: object, key: str | None) -> tuple[Chosen, dict[str, str]]:
 
 def _refuse(path: Path, model: object, tensors: Mapping[str, Tensor], reasons: Mapping[str, str]) -> list[str]:
     """Raise AnalyzeError for what cannot be written; return the names of the candidates."""
-    if isinstance(model, str | os.PathLike):
-        source = Path(model).expanduser()
-        if path.resolve() == source.resolve():
+    if isinstance(model, Path):
+        if path.resolve() == model.resolve():
             raise AnalyzeError(f"{path}: is the checkpoint itself: give the file of factors another name")
-        folder = source if source.is_dir() else source.parent if source.suffix == ".json" else None
+        folder = model if model.is_dir() else model.parent if model.suffix == ".json" else None
         if folder is not None and path.parent.resolve() == folder.resolve():
             raise AnalyzeError(f"{path}: would be taken for a part of the checkpoint: write it to another folder")
     candidates = [name for name, x in tensors.items() if x.ndim > 1 and name not in reasons]

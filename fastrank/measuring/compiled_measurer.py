@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import metrics
-from ..counting import CompiledBatch, group, resolve_bounds, scaled_singular_values
+from ..counting import CompiledBatch, Group, group, resolve_bounds, scaled_singular_values
 from ..device import one_thread
 from ..metrics import Status, Tolerance
 from ..reference import TIGHT, exact_start, gram
@@ -62,7 +62,7 @@ class CompiledMeasurer:
         if due:
             for g in group(matrices):
                 with one_thread(g.rows):
-                    of_group, scale = scaled_singular_values(g.stack(matrices))
+                    of_group, scale = self._singular_values(batch, g, matrices)
                 sigma.update(zip(g.indices, of_group * scale[:, None], strict=True))
                 for i, metric in enumerate(metrics_of(of_group, self._spectrum, scale)):
                     values[list(g.indices), values.shape[1] - self._more + i] = metric
@@ -102,6 +102,17 @@ class CompiledMeasurer:
             self._batch.moved(matrices)
         self._matrices = matrices if views else []
         return self._batch
+
+    def _singular_values(self, batch: CompiledBatch, g: Group, matrices: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Of a group of matrices, see `scaled_singular_values`. The batch's Grams are used where it still has them,
+        and they are of no FP64 matrix."""
+        if not batch.keeps_grams or matrices[g.indices[0]].dtype == torch.float64:
+            return scaled_singular_values(g.stack(matrices))
+        sigma, finite = torch.full((len(g.indices), g.rows), torch.nan, dtype=torch.float64), batch.finite
+        for row, i in zip(sigma, g.indices, strict=True):
+            if finite[i]:
+                row.copy_(torch.linalg.eigvalsh(batch.gram(i)).clamp_(min=0).sqrt_().flip(0))
+        return sigma, torch.from_numpy(batch.scale[list(g.indices)])
 
     def _settle(self, batch: CompiledBatch, matrices: Sequence[Tensor], values: Tensor) -> None:
         """Have singular values decide what the counts have left open, and sigma_1 where there is no proof of it."""

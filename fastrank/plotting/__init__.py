@@ -3,6 +3,7 @@
 What draws with matplotlib is in the room `figures` in here.
 """
 
+from .depths import check_picture, draw_depths
 from .draw import Kind, plot
 from .summary import Standing, rank_of, summary_html, summary_text
 from .text import DIGITS, NOTHING, SHADES, evenly, fit, heat_row, printable, shorten, sparkline
@@ -13,6 +14,8 @@ __all__ = [
     "SHADES",
     "Kind",
     "Standing",
+    "check_picture",
+    "draw_depths",
     "evenly",
     "fit",
     "heat_row",

@@ -4,6 +4,7 @@ import warnings
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -105,7 +106,7 @@ def test_every_tensor_without_a_rank_has_its_reason(tmp_path: Path) -> None:
         "nested",
         "sparse_csr",
         "dtype qint8",
-        "dtype float8_e4m3fn",
+        "dtype float8_e4m3fn, without a weight_scale or weight_scale_inv",
         "dtype complex64",
     )
     reasons += ("dtype bool", "empty", "empty")
@@ -168,15 +169,19 @@ def test_a_file_that_cannot_be_read_is_named_with_the_reason(state: dict[str, to
     for whole in ("whole.pt", "whole.safetensors"):
         content = (tmp_path / whole).read_bytes()
         (tmp_path / whole.replace("whole", "half")).write_bytes(content[: len(content) // 2])
+    np.savez(tmp_path / "whole.npz", **{name: x.numpy() for name, x in state.items()})
+    content = (tmp_path / "whole.npz").read_bytes()
+    (tmp_path / "half.npz").write_bytes(content[: len(content) // 2])
     (tmp_path / "empty.pt").write_bytes(b"")
     for name, text in {"text": "no checkpoint", "hello": "hello world", "table": "epoch,loss\n1,2"}.items():
         (tmp_path / f"{name}.pt").write_text(text)
     torch.save({"epoch": 3}, tmp_path / "numbers.pt")
     for name, reason in {
         "module.pt": "Save model.state_dict\\(\\) instead",
-        "half.pt": "is not a whole checkpoint|is no checkpoint",
+        "half.pt": "is not a whole checkpoint: it begins as an archive, .* its end is missing",
         "half.safetensors": "is not a whole .safetensors file",
-        "empty.pt": "is not a whole checkpoint",
+        "half.npz": "is not a whole checkpoint: it begins as an archive, .* its end is missing",
+        "empty.pt": "is not a whole checkpoint: it is empty",
         "text.pt": "is no checkpoint",
         "hello.pt": "is no checkpoint",
         "table.pt": "is no checkpoint",

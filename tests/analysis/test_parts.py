@@ -1,6 +1,7 @@
 """The parts of one model: all of them and nothing else is read, or it is said which is missing or of another model."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from fastrank.analysis import AnalyzeError
-from fastrank.analysis.parts import read
+from fastrank.analysis.parts import files_of, local, read
 
 
 def save(folder: Path, **parts: list[str]) -> None:
@@ -118,3 +119,36 @@ def test_a_folder_of_torch_distributed_is_called_so(tmp_path: Path) -> None:
     (tmp_path / ".metadata").touch()
     with pytest.raises(AnalyzeError, match=r"is a checkpoint of torch\.distributed: .* dcp_to_torch"):
         read(tmp_path)
+
+
+def test_a_name_on_the_hub_is_fetched_and_a_path_never_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    asked: list[tuple[str, str | None]] = []
+
+    def fetched(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision))
+        if any("bin" in pattern for pattern in allow_patterns):
+            torch.save({"w": torch.eye(2)}, tmp_path / "pytorch_model.bin")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetched)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for path in ("model.safetensors", "runs/best", "none/x.pt", "/none/x", "a/b/c", "~/x", "."):
+        local(path)
+    assert asked == []
+    assert files_of(local("owner/model@v1.0")) == [tmp_path / "pytorch_model.bin"]  # there are no safetensors
+    assert asked == [("owner/model", "v1.0")] * 2
+    save(tmp_path, model=["w"])
+    assert list(read(local("owner/my.model-2b"))) == ["w"]
+    assert asked[2:] == [("owner/my.model-2b", None)]
+
+    def refused(*_: object, **__: object) -> str:
+        raise huggingface_hub.errors.LocalEntryNotFoundError("no network\nand more")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
+    with pytest.raises(AnalyzeError, match=r"^owner/model: is not a file or folder here, and .* Hub: no network$"):
+        local("owner/model")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ModuleNotFoundError, match="huggingface_hub is needed: pip install huggingface_hub"):
+        local("owner/model")

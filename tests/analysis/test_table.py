@@ -19,7 +19,7 @@ import fastrank
 from fastrank import AnalyzeError, analyze
 
 COLUMNS = "name, rows, cols, rank_lower, rank_upper, stable_rank, spectral_norm, frobenius_norm, status, "
-COLUMNS += "effective_rank, nuclear_norm, participation_ratio"
+COLUMNS += "effective_rank, nuclear_norm, participation_ratio, layer_type"
 
 
 @pytest.fixture
@@ -68,7 +68,9 @@ def test_a_model_says_what_is_left_out(model: nn.Module) -> None:
     parts = [f"normed.parametrizations.weight.original{i} (normed.weight is made from it)" for i in (0, 1)]
     tied = "tied.weight (the same parameter as linear.weight)"
     biases = "9 vectors and scalars"
-    assert analyze(model).attrs == {"left_out": [*parts, tied, biases], "not_looked_at": {}}
+    said = analyze(model).attrs
+    assert said["left_out"] == [*parts, tied, biases]
+    assert (said["not_looked_at"], said["scaled"], said["notes"], said["kept"]) == ({}, [], [], None)
     chosen = analyze(model, include=["linear*", "conv*"], exclude=["conv*"])
     assert list(chosen.name) == ["linear.weight"]
     assert chosen.attrs["left_out"] == [*parts, biases, "8 matrices that are not chosen"]

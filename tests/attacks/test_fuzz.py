@@ -150,7 +150,7 @@ def analysed(path: Path) -> None:
         return of_checkpoint(path, read(path), None, Choice(), {})
 
     found, said = outcome(find, AnalyzeError)
-    assert path.name in said if said else found.tensors
+    assert path.name in said if said else found.weights
 
 
 @pytest.mark.parametrize("zipped", [True, False])

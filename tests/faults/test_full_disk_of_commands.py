@@ -50,6 +50,7 @@ def test_of_a_report(tmp_path, size, monkeypatch):
 def test_of_the_command_line_is_a_line(tmp_path, monkeypatch, capsys):
     torch.save({"w": torch.eye(3)}, tmp_path / "x.pt")
     out = tmp_path / "ranks.csv"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["fastrank", "analyze", str(tmp_path / "x.pt"), "--out", str(out)])
     with full_disk(10), pytest.raises(SystemExit) as ended:
         cli.main()

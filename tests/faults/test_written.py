@@ -25,14 +25,18 @@ REPORTS = "experiments/reports/test_report.py::test_a_folder_that_cannot_be_writ
 COMPARED = "experiments/reports/test_compare.py::test_bad_calls_are_told_what_to_do"
 NO_ERROR = "experiments/sinks/test_sinks.py::test_an_error_is_said_once_and_costs_that_sink_only"
 COMPILED = "measuring/test_compilation.py::test_where_no_process_can_be_started_this_one_compiles"
+ROWS = "analysis/test_measure.py::test_of_rows_a_full_disk_costs_none_that_was_kept"
+DEPTHS = "plotting/figures/test_depth.py::test_of_a_figure_a_full_disk_leaves_the_old_one"
 PREPARED = "experiments/data/test_cli.py::test_what_can_be_mended_is_one_line"
 STACKED = "experiments/sweeps/test_sweep_stacks.py::test_a_full_disk_splits_no_stack_and_loses_no_checkpoint"
 
 POINTS = {
+    "fastrank/analysis/kept.py: mkdir open": ROWS,
     "fastrank/factors/file.py: replacing": f"{HERE}a_file_that_replaces_another",
     "fastrank/files.py: open open open": f"{HERE}a_file_that_replaces_another",
     "fastrank/history/parquet.py: ParquetWriter replacing": f"{HERE}a_history",
     "fastrank/history/parts.py: mkdir write_history": f"{HERE}a_history",
+    "fastrank/plotting/figures/depth.py: replacing savefig": DEPTHS,
     "fastrank/plotting/figures/picture.py: savefig": "into memory, of which a notebook makes a picture",
     "fastrank/plotting/figures/spectra.py: rename": "no file: columns of a table",
     "fastrank/sinks/tensorboard.py: RecordWriter mkdir open": f"{COMMANDS}event_files",
@@ -41,6 +45,7 @@ POINTS = {
     "fastrank/transformers.py: save": "into memory, of which the trainer makes a file",
     "kernels/compile.py: mkdir open": COMPILED,
     "kernels/cuda/build.py: get_file get_file": "no file: asks Triton's cache for one",
+    "experiments/against.py: rename": "no file: columns of a table",
     "experiments/analyze.py: write_csv": f"{COMMANDS}the_command_line_is_a_line",
     "experiments/data/prepare.py: TemporaryDirectory mkdir": PREPARED,
     "experiments/data/store.py: save_file": f"{HERE}a_data_set_at_every_size",

@@ -5,6 +5,7 @@ This room alone imports matplotlib, pandas and pyarrow as it is imported; nothin
 
 from .average import HEIGHT as AVERAGE_HEIGHT
 from .average import average_values
+from .depth import SUFFIXES, depth_figure, save_depths
 from .digest import (
     BINS,
     MATRIX_BINS,
@@ -47,6 +48,7 @@ __all__ = [
     "NEUTRAL",
     "SMALL",
     "STYLE",
+    "SUFFIXES",
     "WIDTH",
     "Digest",
     "FloatArray",
@@ -59,6 +61,7 @@ __all__ = [
     "colour_bar",
     "columns",
     "columns_of",
+    "depth_figure",
     "digest",
     "draw_cells",
     "draw_history",
@@ -70,6 +73,7 @@ __all__ = [
     "rank_columns",
     "ranks",
     "reference_line",
+    "save_depths",
     "share",
     "spectra",
     "spectra_caption",

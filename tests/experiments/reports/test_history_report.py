@@ -68,6 +68,14 @@ def test_a_rebuild_is_the_same_and_a_picture_without_data_goes(tmp_path: Path) -
     assert not list((folder / "figures").glob("spectrum.*"))
 
 
+def test_a_single_file_has_its_report_in_a_folder_beside_it(tmp_path: Path) -> None:
+    fastrank.write_history(planted(range(1, 9), 2, lambda step, _: 90 - step), tmp_path / "ranks.parquet")
+    path = write_any_report(tmp_path / "ranks.parquet")
+    assert path == tmp_path / "ranks" / "report.html"
+    assert "<h1>ranks.parquet</h1>" in path.read_text(encoding="utf-8")
+    assert len(pd.read_csv(tmp_path / "ranks" / "matrices.csv")) == 2
+
+
 def test_a_folder_that_is_neither_is_told_of_both(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match=r"neither a sweep's folder .*trials\.sqlite.* nor a tracker's .*part-00000"):
         write_any_report(tmp_path)
