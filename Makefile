@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two at a time, unless whoever calls has said how many: `make --jobs=N`.
 SIDE_BY_SIDE = --no-print-directory $(if $(findstring --jobserver,$(MAKEFLAGS)),,--jobs=2 --output-sync=target)
 
-.PHONY: sweep test test-library test-kernels test-emulated coverage truth endurance fuzz lint types wheel kernels kernels-3.9 kernels-3.6 bench notebook attention
+.PHONY: sweep test test-library test-kernels test-emulated coverage truth endurance fuzz lint types wheel release kernels kernels-3.9 kernels-3.6 bench notebook attention
 .PHONY: gpu-check gpu-measure gpu-reproduce gpu-carry gpu-rehearse clean
 
 sweep: .venv/.ready
@@ -63,11 +63,13 @@ lint: .venv/.ready
 types: .venv/.ready
 	$(BIN)/mypy -p fastrank
 
-# The wheel has every file of the packages once, and none of an earlier build.
+# An sdist, and the wheel that is built from it: each has every file of the packages once, and none of an earlier build.
 wheel: .venv/.ready
-	rm -rf build/lib build/wheel
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
-	$(BIN)/python tests/helpers/wheel_contents.py build/wheel/*.whl
+	$(BIN)/python tools/archives.py build/wheel
+
+# Checks a release and builds it, and uploads nothing. REHEARSE=--rehearse does so whatever is found, without the tests.
+release: .venv/.ready
+	$(BIN)/python tools/release.py $(REHEARSE)
 
 # Five hundred trials whose workers and driver are killed at random; each is to be done exactly once.
 endurance: .venv/.ready

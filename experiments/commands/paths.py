@@ -7,3 +7,10 @@ from pathlib import Path
 def path_of(text: str) -> Path:
     """A path that may begin with ``~``, also where no shell sees it: ``--out=~/runs``."""
     return Path(os.path.expanduser(text))  # noqa: PTH111 (the other raises where there is no such user)
+
+
+def config_of(text: str) -> Path:
+    """A path, or the name of a configuration that comes with the package, such as ``digits``."""
+    ours = {config.stem: config for config in (Path(__file__).parents[1] / "configs").glob("*.toml")}
+    path = path_of(text)
+    return path if path.exists() else ours.get(text, path)

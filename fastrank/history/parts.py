@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from torch import distributed
 
 from ..files import Lock
+from .extra import check_installed
 from .parquet import HistoryError, list_parts, part_path, write_history
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class Parts:
     """
 
     def __init__(self, directory: Path, overwrite: bool) -> None:
+        check_installed("directory=, a folder of Parquet files,")
         import_module("pyarrow.parquet")  # now, because nothing can be imported when the last part is written at exit
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
