@@ -1,6 +1,9 @@
 # Two commands do everything: `make sweep` and `make test`. Each sets up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Python keeps what it compiles, whatever the environment says: of the time that a process takes which imports PyTorch and
+# little else, compiling is more than half, and the tests start hundreds of them.
+unexport PYTHONDONTWRITEBYTECODE
 # Two at a time, unless whoever calls has said how many: `make --jobs=N`.
 SIDE_BY_SIDE = --no-print-directory $(if $(findstring --jobserver,$(MAKEFLAGS)),,--jobs=2 --output-sync=target)
 
