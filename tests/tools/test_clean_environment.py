@@ -16,7 +16,8 @@ from fastrank.experiments.commands import app
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 COMMANDS = [*sorted(command.callback.__name__ for command in app.registered_commands), "data"]
-OF_ONE_PACKAGE = {"ray", "tensorboard", "triton", "wandb", "fastrank.lightning", "fastrank.transformers"}
+OF_ONE_PACKAGE = {"mlflow", "ray", "tensorboard", "trackio", "triton", "wandb"}
+OF_ONE_PACKAGE |= {"fastrank.lightning", "fastrank.transformers"}
 """What modules ask for that serve a package of an extra of its own."""
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
