@@ -76,7 +76,7 @@ def test_every_ending(tmp_path):
         "last line": (0, [1, 2, 3]),
         "exception": (1, [1, 2, 3]),
         "sys.exit": (3, [1, 2, 3]),
-        "Ctrl-C": (1, [1, 2, 3]),
+        "Ctrl-C": (-2, [1, 2, 3]),  # as Python ends by a signal, but where code is executed at its end
         "closed": (0, [1, 2, 3, 4]),
         "collected": (0, [1, 2, 3]),
         "thread": (0, [1, 2, 3, 4]),
