@@ -1,10 +1,13 @@
 # Two commands do everything: `make sweep` and `make test`. Each sets up .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Python keeps what it compiles, whatever the environment says: of the time that a process takes which imports PyTorch and
+# little else, compiling is more than half, and the tests start hundreds of them.
+unexport PYTHONDONTWRITEBYTECODE
 # Two at a time, unless whoever calls has said how many: `make --jobs=N`.
 SIDE_BY_SIDE = --no-print-directory $(if $(findstring --jobserver,$(MAKEFLAGS)),,--jobs=2 --output-sync=target)
 
-.PHONY: sweep test test-library test-kernels test-emulated coverage truth endurance fuzz lint types wheel kernels kernels-3.9 kernels-3.6 bench notebook attention factors
+.PHONY: sweep test test-library test-kernels test-emulated coverage truth endurance fuzz lint types wheel release kernels kernels-3.9 kernels-3.6 bench notebook attention factors
 .PHONY: gpu-check gpu-measure gpu-reproduce gpu-carry gpu-rehearse hub clean
 
 sweep: .venv/.ready
@@ -63,11 +66,13 @@ lint: .venv/.ready
 types: .venv/.ready
 	$(BIN)/mypy -p fastrank
 
-# The wheel has every file of the packages once, and none of an earlier build.
+# An sdist, and the wheel that is built from it: each has every file of the packages once, and none of an earlier build.
 wheel: .venv/.ready
-	rm -rf build/lib build/wheel
-	$(BIN)/pip wheel --quiet --no-deps --wheel-dir build/wheel .
-	$(BIN)/python tests/helpers/wheel_contents.py build/wheel/*.whl
+	$(BIN)/python tools/archives.py build/wheel
+
+# Checks a release and builds it, and uploads nothing. REHEARSE=--rehearse does so whatever is found, without the tests.
+release: .venv/.ready
+	$(BIN)/python tools/release.py $(REHEARSE)
 
 # A project for Hugging Face's kernels hub, see hub/README.md, and what its builder makes of it.
 hub: .venv/.ready

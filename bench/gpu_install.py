@@ -9,10 +9,10 @@ PYTHONPATH.
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,10 +48,11 @@ def link() -> None:
     shutil.rmtree(LINKS, ignore_errors=True)
     LINKS.mkdir(parents=True)
     (LINKS / "fastrank").symlink_to(ROOT / "fastrank")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    metadata = LINKS / f"fastrank-{project['version']}.dist-info"
+    source = (ROOT / "fastrank" / "__init__.py").read_text()
+    version = re.findall(r'^__version__ = "(.+)"$', source, re.MULTILINE)[0]
+    metadata = LINKS / f"fastrank-{version}.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: fastrank\nVersion: {project['version']}\n")
+    (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: fastrank\nVersion: {version}\n")
 
 
 def main() -> int:

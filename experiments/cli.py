@@ -21,15 +21,26 @@ _EXTRA = {
     "sklearn",
     "typer",
 }
-_REMEDY = "fastrank: this command needs {}, which is not installed: pip install 'fastrank[experiments]'"
 _INTERRUPTED = 130
+
+
+def _remedy(package: str | None) -> str:
+    """What to say where a package of an extra is missing: which extra brings it, for the command that was given."""
+    extra = "experiments" if sys.argv[1:2] in (["sweep"], ["data"]) else "cli"
+    return f"fastrank: this command needs {package}, which is not installed: pip install 'fastrank[{extra}]'"
+
 
 try:
     import typer
 
     from .commands import app
 except ModuleNotFoundError as missing:
-    sys.exit(_REMEDY.format(missing.name))
+    if sys.argv[1:] == ["doctor"]:  # whoever has the library alone can say what he has: this takes no extra
+        from .doctor import describe
+
+        print(*describe(), sep="\n")
+        sys.exit()
+    sys.exit(_remedy(missing.name))
 except KeyboardInterrupt:
     sys.exit(_INTERRUPTED)
 
@@ -47,7 +58,7 @@ def main() -> None:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRA:
             raise
-        sys.exit(_REMEDY.format(package))
+        sys.exit(_remedy(package))
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         sys.exit(f"fastrank: {place}{error.strerror or error}")

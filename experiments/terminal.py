@@ -1,16 +1,22 @@
 """The terminal, or the file or pipe in its place, and plain tables for it."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console
+if TYPE_CHECKING:
+    from rich.console import Console
 
 WIDE = 10_000  # columns
 
 
 def open_console() -> Console:
     """The standard output. What goes into a file or a pipe is as wide as it is: nothing is cut short or wrapped."""
+    from rich.console import Console  # not above: tables are printed where it is not installed
+
     return Console(width=None if sys.stdout.isatty() else WIDE)
 
 
@@ -29,6 +35,7 @@ def progress_bar(what: str) -> Iterator[Callable[[float, float], None] | None]:
     if not sys.stderr.isatty():
         yield None
         return
+    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (

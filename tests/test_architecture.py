@@ -211,10 +211,15 @@ def test_experiments_and_benchmarks_use_the_public_interface(path):
             assert f"fastrank.{node.attr}" in public | {"fastrank.__file__"}, f"fastrank.{node.attr} is not public"
 
 
-def test_importing_fastrank_is_fast_and_pulls_in_nothing():
-    """All of it, in less than 0.2 s of a core beyond `import torch` (the best of three); nothing optional."""
+def test_importing_fastrank_is_fast_and_pulls_in_nothing(tmp_path):
+    """All of it, in less than 0.1 s of a core beyond `import torch`; nothing optional.
+
+    Of six times the first one that is short enough will do, as other programs can only make them longer. The package
+    is compiled to bytecode by the first process, as it is for a user, whatever the environment says of that.
+    """
     script = """
 import gc, json, sys, time, torch
+sys.dont_write_bytecode, sys.pycache_prefix = False, sys.argv[1]
 gc.freeze()  # or the collector looks through all of torch's objects once more, at some import or other
 start = time.process_time()  # others may be busy on the same cores
 import fastrank
@@ -223,11 +228,12 @@ for name in fastrank.__all__:
 print(json.dumps([time.process_time() - start, sorted(sys.modules)]))
 """
     seconds = []
-    for _ in range(3):
-        out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    while not seconds or (min(seconds) >= 0.1 and len(seconds) < 6):
+        command = [sys.executable, "-c", script, tmp_path]
+        out = subprocess.run(command, capture_output=True, text=True, check=True)
         elapsed, modules = json.loads(out.stdout)
         users = {f"fastrank.{name}" for name in TRAINERS}
         assert not (OPTIONAL | TRAINERS | users | {"matplotlib", "pydantic", "typer", "sklearn"}) & set(modules)
         assert "torch._dynamo" not in modules
         seconds.append(elapsed)
-    assert min(seconds) < 0.2
+    assert min(seconds) < 0.1, seconds

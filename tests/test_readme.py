@@ -11,7 +11,7 @@ import pytest
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
 PAGES = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "bench/README.md", "bench/gpu.md", "SECURITY.md"]
-PAGES += ["docs/proof.md"]
+PAGES += ["docs/proof.md", "CODE_OF_CONDUCT.md"]
 NESTED = {"bench/gpu.md"}
 """Pages with lists inside of lists."""
 PYTHON = [code for language, code in BLOCKS if language == "python"]

@@ -5,13 +5,20 @@ from typing import Annotated
 
 import typer
 
-from .paths import path_of
+from .paths import config_of, path_of
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", parser=path_of, help="A sweep's folder.")]
 
 
 def sweep(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", parser=path_of, help="The configuration, a TOML file.")],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CONFIG",
+            parser=config_of,
+            help="The configuration: a TOML file, or the name of one that comes with the package, such as digits.",
+        ),
+    ],
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", parser=path_of, help="Where everything goes; made if missing.")
     ],

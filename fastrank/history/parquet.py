@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..files import replacing
+from .extra import check_installed
 from .row_groups import encodings, holding, to_measured, to_storage
 from .seal import BLANK, KEY, seal, verify
 
@@ -53,6 +54,7 @@ def write_history(table: pa.Table, path: str | os.PathLike[str]) -> None:
         HistoryError: the table has no column `step` or no column `name`.
         OSError: nothing was written, and what was there before is still there.
     """
+    check_installed("write_history")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -94,6 +96,7 @@ def read_history(
             such matrix or column; the message names it.
         TypeError: `names` or `columns` is a string. ValueError: a column twice.
     """
+    check_installed("read_history")
     for argument, asked in (("names", names), ("columns", columns)):
         if isinstance(asked, str):
             raise TypeError(f"{argument}: expected a list of names, not the string {asked!r}")

@@ -17,9 +17,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import distributed
 
 from ..files import Lock
+from .extra import check_installed
 from .parquet import HistoryError, list_parts, part_path, write_history
 
 if TYPE_CHECKING:
@@ -45,7 +47,11 @@ class Parts:
     """
 
     def __init__(self, directory: Path, overwrite: bool) -> None:
+        check_installed("directory=, a folder of Parquet files,")
         import_module("pyarrow.parquet")  # now, because nothing can be imported when the last part is written at exit
+        # It looks for pandas when it makes its first array, under a lock: let that be here, and not in the alarm's
+        # thread, or a process that is forked meanwhile waits for ever when it makes its own.
+        import_module("pyarrow").array(np.zeros(1))
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.count = 0

@@ -1,16 +1,17 @@
-"""Turn blocks of measured numbers into Arrow tables with the history's schema."""
+"""Turn blocks of measured numbers into Arrow tables with the history's schema, or a step of them into plain rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..metrics import Status
 from .block import Block
+from .extra import check_installed
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,6 +36,7 @@ class Layout:
     @cached_property
     def schema(self) -> pa.Schema:
         """`step, name, rows, cols`, the measured columns, `singular_values`."""
+        check_installed("a table of the history")
         import pyarrow as pa
 
         text = pa.dictionary(pa.int32(), pa.string())
@@ -74,6 +76,30 @@ def block_table(layout: Layout, block: Block) -> pa.Table:
     if layout.singular_values:
         arrays.append(_singular_values(block))
     return pa.Table.from_arrays(arrays, schema=layout.schema)
+
+
+def step_rows(layout: Layout, block: Block) -> dict[str, dict[str, Any]]:
+    """The rows of a block of one step, `{name: {column: value}}`, as plain numbers and texts: this takes no pyarrow.
+
+    They are those of `block_table`, with None for null.
+    """
+    step, sigma, end, rows = int(block.steps[0]), block.spectra.get(0), 0, {}
+    values = block.values[0].tolist()
+    for name, (height, width), measured in zip(layout.names, block.shapes, values, strict=True):
+        row: dict[str, Any] = {"step": step, "rows": height, "cols": width}
+        for column, value in zip(layout.columns, measured, strict=True):
+            if column == "status":
+                row[column] = list(Status)[int(value)].name
+            elif column.startswith(WHOLE):
+                row[column] = int(value) if value >= 0 else None  # bounds that are missing are -1, other metrics NaN
+            else:
+                row[column] = None if value != value else value
+        if layout.singular_values:
+            begin, end = end, end + min(height, width)
+            piece = None if sigma is None else sigma[begin:end]
+            row["singular_values"] = None if piece is None or bool(piece.isnan().any()) else piece.tolist()
+        rows[name] = row
+    return rows
 
 
 def _dictionary(indices: np.ndarray[tuple[int], np.dtype[np.int32]], words: Sequence[str]) -> pa.Array:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..arguments import check_count
-from ..history import History, on_host, write_history
+from ..history import History, check_installed, on_host, step_rows, write_history
 from ..measuring import Measurer
 from ..plotting import Standing, plot, summary_html, summary_text
 from ..sharing import Role, SharedMeasurer
@@ -90,8 +90,7 @@ class Readings:
         """
         self._hooks.warn_if_idle(recorded=self._steps.begun)
         last = self._history.last()
-        rows = self._history.table([last] if last is not None else []).to_pylist()
-        return {row.pop("name"): row for row in rows}
+        return step_rows(self._history.layout, last) if last is not None else {}
 
     def scalars(self, *, per_matrix: bool = False, cap: int = CAP) -> dict[str, float]:
         """The last step as a flat dict of numbers, for any logger: there is no None and no NaN in it.
@@ -126,6 +125,7 @@ class Readings:
 
     def to_pandas(self) -> pd.DataFrame:
         """The whole history as a `pandas.DataFrame`; missing numbers are `<NA>` or NaN."""
+        check_installed("to_pandas", "pandas")
         return self.to_arrow().to_pandas()  # type: ignore[no-any-return, unused-ignore]
 
     def write_parquet(self, path: str | os.PathLike[str]) -> None:

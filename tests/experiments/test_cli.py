@@ -241,7 +241,7 @@ def test_a_missing_extra_is_said_in_one_line(config: Path, missing: str) -> None
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"fastrank: this command needs {missing}, which is not installed: pip install 'fastrank[experiments]'"
+        f"fastrank: this command needs {missing}, which is not installed: pip install 'fastrank[cli]'"
     ]
 
 

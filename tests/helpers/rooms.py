@@ -92,7 +92,7 @@ ROOMS = {
         "show": ["errors", "records", "terminal"],
         "doctor": ["provenance", "terminal"],
         "commands": ["analyze", "data", "doctor", "errors", "factorize", "reports", "show", "sweeps"],
-        "cli": ["commands", "errors"],
+        "cli": ["commands", "doctor", "errors"],
         "__init__": [],
     },
 }
