@@ -14,10 +14,14 @@ PUBLIC = runpy.run_path(str(ROOT / "tests" / "test_public_names.py"))["PUBLIC"]
 DOCS = ROOT / "docs"
 PAGES = {str(page.relative_to(DOCS)): page.read_text() for page in sorted(DOCS.rglob("*.md"))}
 REFERENCE = {name: text for name, text in PAGES.items() if name.startswith("reference/")}
-RUN = {name: blocks for name, text in PAGES.items() if (blocks := re.findall(r"^```python\n(.*?)^```", text, re.M | re.S))}
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.M | re.S)
+RUN = {name: blocks for name, text in PAGES.items() if (blocks := PYTHON.findall(text))}
 ELSEWHERE = {"fastrank.linalg", "fastrank.schedules", "fastrank.sinks", "fastrank.alerts", "fastrank.products"}
-"""Modules among the public names of another: they have pages of their own, as the aliases below have another's entry."""
-ALIASES = {"fastrank.alerts.AlertWarning": "fastrank.AlertWarning", "fastrank.products.difference": "fastrank.difference"}
+"""Modules among the public names of another: they have pages of their own."""
+ALIASES = {
+    "fastrank.alerts.AlertWarning": "fastrank.AlertWarning",
+    "fastrank.products.difference": "fastrank.difference",
+}
 SCRIPTS = {"fastrank.lightning.RankCallback", "fastrank.transformers.RankCallback"}
 """Their examples are whole scripts, which tests/trainers run."""
 

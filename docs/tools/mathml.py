@@ -11,6 +11,5 @@ from latex2mathml.converter import convert
 
 
 def fence(source: str, language: str, class_name: str, options: Any, md: Any, **rest: Any) -> str:
-    """What `pymdownx.superfences` puts in the place of a block: a line of the formula for each of the block."""
-    lines = [line for line in source.splitlines() if line.strip()]
-    return f'<div class="{class_name}">{"".join(convert(line, display="block") for line in lines)}</div>'
+    """What `pymdownx.superfences` puts in the place of a block."""
+    return f'<div class="{class_name}">{convert(source.strip(), display="block")}</div>'
