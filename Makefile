@@ -8,6 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 SIDE_BY_SIDE = --no-print-directory $(if $(findstring --jobserver,$(MAKEFLAGS)),,--jobs=2 --output-sync=target)
 
 .PHONY: sweep test test-library test-kernels test-emulated coverage truth endurance fuzz lint types wheel release kernels kernels-3.9 kernels-3.6 bench notebook attention factors
+.PHONY: docs docs-build docs-pictures
 .PHONY: gpu-check gpu-measure gpu-reproduce gpu-carry gpu-rehearse hub clean
 
 sweep: .venv/.ready
@@ -103,16 +104,29 @@ build/triton-3.6.0: | .venv/.ready
 	$(BIN)/pip install --quiet --no-compile --no-deps --target $@.part triton==3.6.0
 	mv $@.part $@
 
-# The quick set on this machine's CPU, with its figures; then the README's performance section.
+# The quick set on this machine's CPU, with its figures; then the tables of docs/performance.md and the README.
 bench: .venv/.ready
 	$(BIN)/pytest bench --quick --device cpu --deadline 420 --benchmark-columns=median,iqr,rounds
 	$(BIN)/python bench/throughput.py --device cpu
 	$(BIN)/python bench/figures.py
 	$(BIN)/python bench/tables.py --write
 
-# The notebook with its outputs, and the result about attention heads, as they are committed.
+# The notebooks with their outputs, which are committed; in a folder of their own, as they write files beside themselves.
 notebook: .venv/.ready
-	$(BIN)/jupyter-execute --inplace --NotebookClient.record_timing=False examples/tracking.ipynb
+	rm -rf build/notebooks && mkdir -p build/notebooks && cp examples/*.ipynb build/notebooks
+	$(BIN)/jupyter-execute --inplace --NotebookClient.record_timing=False build/notebooks/*.ipynb
+	cp build/notebooks/*.ipynb examples
+
+# The documentation: served while it is written, or built once; its pictures, after bench/results or the library changed.
+MKDOCS = NO_MKDOCS_2_WARNING=1 PYTHONPATH=docs/tools:$$PYTHONPATH $(BIN)/python -m mkdocs
+docs: .venv/.ready
+	$(MKDOCS) serve
+
+docs-build: .venv/.ready
+	$(MKDOCS) build --quiet
+
+docs-pictures: .venv/.ready
+	$(BIN)/python docs/tools/pictures.py
 
 attention: .venv/.ready
 	$(BIN)/python examples/gpt_attention.py --trainer both --out experiments/results/attention
@@ -148,7 +162,7 @@ gpu-rehearse: .venv/.ready build/triton-3.6.0
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "fastrank needs Python >= 3.11; this is " + sys.version.split()[0] + ". Name another one: make PYTHON=/path/to/python3.12")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[experiments,bench,dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[experiments,bench,dev,docs]'
 	$(BIN)/python -c 'import torch, fastrank; fastrank.linalg.spectral_norm(torch.eye(2))'  # Numba compiles, once
 	touch $@
 

@@ -1,4 +1,4 @@
-"""Brings what a CUDA machine has sent back into bench/results, and draws figures and the README's tables anew.
+"""Brings what a CUDA machine has sent back into bench/results, and draws figures and tables anew.
 
     python bench/gpu_adopt.py FOLDER [FOLDER ...]
 
@@ -45,7 +45,7 @@ def main() -> None:
     for folder in parser.parse_args().folders:
         for path in adopt(folder):
             print(path.name, *(figure.name for figure in figures.draw(path)))
-    tables.write(ROOT / "README.md", tables.section())
+    tables.write_all()
 
 
 if __name__ == "__main__":

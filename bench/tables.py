@@ -1,7 +1,7 @@
-"""The README's performance section, from the committed results.
+"""The tables of docs/performance.md, and the one of the README, from the committed results.
 
-python bench/tables.py           print it
-python bench/tables.py --write   put it into README.md, between its marks
+python bench/tables.py           print them
+python bench/tables.py --write   put them into these two files, between their marks
 """
 
 from __future__ import annotations
@@ -15,8 +15,15 @@ from results import Row, number, time_ms
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"
+PAGE, README = ROOT / "docs" / "performance.md", ROOT / "README.md"
 START, END = "<!-- performance: written by bench/tables.py -->", "<!-- /performance -->"
 
+FOLDED = '<details markdown="1">'
+"""What is folded on a page; the word makes the site read the tables in it as Markdown, as GitHub does anyway."""
+PROVIDERS = ("fastrank.RankTracker", "fastrank.RankTracker every 10", "torch.linalg.svdvals hook")
+"""Columns of the README's table."""
+STEPS = {"training": "", "graph": ", in a CUDA graph"}
+"""Operations that are whole training steps -> what is said of them."""
 TABLES = {
     "rank": ("Certified rank of every matrix", "fastrank.rank_bounds", "torch.linalg.svdvals"),
     "step": ("Optimizer step, SGD with momentum", "fastrank.SGD", "torch SGD fused"),
@@ -27,13 +34,42 @@ TABLES = {
 """Operation -> title, the provider that stands for this project, and what a PyTorch user has at hand."""
 
 
-def section(folder: Path = RESULTS) -> str:
-    """Everything between the marks: GPUs first, and all devices folded but the first."""
+def measured(folder: Path) -> list[tuple[Path, list[Row]]]:
+    """The files of results that have rows, GPUs first."""
     files = [(path, rows) for path in sorted(folder.glob("*.csv")) if (rows := results.load(path))]
-    files.sort(key=lambda file: not file[1][0]["cuda"])
+    return sorted(files, key=lambda file: not file[1][0]["cuda"])
+
+
+def summary(folder: Path = RESULTS) -> str:
+    """The README's table: what the rank of every matrix adds to a training step, and the ranks of ResNet-18 once. All
+    GPUs are in it, and one CPU."""
+    files = measured(folder)
+    gpus = [rows for _, rows in files if rows[0]["cuda"]]
+    body: list[tuple[str, ...]] = []
+    for rows in gpus + [rows for _, rows in files if not rows[0]["cuda"]][:1]:
+        of = {(row["operation"], row["workload"], row["provider"]): row for row in rows}
+        for operation, workload, provider in sorted(of):
+            if operation in STEPS and provider == PROVIDERS[0] and of[operation, workload, provider]["ratio"]:
+                ratios = (of.get((operation, workload, name), {}).get("ratio") for name in PROVIDERS)
+                cells = (f"{float(ratio):.2f}" if ratio else "not timed" for ratio in ratios)
+                body.append((f"{workload}{STEPS[operation]}, times an untracked step", rows[0]["device"], *cells))
+        ours, stock = (of.get(("rank", "resnet18-cifar", name)) for name in TABLES["rank"][1:])
+        times = [row and time_ms(row) for row in (ours, stock)]
+        if times[0]:
+            cells = ["not timed" if time is None else milliseconds(time) for time in times]
+            body.append(("resnet18-cifar, all matrices once", rows[0]["device"], cells[0], "", cells[1]))
+    return (
+        listed(("rank of every matrix", "device", "fastrank", "every tenth step", "`torch.linalg.svdvals`"), body)
+        + "\n"
+    )
+
+
+def section(folder: Path = RESULTS) -> str:
+    """Everything between the marks of the page: GPUs first, and all devices folded but the first."""
+    files = measured(folder)
     parts = [device(path, rows) for path, rows in files]
     parts[1:] = [
-        f"<details><summary>{rows[0]['device']}</summary>\n\n{part}\n\n</details>"
+        f"{FOLDED}<summary>{rows[0]['device']}</summary>\n\n{part}\n\n</details>"
         for (_, rows), part in zip(files[1:], parts[1:], strict=True)
     ]
     if not any(row["cuda"] for _, rows in files for row in rows):
@@ -56,7 +92,7 @@ def device(path: Path, rows: Sequence[Row]) -> str:
         *(training(rows), overhead, trials(rows), against(rows, "rank"), speed, against(rows, "step")),
     ]
     if any(rest) or tradeoff:
-        summary = "<details><summary>Spectral norms, singular values, low-rank factors</summary>"
+        summary = f"{FOLDED}<summary>Spectral norms, singular values, low-rank factors</summary>"
         parts += [summary, *rest, tradeoff, "</details>"]
     return "\n\n".join(part for part in parts if part)
 
@@ -67,16 +103,15 @@ def picture(path: Path, name: str) -> str:
 
 
 def link(path: Path) -> str:
-    return f"bench/results/{path.name}"
+    return f"../bench/results/{path.name}"
 
 
 def training(rows: Iterable[Row]) -> str:
     """Whole training steps against bare ones."""
-    kinds = {"training": "", "graph": ", in a CUDA graph"}
-    found = [row for row in rows if row["operation"] in kinds and row["ratio"]]
+    found = [row for row in rows if row["operation"] in STEPS and row["ratio"]]
     body = [
         (
-            row["workload"] + kinds[row["operation"]],
+            row["workload"] + STEPS[row["operation"]],
             row["provider"],
             f"{float(row['ratio']):.2f}",
             f"{row['ratio_p20']} to {row['ratio_p80']}",
@@ -139,26 +174,34 @@ def milliseconds(time: float) -> str:
 def table(title: str, head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     if not body:
         return ""
-    lines = [head, ["---"] * len(head), *body]
-    return f"**{title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"**{title}**\n\n{listed(head, body)}"
 
 
-def write(readme: Path, text: str) -> None:
+def listed(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *body])
+
+
+def write(file: Path, text: str) -> None:
     """Replace what is between the marks."""
-    before, mark, rest = readme.read_text().partition(START)
+    before, mark, rest = file.read_text().partition(START)
     _, end, after = rest.partition(END)
     if not mark or not end:
-        raise SystemExit(f"{readme}: has no {START} ... {END}")
-    readme.write_text(f"{before}{START}\n{text}{END}{after}")
+        raise SystemExit(f"{file}: has no {START} ... {END}")
+    file.write_text(f"{before}{START}\n{text}{END}{after}")
+
+
+def write_all() -> None:
+    write(PAGE, section())
+    write(README, summary())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put it into README.md")
+    parser.add_argument("--write", action="store_true", help="put them into docs/performance.md and README.md")
     if parser.parse_args().write:
-        write(ROOT / "README.md", section())
+        write_all()
     else:
-        print(section(), end="")
+        print(section(), summary(), sep="\n", end="")
 
 
 if __name__ == "__main__":

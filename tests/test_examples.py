@@ -1,8 +1,9 @@
-"""What stands in `examples/` runs, and the notebook has the pictures that a reader of the repository sees."""
+"""What stands in `examples/` runs, and the notebooks have the pictures that a reader of the repository sees."""
 
 from __future__ import annotations
 
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,21 +15,26 @@ import pytest
 from fastrank import read_history
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-NOTEBOOK = EXAMPLES / "tracking.ipynb"
+NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 
 
-def test_the_notebook_runs(tmp_path):
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs(notebook, tmp_path):
     script = Path(sys.executable).with_name("jupyter-execute")
-    out = tmp_path / "out.ipynb"
-    done = subprocess.run(
-        [script, NOTEBOOK, "--output", out], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    shutil.copy(notebook, tmp_path)  # it writes files beside itself
+    command = [script, "--inplace", tmp_path / notebook.name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert shown(nbformat.read(out, 4)) == shown(nbformat.read(NOTEBOOK, 4))
+    assert shown(nbformat.read(tmp_path / notebook.name, 4)) == shown(nbformat.read(notebook, 4))
 
 
-def test_the_notebook_has_its_pictures():
-    assert "image/png" in set().union(*shown(nbformat.read(NOTEBOOK, 4)))
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_has_its_pictures(notebook):
+    assert "image/png" in set().union(*shown(nbformat.read(notebook, 4)))
+
+
+def test_notebooks_are_small():
+    assert sum(path.stat().st_size for path in NOTEBOOKS) <= 300_000
 
 
 def shown(notebook):

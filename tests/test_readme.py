@@ -1,4 +1,4 @@
-"""The README's code blocks are executed, one after the other, as a reader would."""
+"""The README's code blocks are executed, as a reader would; what it and other pages name and link to is there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 README = Path(__file__).parents[1] / "README.md"
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README.read_text(), flags=re.MULTILINE | re.DOTALL)
 PAGES = ["README.md", "CONTRIBUTING.md", "experiments/README.md", "bench/README.md", "bench/gpu.md", "SECURITY.md"]
-PAGES += ["docs/proof.md", "CODE_OF_CONDUCT.md"]
+PAGES += sorted(str(path.relative_to(README.parent)) for path in README.parent.glob("docs/**/*.md"))
+PAGES += ["CODE_OF_CONDUCT.md"]
 NESTED = {"bench/gpu.md"}
 """Pages with lists inside of lists."""
 PYTHON = [code for language, code in BLOCKS if language == "python"]
@@ -33,12 +34,16 @@ def test_commands_exist():
 
     makefile = (README.parent / "Makefile").read_text()
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
-    lines = [line for language, code in BLOCKS if language == "sh" for line in code.splitlines() if line.strip()]
-    assert lines
+    commands |= {group.name for group in app.registered_groups}
+    texts = [README.read_text(), *(path.read_text() for path in README.parent.glob("docs/**/*.md"))]
+    blocks = [block for text in texts for block in re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
+    lines = [line for code in blocks for line in code.splitlines() if line.strip()]
+    assert len(lines) > 20
     for line in lines:
         words = shlex.split(line, comments=True)
         if words[:1] == ["make"]:
-            assert re.search(rf"^{words[1]}:", makefile, flags=re.MULTILINE), line
+            named = rf"^{words[1]}:|^\.PHONY:.*\b{words[1]}\b"
+            assert re.search(named, makefile, flags=re.MULTILINE), line
         if words[:1] == ["fastrank"]:
             assert words[1] in commands, line
         for word in words:

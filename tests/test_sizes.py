@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 CODE = [
     path
-    for folder in ("fastrank", "kernels", "experiments", "bench", "tools", "tests")
+    for folder in ("fastrank", "kernels", "experiments", "bench", "docs", "tools", "tests")
     for path in (ROOT / folder).rglob("*.py")
     if not any(parent.is_symlink() for parent in path.parents)
 ]

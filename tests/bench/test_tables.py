@@ -1,12 +1,9 @@
-"""The README's performance section, and what it is written from."""
-
-from pathlib import Path
+"""The tables of measured times in docs/performance.md and README.md, and what they are written from."""
 
 import pytest
 import results
 import tables
 
-README = Path(__file__).parents[2] / "README.md"
 WHERE = {"device": "a CPU", "torch": "2.0", "cuda": "", "threads": "2", "commit": "abc", "dirty": "no", "status": "ok"}
 
 
@@ -14,11 +11,29 @@ def row(operation, provider, **values):
     return WHERE | {"operation": operation, "workload": "w", "provider": provider, "dtype": "float32"} | values
 
 
-def test_the_readme_says_what_was_measured():
-    text = README.read_text()
-    said = text.partition(tables.START)[2].partition(tables.END)[0].lstrip("\n")
-    assert said == tables.section(), "run `python bench/tables.py --write`"
-    assert "**" in said
+@pytest.mark.parametrize(("file", "text"), [(tables.PAGE, tables.section), (tables.README, tables.summary)])
+def test_it_says_what_was_measured(file, text):
+    said = file.read_text().partition(tables.START)[2].partition(tables.END)[0].lstrip("\n")
+    assert said == text(), "run `python bench/tables.py --write`"
+    assert "| --- |" in said
+
+
+def test_the_readme_has_ratios_of_steps_and_the_time_of_one_count(tmp_path):
+    steps = {"fastrank.RankTracker": 1.5, "fastrank.RankTracker every 10": 1.04, "torch.linalg.svdvals hook": 3.0}
+    results.save(
+        tmp_path / "cpu.csv",
+        [
+            *(row("training", name, ratio=ratio) for name, ratio in steps.items()),
+            row("training", "fastrank.RankTracker", ratio=1.2) | {"workload": "v"},
+            row("training", "torch.linalg.svdvals hook", ratio=9.9) | {"workload": "no ours"},
+            row("rank", "fastrank.rank_bounds", wall_ms=2.0) | {"workload": "resnet18-cifar"},
+        ],
+    )
+    assert tables.summary(tmp_path).splitlines()[2:] == [
+        "| v, times an untracked step | a CPU | 1.20 | not timed | not timed |",
+        "| w, times an untracked step | a CPU | 1.50 | 1.04 | 3.00 |",
+        "| resnet18-cifar, all matrices once | a CPU | 2 ms |  | not timed |",
+    ]
 
 
 def test_ours_against_the_best_right_rival(tmp_path):
@@ -58,7 +73,7 @@ def test_gpus_come_first_and_what_follows_is_folded(tmp_path):
         results.save(tmp_path / f"{name}.csv", [row("rank", "fastrank.rank_bounds", device=name, cuda=cuda, **times)])
     text = tables.section(tmp_path)
     assert text.startswith("### b gpu")
-    first, *folded = text.split("<details><summary>")
+    first, *folded = text.split(f"{tables.FOLDED}<summary>")
     assert "### " in first
     assert [part.split("</summary>")[0] for part in folded if "### " in part] == ["a cpu", "c cpu"]
 
