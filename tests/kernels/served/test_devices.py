@@ -71,7 +71,7 @@ def bases_of(tracker):
 def test_each_device_s_step_is_fused_with_its_own_sketches(device, away, monkeypatch):
     """True rows; the parameters of a run that nobody tracks, to the bit; and a state from which both go on."""
     made = iter([next(network(device).parameters()).device, away, device, device])
-    monkeypatch.setattr(descents, "_descent_on", lambda on: Descent(next(made)))
+    monkeypatch.setattr(descents, "descent_on", lambda on: Descent(next(made)))
     fused, stock = [], Bases.fuse
 
     def fuse(self, descent, *flags):

@@ -86,7 +86,7 @@ def assert_same(net, optimizer, other, twin):
     for p, q in zip(net.parameters(), other.parameters(), strict=True):
         assert torch.equal(p, q)
         for key, value in twin.state[q].items():
-            assert torch.equal(torch.as_tensor(optimizer.state[p][key]).cpu(), torch.as_tensor(value))
+            assert torch.equal(torch.as_tensor(optimizer.state[p][key]).cpu(), torch.as_tensor(value).cpu())
 
 
 def assert_row(row, matrix, bounds):

@@ -187,6 +187,5 @@ def test_any_other_change_is_noticed(change, device, refreshed):
     if device.type == "cuda" and change is NOTICED["gradient-s-dtype"]:  # PyTorch takes foreach there, and refuses it
         with pytest.raises(RuntimeError, match="the same dtype"):
             run(change, device, refreshed)
-        assert refreshed
         return
     assert run(change, device, refreshed)[0]
