@@ -18,9 +18,6 @@ from workloads import TOLERANCE
 
 Spectrum = Callable[[list[Tensor]], list[Tensor]]
 
-POLAR = 256
-"""Rows and columns from where an SVD by polar decomposition, which consists of large products, is worth a try."""
-
 
 def svdvals(matrices: list[Tensor], driver: str | None = None) -> list[Tensor]:
     return by_shape(matrices, lambda stack: torch.linalg.svdvals(stack, driver=driver))
@@ -46,19 +43,6 @@ def gram_eigvalsh_batched(matrices: list[Tensor]) -> list[Tensor]:
 
 def gram_xsyev_batched(matrices: list[Tensor]) -> list[Tensor]:
     return by_shape(matrices, partial(_roots, eigenvalues=cusolver.eigenvalues))
-
-
-def gesvdp(matrices: list[Tensor]) -> list[Tensor]:
-    """cuSOLVER's SVD by polar decomposition, one by one; matrices too small for it as `svdvals` does them."""
-    if all(min(matrix.shape) < POLAR for matrix in matrices):
-        raise ValueError(f"no matrix has {POLAR} rows and columns")
-
-    def sigma(stack: Tensor) -> Tensor:
-        if len(stack[0]) < POLAR:
-            return torch.linalg.svdvals(stack)
-        return torch.stack([cusolver.singular_values(matrix) for matrix in stack])
-
-    return by_shape(matrices, sigma)
 
 
 def numpy_svd(matrices: list[Tensor]) -> list[Tensor]:
@@ -217,7 +201,6 @@ SPECTRA: dict[str, Rival] = {
     "torch.linalg.svdvals": Rival(svdvals, telling=True),
     "gram eigvalsh batched": Rival(gram_eigvalsh_batched, telling=True),
     "cusolver gram XsyevBatched": Rival(gram_xsyev_batched, devices=("cuda",), telling=True),
-    "cusolver XgesvdP": Rival(gesvdp, devices=("cuda",), telling=True),
     "cupy gesvda": Rival(cupy_gesvda, ("cupy",), ("cuda",), telling=True),
     **{
         f"torch.linalg.svdvals {driver}": Rival(partial(svdvals, driver=driver), devices=("cuda",), telling=True)

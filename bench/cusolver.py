@@ -1,11 +1,9 @@
-"""Two of cuSOLVER's functions that neither PyTorch nor CuPy offers, called through ctypes: rivals for spectra.
+"""A function of cuSOLVER that neither PyTorch nor CuPy offers, called through ctypes: a rival for spectra.
 
 `cusolverDnXsyevBatched` (cuSOLVER 11.7.1, CUDA 12.6.2) takes a whole batch of symmetric matrices at once, of any order.
 PyTorch calls it too, but up to 2.11 only for orders up to 32; it loops over larger matrices one by one, many times
 slower (pytorch/pytorch#174674, #175585). From 2.12 on it takes every batch that way (#175403): there,
 `torch.linalg.eigvalsh` is the same function. CuPy 14.2 has only `cusolverDn<t>syevjBatched`, the Jacobi method.
-
-`cusolverDnXgesvdp` is an SVD by polar decomposition, of one matrix; PyTorch and CuPy have it nowhere.
 
 Types and order of arguments are those of `cusolverDn.h` of cuSOLVER 12.0.4, which comes with CUDA 13.0.
 """
@@ -21,7 +19,7 @@ from torch import Tensor
 
 ENTRIES = 2**31 - 1
 """Elements that the matrices of one batch may have together: cuSOLVER counts them in an int."""
-NO_VECTORS, LOWER, ECONOMY = 0, 0, 1
+NO_VECTORS, LOWER = 0, 0
 TYPES = {torch.float32: 0, torch.float64: 1}
 """`cudaDataType` of a dtype."""
 
@@ -29,16 +27,12 @@ _address, _int, _long, _size = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ct
 _sizes = (ctypes.POINTER(_size), ctypes.POINTER(_size))
 _buffers = (_address, _size, _address, _size)
 _syev = (_address, _address, _int, _int, _long, _int, _address, _long, _int, _address, _int)
-_svd = (_address, _address, _int, _int, _long, _long, *(_int, _address, _long), *(_int, _address))
-_svd += (_int, _address, _long, _int, _address, _long, _int)
 SIGNATURES = {
     "Create": (ctypes.POINTER(_address),),
     "CreateParams": (ctypes.POINTER(_address),),
     "SetStream": (_address, _address),
     "XsyevBatched_bufferSize": (*_syev, *_sizes, _long),
     "XsyevBatched": (*_syev, *_buffers, _address, _long),
-    "Xgesvdp_bufferSize": (*_svd, *_sizes),
-    "Xgesvdp": (*_svd, *_buffers, _address, ctypes.POINTER(ctypes.c_double)),
 }
 
 
@@ -81,22 +75,6 @@ class Solver:
         self._work("XsyevBatched", stack, of, (count,), info, count)
         return values
 
-    def singular_values(self, matrix: Tensor) -> Tensor:
-        """Singular values `(r,)`, descending, of a matrix `(r, n)`, r <= n, which is kept.
-
-        cuSOLVER counts by columns: it sees a tall matrix, the transpose. Where a singular value is next to zero it
-        perturbs the matrix, and reports by how much (`h_err_sigma`): what that does is left to the check of the answer.
-        """
-        copy = matrix.clone(memory_format=torch.contiguous_format)
-        r, n = matrix.shape
-        values = matrix.new_empty(r)
-        kind = TYPES[matrix.dtype]
-        info = torch.empty(1, dtype=torch.int32, device=matrix.device)
-        of = (self._handle, self._params, NO_VECTORS, ECONOMY, n, r, kind, copy.data_ptr(), n, kind, values.data_ptr())
-        of += (kind, None, n, kind, None, r, kind)  # no left vectors, no right ones
-        self._work("Xgesvdp", copy, of, (), info, ctypes.c_double())
-        return values
-
     def _work(
         self, name: str, data: Tensor, of: tuple[object, ...], sizing: tuple[object, ...], info: Tensor, last: object
     ) -> None:
@@ -127,14 +105,9 @@ def eigenvalues(stack: Tensor) -> Tensor:
     return _solver().eigenvalues(stack)
 
 
-def singular_values(matrix: Tensor) -> Tensor:
-    """Singular values `(r,)`, descending, of a matrix `(r, n)`, r <= n."""
-    return _solver().singular_values(matrix)
-
-
 @functools.cache
 def _solver() -> Solver:
     torch.linalg.svdvals(torch.eye(2, device="cuda"))  # PyTorch loads its cuSOLVER, which then has the name below
     assert torch.version.cuda is not None
     name = f"libcusolver.so.{int(torch.version.cuda.partition('.')[0]) - 1}"
-    return cuda_library.found(name, Solver, " with XsyevBatched and Xgesvdp")
+    return cuda_library.found(name, Solver, " with XsyevBatched")

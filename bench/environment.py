@@ -79,8 +79,10 @@ def _driver(device: torch.device) -> str:
 def _commit() -> tuple[str, str]:
     """The commit, and whether code that a row depends on differs from it: `yes`, `no`, or `` where nobody knows.
 
-    Without a repository, where a copy of the tree was sent to a machine, FASTRANK_COMMIT tells it.
+    FASTRANK_COMMIT tells it where a copy of the tree was sent to a machine: without a repository, or with an older one.
     """
+    if told := os.environ.get("FASTRANK_COMMIT"):
+        return told, ""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
@@ -89,4 +91,4 @@ def _commit() -> tuple[str, str]:
         changes = git("status", "--porcelain", "--", "fastrank", "kernels", "bench", ":!bench/results")
         return git("rev-parse", "--short=12", "HEAD"), "yes" if changes else "no"
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("FASTRANK_COMMIT", "unknown"), ""
+        return "unknown", ""

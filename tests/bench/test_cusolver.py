@@ -57,32 +57,6 @@ int cusolverDnXsyevBatched(void *h, void *p, int jobz, int uplo, int64_t n, int 
     ((double *)A)[0] = 7;  /* it works in place */
     return failing;
 }
-
-int cusolverDnXgesvdp_bufferSize(void *h, void *p, int jobz, int econ, int64_t m, int64_t n, int typeA, const void *A,
-                                 int64_t lda, int typeS, const void *S, int typeU, const void *U, int64_t ldu,
-                                 int typeV, const void *V, int64_t ldv, int compute, size_t *onDevice,
-                                 size_t *onHost) {
-    EXPECT(h == &handle && p == &params && jobz == 0 && econ == 1 && m >= n && stream_set);
-    EXPECT(typeA == 0 && typeS == 0 && typeU == 0 && typeV == 0 && compute == 0);
-    EXPECT(A && S && !U && !V && lda == m && ldu == m && ldv == n);
-    *onDevice = 16;
-    *onHost = 0;
-    return 0;
-}
-
-int cusolverDnXgesvdp(void *h, void *p, int jobz, int econ, int64_t m, int64_t n, int typeA, void *A, int64_t lda,
-                      int typeS, void *S, int typeU, void *U, int64_t ldu, int typeV, void *V, int64_t ldv,
-                      int compute, void *device, size_t onDevice, void *host, size_t onHost, int *info,
-                      double *error) {
-    EXPECT(h == &handle && p == &params && jobz == 0 && econ == 1 && m >= n);
-    EXPECT(typeA == 0 && typeS == 0 && typeU == 0 && typeV == 0 && compute == 0);
-    EXPECT(!U && !V && lda == m && ldu == m && ldv == n && device && onDevice == 16 && host && onHost == 0);
-    for (int64_t j = 0; j < n; j++) ((float *)S)[j] = ((float *)A)[j * lda + j];
-    ((float *)A)[0] = 7;
-    *info = 0;
-    *error = 1e-9;
-    return failing;
-}
 """
 
 
@@ -116,13 +90,6 @@ def test_a_batch_that_is_too_large_goes_in_parts(solver, monkeypatch):
     assert (stack[:, 0, 0] == 7).nonzero().flatten().tolist() == [0, 3, 6]
 
 
-def test_a_wide_matrix_is_seen_as_a_tall_one_and_kept(solver):
-    for matrix in (torch.randn(4, 6), torch.randn(6, 4).mT):
-        before = matrix.clone()
-        assert torch.equal(solver.singular_values(matrix), matrix.diagonal())
-        assert torch.equal(matrix, before)
-
-
 def test_what_goes_wrong_is_said(solver, library):
     stack, _ = diagonals(3, 5)
     stack[0, 0, 0] = -1
@@ -131,8 +98,6 @@ def test_what_goes_wrong_is_said(solver, library):
     library.fail_with(6)
     with pytest.raises(RuntimeError, match="cusolverDnXsyevBatched returned 6"):
         solver.eigenvalues(diagonals(3, 5)[0])
-    with pytest.raises(RuntimeError, match="cusolverDnXgesvdp returned 6"):
-        solver.singular_values(torch.randn(4, 6))
 
 
 def test_the_space_on_the_host_is_kept_until_the_device_is_done(solver, monkeypatch):
@@ -152,9 +117,8 @@ def test_the_space_on_the_host_is_kept_until_the_device_is_done(solver, monkeypa
     monkeypatch.setattr(ctypes, "create_string_buffer", allocated)
     monkeypatch.setattr(cusolver, "_converged", waits)
     solver.eigenvalues(diagonals(3, 5)[0])
-    solver.singular_values(torch.randn(4, 6))
-    assert kept == [True, True]
-    assert [buffer() for buffer in made] == [None, None]
+    assert kept == [True]
+    assert [buffer() for buffer in made] == [None]
 
 
 def test_the_fake_notices_what_it_is_given(solver):
