@@ -144,6 +144,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(  # type: ignore[no-untyped-de
     home = tmp_path / "home"
     home.mkdir()
     monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # where the rows of an analysis are kept
     monkeypatch.chdir(tmp_path)
     config.rename(home / "tiny.toml")
     torch.save({"w": torch.eye(3)}, home / "x.pt")
