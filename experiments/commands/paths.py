@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from ..errors import UsageError
+
 
 def path_of(text: str) -> Path:
     """A path that may begin with ``~``, also where no shell sees it: ``--out=~/runs``."""
@@ -15,7 +17,14 @@ def cache_folder() -> Path:
 
 
 def config_of(text: str) -> Path:
-    """A path, or the name of a configuration that comes with the package, such as ``digits``."""
+    """A path, or the name of a configuration that comes with the package, such as ``digits``.
+
+    Raises UsageError for what looks like a name, and is neither: it has those that there are.
+    """
     ours = {config.stem: config for config in (Path(__file__).parents[1] / "configs").glob("*.toml")}
     path = path_of(text)
-    return path if path.exists() else ours.get(text, path)
+    if path.exists() or (text not in ours and text != path.stem):
+        return path
+    if text not in ours:
+        raise UsageError(f"{text}: neither a file nor a configuration of fastrank's: {', '.join(sorted(ours))}")
+    return ours[text]

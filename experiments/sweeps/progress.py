@@ -72,10 +72,13 @@ class Board:
         return sum(row.status.is_result or row.status is Status.FAILED for row in self.rows.values())
 
     def seconds_left(self) -> float | None:
-        """Seconds to the end, estimated from the speed of this session; None before a step was done in it."""
+        """Seconds to the end, estimated from the speed of this session; None before a hundredth of its steps was done.
+
+        The very first ones wait for imports, and for kernels to be compiled, and tell nothing of the others.
+        """
         done = self.steps_done - self._first
         elapsed = time.monotonic() - self._started
-        return elapsed / done * (self.steps - self.steps_done) if done > 0 else None
+        return elapsed / done * (self.steps - self.steps_done) if done > (self.steps - self._first) / 100 else None
 
     def headline(self) -> str:
         """Progress and time left, in one line."""

@@ -43,13 +43,16 @@ PARTS = {"q": "attention q", "k": "attention k", "v": "attention v"}
 
 
 def layer_type(name: str, convolution: bool = False) -> str:
-    """The type of the layer whose matrix has this name: a key of `PATTERNS`, `CONVOLUTION` or `OTHER`."""
+    """The type of the layer whose matrix has this name: a key of `PATTERNS`, `CONVOLUTION` or `OTHER`.
+
+    A factor that `fastrank.factorize` wrote, ``x.weight.U`` or ``x.weight.V``, has the type of ``x.weight``.
+    """
     if convolution:
         return CONVOLUTION
     part = PART.fullmatch(name)
     if part is not None and part[2] in PARTS:
         return PARTS[part[2]]
-    stem = re.sub(r"[._]?(weight|kernel)$", "", part[1] if part is not None else name)
+    stem = re.sub(r"[._]?(weight|kernel)(\.[UV])?$", "", part[1] if part is not None else name)
     return next((kind for kind, ending in ENDINGS.items() if ending.fullmatch(stem)), OTHER)
 
 

@@ -37,6 +37,7 @@ NAMES = {
 def test_a_type_is_told_by_how_a_name_ends(kind: str) -> None:
     for name in NAMES[kind].split():
         assert layer_type(f"{name}.weight") == layer_type(name) == kind, name
+        assert layer_type(f"{name}.weight.U") == layer_type(f"{name}.weight.V") == kind, name  # factors
         assert layer_type(f"{name}.weight", convolution=True) == "convolution"
     assert layer_type("a.self_attn.in_proj_weight[q]") == "attention q"
     assert layer_type("a.self_attn.in_proj_weight[0]") == layer_type("a.self_attn.in_proj_weight") == "attention qkv"

@@ -149,10 +149,10 @@ def test_a_tilde_is_the_home_folder_in_every_path(  # type: ignore[no-untyped-de
     torch.save({"w": torch.eye(3)}, home / "x.pt")
     assert run("sweep", "~/tiny.toml", "--out=~/out", "--storage=~/stored", "--workers", 1) == (0, "")
     assert run("status", "~/out") == (0, "")
-    assert run("analyze", "~/x.pt", "--out=~/x.csv") == (0, "")
+    assert run("analyze", "~/x.pt", "--out=~/x.csv", "--keep=~/kept") == (0, "")
     assert run("data", "list", "--cache=~/sets") == (0, "")
     assert f"folder: {home / 'sets'}" in capsys.readouterr().out
-    assert {path.name for path in home.iterdir()} == {"tiny.toml", "x.pt", "out", "stored", "x.csv"}
+    assert {path.name for path in home.iterdir()} == {"tiny.toml", "x.pt", "out", "stored", "x.csv", "kept"}
     assert {path.name for path in (home / "stored").iterdir()} == {"history", "checkpoints"}
     assert list(tmp_path.iterdir()) == [home]
     assert run("status", "~no-such-user/out") == (1, "")

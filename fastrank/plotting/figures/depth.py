@@ -31,7 +31,8 @@ COLOURS = ("#1f4e9c", "#3f8fd6", "#7fb8e8", "#5b3fa6", "#0b7285", "#0ca678", "#b
 MARKERS = "osD^vP*XphH<>d8"
 FLOOR = 1e-6
 """Singular values below this share of the largest are drawn there: a logarithm has no zero."""
-
+UNNAMED = ["other"]
+"""The types where no name tells one: there is nothing to tell apart, so no legend, and no type as a title."""
 
 Spectra = Sequence[Sequence[float] | None]
 
@@ -129,6 +130,8 @@ def _draw_by_depth(part: FigureBase, table: pd.DataFrame, kinds: Sequence[str]) 
         stable.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
         stable.yaxis.set_minor_formatter(NullFormatter())
         stable.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+    if list(kinds) == UNNAMED:
+        return
     handles, labels = rank.get_legend_handles_labels()
     part.legend(handles, labels, loc="outside lower center", ncols=min(len(kinds), 6))
 
@@ -146,7 +149,7 @@ def _draw_spectra(part: FigureBase, curves: dict[str, dict[float, FloatArray]], 
             panel.plot(
                 x, curve, color=colours.to_rgba(np.array(place)) if inside else MUTED, linewidth=1, clip_on=False
             )
-        _trim(panel, kind, lowest)
+        _trim(panel, "Spectra" if list(curves) == UNNAMED else kind, lowest)
     part.supylabel("singular value / largest", fontsize=SMALL, color=MUTED)
     part.supxlabel("place in the spectrum: largest to smallest", fontsize=SMALL, color=MUTED)
     bar = part.colorbar(colours, ax=panels, aspect=30, pad=0.01)
@@ -154,8 +157,8 @@ def _draw_spectra(part: FigureBase, curves: dict[str, dict[float, FloatArray]], 
     bar.ax.yaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
-def _trim(panel: Axes, kind: str, lowest: float) -> None:
-    panel.set_title(kind)
+def _trim(panel: Axes, title: str, lowest: float) -> None:
+    panel.set_title(title)
     panel.set_yscale("log")
     panel.set_ylim(min(max(lowest, FLOOR), 0.1) * 0.8, 1.0)
     panel.yaxis.set_major_locator(LogLocator(numticks=5))

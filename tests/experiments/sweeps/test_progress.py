@@ -57,6 +57,15 @@ def test_time_left_is_this_sessions_speed(monkeypatch: pytest.MonkeyPatch) -> No
     assert board.headline() == "1/4 trials, 66 % of the steps, 0:14 left"
 
 
+@pytest.mark.parametrize(("done", "known"), [(8, False), (9, True)])
+def test_time_left_is_not_told_from_the_very_first_steps(
+    monkeypatch: pytest.MonkeyPatch, done: int, known: bool
+) -> None:
+    board = Board(records(Status.DONE))  # 892 steps to do
+    monkeypatch.setattr(Board, "steps_done", 716 + done)
+    assert (board.seconds_left() is not None) == known
+
+
 def test_a_log_has_a_line_for_each_end_and_progress_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])

@@ -54,6 +54,18 @@ def test_every_type_is_a_line_over_the_blocks_and_a_panel_of_spectra(
     assert curves[2][-1] == pytest.approx(1e-6)  # of rank 1
 
 
+def test_types_that_no_name_tells_have_no_legend(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    legends, titles = [], []
+    for model in (state(), {"0.weight": torch.eye(4), "2.weight": torch.eye(4)}):
+        _, *given = drawn(model, monkeypatch, tmp_path / "x.png")
+        with styled():
+            figure = depth_figure(*given)  # type: ignore[arg-type]
+        legends.append(sum(len(part.legends) for part in figure.subfigs))
+        titles.append([title for panel in figure.axes[2:] if (title := panel.get_title(loc="left"))])
+    assert legends == [1, 0]
+    assert titles[1] == ["Spectra"]
+
+
 @pytest.mark.parametrize(("suffix", "begins"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF")])
 def test_a_figure_is_written_in_the_format_of_its_name(suffix: str, begins: bytes, tmp_path: Path) -> None:
     path = tmp_path / f"x{suffix}"
