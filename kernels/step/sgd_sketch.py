@@ -17,8 +17,8 @@ That was with 4 bytes an access, a sum over lanes a tile, BLOCK_K 16 and three s
 elements, by 8 warps a multiprocessor, which waits for their issue, and reads of 64 bytes a line. Since then a thread
 takes 16 bytes where it can, sums its own squares, and has 165 instructions for 8 elements; 128 registers leave room for
 two programs, of which one reads, 24 KB, while the other multiplies. By that count, 330 cycles of issue for the 1650
-that the memory takes for a tile, it is bound by its bytes again. It takes 97 us: of eight matrices of 512 x 4608 56 % of
-the memory's bandwidth, by ncu, with 15 warps a multiprocessor.
+that the memory takes for a tile, it would be bound by its bytes again. It takes 97 us; with eight matrices of 512 x
+4608 it has 56 % of the memory's bandwidth, by ncu, and 15 warps a multiprocessor.
 
 Tried, by what the compiler makes of it:
     BLOCK_K 32      one stage: 128 registers at k = 16 and 32; two stages: 174 of 8 warps, so one program; held to 128:
