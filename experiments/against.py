@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+
+from fastrank.analysis import summary
 
 __all__ = ["AGAINST", "joined"]
 
@@ -11,14 +14,16 @@ AGAINST = "_against"
 """How the columns end that are of the other checkpoint."""
 SAME = ["name", "rows", "cols", "layer_type"]
 """Columns that are those of both."""
+MEASURED = ["rank_lower", "rank_upper", "stable_rank"]
+"""Columns that types of layers are summed up by."""
 
 
 def joined(found: pd.DataFrame, other: pd.DataFrame, checkpoint: Path, against: Path) -> pd.DataFrame:
     """The rows of ``found`` whose matrices are in ``other`` too, with the columns of both; and of what is known beside
     the rows that of ``found``, with notes of what the two do not have in common.
 
-    A matrix is the same if its name and its shape are. Types of layers of ``other`` are under
-    ``attrs["layer_types_against"]``.
+    A matrix is the same if its name and its shape are. Types of layers are summed up anew, over what is in both, so
+    that means are of the same matrices: for ``other`` under ``attrs["layer_types_against"]``.
     """
     theirs = other.drop(columns=["layer_type"]).rename(
         columns=lambda name: name if name in SAME else f"{name}{AGAINST}"
@@ -32,9 +37,17 @@ def joined(found: pd.DataFrame, other: pd.DataFrame, checkpoint: Path, against: 
     both.attrs = {
         **found.attrs,
         "notes": [*found.attrs["notes"], *other.attrs["notes"], *notes],
-        "layer_types_against": other.attrs["layer_types"],
+        "layer_types": _types(both, ""),
+        "layer_types_against": _types(both, AGAINST),
     }
     return both
+
+
+def _types(both: pd.DataFrame, ending: str) -> list[dict[str, Any]]:
+    """The summary of types of layers by the columns that end so."""
+    own = both[[*SAME[1:], *(f"{name}{ending}" for name in MEASURED)]]
+    plain = own.astype(object).where(own.notna(), None)
+    return summary(dict(zip([*SAME[1:], *MEASURED], row, strict=True)) for row in plain.itertuples(index=False))
 
 
 def _alone(names: Iterable[str], common: set[str], checkpoint: Path) -> Iterable[str]:

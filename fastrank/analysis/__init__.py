@@ -21,6 +21,7 @@ from .checkpoint import REPEATED
 from .errors import AnalyzeError
 from .files import missing, read_file
 from .groups import Chosen, choose
+from .kinds import summary
 from .parts import local, read
 from .table import analyze
 
@@ -34,4 +35,5 @@ __all__ = [
     "missing",
     "read",
     "read_file",
+    "summary",
 ]

@@ -77,7 +77,14 @@ def _float8(name: str, x: Tensor, scale: str | None, tensors: Mapping[str, Tenso
     s, last = tensors[scale], scale.rpartition(".")[2]
     found.part_of[scale] = name
     per = scales_of(x.shape, s.shape)
-    if per is None or not s.dtype.is_floating_point or f"{name}_scale_2" in tensors:
+    others = [f"{name}{end}" for end in (*SCALES, "_scale_2", "_zero_point") if f"{name}{end}" in tensors]
+    others.remove(scale)
+    if others:  # a second scale, the inverse of the first one, or what is subtracted
+        found.part_of.update(dict.fromkeys(others, name))
+        beside = " and ".join(other.rpartition(".")[2] for other in (scale, *others))
+        found.reasons[name] = f"dtype {dtype}, with {beside}, which together are not known"
+        return
+    if per is None or not s.dtype.is_floating_point:
         shape = " x ".join(map(str, s.shape))
         found.reasons[name] = f"dtype {dtype}, with a {last} of shape {shape} that is not known"
         return

@@ -51,6 +51,8 @@ def by_error(matrix: Tensor, error: float) -> Found:
     """Factors of the least rank whose proven error is at most a share `error` of ||W||_F, as far as singular values and
     what rounding adds tell which that is: no rank is tried for which these two leave no room."""
     sigma = linalg.svdvals(matrix, accurate=error < FINE)
+    if not sigma.isfinite().all() and matrix.isfinite().all():  # norms beyond FP64: shares are the same
+        sigma = linalg.svdvals(matrix * 2.0**-100)
     if not sigma.isfinite().all():
         return Found(None, None, "not finite")
     squares = (sigma / sigma[0]).square() if sigma[0] > 0 else sigma

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim.sgd import sgd
 
@@ -38,13 +39,21 @@ def update_group(
         if has_sparse_grad:
             raise RuntimeError(f"a group with stacked {' and '.join(stacked)} takes no sparse gradients")
         update_stacks(params, grads, buffers, options)
-    elif group["fused"] and not has_sparse_grad and not fused_is_right(params, grads, buffers):
+    elif not has_sparse_grad and (
+        _asks_for_decay(group, params, options) or (group["fused"] and not fused_is_right(params, grads, buffers))
+    ):
         update_stacks(params, grads, buffers, options)
     elif group["fused"] and group["momentum"] != 0:
         update_fused(params, grads, buffers, {"has_sparse_grad": has_sparse_grad, **options})
     else:
         form = {name: group[name] for name in ("foreach", "fused")}
         sgd(params, grads, buffers, has_sparse_grad=has_sparse_grad, **form, **options)
+
+
+def _asks_for_decay(group: dict[str, Any], params: list[Tensor], options: dict[str, Any]) -> bool:
+    """Whether PyTorch's form would ask a tensor in a graph, which has no answer, if there is a weight decay."""
+    asks = torch.compiler.is_compiling() and isinstance(options["weight_decay"], Tensor) and not group["fused"]
+    return asks and not any(map(is_sharded, params))
 
 
 def update_stacks(

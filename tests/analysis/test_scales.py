@@ -114,6 +114,9 @@ def test_what_is_packed_is_named_and_so_are_its_tables(tmp_path: Path) -> None:
         "odd.weight": torch.ones(30, 40).to(torch.float8_e4m3fn),
         "odd.weight_scale": torch.ones(7, 3),
         "bare.weight": torch.ones(30, 40).to(torch.float8_e5m2),
+        "both.weight": torch.ones(3, 4).to(torch.float8_e5m2),
+        "both.weight_scale": torch.tensor(4.0),
+        "both.weight_scale_inv": torch.tensor(0.25),
         "norm.weight": torch.ones(8),
         "plain.weight": torch.eye(3),
     }
@@ -137,11 +140,12 @@ def test_what_is_packed_is_named_and_so_are_its_tables(tmp_path: Path) -> None:
         "nv.weight_scale": "part of nv.weight",
         "odd.weight": "dtype float8_e4m3fn, with a weight_scale of shape 7 x 3 that is not known",
         "odd.weight_scale": "part of odd.weight",
+        "both.weight": "dtype float8_e5m2, with weight_scale_inv and weight_scale, which together are not known",
         "bare.weight": "dtype float8_e5m2, without a weight_scale or weight_scale_inv",
     }
     said = found.attrs["left_out"]
     assert sorted(said[:-1]) == sorted(f"{name} ({reason})" for name, reason in reasons.items())
-    assert said[-1] == "6 vectors and scalars"
+    assert said[-1] == "8 vectors and scalars"
     (tmp_path / "x.gguf").write_bytes(b"GGUF" + bytes(60))
     with pytest.raises(AnalyzeError, match="is a GGUF file, whose weights are packed"):
         analyze(tmp_path / "x.gguf")

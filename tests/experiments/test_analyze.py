@@ -203,7 +203,8 @@ def test_two_checkpoints_stand_side_by_side(
     (row,) = found["matrices"]
     assert (row["name"], row["rank_lower"], row["rank_lower_against"]) == ("second.weight", 2, 1)
     assert (row["energy_rank"], row["energy_rank_against"], row["layer_type"]) == (1, 1, "other")
-    assert found["layer_types_against"][0]["matrices"] == 3
+    of_both = [(x["matrices"], x["rank"]) for name in ("layer_types", "layer_types_against") for x in found[name]]
+    assert of_both == [(1, 1.0), (1, 0.5)]
     alone = [f"only in {tmp_path / 'other.pt'}, or of another shape there: {name}" for name in ("huge", "more")]
     assert [line for line in printed.err.splitlines() if "other.pt" in line] == alone
     assert run(monkeypatch, checkpoint, "--against", tmp_path / "other.pt", "--out", tmp_path / "x.csv") == 0

@@ -153,6 +153,13 @@ def test_what_is_not_finite_is_kept():
         assert found == (None, None, "not finite")
 
 
+def test_a_finite_matrix_whose_norm_is_beyond_fp64_has_factors():
+    matrix = torch.full((6, 9), 1.7e308, dtype=torch.float64)
+    found = by_error(matrix, 1e-6)
+    assert (found.k, found.reason) == (1, "")
+    check(matrix, found.factors)
+
+
 def test_factors_that_are_written_save_numbers():
     for m in range(1, 30):
         for n in range(1, 30):

@@ -83,8 +83,9 @@ def test_inductor() -> None:
         {"lr": torch.tensor(0.1), "momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
         {**STACKED, "momentum": 0.9, "dampening": 0.5, "maximize": True},
         {"lr": 0.1, "momentum": 0.9, "foreach": True},
+        {"lr": 0.1, "momentum": 0.9, "weight_decay": torch.tensor(0.1), "foreach": False},
     ],
-    ids=["plain", "tensor", "stacked", "foreach"],
+    ids=["plain", "tensor", "stacked", "foreach", "decay"],
 )
 def test_a_step_is_one_graph_with_the_bits_of_a_step_at_once(options: dict[str, Any]) -> None:
     counter = CompileCounterWithBackend("aot_eager")
