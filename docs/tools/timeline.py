@@ -34,6 +34,7 @@ def draw() -> Figure:
         (steps if kind == "steps" else kernels)(axes, device, found)
         axes.set_ylim(-0.6, len(found) + 0.6)
         axes.margins(x=0.1)
+        axes.set_xlim(right=1.14 * axes.dataLim.x1)
         axes.grid(visible=False)
         axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=4, borderaxespad=0, columnspacing=1)
     return figure
