@@ -28,6 +28,8 @@ SCRIPTS = {"fastrank.lightning.RankCallback", "fastrank.transformers.RankCallbac
 
 @pytest.mark.parametrize("page", RUN)
 @pytest.mark.filterwarnings("ignore::fastrank.AlertWarning")
+# PyTorch's compiler imports something that PyTorch itself deprecates.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, capsys):
     """One block after the other, as a reader would."""
     monkeypatch.chdir(tmp_path)
