@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -103,8 +103,9 @@ def check_spectrum(spectrum: Sequence[str], energy: Any = ()) -> tuple[str, ...]
     Raises:
         TypeError, ValueError: an argument, which is named, is of the wrong type or out of range.
     """
-    if isinstance(spectrum, str):
-        raise TypeError(f"spectrum: expected a sequence of names, not the string {spectrum!r}")
+    if isinstance(spectrum, str) or not isinstance(spectrum, Iterable):
+        raise TypeError(f"spectrum: expected a sequence of names from {', '.join(SPECTRUM)}, not {spectrum!r}")
+    spectrum = tuple(spectrum)
     unknown = [name for name in spectrum if name not in SPECTRUM]
     if unknown:
         raise ValueError(f"spectrum: unknown {', '.join(map(repr, unknown))}; choose from {', '.join(SPECTRUM)}")

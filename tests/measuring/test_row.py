@@ -36,6 +36,12 @@ def test_an_energy_that_is_no_number_is_named(energy):
         check_spectrum([], energy)
 
 
+@pytest.mark.parametrize("spectrum", [True, None, 3, "effective_rank"])
+def test_names_of_a_spectrum_are_a_sequence(spectrum):
+    with pytest.raises(TypeError, match=f"spectrum: expected a sequence of names from .*effective_rank.*{spectrum!r}"):
+        check_spectrum(spectrum)
+
+
 def test_energies_differ():
     with pytest.raises(ValueError, match="energy: the same one twice"):
         check_spectrum([], [0.9, 0.9])
