@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+ROOT = Path(__file__).resolve().parents[1]
 MOST_LOG = 2**20
 """Bytes of a stage's output that are kept: its beginning and, above all, its end."""
 GRACE = 5.0
@@ -176,5 +177,6 @@ def _keep(folder: Path, command: str, outcome: Outcome, output: bytes) -> None:
         if fresh:
             writer.writeheader()
         writer.writerow(outcome.row(command))
+    told = output.replace(f"{ROOT}/".encode(), b"").replace(f"{folder}/".encode(), b"")  # it is kept and published
     with (folder / "log.txt").open("ab") as log:
-        log.write(f"==== {command}: {outcome.stage.name}: {outcome.status} ====\n".encode() + output + b"\n")
+        log.write(f"==== {command}: {outcome.stage.name}: {outcome.status} ====\n".encode() + told + b"\n")

@@ -107,6 +107,11 @@ def test_a_long_output_keeps_its_beginning_and_its_end(tmp_path, monkeypatch, st
     assert all(word in log for word in ("first", "last", "bytes left out"))
 
 
+def test_a_log_that_is_kept_names_no_folder_of_the_machine(tmp_path, statuses):
+    assert statuses(python(f"print('File {stages.ROOT}/bench/x.py, rows in {tmp_path}/y.csv')")) == ["ok"]
+    assert "File bench/x.py, rows in y.csv" in (tmp_path / "log.txt").read_text()
+
+
 def test_what_a_stage_needs_is_looked_for_where_it_looks(tmp_path, monkeypatch):
     """Unpacked by the stage before, into a folder that the runner does not import from."""
     monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(tmp_path)])
