@@ -134,11 +134,10 @@ class Bases:
                     continue
                 form = (kind, scaled, guarded)
                 if form not in each.compiled:
-                    variant = sgd_sketch_variant(kind, each.k, self._device, scaled, guarded)
-                    if variant is not None and capturing(self._device):  # which cannot make the table of rows
+                    if capturing(self._device):  # which cannot make the table of rows
                         warnings.warn(UNFUSED, RuntimeWarning, stacklevel=2)
                         continue
-                    if variant is None or not self._compilation.ready([variant]):
+                    if not self._compilation.ready([sgd_sketch_variant(kind, each.k, self._device, scaled, guarded)]):
                         continue
                     each.compiled.add(form)
                 self._rows.write(self._found, self._captured)

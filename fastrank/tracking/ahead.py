@@ -112,9 +112,7 @@ def needs_of(matrices: Sequence[Tensor], optimizers: Sequence[Optimizer], device
     more = dict.fromkeys((dtype, k) for dtype, ks in choices for k in ks if (dtype, k) not in first)
 
     def fused(dtype: torch.dtype, k: int, form: tuple[bool, bool]) -> list[AnyVariant]:
-        own = [kind for kind in kinds if kind.dtype == dtype]
-        made = [sgd_sketch_variant(kind, k, device, *form) for kind in own]
-        return [variant for variant in made if variant is not None]
+        return [sgd_sketch_variant(kind, k, device, *form) for kind in kinds if kind.dtype == dtype]
 
     later: list[AnyVariant] = []
     for dtype, k in [*first, *more]:

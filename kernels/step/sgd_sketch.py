@@ -59,8 +59,7 @@ class Config(NamedTuple):
     num_stages: int
 
 
-def config(k: int, capability: tuple[int, int]) -> Config | None:
-    """None where the step and the sketch are better two launches."""
+def config(k: int, capability: tuple[int, int]) -> Config:
     return Config(sketch.config(k, capability).block, 32 if k <= 32 else 16, 8, 1)
 
 
@@ -155,7 +154,6 @@ def sgd_sketch_(
     tiles = made.tiles
     scalars = {"scale": grad_scale, "found_inf": found_inf}
     variant = sgd_sketch_variant(kind, made.k, tiles.device, grad_scale is not None, found_inf is not None)
-    assert variant is not None
     given = arguments(sgd_sketch_kernel, {**scratch, **descent, **scalars, "tiles": tiles})
     numbers = {"momentum": float(kind.momentum), "undamped": 1.0 - kind.dampening}
     launch(variant, (tiles.shape[1],), {**given, **numbers, "MATRICES": scratch["table"].shape[1]})
@@ -170,10 +168,9 @@ def sgd_sketch_cost(shapes: list[tuple[int, int]], k: int, itemsize: int, moment
 
 def sgd_sketch_variant(
     kind: sgd.Kind, k: int, device: torch.device, scaled: bool = False, guarded: bool = False
-) -> Variant | None:
-    """What a step of that kind launches on a device, with `grad_scale` and `found_inf` or not; None: see `config`."""
-    c = config(k, capability(device))
-    return None if c is None else _variant(kind, scaled, guarded, k, c)
+) -> Variant:
+    """What a step of that kind launches on a device, with `grad_scale` and `found_inf` or not."""
+    return _variant(kind, scaled, guarded, k, config(k, capability(device)))
 
 
 def _variant(
@@ -209,6 +206,5 @@ def variants() -> Iterator[Variant]:
     is BF16 but for its conversions."""
     for k in KS:
         for c, architectures in chosen(partial_(config, k)).items():
-            if c is not None:
-                kinds = (sgd.Kind(dtype, 0.9, 0.0, True, True) for dtype in (torch.bfloat16, torch.float32))
-                yield from (_variant(kind, True, True, k, c, architectures) for kind in kinds)
+            kinds = (sgd.Kind(dtype, 0.9, 0.0, True, True) for dtype in (torch.bfloat16, torch.float32))
+            yield from (_variant(kind, True, True, k, c, architectures) for kind in kinds)
