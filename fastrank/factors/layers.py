@@ -10,12 +10,13 @@ only.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from ..weights import is_sharded, parametrizations_of, stored_in
+from ..weights import clean_name, is_sharded, parametrizations_of, stored_in
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -42,6 +43,14 @@ class LowRankLayer(nn.Sequential):
         layers: Any = self
         bias: Tensor | None = layers[1].bias
         return bias
+
+
+def by_clean_name(names: Iterable[str]) -> dict[str, str]:
+    """The names of a model's tensors by those that a file has, without the parts that wrappers put in; those that are
+    then not of one tensor alone are left out."""
+    found = list(names)
+    counts = Counter(map(clean_name, found))
+    return {clean_name(name): name for name in found if counts[clean_name(name)] == 1}
 
 
 def reason_against(model: nn.Module, name: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..analysis import AnalyzeError
-from ..weights import clean_name
 from .file import Pair, read
-from .layers import low_rank_layer, reason_against
+from .layers import by_clean_name, low_rank_layer, reason_against
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -52,7 +50,7 @@ def load_factorized(path: str | os.PathLike[str], model: Model, *, dense: bool =
     path = Path(path).expanduser()
     pairs, state = read(path)
     there = dict(chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)))
-    own = _by_clean_name(there)
+    own = by_clean_name(there)
     state = {own.get(name, name): x for name, x in state.items()}
     layers: dict[str, nn.Module] = {}
     for name, pair in pairs.items():
@@ -79,12 +77,6 @@ def load_factorized(path: str | os.PathLike[str], model: Model, *, dense: bool =
             raise AnalyzeError(f"{path}: {error}") from error
         raise
     return model
-
-
-def _by_clean_name(names: Mapping[str, object]) -> dict[str, str]:
-    """The names of a model's tensors by those that a file has, without the parts that wrappers put in."""
-    counts = Counter(map(clean_name, names))
-    return {clean_name(name): name for name in names if counts[clean_name(name)] == 1}
 
 
 def _as_layers(layer_path: str, pair: Pair) -> dict[str, Tensor]:

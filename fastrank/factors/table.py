@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from ..analysis import AnalyzeError, Chosen, choose, local, missing, read
 from ..arguments import check_share
 from ..metrics import Tolerance
-from ..weights import Choice, clean_name
+from ..weights import Choice
 from .candidates import reason_by_shape, reasons_to_keep
 from .file import VERSION, refuse_unwritable, room_for, write
-from .layers import reason_against
+from .layers import by_clean_name, reason_against
 from .rank import Found, by_error, by_tolerance
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _chosen(model: object, key: str | None) -> tuple[Chosen, dict[str, str]]:
     for name, x in chosen.tensors.items():
         refuse_unwritable(name, x)
     if isinstance(model, nn.Module):
-        own = {clean_name(name): name for name in model.state_dict()}
+        own = by_clean_name(model.state_dict())
         return chosen, reasons_to_keep(chosen.tensors, lambda name: reason_against(model, own.get(name, name)))
     return chosen, reasons_to_keep(chosen.tensors, lambda name: reason_by_shape(name, chosen.tensors))
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from fastrank import AnalyzeError, factorize, load_factorized
-from fastrank.factors.layers import LowRankLayer
+from fastrank.factors.layers import LowRankLayer, by_clean_name
 from fastrank.testing import make
 
 CONVOLUTIONS = [
@@ -223,3 +223,8 @@ def test_dense_multiplies_where_a_layer_takes_no_factors(name, trained, tmp_path
 def test_dense_does_not_load_what_has_no_place(name, said, trained, tmp_path):
     with pytest.raises(AnalyzeError, match=said):
         load_factorized(tmp_path / "y", REFUSED[name][0](), dense=True)
+
+
+def test_names_that_a_file_cannot_tell_apart_are_nobody_s():
+    assert by_clean_name(["module.a", "b", "c.module.a"]) == {"a": "module.a", "b": "b", "c.a": "c.module.a"}
+    assert by_clean_name(["module.a", "a", "b"]) == {"b": "b"}
