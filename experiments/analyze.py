@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import shlex
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from .against import AGAINST, joined
 from .errors import UsageError
 from .files import csv_text, write_csv
 from .sweeps import kind, number, titled
-from .terminal import open_console, progress_bar
+from .terminal import not_looked_at, print_found, progress_bar
 
 __all__ = ["Format", "Request", "parse_split", "print_analysis"]
 
@@ -125,21 +124,16 @@ def _analysed(checkpoint: Path, asked: Request) -> pd.DataFrame:
 def _print(found: pd.DataFrame, rows: list[dict[str, Any]], asked: Request, form: Format) -> None:
     notes = [f"left out: {text}" for text in found.attrs["left_out"]]
     notes += [f"scaled: {text}" for text in found.attrs["scaled"]]
-    for name, held in found.attrs["not_looked_at"].items():
-        notes.append(f"not looked at: {name} ({held}; --key {shlex.quote(name)})")
-    notes += found.attrs["notes"]
-    if form == "table":
-        console = open_console()
-        console.print(table(rows, asked.tolerance, asked.energy))
-        console.print(types_table(found.attrs["layer_types"], found.attrs.get("layer_types_against", ())))
-        for note in notes:
-            console.print(printable(note), markup=False, highlight=False, soft_wrap=True)
-        return
-    for note in notes:
-        print(printable(note), file=sys.stderr)
-    text = csv_text(list(found.columns), rows) if form == "csv" else json_text(found, rows, asked.tolerance)
-    # Flushed here, where the command line knows what to do if nobody reads on, and not when Python ends.
-    print(text, end="", flush=True)
+    notes += [*not_looked_at(found.attrs), *found.attrs["notes"]]
+    types = found.attrs["layer_types"], found.attrs.get("layer_types_against", ())
+
+    def tables() -> list[Table]:
+        return [table(rows, asked.tolerance, asked.energy), types_table(*types)]
+
+    def text() -> str:
+        return csv_text(list(found.columns), rows) if form == "csv" else json_text(found, rows, asked.tolerance)
+
+    print_found(form, tables, notes, text)
 
 
 def rows_of(found: pd.DataFrame) -> list[dict[str, Any]]:

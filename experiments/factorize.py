@@ -1,8 +1,6 @@
 """``fastrank factorize``: prints what `fastrank.factorize` has made of a checkpoint, as a table, as JSON or as CSV."""
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from .analyze import Format, rows_of
 from .errors import UsageError
 from .files import csv_text
 from .sweeps import kind, titled
-from .terminal import open_console
+from .terminal import not_looked_at, print_found
 
 __all__ = ["print_factors"]
 
@@ -59,24 +57,17 @@ def print_factors(
         device=kind(device),
     )
     rows = rows_of(found)
-    if form == "table":
-        console = open_console()
-        console.print(_table(rows, found.attrs))
-        for note in _notes(found.attrs, out):
-            console.print(printable(note), markup=False, highlight=False, soft_wrap=True)
-        return
-    for note in _notes(found.attrs, out):
-        print(printable(note), file=sys.stderr)
-    text = csv_text(list(found.columns), rows) if form == "csv" else _json_text(found, rows)
-    # Flushed here, where the command line knows what to do if nobody reads on, and not when Python ends.
-    print(text, end="", flush=True)
+
+    def text() -> str:
+        return csv_text(list(found.columns), rows) if form == "csv" else _json_text(found, rows)
+
+    print_found(form, lambda: [_table(rows, found.attrs)], _notes(found.attrs, out), text)
 
 
 def _notes(attrs: Mapping[Any, Any], out: Path | None) -> list[str]:
     notes = [f"kept: {text}" for text in attrs["kept"]]
     notes += [f"left out: {text}" for text in attrs["left_out"]]
-    for name, held in attrs["not_looked_at"].items():
-        notes.append(f"not looked at: {name} ({held}; --key {shlex.quote(name)})")
+    notes += not_looked_at(attrs)
     return [*notes, "nothing is written: --out FILE writes the factors" if out is None else f"written: {out}"]
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,6 +19,33 @@ def open_console() -> Console:
     from rich.console import Console  # not above: tables are printed where it is not installed
 
     return Console(width=None if sys.stdout.isatty() else WIDE)
+
+
+def print_found(
+    form: str, tables: Callable[[], Iterable[object]], notes: Iterable[str], text: Callable[[], str]
+) -> None:
+    """Print what a command has found: as tables, with notes below; in another form, `text` alone on the standard
+    output, for another program, and notes on the standard error."""
+    from fastrank.plotting import printable
+
+    if form == "table":
+        console = open_console()
+        for table in tables():
+            console.print(table)
+        for note in notes:
+            console.print(printable(note), markup=False, highlight=False, soft_wrap=True)
+        return
+    for note in notes:
+        print(printable(note), file=sys.stderr)
+    # Flushed here, where the command line knows what to do if nobody reads on, and not when Python ends.
+    print(text(), end="", flush=True)
+
+
+def not_looked_at(attrs: Mapping[Any, Any]) -> list[str]:
+    """A note for each part of a checkpoint that nobody has asked for, with the option that does."""
+    return [
+        f"not looked at: {name} ({held}; --key {shlex.quote(name)})" for name, held in attrs["not_looked_at"].items()
+    ]
 
 
 def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
