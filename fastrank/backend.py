@@ -78,6 +78,33 @@ def why_not_cuda(device: torch.device) -> str:
     return build.why_cupy_fails(device)
 
 
+PRODUCTS = "FASTRANK_PRODUCTS"
+"""Environment variable that overrules `by_integers`: "fp64" or "integers"."""
+ADVANTAGE = 4
+"""How many times faster integers have to be by the rates of an architecture. FP64 is exact to 1e-13, is measured on a
+GPU, and leaves fewer ranks open; and what a roofline says is often missed by half."""
+PRODUCTS_OF_SLICES = 10
+"""Products of INT8 slices in place of one of FP32 numbers, see `fastrank.kernels.count.integer_gram`."""
+
+
+def by_integers(device: torch.device) -> bool:
+    """Whether the kernels make products of FP32 and narrower matrices from INT8 slices on `device`, and not in FP64:
+    where its tensor cores are faster at that by far, unless the environment says which.
+
+    Raises:
+        ValueError: the environment variable `FASTRANK_PRODUCTS` is neither "fp64" nor "integers".
+    """
+    told = os.environ.get(PRODUCTS, "")
+    if told not in ("", "fp64", "integers"):
+        raise ValueError(f"{PRODUCTS}: 'fp64' or 'integers', or nothing, not {told!r}")
+    if told:
+        return told == "integers"
+    from .kernels.device import RATES, capability
+
+    rates = RATES.get(capability(device))
+    return rates is not None and rates.int8 >= ADVANTAGE * PRODUCTS_OF_SLICES * rates.fp64
+
+
 @cache
 def _warn_once(reason: str) -> None:
     warnings.warn(

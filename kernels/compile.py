@@ -41,7 +41,7 @@ NICENESS = 10
 """Niceness of the command's process (see `nice`): higher gives way to others more."""
 _POINTERS = {
     "*fp16": torch.float16, "*bf16": torch.bfloat16, "*fp32": torch.float32, "*fp64": torch.float64,
-    "*i32": torch.int32, "*i64": torch.int64,
+    "*i8": torch.int8, "*i32": torch.int32, "*i64": torch.int64,
 }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -51,3 +51,20 @@ def chosen(config: Callable[[tuple[int, int]], Config]) -> dict[Config, tuple[st
     for name, capability in ARCHITECTURES.items():
         found[config(capability)] = (*found.get(config(capability), ()), name)
     return found
+
+
+class Rates(NamedTuple):
+    """Operations a clock and multiprocessor, two for a product and its addition, from NVIDIA's data sheets."""
+
+    fp64: int
+    """Of FP64 numbers, by tensor cores where they have them."""
+    int8: int
+    """Of INT8 numbers, by tensor cores, summed as INT32."""
+
+
+RATES = {
+    (8, 0): Rates(128, 4096), (8, 6): Rates(4, 2048), (8, 9): Rates(4, 2048), (9, 0): Rates(256, 8192),
+    (10, 0): Rates(128, 16384), (10, 3): Rates(4, 1024), (12, 0): Rates(4, 2048), (12, 1): Rates(4, 2048),
+}  # fmt: skip
+"""By compute capability: A100; A10, A40 and RTX 30; L4, L40S and RTX 40; H100 and H200; B200; B300; RTX 50 and RTX PRO;
+GB10."""
