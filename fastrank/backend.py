@@ -7,11 +7,14 @@ import os
 import shutil
 import sysconfig
 import warnings
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from .metrics import Tolerance
 
 
 def kernels_serve(device: torch.device) -> bool:
@@ -81,15 +84,18 @@ def why_not_cuda(device: torch.device) -> str:
 PRODUCTS = "FASTRANK_PRODUCTS"
 """Environment variable that overrules `by_integers`: "fp64" or "integers"."""
 ADVANTAGE = 4
-"""How many times faster integers have to be by the rates of an architecture. FP64 is exact to 1e-13, is measured on a
-GPU, and leaves fewer ranks open; and what a roofline says is often missed by half."""
-PRODUCTS_OF_SLICES = 10
+"""How many times faster integers have to be by the rates of an architecture. Products in FP64 are exact to 1e-13, have
+been measured, and leave fewer ranks open; and what rates say of integers nobody has measured."""
+SLICED = 10
 """Products of INT8 slices in place of one of FP32 numbers, see `fastrank.kernels.count.integer_gram`."""
+LEAST_VALUE = {"frobenius": 5e-4, "spectral": 1e-2}
+"""Smallest tolerances that integers serve. Slices change ||W||_F^2 by 5e-9 of it in practice: 2 % of the least tau^2,
+or, relative to sigma_1, 3 % of it where 512 singular values are alike. An absolute tau may be anything."""
 
 
-def by_integers(device: torch.device) -> bool:
+def by_integers(device: torch.device, tolerances: Iterable[Tolerance] = ()) -> bool:
     """Whether the kernels make products of FP32 and narrower matrices from INT8 slices on `device`, and not in FP64:
-    where its tensor cores are faster at that by far, unless the environment says which.
+    where its tensor cores are faster at that by far and the tolerances allow it, unless the environment says which.
 
     Raises:
         ValueError: the environment variable `FASTRANK_PRODUCTS` is neither "fp64" nor "integers".
@@ -99,10 +105,19 @@ def by_integers(device: torch.device) -> bool:
         raise ValueError(f"{PRODUCTS}: 'fp64' or 'integers', or nothing, not {told!r}")
     if told:
         return told == "integers"
+    coarse = all(t.value >= LEAST_VALUE.get(t.relative_to, float("inf")) for t in tolerances)
+    return coarse and not why_fp64(device)
+
+
+def why_fp64(device: torch.device) -> str:
+    """Why an architecture is left to FP64; the empty string where integers are faster by far."""
     from .kernels.device import RATES, capability
 
-    rates = RATES.get(capability(device))
-    return rates is not None and rates.int8 >= ADVANTAGE * PRODUCTS_OF_SLICES * rates.fp64
+    at = capability(device)
+    if at not in RATES:
+        return f"the rates of compute capability {at[0]}.{at[1]} are not known here"
+    factor = RATES[at].int8 / (SLICED * RATES[at].fp64)
+    return "" if factor >= ADVANTAGE else f"integers promise {factor:.1f} times its rate, and {ADVANTAGE} are asked for"
 
 
 @cache
@@ -160,7 +175,15 @@ def report() -> list[Choice]:
             choices.append(
                 Choice("LDL^T inertia", name, factoring, lacking or "a shorter chain of instructions a pivot")
             )
+            choices.append(_products(torch.device("cuda", torch.cuda.current_device()), name))
     return choices
+
+
+def _products(device: torch.device, name: str) -> Choice:
+    chosen = "INT8 slices of FP32 and narrower matrices" if by_integers(device) else "FP64"
+    told = os.environ.get(PRODUCTS, "")
+    reason = f"{PRODUCTS}={told}" if told else why_fp64(device) or "this architecture has little FP64"
+    return Choice("products", name, chosen, reason)
 
 
 def _counting_on_cpu() -> list[Choice]:

@@ -7,7 +7,7 @@ A line is whatever shares a power of two: a row of W for a Gram, a row of a tile
 FP32 stores it, of the largest magnitude of the line, or one more where X would not fit otherwise: X is at most
 0x7F7F7F7F in magnitude for S = 4, and the slices are the bytes of X + 0x808080, less 128 but for the first. A number
 within 2^-7 of the largest has all its 24 bits in four slices. What is cut off, dw, is at most half a unit of X, and at
-most 2^-31 of the largest magnitude.
+most 1.005 2^(1 - 8 S) times the largest magnitude.
 
 (Ootomo, Ozaki & Yokota 2024, DGEMM on integer matrix multiplication unit; Uchino, Ozaki & Imamura 2025, arXiv
 2504.08009. Those cut 7 bits at a time.) All of it is done with the bits of FP32 numbers, as integers: nothing is
@@ -31,8 +31,9 @@ def magnitude(w):
 
 @triton.jit
 def top_of(largest):
-    """`top` of lines whose largest `magnitude` is this."""
-    return tl.maximum((largest + 0x10101) >> 23, 1)
+    """`top` of lines whose largest `magnitude` is this; of subnormal numbers it is down to -22, and 1 of zero."""
+    normal = largest.to(tl.float32).to(tl.int32, bitcast=True) - (149 << 23)
+    return tl.where(largest == 0, 1, (tl.where(largest < 0x800000, normal, largest) + 0x10101) >> 23)
 
 
 @triton.jit
@@ -75,3 +76,9 @@ def bytes_of(x, S: tl.constexpr):
 def slice_of(packed, p: tl.constexpr, S: tl.constexpr):
     """Slice p of S, from 1, of what `bytes_of` returns: INT8."""
     return (packed >> (8 * (S - p))).to(tl.int8)
+
+
+@triton.jit
+def power_of_two(exponent):
+    """2^exponent, FP64, for int32 from -1022 to 1023."""
+    return ((exponent.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)

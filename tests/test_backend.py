@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fastrank import backend
+from fastrank import Tolerance, backend
 
 CUDA = torch.device("cuda")
 
@@ -95,17 +95,61 @@ def test_what_triton_lacks_is_warned_of_once_and_named(monkeypatch, tmp_path, mi
         assert all(said[missing] in choice.reason for choice in told)
 
 
-@pytest.mark.parametrize("reason", ["", "CuPy is not installed: pip install it"])
-def test_the_report_tells_whether_cuda_or_triton_factors(monkeypatch, reason):
+@pytest.fixture
+def a_gpu(monkeypatch):
+    """A function that makes this a machine with a GPU of a compute capability, and returns what is reported of it."""
     pytest.importorskip("triton")
+    from fastrank.kernels import device
     from fastrank.kernels.cuda import build
 
+    monkeypatch.setattr(build, "why_cupy_fails", lambda device: "")
+    monkeypatch.delenv(backend.PRODUCTS, raising=False)
     monkeypatch.setattr(backend, "why_triton_fails", lambda: "")
-    monkeypatch.setattr(build, "why_cupy_fails", lambda device: reason if device == torch.device("cuda", 3) else "?")
     for name, value in {"is_available": True, "get_device_name": "a GPU", "current_device": 3}.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
-    told = {choice.operation: choice for choice in backend.report() if choice.device == "a GPU"}
+
+    def of(capability):
+        monkeypatch.setattr(device, "capability", lambda device: capability)
+        return {choice.operation: choice for choice in backend.report() if choice.device == "a GPU"}
+
+    return of
+
+
+@pytest.mark.parametrize("reason", ["", "CuPy is not installed: pip install it"])
+def test_the_report_tells_whether_cuda_or_triton_factors(monkeypatch, a_gpu, reason):
+    from fastrank.kernels.cuda import build
+
+    monkeypatch.setattr(build, "why_cupy_fails", lambda device: reason if device == torch.device("cuda", 3) else "?")
+    told = a_gpu((9, 0))
     assert told["rank"].implementation == "Triton kernels"
     assert told["LDL^T inertia"].implementation.startswith("Triton" if reason else "CUDA C++")
     assert told["LDL^T inertia"].reason == reason or not reason
     assert build.serves(torch.device("cuda", 3)) == (not reason)
+
+
+@pytest.mark.parametrize(
+    ("capability", "integers"),
+    [((8, 0), False), ((8, 6), True), ((8, 9), True), ((9, 0), False), ((10, 0), True), ((10, 3), True),
+     ((12, 0), True), ((7, 5), False)],
+)  # fmt: skip
+def test_products_are_those_of_integers_where_fp64_is_slow(a_gpu, capability, integers):
+    told = a_gpu(capability)["products"]
+    assert told.implementation.startswith("INT8" if integers else "FP64")
+    assert ("7.5" in told.reason) == (capability == (7, 5))
+    gpu = torch.device("cuda", 3)
+    coarse, fine = Tolerance(1e-3), Tolerance(1e-4)
+    assert backend.by_integers(gpu, [coarse, Tolerance(0.01, "spectral")]) == integers
+    for tolerance in (fine, Tolerance(1e-3, "spectral"), Tolerance(100.0, "absolute")):
+        assert not backend.by_integers(gpu, [coarse, tolerance])
+
+
+def test_the_environment_says_how_products_are_made(monkeypatch, a_gpu):
+    for told, capability in (("integers", (9, 0)), ("fp64", (8, 9))):
+        monkeypatch.setenv(backend.PRODUCTS, told)
+        row = a_gpu(capability)["products"]
+        assert row.implementation.startswith("INT8") == (told == "integers")
+        assert told in row.reason
+        assert backend.by_integers(CUDA, [Tolerance(1e-9, "absolute")]) == (told == "integers")
+    monkeypatch.setenv(backend.PRODUCTS, "fp32")
+    with pytest.raises(ValueError, match="FASTRANK_PRODUCTS: 'fp64' or 'integers', or nothing, not 'fp32'"):
+        backend.by_integers(CUDA)

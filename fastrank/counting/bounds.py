@@ -93,15 +93,15 @@ def shifts(moments: Moments, tolerance: Tolerance, of: Assumed, top: tuple[Tenso
 def shifts_around(moments: Moments, low: Affine, high: Affine, error: Affine, of: Assumed) -> Shifts:
     """Shifts for a tau^2 between `low` and `high`, each of which was computed with an error of at most `error`.
 
-    delta covers that error, the rounding of the Gram matrix's sums and of the shift, and the errors of factors whose
-    growth is within the limit.
+    delta covers that error and the Gram matrix's own, the rounding of its sums and of the shift, and the errors of
+    factors whose growth is within the limit.
 
     of: the factors, see `fastrank.counting.growth`.
     """
     size = TRACE + high * moments.order  # at least ||G - tau^2 I||_F
     limit = size * of.growth + low * (of.widening / UNIT / of.terms)
-    delta = TRACE * (UNIT * (moments.inner + 4.0)) + size * (UNIT * of.own) + limit * (UNIT * of.terms) + error
-    delta = delta * SPARE
+    delta = TRACE * (UNIT * (moments.inner + 4.0)) + size * (UNIT * of.own) + limit * (UNIT * of.terms)
+    delta = (delta + error + Affine(0.0, moments.error)) * SPARE
     return Shifts(low - delta, high + delta, limit)
 
 
@@ -171,8 +171,9 @@ def tau_error(moments: Moments, tolerance: Tolerance) -> Affine:
 
 def top_error(moments: Moments) -> Affine:
     """More than the error of the trace, (n + r + 1) u ||W||_F^2, and of what `fastrank.reference.power` says of
-    lambda_1: (n + 1) u ||W||_F^2 by the Gram, and (4 r + 64) u ||W||_F^2 by its Rayleigh quotient."""
-    return TRACE * (UNIT * (moments.inner + 8.0 * (moments.order + 10.0)))
+    lambda_1: (n + 1) u ||W||_F^2 by the Gram, and (4 r + 64) u ||W||_F^2 by its Rayleigh quotient; and of what else the
+    Gram is off by."""
+    return TRACE * (UNIT * (moments.inner + 8.0 * (moments.order + 10.0))) + Affine(0.0, moments.error)
 
 
 def factor(tolerance: Tolerance) -> float:

@@ -93,6 +93,7 @@ class RaggedBatch:
         tolerances: the largest number of tolerances to count for at a time (default 1).
         keep: store the whole Gram matrix of every matrix in the workspace, so that the caller can work on it.
         budget: bytes, see `BUDGET`.
+        integers: make the Gram matrices of all but FP64 matrices from INT8 slices, see `kernels.count.grams`.
 
     Attributes:
         empty: indices of matrices without elements, which are in no chunk.
@@ -100,22 +101,28 @@ class RaggedBatch:
     """
 
     def __init__(
-        self, matrices: Sequence[Tensor], tolerances: int = 1, *, keep: bool = False, budget: int = BUDGET
+        self,
+        matrices: Sequence[Tensor],
+        tolerances: int = 1,
+        *,
+        keep: bool = False,
+        budget: int = BUDGET,
+        integers: bool = False,
     ) -> None:
         from ..kernels.count import Launches, workspace_bytes
 
         self.device = matrices[0].device
-        self.tolerances = tolerances
+        self.tolerances, self._integers = tolerances, integers
         self._signature = signature(matrices)
         self._workspace: Tensor | None = None
         self._shift_pairs: dict[tuple[int, Tolerance], ShiftPair] = {}
         self.chunks = []
-        for groups in packed(matrices, budget, lambda m: workspace_bytes(m, 2 * tolerances, keep)):
+        for groups in packed(matrices, budget, lambda m: workspace_bytes(m, 2 * tolerances, keep, integers)):
             members = [matrices[i] for g in groups for i in g.indices]
             order = torch.tensor([float(g.rows) for g in groups for _ in g.indices], dtype=torch.float64)
             inner = torch.tensor([float(g.columns) for g in groups for _ in g.indices], dtype=torch.float64)
             on_device = (x.to(self.device) for x in (order, inner))
-            self.chunks.append(Chunk(groups, Launches(members, 2 * tolerances, keep), *on_device))
+            self.chunks.append(Chunk(groups, Launches(members, 2 * tolerances, keep, integers=integers), *on_device))
         self.empty = [i for i, matrix in enumerate(matrices) if not matrix.numel()]
         places = [i for c in self.chunks for g in c.groups for i in g.indices] + self.empty
         self.places = torch.tensor(places, dtype=torch.int64).argsort().to(self.device)
@@ -164,7 +171,7 @@ class RaggedBatch:
             scale = None if largest is None else power_of_two(largest)
             launches.sum_grams(workspace, trace, scale)
             ones = torch.ones_like(trace) if scale is None else scale
-            before = Moments(trace, ones, trace.isfinite(), chunk.order, chunk.inner)
+            before = Moments(trace, ones, trace.isfinite(), chunk.order, chunk.inner, launches.error)
             pairs = wanted(chunk, before, self._grams(chunk, workspace, before))
             if len(pairs) > self.tolerances:
                 raise ValueError(f"tolerances: {len(pairs)}, but this batch was made for {self.tolerances} at a time")
@@ -182,7 +189,7 @@ class RaggedBatch:
         if key in self._shift_pairs:
             return self._shift_pairs[key]
         pair = ShiftPair.of(shifts(moments, tolerance, unpivoted(chunk.order), top), moments.trace)
-        constant = tolerance.relative_to != "spectral" and not chunk.launches.scaled
+        constant = tolerance.relative_to != "spectral" and not chunk.launches.scaled and not self._integers
         if constant and not capturing(self.device):  # a tensor made in a capture has no values before a replay
             self._shift_pairs[key] = pair
         return pair
@@ -207,7 +214,8 @@ class RaggedBatch:
             finite = moments.finite[rows]
             whole = stack[:, : g.rows, : g.rows].masked_fill(~finite[:, None, None], 0.0)
             trace = moments.trace[rows].masked_fill(~finite, 0.0)
-            yield GroupGrams(g, rows, Gram(whole, trace, moments.scale[rows], finite, g.columns))
+            error = chunk.launches.error
+            yield GroupGrams(g, rows, Gram(whole, trace, moments.scale[rows], finite, g.columns, error[rows]))
 
 
 def signature(matrices: Sequence[Tensor]) -> list[tuple[object, ...]]:

@@ -16,7 +16,7 @@ from ..reference import gram
 from .arrays import take_matrices, to_kind
 from .lowrank import Search, factor_list, factor_stack
 from .measures import bounds_of_gram, spectral_metric, top_metric
-from .plans import by_compiled, by_kernels, compiled, planned
+from .plans import by_compiled, by_kernels, compiled, counted_by_kernels
 from .sharded import each_way
 from .torch_rank import count_as_torch
 from .traced import traceable
@@ -47,7 +47,7 @@ def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = T
     def by_matrix(A: Any) -> RankBounds:
         matrices = take_matrices(A)
         if tolerance.relative_to != "spectral" and by_kernels(matrices):
-            counted = planned(matrices).bounds([tolerance])[0]
+            counted = counted_by_kernels(matrices, tolerance, resolve)
             counted = resolve_bounds(counted, matrices.data, tolerance) if resolve else counted
             return RankBounds(*map(matrices.answer, counted))
         if by_compiled(matrices):

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from ..counting import CompiledBatch, RaggedBatch, signature, workspace_of_thread
+from ..counting import CompiledBatch, RaggedBatch, is_open, signature, workspace_of_thread
 from ..device import capturing
-from ..metrics import Tolerance
+from ..metrics import RankBounds, Status, Tolerance
 from .arrays import Matrices
 
 
@@ -35,6 +35,19 @@ def _all_on(matrices: Matrices, served: Callable[[torch.device], bool]) -> bool:
     return len(devices) == 1 and len(data) > 0 and served(devices.pop())
 
 
+def counted_by_kernels(matrices: Matrices, tolerance: Tolerance, resolve: bool) -> RankBounds:
+    """Bounds `(b,)` of the ranks. If `resolve`, what integers leave open is counted in FP64: that waits for the device."""
+    integers = backend.by_integers(matrices.data[0].device, [tolerance])
+    counted = planned(matrices, integers=integers).bounds([tolerance])[0]
+    if not (integers and resolve):
+        return counted
+    open_ = (is_open(counted) | (counted.status == Status.FALLBACK)).nonzero().flatten()
+    if not len(open_):
+        return counted
+    again = RaggedBatch([matrices.data[i] for i in open_.tolist()]).bounds([tolerance])[0]
+    return RankBounds(*(x.index_copy(0, open_, y) for x, y in zip(counted, again, strict=True)))
+
+
 PLANS = 64
 """How many ragged batches are remembered between calls."""
 
@@ -42,21 +55,21 @@ _plans: OrderedDict[object, RaggedBatch] = OrderedDict()
 _captured: list[RaggedBatch] = []
 
 
-def planned(matrices: Matrices, *, keep: bool = False) -> RaggedBatch:
+def planned(matrices: Matrices, *, keep: bool = False, integers: bool = False) -> RaggedBatch:
     """The ragged batch of these very tensors: made at the first call, remembered for the next ones.
 
-    `keep` is that of `RaggedBatch`.
+    `keep` and `integers` are those of `RaggedBatch`.
 
     Raises:
         RuntimeError: a CUDA graph is being captured, and there was no call with these tensors before.
     """
     data = matrices.data
-    key = (isinstance(data, Tensor), tuple(signature([data] if isinstance(data, Tensor) else data)), keep)
+    key = (isinstance(data, Tensor), tuple(signature([data] if isinstance(data, Tensor) else data)), keep, integers)
     captured = capturing(data[0].device)
     if key not in _plans:
         if captured:
             raise RuntimeError("A: call this once with the same tensors before capturing it in a CUDA graph")
-        _plans[key] = RaggedBatch(list(data), keep=keep)
+        _plans[key] = RaggedBatch(list(data), keep=keep, integers=integers)
         if len(_plans) > PLANS:
             _plans.popitem(last=False)
     _plans.move_to_end(key)

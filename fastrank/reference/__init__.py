@@ -10,6 +10,7 @@ from .packed import packed_gram, packed_size, unpacked
 from .power import COLUMNS, SLACK, TIGHT, TopEigenvalue, exact_start, kato_bound, power_iteration, top_interval
 from .residual import UNIT, product_residual
 from .sgd import stacked_sgd_
+from .slices import integer_gram
 
 __all__ = [
     "COLUMNS",
@@ -31,6 +32,7 @@ __all__ = [
     "gaussian",
     "gram",
     "inertia",
+    "integer_gram",
     "kato_bound",
     "narrow_residual_norm",
     "narrow_svd",

@@ -101,6 +101,9 @@ class Moments(NamedTuple):
     """r: one number for all matrices, or (b,)."""
     inner: float | Tensor
     """n, the length of the sums, with which the rounding of the Gram matrix grows: one number for all, or (b,)."""
+    error: float | Tensor = 0.0
+    """What else the Gram matrix may be off by, in the spectral norm, and its trace: one number for all, or (b,) FP64.
+    It is not 0 where the products are those of slices, see `reference.slices`."""
 
 
 class Gram(NamedTuple):
@@ -116,10 +119,13 @@ class Gram(NamedTuple):
     """(b,) bool: every element of W is finite."""
     inner: int
     """n, the length of the sums, with which the rounding of `matrix` grows."""
+    error: float | Tensor = 0.0
+    """What else `matrix` and `trace` may be off by, see `Moments`."""
 
     @property
     def moments(self) -> Moments:
-        return Moments(self.trace, self.scale, self.finite, float(self.matrix.shape[-1]), float(self.inner))
+        order, inner = float(self.matrix.shape[-1]), float(self.inner)
+        return Moments(self.trace, self.scale, self.finite, order, inner, self.error)
 
 
 def gram(stack: Tensor) -> Gram:

@@ -17,6 +17,7 @@ from .. import backend
 from ..kernels.limits import NARROW
 from ..measuring import basis_sizes, by_device, compile_for_cpu
 from ..measuring.compilation import compilation_of
+from ..metrics import Tolerance
 from ..optim import SGD
 from ..weights import Choice, Source, TrackedWeights
 from .optimizers import Followed, find_optimizers
@@ -56,7 +57,7 @@ def prepare(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None 
     sources = TrackedWeights(model, Choice()).sources()
     for device, indices in by_device(sources).items():
         if backend.kernels_serve(device):
-            needs = needs_of([sources[i].matrix for i in indices], optimizers, device)
+            needs = needs_of([sources[i].matrix for i in indices], optimizers, device, [Tolerance()])
             compilation_of(device).request(*needs)
             compilation_of(device).wait(needs.urgent)
             compilation_of(device).wait(needs.later, here=False)
@@ -64,7 +65,9 @@ def prepare(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None 
             compile_for_cpu()
 
 
-def compile_ahead(sources: Sequence[Source], followed: Sequence[Followed]) -> Callable[[], None]:
+def compile_ahead(
+    sources: Sequence[Source], followed: Sequence[Followed], tolerances: Sequence[Tolerance]
+) -> Callable[[], None]:
     """Begins to compile, in the background, the kernels that tracking the matrices of `sources` may launch, on each
     device that has any of them and that the kernels serve.
 
@@ -76,7 +79,7 @@ def compile_ahead(sources: Sequence[Source], followed: Sequence[Followed]) -> Ca
     for device, indices in by_device(sources).items():
         if backend.kernels_serve(device):
             matrices = [sources[i].matrix for i in indices]
-            urgent[device], later = needs_of(matrices, [found.optimizer for found in followed], device)
+            urgent[device], later = needs_of(matrices, [found.optimizer for found in followed], device, tolerances)
             compilation_of(device).request(urgent[device], later)
 
     def until_compiled() -> None:
@@ -87,7 +90,12 @@ def compile_ahead(sources: Sequence[Source], followed: Sequence[Followed]) -> Ca
     return until_compiled
 
 
-def needs_of(matrices: Sequence[Tensor], optimizers: Sequence[Optimizer], device: torch.device) -> Needs:
+def needs_of(
+    matrices: Sequence[Tensor],
+    optimizers: Sequence[Optimizer],
+    device: torch.device,
+    tolerances: Sequence[Tolerance] = (),
+) -> Needs:
     """All kernel variants that measuring `matrices` after each step of `optimizers` may launch on `device`.
 
     Urgent are the optimizer's step, the counts, and what writes tables and rows. Later come, for each number of columns
@@ -103,8 +111,9 @@ def needs_of(matrices: Sequence[Tensor], optimizers: Sequence[Optimizer], device
     forms = list(dict.fromkeys(form for optimizer in optimizers for form in _forms(optimizer))) or [(False, False)]
     present = [matrix for matrix in matrices if matrix.numel()]
     dtypes = list(dict.fromkeys(matrix.dtype for matrix in present))
+    integers = backend.by_integers(device, tolerances)
     urgent: list[AnyVariant] = [sgd_variant(kind, *forms[0]) for kind in kinds]
-    urgent += variants_of_counts([Shape.of(matrix).order for matrix in present], dtypes, device)
+    urgent += variants_of_counts([Shape.of(matrix).order for matrix in present], dtypes, device, integers)
     urgent += [POKE, RECORD]
     # FP64 matrices are not sketched.
     choices = [(m.dtype, basis_sizes(min(m.shape))) for m in present if m.dtype != torch.float64]

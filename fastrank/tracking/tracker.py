@@ -144,7 +144,7 @@ class RankTracker(Keeping):
             sources = self._weights.sources()
             self._device = home_of(sources)
             self._role, wait = role_of(model, sources, share), check_seconds(timeout, "timeout")
-        self._until_compiled = compile_ahead(sources if self._role is not Role.IDLE else (), followed)
+        self._until_compiled = compile_ahead(sources if self._role is not Role.IDLE else (), followed, self.tolerances)
         self._stream = OwnStream(self._device)
         measured = (self.tolerances, spectrum, self._device, self._stream)
         self._shared: SharedMeasurer | None = None

@@ -1,6 +1,8 @@
 """Finish: a Gram after its products (`count.gram`): chunks added up, tiles mirrored and squared, the trace.
 
     G = sum of chunks        in place, in a fixed order, so that two runs give the same bits
+    G = 2^(top_a + top_b - 290) I        where the chunks are those of integers (`count.integer_gram`): their sum I is
+                                         exact, INT64, and rounded once; NaN in the rows that are not finite
     G above the diagonal = (G below)^T
     squares[tile] = sum g_ij^2        twice that for a tile off the diagonal: the sum over the tiles is ||G||_F^2
 
@@ -18,8 +20,9 @@ import triton.language as tl
 from torch import Tensor
 
 from ..device import capability, chosen
-from ..inertia.table import CHUNK, COLUMNS, FIELDS, OFFSET, ORDER, PARTIAL
+from ..inertia.table import CHUNK, COLUMNS, FIELDS, OFFSET, ORDER, PARTIAL, TOPS
 from ..launch import launch
+from ..slices import NOT_FINITE, power_of_two
 from ..variant import Variant
 from .gram import TILE_FIELDS, Config, config
 
@@ -29,8 +32,15 @@ OFFSET / SMALLEST of `squares`, and tile (i, j) of a Gram of c x c tiles stands 
 
 
 @triton.jit
-def finish_kernel(p_table, p_tiles, p_decided, p_gram, p_partial, p_squares, MIRROR: tl.constexpr,
-                  BLOCK: tl.constexpr):  # fmt: skip
+def _scale_of(p_tops, o, order):
+    """2^(top - 145) of rows, FP64; NaN where a row is not finite."""
+    top = tl.load(p_tops + o, mask=o < order, other=145)
+    return tl.where(top == NOT_FINITE, float("nan"), power_of_two(top - 145))
+
+
+@triton.jit
+def finish_kernel(p_table, p_tiles, p_decided, p_tops, p_gram, p_partial, p_squares, INTEGERS: tl.constexpr,
+                  MIRROR: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Adds up the chunks of one tile, in place. MIRROR: writes the tile above the diagonal and the squares too."""
     p_tile = p_tiles + tl.program_id(0) * TILE_FIELDS
     i_matrix, i_row, i_column = tl.load(p_tile + 0), tl.load(p_tile + 1), tl.load(p_tile + 2)
@@ -47,8 +57,16 @@ def finish_kernel(p_table, p_tiles, p_decided, p_gram, p_partial, p_squares, MIR
     p_more = p_partial + tl.multiple_of(tl.load(p_row + PARTIAL), 32)
 
     total = tl.load(p_out + offsets, mask=m_tile, other=0.0)
-    for i_chunk in range(1, chunks):
-        total += tl.load(p_more + (i_chunk - 1) * order * order + offsets, mask=m_tile, other=0.0)
+    if INTEGERS:
+        whole = total.to(tl.int64, bitcast=True)
+        for i_chunk in range(1, chunks):
+            more = tl.load(p_more + (i_chunk - 1) * order * order + offsets, mask=m_tile, other=0.0)
+            whole += more.to(tl.int64, bitcast=True)
+        p_tops += tl.load(p_row + TOPS)
+        total = whole.to(tl.float64) * _scale_of(p_tops, o_a, order)[:, None] * _scale_of(p_tops, o_b, order)[None, :]
+    else:
+        for i_chunk in range(1, chunks):
+            total += tl.load(p_more + (i_chunk - 1) * order * order + offsets, mask=m_tile, other=0.0)
 
     tl.store(p_out + offsets, total, mask=m_tile)
     if MIRROR:
@@ -76,19 +94,22 @@ def trace_kernel(p_table, p_ids, p_decided, p_gram, p_trace, BLOCK: tl.constexpr
 
 
 def finish_(
-    gram: Tensor, partial: Tensor, table: Tensor, tiles: Tensor, decided: Tensor, squares: Tensor | None
-) -> None:
+    gram: Tensor, partial: Tensor, table: Tensor, tiles: Tensor, decided: Tensor, squares: Tensor | None,
+    tops: Tensor | None = None,
+) -> None:  # fmt: skip
     """Adds the further chunks in `partial` to the first in `gram`, in place, for matrices that have several.
 
     Args:
         gram, partial, table, decided: as of `gram_`. tiles: too, but with every tile once, as chunk 0.
         squares: FP64, elements of `gram` / SMALLEST, written, and with it the tiles above the diagonal. Matrices with
             one chunk need that as well. None: neither is asked for.
+        tops: of `cut_`, where the sums are those of integers, of one chunk or several. None: they are FP64.
     """
     mirror = squares is not None
     given = {"p_table": table, "p_tiles": tiles, "p_decided": decided, "p_gram": gram, "p_partial": partial}
-    variant = finish_variant(mirror, config(capability(gram.device)))
-    launch(variant, (len(tiles),), {**given, "p_squares": squares if mirror else gram})
+    variant = finish_variant(mirror, tops is not None, config(capability(gram.device)))
+    more = {"p_squares": squares if mirror else gram, "p_tops": decided if tops is None else tops}
+    launch(variant, (len(tiles),), given | more)
 
 
 def trace_(trace: Tensor, table: Tensor, ids: Tensor, decided: Tensor, gram: Tensor) -> None:
@@ -103,14 +124,14 @@ def finish_cost(orders: list[int], chunks: list[int]) -> tuple[int, int]:
     return sum(4 * r * r * (c + 2) for r, c in pairs), sum(r * r * (c + 1) // 2 for r, c in pairs)
 
 
-def finish_variant(mirror: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+def finish_variant(mirror: bool, integers: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
     return Variant(
         kernel=finish_kernel,
         signature={
-            "p_table": "*i64:16", "p_tiles": "*i32:16", "p_decided": "*i32:16", "p_gram": "*fp64:16",
-            "p_partial": "*fp64:16", "p_squares": "*fp64:16",
+            "p_table": "*i64:16", "p_tiles": "*i32:16", "p_decided": "*i32:16", "p_tops": "*i32:16",
+            "p_gram": "*fp64:16", "p_partial": "*fp64:16", "p_squares": "*fp64:16",
         },
-        constexprs={"MIRROR": mirror, "BLOCK": c.block},
+        constexprs={"INTEGERS": integers, "MIRROR": mirror, "BLOCK": c.block},
         num_warps=8,
         architectures=architectures,
     )  # fmt: skip
@@ -131,5 +152,6 @@ TRACE = Variant(
 
 def variants() -> Iterator[Variant]:
     for c, architectures in chosen(config).items():
-        yield from (finish_variant(mirror, c, architectures) for mirror in (False, True))
+        for integers in (False, True):
+            yield from (finish_variant(mirror, integers, c, architectures) for mirror in (False, True))
     yield TRACE

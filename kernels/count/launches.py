@@ -1,6 +1,6 @@
 """Launches: which kernels count the ranks of a ragged batch, and which matrices each launch takes.
 
-    sum_grams   `gram_`, one launch a dtype; `finish_`, where a Gram is summed in chunks or is to be whole; `trace_`
+    sum_grams   `Grams`, and `trace_`
     multiply    `power_small_` and `power_`: vectors near the first eigenvectors
     shift       `shifts_`: where to count
     count       matrices small enough for `count.tiny`: `tiny_`, one launch a dtype and size, straight from W
@@ -13,8 +13,7 @@ matrix is cut into tiles and chunks depends on its own shape alone: it gives the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
-from typing import TypeVar
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -22,39 +21,40 @@ from torch import Tensor
 from ..cuda import build
 from ..device import capability, current, to_device
 from ..inertia import Factors, Problems, growth_parts, variants_of_factors
-from ..inertia.table import OFFSET, Shape, rows_of
+from ..inertia.table import OFFSET, Shape, slice_size
 from ..launch import AnyVariant
-from . import again, finish, gram, largest, power, row, shifts, tiny
+from . import again, cut, finish, gram, largest, power, row, shifts, tiny
 from .answers import Answers
+from .grams import Grams, chunk_of, cuttable, sorted_out, variants_of_grams
 from .largest import largest_
 from .power import SMALL, power_, power_small_
 from .shifts import shifts_
 
-Key = TypeVar("Key", bound=Hashable)
-
 
 def variants_of_counts(
-    orders: Collection[int], dtypes: Collection[torch.dtype], device: torch.device
+    orders: Collection[int], dtypes: Collection[torch.dtype], device: torch.device, integers: bool = False
 ) -> list[AnyVariant]:
     """Every variant that a tracker's counts launch on `device`, for matrices of these orders and dtypes."""
-    at = capability(device)
-    c = gram.config(at)
-    found = [finish.finish_variant(True, c), *(gram.gram_variant(dtype, dtype == torch.float64, c) for dtype in dtypes)]
+    made, found = variants_of_grams(dtypes, integers, device)
     if any(dtype != torch.float64 for dtype in dtypes):
-        found += [shifts.shifts_variant(c.block), power.POWER, power.POWER_SMALL, row.ROW]
+        found += [shifts.shifts_variant(gram.config(capability(device)).block)]
+        found += [power.POWER, power.POWER_SMALL, row.ROW]
     if torch.float64 in dtypes:  # which are not sketched, nor is any matrix beside them
         found += [finish.TRACE, largest.LARGEST]
     found += [again.AGAIN] if any(order > again.ABOVE for order in orders) else []
-    return [*found, *variants_of_factors(orders, device)]
+    return [*made, *found, *variants_of_factors(orders, device)]
 
 
-def workspace_bytes(matrix: Tensor, shifts: int, keep: bool) -> int:
-    """Bytes of workspace that `Launches` needs for a 2-D `matrix`: its Gram, partial sums of it, a factor a shift."""
+def workspace_bytes(matrix: Tensor, shifts: int, keep: bool, integers: bool = False) -> int:
+    """Bytes of workspace that `Launches` needs for a 2-D `matrix`: its Gram, partial sums of it, a factor a shift. Its
+    slices are where the factors come later."""
     shape, at = Shape.of(matrix), capability(matrix.device)
-    if not keep and _tiny_config(shape, matrix.device) is not None:
+    by_slices = integers and cuttable(matrix.dtype, shape)
+    if not (keep or by_slices) and _tiny_config(shape, matrix.device) is not None:
         return 0
-    chunks = -(-shape.columns // gram.chunk_of(shape, gram.config(at).block))
-    return 8 * shape.order**2 * (1 + shifts + chunks - 1)
+    chunks = -(-shape.columns // chunk_of(shape, by_slices, at))
+    sliced = cut.slices_of(matrix.dtype) * slice_size(shape) if by_slices else 0
+    return 8 * shape.order**2 * chunks + max(8 * shape.order**2 * shifts, sliced)
 
 
 class Launches:
@@ -69,6 +69,7 @@ class Launches:
         only: indices of the matrices that this object counts; None: all. All others have a row in the table too, so
             that tensors `(b, ...)` can be those of all matrices, shared by several such objects.
         decided: `(b,)` int32, see below; None: zeros of its own.
+        integers: make Grams of all but FP64 matrices from INT8 slices. Then `tiny_` counts none of these.
 
     Attributes:
         shapes: `Shape` of each matrix.
@@ -82,39 +83,32 @@ class Launches:
 
     def __init__(
         self, matrices: Sequence[Tensor], shifts: int, keep: bool, *, pairs: int | None = None,
-        only: Sequence[int] | None = None, decided: Tensor | None = None,
+        only: Sequence[int] | None = None, decided: Tensor | None = None, integers: bool = False,
     ) -> None:  # fmt: skip
         self.device = matrices[0].device
         self.shapes = [Shape.of(matrix) for matrix in matrices]
         self.decided = torch.zeros(len(matrices), dtype=torch.int32, device=self.device) if decided is None else decided
         self.keep = keep
         mine = range(len(matrices)) if only is None else only
-        at = capability(self.device)
-        block = gram.config(at).block
-        configs = {} if keep else {i: _tiny_config(self.shapes[i], self.device) for i in mine}
+        dtypes = [matrix.dtype for matrix in matrices]
+        configs = {}
+        if not keep:
+            others = [i for i in mine if not (integers and cuttable(dtypes[i], self.shapes[i]))]
+            configs = {i: _tiny_config(self.shapes[i], self.device) for i in others}
         loose = {i: config for i, config in configs.items() if config is not None}
         stored = [i for i in mine if i not in loose]
-        chunks = [gram.chunk_of(shape, block) for shape in self.shapes]
         pointers = [matrix.data_ptr() for matrix in matrices]
-        table, self._gram, self._partial = rows_of(pointers, self.shapes, chunks, stored)
-        self.table, self.offsets = to_device(table, self.device), table[:, OFFSET.value].tolist()
-        self.size = self._gram * (1 + shifts) + self._partial
+        self._grams = Grams(pointers, self.shapes, dtypes, stored, keep, integers, self.decided)
+        self.table, self.offsets = self._grams.on_device, self._grams.table[:, OFFSET.value].tolist()
+        self._gram, self._partial = self._grams.size, self._grams.partial
+        self.size = self._gram + self._partial + max(self._gram * shifts, -(-self._grams.slices // 8))
         self.parts = max(growth_parts(shape.order, self.device) for shape in self.shapes)
 
-        dtypes = [matrix.dtype for matrix in matrices]
         self._fp64 = self._ids([i for i in mine if dtypes[i] == torch.float64])
-        by_dtype = _sorted_out(stored, lambda i: dtypes[i])
-        listed = {d: gram.tiles_of(self.shapes, ids, chunks, block) for d, ids in by_dtype.items()}
-        self._tiles = {d: to_device(tiles, self.device) for d, tiles in listed.items()}
-        cut = [i for i in stored if keep or self.shapes[i].columns > chunks[i]]
-        whole = gram.tiles_of(self.shapes, cut, [shape.columns for shape in self.shapes], block)
-        self._finish = to_device(whole, self.device)
         self._stored = self._ids(stored)
         self._small = self._ids([i for i in stored if self.shapes[i].order <= SMALL])
         self._large = self._ids([i for i in stored if self.shapes[i].order > SMALL])
-        squares = self._gram // finish.SMALLEST.value
-        self._squares = torch.empty(squares, dtype=torch.float64, device=self.device) if keep else None
-        tiny_ones = _sorted_out(list(loose), lambda i: (dtypes[i], loose[i]))
+        tiny_ones = sorted_out(list(loose), lambda i: (dtypes[i], loose[i]))
         self._tiny = {key: self._ids(ids) for key, ids in tiny_ones.items()}
         rows = [shape.rows for shape in self.shapes]
         large = [i for i in stored if rows[i] > again.ABOVE]
@@ -122,6 +116,11 @@ class Launches:
         made = {len(ids): Factors(rows, ids, self.device, shifts, pairs=pairs) for ids in (stored, large)}
         self._factors, self._again = made[len(stored)], made[len(large)]
         self._grown = self._ids(large)
+
+    @property
+    def error(self) -> Tensor:
+        """`(b,)` FP64: what slices have changed in the last Grams, see `Grams.error`."""
+        return self._grams.error
 
     @property
     def scaled(self) -> bool:
@@ -152,18 +151,13 @@ class Launches:
 
     def make_grams(self, workspace: Tensor, scale: Tensor | None = None) -> None:
         """The first part of `sum_grams`, which alone reads the matrices: the sums of products, chunk by chunk."""
-        grams, partial = self._parts_of(workspace)
         with current(self.device):
-            for dtype, tiles in self._tiles.items():
-                divisor = scale if dtype == torch.float64 else None
-                gram.gram_(grams, partial, self.table, tiles, self.decided, divisor, dtype)
+            self._grams.make(*self._parts_of(workspace), workspace[self._gram + self._partial :], scale)
 
     def finish_grams(self, workspace: Tensor) -> None:
         """The second part of `sum_grams`: whole Grams, without their traces."""
-        grams, partial = self._parts_of(workspace)
         with current(self.device):
-            if len(self._finish):
-                finish.finish_(grams, partial, self.table, self._finish, self.decided, self._squares)
+            self._grams.finish(*self._parts_of(workspace))
 
     def multiply(self, workspace: Tensor, vectors: Tensor, proof: Tensor) -> None:
         """Brings vectors nearer to the first eigenvectors, see `count.power`; needs the whole Grams (`keep`).
@@ -188,10 +182,10 @@ class Launches:
 
         workspace, vectors: as `multiply` left them; needs the whole Grams (`keep`).
         """
-        assert self._squares is not None
+        assert self._grams.squares is not None
         given = (vectors, noise, tolerances, proof, self.table, self._stored, self.decided)
         with current(self.device):
-            shifts_(answers, *given, workspace[: self._gram], self._squares)
+            shifts_(answers, *given, workspace[: self._gram], self._grams.squares, self.error)
 
     def count(
         self, workspace: Tensor, trace: Tensor, scale: Tensor | None, coefficients: Tensor, limits: Tensor, pairs: int
@@ -251,10 +245,3 @@ class Launches:
 def _tiny_config(shape: Shape, device: torch.device) -> tiny.Config | None:
     """How `tiny_` counts matrices of this shape; None if it does not: in CUDA C++ a count from the Gram is faster."""
     return None if build.serves(device) else tiny.config(shape.rows, capability(device))
-
-
-def _sorted_out(ids: Sequence[int], key: Callable[[int], Key]) -> dict[Key, list[int]]:
-    found: dict[Key, list[int]] = {}
-    for i in ids:
-        found.setdefault(key(i), []).append(i)
-    return found

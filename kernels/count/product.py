@@ -16,7 +16,7 @@ TRITON_TYPES = {
 
 
 @triton.jit
-def _wide_tile(p, o_row, o_column, stride_row, stride_column, m_row, end, UNIT: tl.constexpr):
+def wide_tile(p, o_row, o_column, stride_row, stride_column, m_row, end, UNIT: tl.constexpr):
     """Tile (BLOCK, BLOCK_K) of W; FP32 for half precision, else in W's dtype.
 
     UNIT names the stride that is 1, "row", "column" or "none": along it the threads of a warp load neighbours.
@@ -43,8 +43,8 @@ def _sum_with(p, o_a, o_b, stride_row, stride_column, rows, begin, end, factor, 
     total = tl.zeros((BLOCK, BLOCK), tl.float64)
     for i_k in range(begin, end, BLOCK_K):
         o_k = i_k + tl.arange(0, BLOCK_K).to(tl.int64)
-        b_a = _wide_tile(p, o_a, o_k, stride_row, stride_column, o_a < rows, end, UNIT).to(tl.float64) * factor
-        b_b = _wide_tile(p, o_b, o_k, stride_row, stride_column, o_b < rows, end, UNIT).to(tl.float64) * factor
+        b_a = wide_tile(p, o_a, o_k, stride_row, stride_column, o_a < rows, end, UNIT).to(tl.float64) * factor
+        b_b = wide_tile(p, o_b, o_k, stride_row, stride_column, o_b < rows, end, UNIT).to(tl.float64) * factor
         total = tl.dot(b_a, tl.trans(b_b), total, out_dtype=tl.float64)
     return total
 

@@ -78,9 +78,9 @@ def _kato_bound(theta, rho, square, error, order):
 
 
 @triton.jit(do_not_specialize=["WIDTH", "TOLERANCES", "PARTS"])
-def shifts_kernel(p_table, p_ids, p_decided, p_gram, p_squares, p_x, p_y, p_noise, p_tolerances, p_proof, p_trace,
-                  p_top, p_coefficients, p_limits, p_counts, p_growth, WIDTH, TOLERANCES, PARTS, TILE: tl.constexpr,
-                  BLOCK: tl.constexpr):  # fmt: skip
+def shifts_kernel(p_table, p_ids, p_decided, p_gram, p_squares, p_x, p_y, p_noise, p_tolerances, p_proof, p_error,
+                  p_trace, p_top, p_coefficients, p_limits, p_counts, p_growth, WIDTH, TOLERANCES, PARTS,
+                  TILE: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     i_matrix = tl.load(p_ids + tl.program_id(0)).to(tl.int64)
     if tl.load(p_decided + i_matrix) != 0:
         return
@@ -120,11 +120,12 @@ def shifts_kernel(p_table, p_ids, p_decided, p_gram, p_squares, p_x, p_y, p_nois
         m = (o < across * across) & (o % across <= o // across)
         of_tiles += tl.load(p_squares + offset // SMALLEST + o, mask=m, other=0.0)
 
-    error = UNIT * (inner + 4 * order + 64) * trace
+    sliced = tl.load(p_error + i_matrix)
+    error = UNIT * (inner + 4 * order + 64) * trace + sliced
     p_known = p_proof + i_matrix * (3 + 2 * TOLERANCES)
     norm, low, high = tl.load(p_known), tl.load(p_known + 1), tl.load(p_known + 2)
     low = tl.where(theta - error > low, theta - error, low)
-    high = tl.where(norm == norm, high, trace * (1 + UNIT * (inner + order + 64)))
+    high = tl.where(norm == norm, high, trace * (1 + UNIT * (inner + order + 64)) + sliced)
     bound = _kato_bound(theta, tl.sqrt(tl.sum(of_rest)), tl.sum(of_tiles), error, order)
     high = tl.where(bound < high, bound, high)
     tl.store(p_trace + i_matrix, trace)
@@ -140,11 +141,13 @@ def shifts_kernel(p_table, p_ids, p_decided, p_gram, p_squares, p_x, p_y, p_nois
             tl.where(kind == SPECTRAL, square * low, relative),
             tl.where(kind == SPECTRAL, square * high, relative),
         )
-        wrong = tl.where(kind == ABSOLUTE, 0.0, trace * (square * 4 * UNIT * (inner + 8 * (order + 10))))
-        under, over, limit = _around(least, most, wrong, trace, order, inner)
+        wrong = tl.where(
+            kind == ABSOLUTE, 0.0, trace * (square * 4 * UNIT * (inner + 8 * (order + 10))) + 4 * square * sliced
+        )
+        under, over, limit = _around(least, most, wrong + sliced, trace, order, inner)
         _store_pair(p_shift + 4 * i, p_limit + 2 * i, p_count + 2 * i, under, over, limit)
     near, far = low * (1 + SLACK), low * (1 + TIGHT)
-    under, over, limit = _around(near, far, 0.0, trace, order, inner)
+    under, over, limit = _around(near, far, sliced, trace, order, inner)
     known = high <= far
     under, over = tl.where(known, float("nan"), under), tl.where(known, float("nan"), 2 * far - over)  # far - delta
     limit = tl.where(known, -1.0, limit)
@@ -171,7 +174,7 @@ def _store_pair(p_shift, p_limit, p_count, under, over, limit):
 
 def shifts_(
     answers: Answers, vectors: Tensor, noise: Tensor, tolerances: Tensor, proof: Tensor, table: Tensor, ids: Tensor,
-    decided: Tensor, gram: Tensor, squares: Tensor,
+    decided: Tensor, gram: Tensor, squares: Tensor, error: Tensor,
 ) -> None:  # fmt: skip
     """Says where to count the matrices `ids` that are not decided, and prepares the count and the next start vectors.
 
@@ -184,13 +187,13 @@ def shifts_(
         proof: `(b, 3 + 2 T)` FP64: ||W||_F^2, lower and upper bound of sigma_1^2, then bounds of the ranks, which are
             not read here. A NaN as ||W||_F^2 says that nothing is known.
         table, ids, decided: as of `power.power_`.
-        gram: FP64 workspace with the Grams. squares: FP64, of `finish_`.
+        gram: FP64 workspace with the Grams. squares: FP64, of `finish_`. error: `(b,)` FP64, of `Grams`.
     """
     given = {
         "p_table": table, "p_ids": ids, "p_decided": decided, "p_gram": gram, "p_squares": squares, "p_x": vectors[0],
-        "p_y": vectors[1], "p_noise": noise, "p_tolerances": tolerances, "p_proof": proof, "p_trace": answers.trace,
-        "p_top": answers.top, "p_coefficients": answers.coefficients, "p_limits": answers.limits,
-        "p_counts": answers.counts, "p_growth": answers.growth,
+        "p_y": vectors[1], "p_noise": noise, "p_tolerances": tolerances, "p_proof": proof, "p_error": error,
+        "p_trace": answers.trace, "p_top": answers.top, "p_coefficients": answers.coefficients,
+        "p_limits": answers.limits, "p_counts": answers.counts, "p_growth": answers.growth,
     }  # fmt: skip
     sizes = {"WIDTH": vectors.shape[-1], "TOLERANCES": len(tolerances), "PARTS": answers.growth.shape[-1]}
     launch(shifts_variant(config(capability(table.device)).block), (len(ids),), given | sizes)

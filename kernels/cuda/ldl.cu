@@ -45,7 +45,7 @@
 
 #include "eliminate.cuh"
 
-enum { ROWS = 1, ORDER = 5, OFFSET = 6, FIELDS = 9 };  // as in `inertia.table`
+enum { ROWS = 1, ORDER = 5, OFFSET = 6, FIELDS = 11 };  // as in `inertia.table`
 enum { MATRIX, SHIFT, TILE_ROW, TILE_COLUMN, FIRST_TILE, FIRST_PIVOT, TASK_FIELDS };  // as in `inertia.tasks`
 
 // Sum over all threads of the block, for thread 0; the same bits in every launch.

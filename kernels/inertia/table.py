@@ -12,7 +12,8 @@ that no kernel masks a column and every row is aligned. The padding of a Gram is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -22,7 +23,9 @@ from torch import Tensor
 PAD = 32
 """Orders of Grams and factors are multiples of this, the width of the widest block column of LDL^T."""
 
-POINTER, ROWS, COLUMNS, STRIDE_ROW, STRIDE_COLUMN, ORDER, OFFSET, CHUNK, PARTIAL = map(tl.constexpr, range(9))
+POINTER, ROWS, COLUMNS, STRIDE_ROW, STRIDE_COLUMN, ORDER, OFFSET, CHUNK, PARTIAL, TOPS, SLICES = map(
+    tl.constexpr, range(11)
+)
 """Fields of a row:
 
     POINTER                     address of the matrix' first element
@@ -34,9 +37,16 @@ POINTER, ROWS, COLUMNS, STRIDE_ROW, STRIDE_COLUMN, ORDER, OFFSET, CHUNK, PARTIAL
     CHUNK                       columns of the matrix that one program of `count.gram` sums
     PARTIAL                     where the sums of its second chunk begin in the workspace of partial sums, in elements;
                                 those of further chunks follow
+    TOPS                        where its rows begin among those of all matrices that are cut into slices (`count.cut`),
+                                each with ORDER of them
+    SLICES                      where its slices begin among those of all, in bytes; each has ORDER rows of COLUMNS
+                                rounded up to a multiple of WIDTH
 """
-FIELDS = tl.constexpr(9)
+FIELDS = tl.constexpr(11)
 """Number of fields of a row."""
+WIDTH = tl.constexpr(64)
+"""Lengths of the rows of a slice are multiples of this, so that every row is aligned and no product masks a column. The
+padding is zero."""
 
 
 class Shape(NamedTuple):
@@ -64,8 +74,18 @@ def order_of(rows: int) -> int:
     return -(-rows // PAD) * PAD
 
 
+def slice_size(shape: Shape) -> int:
+    """Bytes of one slice of a matrix."""
+    width = int(WIDTH.value)
+    return shape.order * -(-shape.columns // width) * width
+
+
 def rows_of(
-    pointers: Sequence[int], shapes: Sequence[Shape], chunks: Sequence[int], stored: Collection[int]
+    pointers: Sequence[int],
+    shapes: Sequence[Shape],
+    chunks: Sequence[int],
+    stored: Collection[int],
+    slices: Mapping[int, int] = MappingProxyType({}),
 ) -> tuple[Tensor, int, int]:
     """The table, and the sizes of the workspaces that it has offsets into.
 
@@ -74,15 +94,19 @@ def rows_of(
         chunks: of each matrix, the columns that one program sums.
         stored: indices of the matrices whose Grams are stored. The workspaces have no place for others, and their
             offsets mean nothing.
+        slices: how many slices each matrix is cut into that is, by its index (default: none is).
 
     Returns:
         The table `(b, FIELDS)` int64 on the CPU, the size of all Grams and the size of all partial sums, in elements.
     """
     stored = set(stored)
-    offset = partial = 0
+    offset = partial = tops = sliced = 0
     rows = []
     for i, (pointer, shape, chunk) in enumerate(zip(pointers, shapes, chunks, strict=True)):
-        rows.append((pointer, *shape, shape.order, offset, chunk, partial))
+        rows.append((pointer, *shape, shape.order, offset, chunk, partial, tops, sliced))
+        if i in slices:
+            tops += shape.order
+            sliced += slices[i] * slice_size(shape)
         if i in stored:
             offset += shape.order**2
             partial += (-(-shape.columns // chunk) - 1) * shape.order**2

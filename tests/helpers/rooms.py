@@ -7,12 +7,12 @@ ROOMS = {
         "callers": [],
         "alerts": ["callers"],
         "arguments": [],
-        "backend": [],
         "device": [],
         "files": [],
         "guard": [],
         "jobs": [],
         "metrics": [],
+        "backend": ["metrics"],
         "operators": [],
         "schedules": ["arguments"],
         "sinks": ["callers"],
@@ -100,7 +100,7 @@ ROOMS = {
 """The rooms of each package, files and folders, from the ground up, and which others each may use."""
 
 KERNELS_FOR = {
-    "backend": ["cuda"],
+    "backend": ["cuda", "device"],
     "device_table": ["pointers"],
     "counting": ["count", "cpu"],
     "history": ["device", "launch", "record"],

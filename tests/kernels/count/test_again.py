@@ -18,6 +18,7 @@ from fastrank.kernels.count import Answers, launches, row_
 from fastrank.kernels.count import again as module
 from fastrank.kernels.count.again import again_
 from fastrank.kernels.inertia import Problems, factors
+from fastrank.kernels.inertia.table import FIELDS
 
 
 def as_if_large(order):
@@ -62,7 +63,7 @@ def test_shifts_and_limits_are_those_of_the_twin(pairs, device):
         return torch.tensor(of, dtype=FP64)[torch.randint(len(of), shape, generator=generator)]
 
     rows = pick(b, of=[3.0, 600.0, 5000.0])
-    table = torch.zeros(b, 9, dtype=torch.int64)
+    table = torch.zeros(b, FIELDS.value, dtype=torch.int64)
     table[:, 1] = rows
     decided = pick(b, of=[0.0, 0.0, 0.0, 1.0]).int()
     trace = pick(b, of=[2.0, 2.0, 2.0, 0.0, torch.nan, torch.inf])

@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from fastrank.kernels.count import finish, gram, largest
 from fastrank.kernels.count.launches import Launches
 from fastrank.kernels.device import capability
-from fastrank.kernels.inertia.table import Shape
+from fastrank.kernels.inertia.table import FIELDS, Shape
 
 # One element, one row, primes, an exact tile, one more than a tile, tall, and a row that takes several chunks.
 SIZES = [(1, 1), (1, 9), (7, 7), (64, 64), (65, 70), (100, 37), (130, 131), (33, 1100)]
@@ -80,7 +80,7 @@ def test_squares_of_the_tiles_sum_to_the_square_of_the_norm(device):
     for each, offset, shape in zip(whole, launches.offsets, launches.shapes, strict=True):
         across = -(-shape.order // block)
         start = offset // finish.SMALLEST.value
-        tiles = launches._squares[start : start + across**2].view(across, across)
+        tiles = launches._grams.squares[start : start + across**2].view(across, across)
         for i in range(across):
             for j in range(i + 1):
                 tile = each[i * block : (i + 1) * block, j * block : (j + 1) * block]
@@ -145,7 +145,9 @@ def test_largest_magnitudes_of_any_number_of_matrices(device, monkeypatch):
 
     monkeypatch.setattr(largest, "launch", lambda variant, grid, arguments: grids.append(grid))
     many = torch.zeros(70_000, dtype=torch.float64, device=device)
-    largest.largest_(many, torch.zeros(0, 9, dtype=torch.int64, device=device), torch.arange(70_000, device=device))
+    largest.largest_(
+        many, torch.zeros(0, FIELDS.value, dtype=torch.int64, device=device), torch.arange(70_000, device=device)
+    )
     ((first, second),) = grids
     assert first == 70_000
     assert second <= 65535

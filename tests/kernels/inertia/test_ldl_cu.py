@@ -5,6 +5,8 @@ That its counts, growth and factors are right is in `test_ldl.py`, beside those 
 
 from __future__ import annotations
 
+import re
+
 import cuda_cpu
 import pytest
 import torch
@@ -16,6 +18,7 @@ from gram_batch import Batch, symmetric
 
 from fastrank.kernels.count import Launches
 from fastrank.kernels.device import ARCHITECTURES
+from fastrank.kernels.inertia import table
 from fastrank.kernels.inertia.factors import cuda_variant
 from fastrank.kernels.inertia.tasks import FIELDS, TILE, Tasks
 
@@ -155,3 +158,11 @@ def test_a_launch_fits_every_architecture():
         strips, tiles = 2 * int(many.macros["STAGES"]), 2
         assert many.shared == 8 * (strips * 64 * 12 + tiles * 64 * 72 + 8 * int(many.macros["STAGES"])) + 16
         assert cuda_variant(False, at).shared == 8 * (2 * 64 * 12 + 64 * 72 + 8 * 3) + 16
+
+
+def test_the_kernel_reads_the_table_as_it_is_written():
+    text = cuda_variant(True, (9, 0)).source
+    for name in ("ROWS", "ORDER", "OFFSET", "FIELDS"):
+        assert re.search(rf"enum {{.*\b{name} = {getattr(table, name).value}\b.*}};  // as in `inertia.table`", text), (
+            name
+        )

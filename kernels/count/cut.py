@@ -1,0 +1,231 @@
+"""Cut: every matrix of a ragged batch into the INT8 slices that `count.integer_gram` multiplies, and what that loses.
+
+    W = sum over p of 2^(top - 125 - 8 p) A_p + dW     A_p (r, n) INT8, slice p, row by row
+    top (r,) int32                                     of each row, see `fastrank.kernels.slices`
+    lost (4,) FP64 a program                           ||dW||_F^2, and ||A_p||_F^2 for p = 2, 3, 4, in units of W
+
+    error >= ||E||_F, |tr E|                       of E = W W^T less what the products of slices make of it:
+        2 ||A|| ||dW|| + ||dW||^2  +  sum over i + j > 5 of ||A_i|| ||A_j||        all of them Frobenius norms
+
+dW is measured: where all elements of a row are within 2^-7 of the largest, or have few bits, it is zero. It is summed
+in FP32, to 2^-8, and taken 2^-7 larger. `count.shifts` and `fastrank.counting.bounds` add the error to delta. A row
+that is not finite has the top `NOT_FINITE`, of which `count.finish` makes NaN.
+
+One program takes ROWS rows: a loop over their columns finds the tops, and a second one cuts. Bytes: W twice, the second
+time from a cache, and S r n written. Instructions: some 40 an element, 32-bit integers. Times are not measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..inertia.table import (
+    COLUMNS,
+    FIELDS,
+    OFFSET,
+    ORDER,
+    POINTER,
+    ROWS,
+    SLICES,
+    STRIDE_COLUMN,
+    STRIDE_ROW,
+    TOPS,
+    WIDTH,
+    Shape,
+)
+from ..launch import launch
+from ..limits import NARROW
+from ..slices import NOT_FINITE, bytes_of, cut_off, fixed_point, magnitude, power_of_two, slice_of, top_of
+from ..variant import Variant
+from .product import TRITON_TYPES, wide_tile
+
+STRIP = tl.constexpr(8)
+"""Rows of a program; a divisor of `inertia.table.PAD`."""
+LOST = tl.constexpr(4)
+"""Numbers that a program says of what is lost."""
+
+
+def slices_of(dtype: torch.dtype) -> int:
+    """S: into how many slices numbers of a dtype are cut. Three have 23 bits, of which BF16 needs 8 and FP16 11."""
+    return 4 if dtype == torch.float32 else 3
+
+
+@triton.jit
+def _cut_with(p, p_top, p_slices, o_row, order, width, stride_row, stride_column, rows, columns, S: tl.constexpr,
+              UNIT: tl.constexpr, STRIP: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """Cuts the rows `o_row`; returns their four sums of squares, FP64 `(STRIP,)` each. UNIT: see `wide_tile`."""
+    m_row = o_row < rows
+    largest = tl.zeros((STRIP, BLOCK), tl.int32)
+    for i in range(0, columns, BLOCK):
+        o = i + tl.arange(0, BLOCK).to(tl.int64)
+        w = wide_tile(p, o_row, o, stride_row, stride_column, m_row, columns, UNIT)
+        largest = tl.maximum(largest, magnitude(w))
+    largest = tl.max(largest, 1)
+    top = top_of(largest)
+    tl.store(p_top + o_row, tl.where(largest >= NOT_FINITE, NOT_FINITE, top))
+
+    size = order * width
+    cut = tl.zeros((STRIP, BLOCK), tl.float32)
+    second = tl.zeros((STRIP, BLOCK), tl.int32)
+    third = tl.zeros((STRIP, BLOCK), tl.int32)
+    fourth = tl.zeros((STRIP, BLOCK), tl.int32)
+    for i in range(0, width, BLOCK):
+        o = i + tl.arange(0, BLOCK).to(tl.int64)
+        w = wide_tile(p, o_row, o, stride_row, stride_column, m_row, columns, UNIT)
+        x = fixed_point(w, top[:, None], S)
+        off = cut_off(w, x, top[:, None], S)
+        cut += off * off
+        packed = bytes_of(x, S)
+        p_out, m_out = p_slices + (o_row[:, None] * width + o[None, :]), (o < width)[None, :]
+        tl.store(p_out, slice_of(packed, 1, S), mask=m_out)
+        a_2, a_3 = slice_of(packed, 2, S), slice_of(packed, 3, S)
+        tl.store(p_out + size, a_2, mask=m_out)
+        tl.store(p_out + 2 * size, a_3, mask=m_out)
+        second += a_2.to(tl.int32) * a_2
+        third += a_3.to(tl.int32) * a_3
+        if S == 4:
+            a_4 = slice_of(packed, 4, S)
+            tl.store(p_out + 3 * size, a_4, mask=m_out)
+            fourth += a_4.to(tl.int32) * a_4
+    # Squares of units: that of slice p is 2^(top - 125 - 8 p), and that of X is the last slice's.
+    unit = power_of_two(2 * (top - 125))
+    last = unit * (2.0**-64 if S == 4 else 2.0**-48)
+    return (tl.sum(tl.sum(cut, 1).to(tl.float64) * last) * (1 + 2.0**-7), _squares(second, unit * 2.0**-32),
+            _squares(third, unit * 2.0**-48), _squares(fourth, unit * 2.0**-64))  # fmt: skip
+
+
+@triton.jit
+def _squares(sums, unit):
+    """The sum of all of the INT32 `sums` `(STRIP, BLOCK)`, in units of their own for each row; FP64."""
+    return tl.sum(tl.sum(sums.to(tl.int64), 1).to(tl.float64) * unit)
+
+
+@triton.jit
+def cut_kernel(p_table, p_strips, p_decided, p_tops, p_slices, p_lost, DTYPE: tl.constexpr, S: tl.constexpr,
+               STRIP: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """One strip of rows of one matrix."""
+    i_matrix, i_strip = tl.load(p_strips + 2 * tl.program_id(0)), tl.load(p_strips + 2 * tl.program_id(0) + 1)
+    if tl.load(p_decided + i_matrix) != 0:
+        return
+    p_row = p_table + i_matrix * FIELDS
+    rows, columns, order = tl.load(p_row + ROWS), tl.load(p_row + COLUMNS), tl.load(p_row + ORDER)
+    stride_row, stride_column = tl.load(p_row + STRIDE_ROW), tl.load(p_row + STRIDE_COLUMN)
+    p = tl.load(p_row + POINTER).to(tl.pointer_type(DTYPE))
+    width = tl.cdiv(columns, WIDTH) * WIDTH
+    first_row = tl.load(p_row + TOPS)
+    p_top, p_slices = p_tops + first_row, p_slices + tl.load(p_row + SLICES) // WIDTH * WIDTH
+    o_row = i_strip.to(tl.int64) * STRIP + tl.arange(0, STRIP)
+    if stride_column == 1:
+        cut, second, third, fourth = _cut_with(p, p_top, p_slices, o_row, order, width, stride_row, 1, rows, columns, S,
+                                               "column", STRIP, BLOCK)  # fmt: skip
+    elif stride_row == 1:
+        cut, second, third, fourth = _cut_with(p, p_top, p_slices, o_row, order, width, 1, stride_column, rows, columns,
+                                               S, "row", STRIP, BLOCK)  # fmt: skip
+    else:
+        cut, second, third, fourth = _cut_with(p, p_top, p_slices, o_row, order, width, stride_row, stride_column, rows,
+                                               columns, S, "none", STRIP, BLOCK)  # fmt: skip
+    p_out = p_lost + (first_row // STRIP + i_strip) * LOST
+    tl.store(p_out + 0, cut)
+    tl.store(p_out + 1, second)
+    tl.store(p_out + 2, third)
+    tl.store(p_out + 3, fourth)
+
+
+@triton.jit
+def _norm(p_lost, i: tl.constexpr, strips, BLOCK: tl.constexpr):
+    """Frobenius norm of what the strips of a matrix have as their number i."""
+    total = tl.zeros((BLOCK,), tl.float64)
+    for i_strip in range(0, strips, BLOCK):
+        o = i_strip + tl.arange(0, BLOCK)
+        total += tl.load(p_lost + o * LOST + i, mask=o < strips, other=0.0)
+    return tl.sqrt(tl.sum(total))
+
+
+@triton.jit
+def error_kernel(p_table, p_ids, p_decided, p_gram, p_lost, p_error, STRIP: tl.constexpr, BLOCK: tl.constexpr):
+    """The error of one finished Gram; the twin is `fastrank.reference.slices.error_of`."""
+    i_matrix = tl.load(p_ids + tl.program_id(0))
+    if tl.load(p_decided + i_matrix) != 0:
+        return
+    p_row = p_table + i_matrix * FIELDS
+    order = tl.load(p_row + ORDER)
+    p = p_gram + tl.load(p_row + OFFSET)
+    diagonal = tl.zeros((BLOCK,), tl.float64)
+    for i in range(0, order, BLOCK):
+        o = i + tl.arange(0, BLOCK)
+        diagonal += tl.load(p + o * (order + 1), mask=o < order, other=0.0)
+    trace = tl.sum(diagonal)
+    p_own, strips = p_lost + tl.load(p_row + TOPS) // STRIP * LOST, order // STRIP
+    cut, second = _norm(p_own, 0, strips, BLOCK), _norm(p_own, 1, strips, BLOCK)
+    third, fourth = _norm(p_own, 2, strips, BLOCK), _norm(p_own, 3, strips, BLOCK)
+    left_out = (2 * second + 2 * third + fourth) * fourth + third * third
+    norm = tl.sqrt(trace + left_out)
+    # Of a few sums and roots of numbers that are not negative the rounding is less than 2^-20.
+    error = (left_out + (2 * norm + cut) * cut) * (1 + 2.0**-20)
+    tl.store(p_error + i_matrix, tl.where(tl.abs(trace) < float("inf"), error, 0.0))
+
+
+def strips_of(shapes: Sequence[Shape], ids: Sequence[int]) -> Tensor:
+    """List of work `(programs, 2)` int32 on the CPU: the strips of the matrices `ids`."""
+    listed = [(i, strip) for i in ids for strip in range(shapes[i].order // STRIP.value)]
+    return torch.tensor(listed, dtype=torch.int32).view(-1, 2)
+
+
+def cut_(
+    slices: Tensor, tops: Tensor, lost: Tensor, table: Tensor, strips: Tensor, decided: Tensor, dtype: torch.dtype
+) -> None:
+    """Writes slices and tops of matrices of one `dtype`, and what is lost.
+
+    Args:
+        slices: INT8, see `inertia.table.SLICES`. tops: int32, one for each row, see `TOPS`.
+        lost: `(rows / STRIP, LOST)` FP64.
+        table, decided: as of `gram.gram_`. strips: from `strips_of`.
+    """
+    given = {"p_table": table, "p_strips": strips, "p_decided": decided, "p_tops": tops, "p_slices": slices}
+    launch(cut_variant(dtype), (len(strips),), {**given, "p_lost": lost})
+
+
+def error_(error: Tensor, table: Tensor, ids: Tensor, decided: Tensor, gram: Tensor, lost: Tensor) -> None:
+    """Writes the errors of the finished Grams of the matrices `ids` `(n,)` int32 into `error` `(b,)` FP64."""
+    given = {"p_table": table, "p_ids": ids, "p_decided": decided, "p_gram": gram, "p_lost": lost, "p_error": error}
+    launch(ERROR, (len(ids),), given)
+
+
+def cut_cost(shapes: Sequence[Shape], dtype: torch.dtype) -> tuple[int, int]:
+    """Bytes and flops: W read once, its slices written once; no flops."""
+    return sum(s.rows * s.columns * (dtype.itemsize + slices_of(dtype)) for s in shapes), 0
+
+
+def cut_variant(dtype: torch.dtype) -> Variant:
+    return Variant(
+        kernel=cut_kernel,
+        signature={
+            "p_table": "*i64:16", "p_strips": "*i32:16", "p_decided": "*i32:16", "p_tops": "*i32:16",
+            "p_slices": "*i8:16", "p_lost": "*fp64:16",
+        },
+        constexprs={"DTYPE": TRITON_TYPES[dtype], "S": slices_of(dtype), "STRIP": STRIP.value, "BLOCK": 128},
+        num_warps=4,
+        num_stages=1,
+        maxnreg=168,  # with no number given Triton 3.6 aims for 128, and spills up to 12 bytes
+        label=str(dtype).removeprefix("torch."),
+    )  # fmt: skip
+
+
+ERROR = Variant(
+    kernel=error_kernel,
+    signature={
+        "p_table": "*i64:16", "p_ids": "*i32:16", "p_decided": "*i32:16", "p_gram": "*fp64:16", "p_lost": "*fp64:16",
+        "p_error": "*fp64:16",
+    },
+    constexprs={"STRIP": STRIP.value, "BLOCK": 256},
+)  # fmt: skip
+
+
+def variants() -> Iterator[Variant]:
+    yield from map(cut_variant, NARROW)
+    yield ERROR
