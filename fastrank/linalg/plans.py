@@ -36,7 +36,7 @@ def _all_on(matrices: Matrices, served: Callable[[torch.device], bool]) -> bool:
 
 
 def counted_by_kernels(matrices: Matrices, tolerance: Tolerance, resolve: bool) -> RankBounds:
-    """Bounds `(b,)` of the ranks. If `resolve`, what integers leave open is counted in FP64: that waits for the device."""
+    """Bounds `(b,)` of the ranks. If `resolve`, what integers leave open is counted in FP64, and the host waits."""
     integers = backend.by_integers(matrices.data[0].device, [tolerance])
     counted = planned(matrices, integers=integers).bounds([tolerance])[0]
     if not (integers and resolve):
