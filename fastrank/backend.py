@@ -82,20 +82,24 @@ def why_not_cuda(device: torch.device) -> str:
 
 
 PRODUCTS = "FASTRANK_PRODUCTS"
-"""Environment variable that overrules `by_integers`: "fp64" or "integers"."""
+"""Environment variable that overrules `integer_products`: "fp64" or "integers"."""
 ADVANTAGE = 4
 """How many times faster integers have to be by the rates of an architecture. Products in FP64 are exact to 1e-13, have
 been measured, and leave fewer ranks open; and what rates say of integers nobody has measured."""
-SLICED = 10
+COARSE, FINE = 10, 13
 """Products of INT8 slices in place of one of FP32 numbers, see `fastrank.kernels.count.integer_gram`."""
-LEAST_VALUE = {"frobenius": 5e-4, "spectral": 1e-2}
-"""Smallest tolerances that integers serve. Slices change ||W||_F^2 by 5e-9 of it in practice: 2 % of the least tau^2,
-or, relative to sigma_1, 3 % of it where 512 singular values are alike. An absolute tau may be anything."""
+SERVED = {COARSE: {"frobenius": 1e-3, "spectral": 2e-2}, FINE: {"frobenius": 1e-4, "spectral": 2e-3}}
+"""Smallest tolerances that either number of products serves. By `fastrank.kernels.count.cut` it changes the Gram of
+usual matrices by 0.5 %, or 2 %, of that tau^2; and of one relative to sigma_1 where 512 singular values are alike by as
+much. An absolute tau may be anything."""
 
 
-def by_integers(device: torch.device, tolerances: Iterable[Tolerance] = ()) -> bool:
-    """Whether the kernels make products of FP32 and narrower matrices from INT8 slices on `device`, and not in FP64:
-    where its tensor cores are faster at that by far and the tolerances allow it, unless the environment says which.
+def integer_products(device: torch.device, tolerances: Iterable[Tolerance] = ()) -> int:
+    """How many products of INT8 slices make one of FP32 or narrower matrices on `device`: 10 or 13, or 0 where they are
+    made in FP64.
+
+    Integers do it where the tensor cores are faster at that by far, and the tolerances allow for what slices lose;
+    or where the environment says so.
 
     Raises:
         ValueError: the environment variable `FASTRANK_PRODUCTS` is neither "fp64" nor "integers".
@@ -103,10 +107,13 @@ def by_integers(device: torch.device, tolerances: Iterable[Tolerance] = ()) -> b
     told = os.environ.get(PRODUCTS, "")
     if told not in ("", "fp64", "integers"):
         raise ValueError(f"{PRODUCTS}: 'fp64' or 'integers', or nothing, not {told!r}")
-    if told:
-        return told == "integers"
-    coarse = all(t.value >= LEAST_VALUE.get(t.relative_to, float("inf")) for t in tolerances)
-    return coarse and not why_fp64(device)
+    if told == "fp64" or (not told and why_fp64(device)):
+        return 0
+    asked = list(tolerances)
+    for products, least in SERVED.items():
+        if all(t.value >= least.get(t.relative_to, float("inf")) for t in asked):
+            return products
+    return FINE if told else 0
 
 
 def why_fp64(device: torch.device) -> str:
@@ -116,7 +123,7 @@ def why_fp64(device: torch.device) -> str:
     at = capability(device)
     if at not in RATES:
         return f"the rates of compute capability {at[0]}.{at[1]} are not known here"
-    factor = RATES[at].int8 / (SLICED * RATES[at].fp64)
+    factor = RATES[at].int8 / (COARSE * RATES[at].fp64)
     return "" if factor >= ADVANTAGE else f"integers promise {factor:.1f} times its rate, and {ADVANTAGE} are asked for"
 
 
@@ -180,7 +187,7 @@ def report() -> list[Choice]:
 
 
 def _products(device: torch.device, name: str) -> Choice:
-    chosen = "INT8 slices of FP32 and narrower matrices" if by_integers(device) else "FP64"
+    chosen = "INT8 slices of FP32 and narrower matrices" if integer_products(device) else "FP64"
     told = os.environ.get(PRODUCTS, "")
     reason = f"{PRODUCTS}={told}" if told else why_fp64(device) or "this architecture has little FP64"
     return Choice("products", name, chosen, reason)

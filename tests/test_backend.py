@@ -138,9 +138,11 @@ def test_products_are_those_of_integers_where_fp64_is_slow(a_gpu, capability, in
     assert ("7.5" in told.reason) == (capability == (7, 5))
     gpu = torch.device("cuda", 3)
     coarse, fine = Tolerance(1e-3), Tolerance(1e-4)
-    assert backend.by_integers(gpu, [coarse, Tolerance(0.01, "spectral")]) == integers
-    for tolerance in (fine, Tolerance(1e-3, "spectral"), Tolerance(100.0, "absolute")):
-        assert not backend.by_integers(gpu, [coarse, tolerance])
+    assert backend.integer_products(gpu, [coarse, Tolerance(0.02, "spectral")]) == 10 * integers
+    assert backend.integer_products(gpu, [coarse, fine]) == 13 * integers
+    assert backend.integer_products(gpu, [Tolerance(0.01, "spectral")]) == 13 * integers
+    for tolerance in (Tolerance(9e-5), Tolerance(1e-3, "spectral"), Tolerance(100.0, "absolute")):
+        assert not backend.integer_products(gpu, [coarse, tolerance])
 
 
 def test_the_environment_says_how_products_are_made(monkeypatch, a_gpu):
@@ -149,7 +151,8 @@ def test_the_environment_says_how_products_are_made(monkeypatch, a_gpu):
         row = a_gpu(capability)["products"]
         assert row.implementation.startswith("INT8") == (told == "integers")
         assert told in row.reason
-        assert backend.by_integers(CUDA, [Tolerance(1e-9, "absolute")]) == (told == "integers")
+        assert backend.integer_products(CUDA, [Tolerance(1e-9, "absolute")]) == 13 * (told == "integers")
+        assert backend.integer_products(CUDA) == 10 * (told == "integers")
     monkeypatch.setenv(backend.PRODUCTS, "fp32")
     with pytest.raises(ValueError, match="FASTRANK_PRODUCTS: 'fp64' or 'integers', or nothing, not 'fp32'"):
-        backend.by_integers(CUDA)
+        backend.integer_products(CUDA)

@@ -93,7 +93,7 @@ class RaggedBatch:
         tolerances: the largest number of tolerances to count for at a time (default 1).
         keep: store the whole Gram matrix of every matrix in the workspace, so that the caller can work on it.
         budget: bytes, see `BUDGET`.
-        integers: make the Gram matrices of all but FP64 matrices from INT8 slices, see `kernels.count.grams`.
+        products: of INT8 slices that make the Gram matrices of all but FP64 matrices, see `kernels.count.Launches`.
 
     Attributes:
         empty: indices of matrices without elements, which are in no chunk.
@@ -107,22 +107,22 @@ class RaggedBatch:
         *,
         keep: bool = False,
         budget: int = BUDGET,
-        integers: bool = False,
+        products: int = 0,
     ) -> None:
         from ..kernels.count import Launches, workspace_bytes
 
         self.device = matrices[0].device
-        self.tolerances, self._integers = tolerances, integers
+        self.tolerances, self._products = tolerances, products
         self._signature = signature(matrices)
         self._workspace: Tensor | None = None
         self._shift_pairs: dict[tuple[int, Tolerance], ShiftPair] = {}
         self.chunks = []
-        for groups in packed(matrices, budget, lambda m: workspace_bytes(m, 2 * tolerances, keep, integers)):
+        for groups in packed(matrices, budget, lambda m: workspace_bytes(m, 2 * tolerances, keep, products)):
             members = [matrices[i] for g in groups for i in g.indices]
             order = torch.tensor([float(g.rows) for g in groups for _ in g.indices], dtype=torch.float64)
             inner = torch.tensor([float(g.columns) for g in groups for _ in g.indices], dtype=torch.float64)
             on_device = (x.to(self.device) for x in (order, inner))
-            self.chunks.append(Chunk(groups, Launches(members, 2 * tolerances, keep, integers=integers), *on_device))
+            self.chunks.append(Chunk(groups, Launches(members, 2 * tolerances, keep, products=products), *on_device))
         self.empty = [i for i, matrix in enumerate(matrices) if not matrix.numel()]
         places = [i for c in self.chunks for g in c.groups for i in g.indices] + self.empty
         self.places = torch.tensor(places, dtype=torch.int64).argsort().to(self.device)
@@ -189,7 +189,7 @@ class RaggedBatch:
         if key in self._shift_pairs:
             return self._shift_pairs[key]
         pair = ShiftPair.of(shifts(moments, tolerance, unpivoted(chunk.order), top), moments.trace)
-        constant = tolerance.relative_to != "spectral" and not chunk.launches.scaled and not self._integers
+        constant = tolerance.relative_to != "spectral" and not chunk.launches.scaled and not self._products
         if constant and not capturing(self.device):  # a tensor made in a capture has no values before a replay
             self._shift_pairs[key] = pair
         return pair

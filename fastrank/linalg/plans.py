@@ -37,9 +37,9 @@ def _all_on(matrices: Matrices, served: Callable[[torch.device], bool]) -> bool:
 
 def counted_by_kernels(matrices: Matrices, tolerance: Tolerance, resolve: bool) -> RankBounds:
     """Bounds `(b,)` of the ranks. If `resolve`, what integers leave open is counted in FP64, and the host waits."""
-    integers = backend.by_integers(matrices.data[0].device, [tolerance])
-    counted = planned(matrices, integers=integers).bounds([tolerance])[0]
-    if not (integers and resolve):
+    products = backend.integer_products(matrices.data[0].device, [tolerance])
+    counted = planned(matrices, products=products).bounds([tolerance])[0]
+    if not (products and resolve):
         return counted
     open_ = (is_open(counted) | (counted.status == Status.FALLBACK)).nonzero().flatten()
     if not len(open_):
@@ -55,21 +55,21 @@ _plans: OrderedDict[object, RaggedBatch] = OrderedDict()
 _captured: list[RaggedBatch] = []
 
 
-def planned(matrices: Matrices, *, keep: bool = False, integers: bool = False) -> RaggedBatch:
+def planned(matrices: Matrices, *, keep: bool = False, products: int = 0) -> RaggedBatch:
     """The ragged batch of these very tensors: made at the first call, remembered for the next ones.
 
-    `keep` and `integers` are those of `RaggedBatch`.
+    `keep` and `products` are those of `RaggedBatch`.
 
     Raises:
         RuntimeError: a CUDA graph is being captured, and there was no call with these tensors before.
     """
     data = matrices.data
-    key = (isinstance(data, Tensor), tuple(signature([data] if isinstance(data, Tensor) else data)), keep, integers)
+    key = (isinstance(data, Tensor), tuple(signature([data] if isinstance(data, Tensor) else data)), keep, products)
     captured = capturing(data[0].device)
     if key not in _plans:
         if captured:
             raise RuntimeError("A: call this once with the same tensors before capturing it in a CUDA graph")
-        _plans[key] = RaggedBatch(list(data), keep=keep, integers=integers)
+        _plans[key] = RaggedBatch(list(data), keep=keep, products=products)
         if len(_plans) > PLANS:
             _plans.popitem(last=False)
     _plans.move_to_end(key)

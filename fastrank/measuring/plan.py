@@ -46,7 +46,7 @@ class Plan:
         sketches: of these matrices, in this order; None until their kernels are compiled: all ranks are then open.
         step: 0-d int64, counted up by each step that is taken. skip: `(1,)` FP32, not 0 where none is.
         more: columns that a row has for metrics of the whole spectrum.
-        integers: make Grams from INT8 slices, see `Launches`.
+        products: of INT8 slices that make a Gram, see `Launches`.
 
     Attributes:
         values: `(matrices, columns)` FP64, the rows of the last step, see `row.columns`; overwritten by the next.
@@ -61,7 +61,7 @@ class Plan:
         step: Tensor,
         skip: Tensor,
         more: int,
-        integers: bool = False,
+        products: int = 0,
     ) -> None:
         from ..kernels.count import Answers, Launches, workspace_bytes
         from ..kernels.launch import Tape
@@ -76,9 +76,9 @@ class Plan:
             self._proof = to_device(torch.tensor([NOTHING + t * ANY_RANK] * b, dtype=torch.float64), device)
             self._decided = torch.zeros(b, dtype=torch.int32, device=device)
         shifts = 2 * (t + 1)  # two for each tolerance, and two that certify sigma_1
-        chunks = packed(matrices, BUDGET, lambda matrix: workspace_bytes(matrix, shifts, True, integers))
+        chunks = packed(matrices, BUDGET, lambda matrix: workspace_bytes(matrix, shifts, True, products))
         self._chunks = [
-            Launches(matrices, shifts, True, pairs=t, only=indices, decided=self._decided, integers=integers)
+            Launches(matrices, shifts, True, pairs=t, only=indices, decided=self._decided, products=products)
             for indices in ([i for g in groups for i in g.indices] for groups in chunks)
         ]
         self._workspace = torch.empty(max(c.size for c in self._chunks), dtype=torch.float64, device=device)

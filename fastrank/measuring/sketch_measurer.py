@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..backend import by_integers
+from ..backend import integer_products
 from ..counting import group, singular_values
 from ..device import UNPREPARED, capturing, mark, to_host
 from ..kernels.device import current
@@ -64,7 +64,7 @@ class SketchMeasurer:
         squares = [[KINDS.index(t.relative_to), min(t.value, LARGEST[t.relative_to]) ** 2] for t in tolerances]
         self._tolerances = torch.tensor(squares, dtype=torch.float64)
         self._spectrum, self._device, self._stream = spectrum, device, stream
-        self._integers = by_integers(device, tolerances)
+        self._products = integer_products(device, tolerances)
         self._metrics = list(spectrum_metrics(spectrum))
         self._bases = Bases(self._tolerances, device)
         self._begun = False  # whether there are sketches
@@ -145,7 +145,7 @@ class SketchMeasurer:
             if capturing(self._device):
                 raise RuntimeError(UNPREPARED)
             self._plan = None  # so that there is never room for two
-            given = (self._bases.step, self._bases.skip, len(self._metrics), self._integers)
+            given = (self._bases.step, self._bases.skip, len(self._metrics), self._products)
             self._plan = Plan(matrices, self._tolerances, sketches, *given)
         if capturing(self._device):
             self._captured.append(self._plan)  # the graph reads and writes it as long as it lives

@@ -1,18 +1,29 @@
 """Cut: every matrix of a ragged batch into the INT8 slices that `count.integer_gram` multiplies, and what that loses.
 
-    W = sum over p of 2^(top - 125 - 8 p) A_p + dW     A_p (r, n) INT8, slice p, row by row
+    W = sum over p of 2^(top - 125 - 8 p) A_p + dW     A_p (r, n) INT8, slice p of four, row by row
     top (r,) int32                                     of each row, see `fastrank.kernels.slices`
     lost (4,) FP64 a program                           ||dW||_F^2, and ||A_p||_F^2 for p = 2, 3, 4, in units of W
 
-    error >= ||E||_F, |tr E|                       of E = W W^T less what the products of slices make of it:
-        2 ||A|| ||dW|| + ||dW||^2  +  sum over i + j > 5 of ||A_i|| ||A_j||        all of them Frobenius norms
+    error >= ||E||_F, |tr E|                           of E = W W^T less what the products of slices make of it:
+        2 ||A|| ||dW|| + ||dW||^2  +  sum over i + j > LAST of ||A_i|| ||A_j||         in Frobenius norms, A = W - dW
 
 dW is measured: where all elements of a row are within 2^-7 of the largest, or have few bits, it is zero. It is summed
 in FP32, to 2^-8, and taken 2^-7 larger. `count.shifts` and `fastrank.counting.bounds` add the error to delta. A row
 that is not finite has the top `NOT_FINITE`, of which `count.finish` makes NaN.
 
-One program takes ROWS rows: a loop over their columns finds the tops, and a second one cuts. Bytes: W twice, the second
-time from a cache, and S r n written. Instructions: some 40 an element, 32-bit integers. Times are not measured.
+The error by the number of slices and products, in per cent of tau^2 = 1e-6 ||W||_F^2, of 256 x 1024 matrices: Gaussian;
+Gaussian with one element of 1000 in the first row; with one column 30 times as large; Cauchy (BF16 is as FP32 there):
+
+    slices, products       FP32                            BF16
+    3, 8                   31      208    237    330       0.24    30     11     274
+    4, 10 (LAST = 5)       0.47    13     26     19        0.005   8      3.3    18
+    4, 13 (LAST = 6)       0.02    0.87   0.57   1.3       1e-6    0.006  0.004  0.19
+
+Three would do for most BF16 and FP16 matrices, in 8 products; but rows with outliers are what transformers have, and
+one number of slices is one kernel. Two leave 1,100 %. `backend.integer_products` chooses between 10 and 13.
+
+One program takes STRIP rows: a loop over their columns finds the tops, and a second one cuts. Bytes: W twice, the
+second time from a cache, and 4 r n written. Instructions: 32-bit integers, some 40 an element. Times are not measured.
 """
 
 from __future__ import annotations
@@ -42,6 +53,7 @@ from ..launch import launch
 from ..limits import NARROW
 from ..slices import NOT_FINITE, bytes_of, cut_off, fixed_point, magnitude, power_of_two, slice_of, top_of
 from ..variant import Variant
+from .integer_gram import LAST
 from .product import TRITON_TYPES, wide_tile
 
 STRIP = tl.constexpr(8)
@@ -50,13 +62,8 @@ LOST = tl.constexpr(4)
 """Numbers that a program says of what is lost."""
 
 
-def slices_of(dtype: torch.dtype) -> int:
-    """S: into how many slices numbers of a dtype are cut. Three have 23 bits, of which BF16 needs 8 and FP16 11."""
-    return 4 if dtype == torch.float32 else 3
-
-
 @triton.jit
-def _cut_with(p, p_top, p_slices, o_row, order, width, stride_row, stride_column, rows, columns, S: tl.constexpr,
+def _cut_with(p, p_top, p_slices, o_row, order, width, stride_row, stride_column, rows, columns,
               UNIT: tl.constexpr, STRIP: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Cuts the rows `o_row`; returns their four sums of squares, FP64 `(STRIP,)` each. UNIT: see `wide_tile`."""
     m_row = o_row < rows
@@ -77,26 +84,25 @@ def _cut_with(p, p_top, p_slices, o_row, order, width, stride_row, stride_column
     for i in range(0, width, BLOCK):
         o = i + tl.arange(0, BLOCK).to(tl.int64)
         w = wide_tile(p, o_row, o, stride_row, stride_column, m_row, columns, UNIT)
-        x = fixed_point(w, top[:, None], S)
-        off = cut_off(w, x, top[:, None], S)
+        x = fixed_point(w, top[:, None], 4)
+        off = cut_off(w, x, top[:, None], 4)
         cut += off * off
-        packed = bytes_of(x, S)
+        packed = bytes_of(x, 4)
         p_out, m_out = p_slices + (o_row[:, None] * width + o[None, :]), (o < width)[None, :]
-        tl.store(p_out, slice_of(packed, 1, S), mask=m_out)
-        a_2, a_3 = slice_of(packed, 2, S), slice_of(packed, 3, S)
+        tl.store(p_out, slice_of(packed, 1, 4), mask=m_out)
+        a_2, a_3 = slice_of(packed, 2, 4), slice_of(packed, 3, 4)
         tl.store(p_out + size, a_2, mask=m_out)
         tl.store(p_out + 2 * size, a_3, mask=m_out)
         second += a_2.to(tl.int32) * a_2
         third += a_3.to(tl.int32) * a_3
-        if S == 4:
-            a_4 = slice_of(packed, 4, S)
-            tl.store(p_out + 3 * size, a_4, mask=m_out)
-            fourth += a_4.to(tl.int32) * a_4
+        a_4 = slice_of(packed, 4, 4)
+        tl.store(p_out + 3 * size, a_4, mask=m_out)
+        fourth += a_4.to(tl.int32) * a_4
     # Squares of units: that of slice p is 2^(top - 125 - 8 p), and that of X is the last slice's.
     unit = power_of_two(2 * (top - 125))
-    last = unit * (2.0**-64 if S == 4 else 2.0**-48)
-    return (tl.sum(tl.sum(cut, 1).to(tl.float64) * last) * (1 + 2.0**-7), _squares(second, unit * 2.0**-32),
-            _squares(third, unit * 2.0**-48), _squares(fourth, unit * 2.0**-64))  # fmt: skip
+    off = tl.sum(tl.sum(cut, 1).to(tl.float64) * (unit * 2.0**-64)) * (1 + 2.0**-7)
+    return (off, _squares(second, unit * 2.0**-32), _squares(third, unit * 2.0**-48),
+            _squares(fourth, unit * 2.0**-64))  # fmt: skip
 
 
 @triton.jit
@@ -106,7 +112,7 @@ def _squares(sums, unit):
 
 
 @triton.jit
-def cut_kernel(p_table, p_strips, p_decided, p_tops, p_slices, p_lost, DTYPE: tl.constexpr, S: tl.constexpr,
+def cut_kernel(p_table, p_strips, p_decided, p_tops, p_slices, p_lost, DTYPE: tl.constexpr,
                STRIP: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """One strip of rows of one matrix."""
     i_matrix, i_strip = tl.load(p_strips + 2 * tl.program_id(0)), tl.load(p_strips + 2 * tl.program_id(0) + 1)
@@ -121,14 +127,14 @@ def cut_kernel(p_table, p_strips, p_decided, p_tops, p_slices, p_lost, DTYPE: tl
     p_top, p_slices = p_tops + first_row, p_slices + tl.load(p_row + SLICES) // WIDTH * WIDTH
     o_row = i_strip.to(tl.int64) * STRIP + tl.arange(0, STRIP)
     if stride_column == 1:
-        cut, second, third, fourth = _cut_with(p, p_top, p_slices, o_row, order, width, stride_row, 1, rows, columns, S,
+        cut, second, third, fourth = _cut_with(p, p_top, p_slices, o_row, order, width, stride_row, 1, rows, columns,
                                                "column", STRIP, BLOCK)  # fmt: skip
     elif stride_row == 1:
         cut, second, third, fourth = _cut_with(p, p_top, p_slices, o_row, order, width, 1, stride_column, rows, columns,
-                                               S, "row", STRIP, BLOCK)  # fmt: skip
+                                               "row", STRIP, BLOCK)  # fmt: skip
     else:
         cut, second, third, fourth = _cut_with(p, p_top, p_slices, o_row, order, width, stride_row, stride_column, rows,
-                                               columns, S, "none", STRIP, BLOCK)  # fmt: skip
+                                               columns, "none", STRIP, BLOCK)  # fmt: skip
     p_out = p_lost + (first_row // STRIP + i_strip) * LOST
     tl.store(p_out + 0, cut)
     tl.store(p_out + 1, second)
@@ -147,7 +153,8 @@ def _norm(p_lost, i: tl.constexpr, strips, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def error_kernel(p_table, p_ids, p_decided, p_gram, p_lost, p_error, STRIP: tl.constexpr, BLOCK: tl.constexpr):
+def error_kernel(p_table, p_ids, p_decided, p_gram, p_lost, p_error, LAST: tl.constexpr, STRIP: tl.constexpr,
+                 BLOCK: tl.constexpr):  # fmt: skip
     """The error of one finished Gram; the twin is `fastrank.reference.slices.error_of`."""
     i_matrix = tl.load(p_ids + tl.program_id(0))
     if tl.load(p_decided + i_matrix) != 0:
@@ -163,7 +170,9 @@ def error_kernel(p_table, p_ids, p_decided, p_gram, p_lost, p_error, STRIP: tl.c
     p_own, strips = p_lost + tl.load(p_row + TOPS) // STRIP * LOST, order // STRIP
     cut, second = _norm(p_own, 0, strips, BLOCK), _norm(p_own, 1, strips, BLOCK)
     third, fourth = _norm(p_own, 2, strips, BLOCK), _norm(p_own, 3, strips, BLOCK)
-    left_out = (2 * second + 2 * third + fourth) * fourth + third * third
+    left_out = (2 * third + fourth) * fourth
+    if LAST == 5:
+        left_out += 2 * second * fourth + third * third
     norm = tl.sqrt(trace + left_out)
     # Of a few sums and roots of numbers that are not negative the rounding is less than 2^-20.
     error = (left_out + (2 * norm + cut) * cut) * (1 + 2.0**-20)
@@ -190,15 +199,17 @@ def cut_(
     launch(cut_variant(dtype), (len(strips),), {**given, "p_lost": lost})
 
 
-def error_(error: Tensor, table: Tensor, ids: Tensor, decided: Tensor, gram: Tensor, lost: Tensor) -> None:
+def error_(
+    error: Tensor, table: Tensor, ids: Tensor, decided: Tensor, gram: Tensor, lost: Tensor, products: int
+) -> None:
     """Writes the errors of the finished Grams of the matrices `ids` `(n,)` int32 into `error` `(b,)` FP64."""
     given = {"p_table": table, "p_ids": ids, "p_decided": decided, "p_gram": gram, "p_lost": lost, "p_error": error}
-    launch(ERROR, (len(ids),), given)
+    launch(error_variant(products), (len(ids),), given)
 
 
 def cut_cost(shapes: Sequence[Shape], dtype: torch.dtype) -> tuple[int, int]:
     """Bytes and flops: W read once, its slices written once; no flops."""
-    return sum(s.rows * s.columns * (dtype.itemsize + slices_of(dtype)) for s in shapes), 0
+    return sum(s.rows * s.columns * (dtype.itemsize + 4) for s in shapes), 0
 
 
 def cut_variant(dtype: torch.dtype) -> Variant:
@@ -208,7 +219,7 @@ def cut_variant(dtype: torch.dtype) -> Variant:
             "p_table": "*i64:16", "p_strips": "*i32:16", "p_decided": "*i32:16", "p_tops": "*i32:16",
             "p_slices": "*i8:16", "p_lost": "*fp64:16",
         },
-        constexprs={"DTYPE": TRITON_TYPES[dtype], "S": slices_of(dtype), "STRIP": STRIP.value, "BLOCK": 128},
+        constexprs={"DTYPE": TRITON_TYPES[dtype], "STRIP": STRIP.value, "BLOCK": 128},
         num_warps=4,
         num_stages=1,
         maxnreg=168,  # with no number given Triton 3.6 aims for 128, and spills up to 12 bytes
@@ -216,16 +227,17 @@ def cut_variant(dtype: torch.dtype) -> Variant:
     )  # fmt: skip
 
 
-ERROR = Variant(
-    kernel=error_kernel,
-    signature={
-        "p_table": "*i64:16", "p_ids": "*i32:16", "p_decided": "*i32:16", "p_gram": "*fp64:16", "p_lost": "*fp64:16",
-        "p_error": "*fp64:16",
-    },
-    constexprs={"STRIP": STRIP.value, "BLOCK": 256},
-)  # fmt: skip
+def error_variant(products: int) -> Variant:
+    return Variant(
+        kernel=error_kernel,
+        signature={
+            "p_table": "*i64:16", "p_ids": "*i32:16", "p_decided": "*i32:16", "p_gram": "*fp64:16",
+            "p_lost": "*fp64:16", "p_error": "*fp64:16",
+        },
+        constexprs={"LAST": LAST[products], "STRIP": STRIP.value, "BLOCK": 256},
+    )  # fmt: skip
 
 
 def variants() -> Iterator[Variant]:
     yield from map(cut_variant, NARROW)
-    yield ERROR
+    yield from map(error_variant, LAST)

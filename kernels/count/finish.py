@@ -1,8 +1,8 @@
 """Finish: a Gram after its products (`count.gram`): chunks added up, tiles mirrored and squared, the trace.
 
     G = sum of chunks        in place, in a fixed order, so that two runs give the same bits
-    G = 2^(top_a + top_b - 290) I        where the chunks are those of integers (`count.integer_gram`): their sum I is
-                                         exact, INT64, and rounded once; NaN in the rows that are not finite
+    G = 2^(top_a + top_b - 250 - 8 LAST) I        where chunks are those of integers (`count.integer_gram`): their sum I
+                                                  is exact, and rounded once; NaN in the rows that are not finite
     G above the diagonal = (G below)^T
     squares[tile] = sum g_ij^2        twice that for a tile off the diagonal: the sum over the tiles is ||G||_F^2
 
@@ -25,6 +25,7 @@ from ..launch import launch
 from ..slices import NOT_FINITE, power_of_two
 from ..variant import Variant
 from .gram import TILE_FIELDS, Config, config
+from .integer_gram import LAST
 
 SMALLEST = tl.constexpr(1024)
 """Elements of the smallest tile that a Gram is cut into, 32 x 32. The squares of the tiles of a matrix begin at
@@ -32,14 +33,14 @@ OFFSET / SMALLEST of `squares`, and tile (i, j) of a Gram of c x c tiles stands 
 
 
 @triton.jit
-def _scale_of(p_tops, o, order):
-    """2^(top - 145) of rows, FP64; NaN where a row is not finite."""
-    top = tl.load(p_tops + o, mask=o < order, other=145)
-    return tl.where(top == NOT_FINITE, float("nan"), power_of_two(top - 145))
+def _scale_of(p_tops, o, order, LAST: tl.constexpr):
+    """2^(top - 125 - 4 LAST) of rows, FP64; NaN where a row is not finite."""
+    top = tl.load(p_tops + o, mask=o < order, other=0)
+    return tl.where(top == NOT_FINITE, float("nan"), power_of_two(tl.minimum(top, 255) - (125 + 4 * LAST)))
 
 
 @triton.jit
-def finish_kernel(p_table, p_tiles, p_decided, p_tops, p_gram, p_partial, p_squares, INTEGERS: tl.constexpr,
+def finish_kernel(p_table, p_tiles, p_decided, p_tops, p_gram, p_partial, p_squares, LAST: tl.constexpr,
                   MIRROR: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Adds up the chunks of one tile, in place. MIRROR: writes the tile above the diagonal and the squares too."""
     p_tile = p_tiles + tl.program_id(0) * TILE_FIELDS
@@ -57,13 +58,14 @@ def finish_kernel(p_table, p_tiles, p_decided, p_tops, p_gram, p_partial, p_squa
     p_more = p_partial + tl.multiple_of(tl.load(p_row + PARTIAL), 32)
 
     total = tl.load(p_out + offsets, mask=m_tile, other=0.0)
-    if INTEGERS:
+    if LAST:
         whole = total.to(tl.int64, bitcast=True)
         for i_chunk in range(1, chunks):
             more = tl.load(p_more + (i_chunk - 1) * order * order + offsets, mask=m_tile, other=0.0)
             whole += more.to(tl.int64, bitcast=True)
         p_tops += tl.load(p_row + TOPS)
-        total = whole.to(tl.float64) * _scale_of(p_tops, o_a, order)[:, None] * _scale_of(p_tops, o_b, order)[None, :]
+        of_a, of_b = _scale_of(p_tops, o_a, order, LAST), _scale_of(p_tops, o_b, order, LAST)
+        total = whole.to(tl.float64) * of_a[:, None] * of_b[None, :]
     else:
         for i_chunk in range(1, chunks):
             total += tl.load(p_more + (i_chunk - 1) * order * order + offsets, mask=m_tile, other=0.0)
@@ -95,7 +97,7 @@ def trace_kernel(p_table, p_ids, p_decided, p_gram, p_trace, BLOCK: tl.constexpr
 
 def finish_(
     gram: Tensor, partial: Tensor, table: Tensor, tiles: Tensor, decided: Tensor, squares: Tensor | None,
-    tops: Tensor | None = None,
+    tops: Tensor | None = None, products: int = 0,
 ) -> None:  # fmt: skip
     """Adds the further chunks in `partial` to the first in `gram`, in place, for matrices that have several.
 
@@ -103,11 +105,12 @@ def finish_(
         gram, partial, table, decided: as of `gram_`. tiles: too, but with every tile once, as chunk 0.
         squares: FP64, elements of `gram` / SMALLEST, written, and with it the tiles above the diagonal. Matrices with
             one chunk need that as well. None: neither is asked for.
-        tops: of `cut_`, where the sums are those of integers, of one chunk or several. None: they are FP64.
+        tops, products: of `cut_` and of `integer_gram_`, where the sums are those of integers, of one chunk or several;
+            None and 0: they are FP64.
     """
     mirror = squares is not None
     given = {"p_table": table, "p_tiles": tiles, "p_decided": decided, "p_gram": gram, "p_partial": partial}
-    variant = finish_variant(mirror, tops is not None, config(capability(gram.device)))
+    variant = finish_variant(mirror, products, config(capability(gram.device)))
     more = {"p_squares": squares if mirror else gram, "p_tops": decided if tops is None else tops}
     launch(variant, (len(tiles),), given | more)
 
@@ -124,14 +127,14 @@ def finish_cost(orders: list[int], chunks: list[int]) -> tuple[int, int]:
     return sum(4 * r * r * (c + 2) for r, c in pairs), sum(r * r * (c + 1) // 2 for r, c in pairs)
 
 
-def finish_variant(mirror: bool, integers: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+def finish_variant(mirror: bool, products: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
     return Variant(
         kernel=finish_kernel,
         signature={
             "p_table": "*i64:16", "p_tiles": "*i32:16", "p_decided": "*i32:16", "p_tops": "*i32:16",
             "p_gram": "*fp64:16", "p_partial": "*fp64:16", "p_squares": "*fp64:16",
         },
-        constexprs={"INTEGERS": integers, "MIRROR": mirror, "BLOCK": c.block},
+        constexprs={"LAST": LAST[products] if products else 0, "MIRROR": mirror, "BLOCK": c.block},
         num_warps=8,
         architectures=architectures,
     )  # fmt: skip
@@ -152,6 +155,6 @@ TRACE = Variant(
 
 def variants() -> Iterator[Variant]:
     for c, architectures in chosen(config).items():
-        for integers in (False, True):
-            yield from (finish_variant(mirror, integers, c, architectures) for mirror in (False, True))
+        for products in (0, *LAST):
+            yield from (finish_variant(mirror, products, c, architectures) for mirror in (False, True))
     yield TRACE

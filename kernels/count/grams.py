@@ -1,7 +1,7 @@
 """Grams: which launches make the Grams of a batch, in FP64 or from INT8 slices.
 
 FP64        `gram_`, one launch a dtype
-integers    `cut_`, one launch a dtype; `integer_gram_`, one for each number of slices
+integers    `cut_`, one launch a dtype; `integer_gram_`
 finish      `finish_`, where a Gram is summed in chunks, is to be whole, or is one of integers
             `error_`, for those of integers
 """
@@ -15,42 +15,37 @@ import torch
 from torch import Tensor
 
 from ..device import capability, to_device
-from ..inertia.table import Shape, rows_of, slice_size
+from ..inertia.table import COUNT, Shape, rows_of, slice_size
 from ..launch import AnyVariant
 from . import cut, finish, gram, integer_gram
 
 Key = TypeVar("Key", bound=Hashable)
-SLICED = 2**23
-"""Most columns of a matrix that is cut into slices: its sums of integers have room, see `count.cut`."""
 
 
-def cuttable(dtype: torch.dtype, shape: Shape) -> bool:
-    """Whether a matrix can be cut into slices: squares of FP64 numbers need more of them than pay."""
-    return dtype != torch.float64 and shape.columns <= SLICED
+def cuttable(dtype: torch.dtype, shape: Shape, products: int) -> bool:
+    """Whether so many products of slices make the Gram of a matrix; squares of FP64 numbers need more than pay."""
+    return products > 0 and dtype != torch.float64 and shape.columns <= integer_gram.MOST[products]
 
 
-def chunk_of(shape: Shape, by_integers: bool, at: tuple[int, int]) -> int:
+def chunk_of(shape: Shape, sliced: bool, at: tuple[int, int]) -> int:
     """Columns that one program sums for a matrix."""
-    chunk = gram.chunk_of(shape, integer_gram.config(at).block if by_integers else gram.config(at).block)
-    return integer_gram.chunk_of(chunk) if by_integers else chunk
+    chunk = gram.chunk_of(shape, integer_gram.config(at).block if sliced else gram.config(at).block)
+    return integer_gram.chunk_of(chunk) if sliced else chunk
 
 
-def variants_of_grams(
-    dtypes: Collection[torch.dtype], integers: bool, device: torch.device
-) -> tuple[list[AnyVariant], list[AnyVariant]]:
-    """Every variant that makes whole Grams of matrices of these dtypes on `device`: what reads them, and the rest."""
+def variants_of_grams(dtypes: Collection[torch.dtype], products: int, device: torch.device) -> list[AnyVariant]:
+    """Every variant that makes whole Grams of matrices of these dtypes on `device`."""
     at = capability(device)
-    cut_up = [dtype for dtype in dtypes if integers and dtype != torch.float64]
-    others = [dtype for dtype in dtypes if dtype not in cut_up]
+    sliced = [dtype for dtype in dtypes if products and dtype != torch.float64]
+    others = [dtype for dtype in dtypes if dtype not in sliced]
     made: list[AnyVariant] = [gram.gram_variant(dtype, dtype == torch.float64, gram.config(at)) for dtype in others]
-    made += [cut.cut_variant(dtype) for dtype in cut_up]
-    made += [
-        integer_gram.integer_gram_variant(slices, integer_gram.config(at))
-        for slices in sorted({cut.slices_of(dtype) for dtype in cut_up})
-    ]
-    rest: list[AnyVariant] = [finish.finish_variant(True, False, gram.config(at))] if others else []
-    rest += [finish.finish_variant(True, True, gram.config(at)), cut.ERROR] if cut_up else []
-    return made, rest
+    if others:
+        made += [finish.finish_variant(True, 0, gram.config(at))]
+    if sliced:
+        made += [cut.cut_variant(dtype) for dtype in sliced]
+        made += [integer_gram.integer_gram_variant(products, integer_gram.config(at)), cut.error_variant(products)]
+        made += [finish.finish_variant(True, products, gram.config(at))]
+    return made
 
 
 class Grams:
@@ -59,7 +54,8 @@ class Grams:
     Args:
         pointers, shapes, dtypes: of all b matrices.
         stored: indices of those whose Grams are made.
-        keep: store every Gram whole. integers: make those from slices that can be.
+        keep: store every Gram whole.
+        products: how many products of slices, 10 or 13, a Gram is made of where it can be; 0: all are made in FP64.
         decided: `(b,)` int32 on the device; where it is not 0, nothing is written for a matrix.
 
     Attributes:
@@ -72,40 +68,36 @@ class Grams:
 
     def __init__(
         self, pointers: Sequence[int], shapes: Sequence[Shape], dtypes: Sequence[torch.dtype], stored: Sequence[int],
-        keep: bool, integers: bool, decided: Tensor,
+        keep: bool, products: int, decided: Tensor,
     ) -> None:  # fmt: skip
         device, at = decided.device, capability(decided.device)
         block = gram.config(at).block
-        by_slices = [i for i in stored if integers and cuttable(dtypes[i], shapes[i])]
-        slices = {i: cut.slices_of(dtypes[i]) for i in by_slices}
-        chunks = [chunk_of(shape, i in slices, at) for i, shape in enumerate(shapes)]
-        self.table, self.size, self.partial = rows_of(pointers, shapes, chunks, stored, slices)
-        self.slices = sum(count * slice_size(shapes[i]) for i, count in slices.items())
+        sliced = [i for i in stored if cuttable(dtypes[i], shapes[i], products)]
+        others = [i for i in stored if i not in set(sliced)]
+        chunks = [chunk_of(shape, i in set(sliced), at) for i, shape in enumerate(shapes)]
+        self.table, self.size, self.partial = rows_of(pointers, shapes, chunks, stored, sliced)
+        self.slices = sum(COUNT * slice_size(shapes[i]) for i in sliced)
         self._decided = decided
         self.on_device = to_device(self.table, device)
 
         def sent(tiles: Tensor) -> Tensor:
             return to_device(tiles, device)
 
-        by_dtype = sorted_out([i for i in stored if i not in slices], lambda i: dtypes[i])
+        by_dtype = sorted_out(others, lambda i: dtypes[i])
         self._tiles = {d: sent(gram.tiles_of(shapes, ids, chunks, block)) for d, ids in by_dtype.items()}
-        self._strips = {
-            d: sent(cut.strips_of(shapes, ids)) for d, ids in sorted_out(by_slices, lambda i: dtypes[i]).items()
-        }
-        self._integer_tiles = {
-            count: sent(gram.tiles_of(shapes, ids, chunks, integer_gram.config(at).block))
-            for count, ids in sorted_out(by_slices, lambda i: slices[i]).items()
-        }
+        by_dtype = sorted_out(sliced, lambda i: dtypes[i])
+        self._strips = {d: sent(cut.strips_of(shapes, ids)) for d, ids in by_dtype.items()}
+        self._integer_tiles = sent(gram.tiles_of(shapes, sliced, chunks, integer_gram.config(at).block))
         whole = [shape.columns for shape in shapes]
-        chunked = [i for i in stored if i not in slices and (keep or shapes[i].columns > chunks[i])]
+        chunked = [i for i in others if keep or shapes[i].columns > chunks[i]]
         self._finish = sent(gram.tiles_of(shapes, chunked, whole, block))
-        self._integer_finish = sent(gram.tiles_of(shapes, by_slices, whole, block))
-        self._by_slices = sent(torch.tensor(by_slices, dtype=torch.int32))
+        self._integer_finish = sent(gram.tiles_of(shapes, sliced, whole, block))
+        self._sliced, self._products = sent(torch.tensor(sliced, dtype=torch.int32)), products
 
         def numbers(size: int, dtype: torch.dtype = torch.float64) -> Tensor:
             return torch.zeros(size, dtype=dtype, device=device)
 
-        rows = sum(shapes[i].order for i in by_slices)
+        rows = sum(shapes[i].order for i in sliced)
         self._tops, self._lost = numbers(rows, torch.int32), numbers(rows // cut.STRIP.value * cut.LOST.value)
         self.error = numbers(len(shapes))
         self.squares = numbers(self.size // finish.SMALLEST.value) if keep else None
@@ -123,9 +115,9 @@ class Grams:
         slices = space.view(torch.int8)
         for dtype, strips in self._strips.items():
             cut.cut_(slices, self._tops, self._lost, self.on_device, strips, self._decided, dtype)
-        for count, tiles in self._integer_tiles.items():
-            given = (grams.view(torch.int64), partial.view(torch.int64), self.on_device, tiles, self._decided)
-            integer_gram.integer_gram_(*given, slices, count)
+        if len(self._integer_tiles):
+            given = (grams.view(torch.int64), partial.view(torch.int64), self.on_device, self._integer_tiles)
+            integer_gram.integer_gram_(*given, self._decided, slices, self._products)
 
     def finish(self, grams: Tensor, partial: Tensor) -> None:
         """Makes whole Grams of what `make` has written."""
@@ -133,8 +125,9 @@ class Grams:
             finish.finish_(grams, partial, self.on_device, self._finish, self._decided, self.squares)
         if len(self._integer_finish):
             given = (grams, partial, self.on_device, self._integer_finish, self._decided, self.squares)
-            finish.finish_(*given, self._tops)
-            cut.error_(self.error, self.on_device, self._by_slices, self._decided, grams, self._lost)
+            finish.finish_(*given, self._tops, self._products)
+            of = (self.on_device, self._sliced, self._decided, grams, self._lost)
+            cut.error_(self.error, *of, self._products)
 
 
 def sorted_out(ids: Sequence[int], key: Callable[[int], Key]) -> dict[Key, list[int]]:

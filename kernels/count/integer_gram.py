@@ -1,22 +1,29 @@
-"""Integer Gram: the Gram of every matrix of a ragged batch from INT8 slices, in one launch for each number of slices.
+"""Integer Gram: the Gram of every matrix of a ragged batch from INT8 slices, in one launch.
 
-    I = sum over i + j <= 5 of 256^(5 - i - j) A_i A_j^T       A_i (r, n) INT8, slice i of W; I (r, r) INT64, exact
-    W W^T = 2^(top_a + top_b - 290) I + E                      `count.cut` makes slices and tops
+    I = sum over i + j <= LAST of 256^(LAST - i - j) A_i A_j^T    A_i (r, n) INT8, slice i of W; I (r, r) INT64, exact
+    W W^T = 2^(top_a + top_b - 250 - 8 LAST) I + E                `count.cut` makes slices and tops
 
-S slices have S^2 products, of which those with i + j > 5 are left out, for S = 4 six of sixteen. What that and
-the cut have changed, E, is measured by `count.cut`. `count.finish` adds up the chunks of I, still exactly, and turns
-the sum into FP64, which rounds once.
+Four slices have 16 products. LAST = 5 leaves out six of them, LAST = 6 three. What that and the cut have changed, E, is
+measured by `count.cut`. `count.finish` adds up the chunks of I, still exactly, and turns the sum into FP64, which
+rounds once.
 
 Tiles, chunks and the list of work are as those of `count.gram`. The slices are in memory, row by row, padded with zeros
 so that no load has a mask but that of the last rows: cut in registers, as tiles are used, each element would be cut
 r / BLOCK times, and by their number the instructions for it would take longer than the products.
 
 INT32 has room for 4 products of 2^14 in each of 2^15 columns less one; a chunk has at most `LONGEST`. INT64 has room
-for 2^24 columns of I.
+for I of up to `MOST` columns.
 
-Bytes: S r n at least once from memory, and once for each of the r / BLOCK tiles of a row of I, from L2 where they fit;
-4 r^2 a chunk. Operations: r^2 n for each product, 10 for S = 4 and 8 for S = 3; whole tiles on the diagonal make that
-(1 + BLOCK / r) as many. Times are not measured.
+Bytes: 4 r n at least once from memory, and once for each of the r / BLOCK tiles of a row of I, from L2 where they fit;
+4 r^2 a chunk. Operations: r^2 n for each of 10 or 13 products; whole tiles on the diagonal make that (1 + BLOCK / r) as
+many. The main loop has 170 instructions for 80 of the tensor cores on sm_89 (LAST = 5). Times are not measured.
+
+Tried, by what the compiler makes of it:
+    4 warps, 3 stages, BLOCK_K 32    at most 232 registers, no spill: two programs a multiprocessor. 64: up to 56 bytes
+                                     spilled on sm_80 and sm_89
+    8 warps                          tiles of 128 rows are made of 64, every product twice: Triton puts all warps of
+                                     products that share a factor below each other
+    without `tl.assume`              up to 136 bytes spilled, around a branch for an empty loop
 """
 
 from __future__ import annotations
@@ -36,6 +43,10 @@ from .gram import TILE_FIELDS
 
 LONGEST = 2**14
 """Most columns of a chunk."""
+LAST = {10: 5, 13: 6}
+"""The largest i + j, by how many products there are."""
+MOST = {10: 2**23, 13: 2**16}
+"""Most columns of a matrix, by the same."""
 
 
 class Config(NamedTuple):
@@ -51,8 +62,8 @@ def config(capability: tuple[int, int]) -> Config:
 
 
 @triton.jit
-def integer_gram_kernel(p_table, p_tiles, p_decided, p_slices, p_gram, p_partial, S: tl.constexpr, BLOCK: tl.constexpr,
-                        BLOCK_K: tl.constexpr):  # fmt: skip
+def integer_gram_kernel(p_table, p_tiles, p_decided, p_slices, p_gram, p_partial, LAST: tl.constexpr,
+                        BLOCK: tl.constexpr, BLOCK_K: tl.constexpr):  # fmt: skip
     """One tile of one Gram, over one chunk of W's columns."""
     p_tile = p_tiles + tl.program_id(0) * TILE_FIELDS
     i_matrix, i_row, i_column, i_chunk = (tl.load(p_tile + 0), tl.load(p_tile + 1), tl.load(p_tile + 2),
@@ -79,17 +90,17 @@ def integer_gram_kernel(p_table, p_tiles, p_decided, p_slices, p_gram, p_partial
     three = tl.zeros((BLOCK, BLOCK), tl.int32)
     four = tl.zeros((BLOCK, BLOCK), tl.int32)
     five = tl.zeros((BLOCK, BLOCK), tl.int32)
+    six = tl.zeros((BLOCK, BLOCK), tl.int32)
     for i_k in range(begin, end, BLOCK_K):
         a_1 = tl.load(p_a + i_k, mask=m_a, other=0)
         a_2 = tl.load(p_a + (size + i_k), mask=m_a, other=0)
         a_3 = tl.load(p_a + (2 * size + i_k), mask=m_a, other=0)
+        a_4 = tl.load(p_a + (3 * size + i_k), mask=m_a, other=0)
         b_1 = tl.trans(tl.load(p_b + i_k, mask=m_b, other=0))
         two = tl.dot(a_1, b_1, two, out_dtype=tl.int32)
         three = tl.dot(a_2, b_1, three, out_dtype=tl.int32)
         four = tl.dot(a_3, b_1, four, out_dtype=tl.int32)
-        if S == 4:
-            a_4 = tl.load(p_a + (3 * size + i_k), mask=m_a, other=0)
-            five = tl.dot(a_4, b_1, five, out_dtype=tl.int32)
+        five = tl.dot(a_4, b_1, five, out_dtype=tl.int32)
         b_2 = tl.trans(tl.load(p_b + (size + i_k), mask=m_b, other=0))
         three = tl.dot(a_1, b_2, three, out_dtype=tl.int32)
         four = tl.dot(a_2, b_2, four, out_dtype=tl.int32)
@@ -97,10 +108,15 @@ def integer_gram_kernel(p_table, p_tiles, p_decided, p_slices, p_gram, p_partial
         b_3 = tl.trans(tl.load(p_b + (2 * size + i_k), mask=m_b, other=0))
         four = tl.dot(a_1, b_3, four, out_dtype=tl.int32)
         five = tl.dot(a_2, b_3, five, out_dtype=tl.int32)
-        if S == 4:
-            b_4 = tl.trans(tl.load(p_b + (3 * size + i_k), mask=m_b, other=0))
-            five = tl.dot(a_1, b_4, five, out_dtype=tl.int32)
+        b_4 = tl.trans(tl.load(p_b + (3 * size + i_k), mask=m_b, other=0))
+        five = tl.dot(a_1, b_4, five, out_dtype=tl.int32)
+        if LAST == 6:
+            six = tl.dot(a_4, b_2, six, out_dtype=tl.int32)
+            six = tl.dot(a_3, b_3, six, out_dtype=tl.int32)
+            six = tl.dot(a_2, b_4, six, out_dtype=tl.int32)
     total = ((two.to(tl.int64) * 256 + three) * 256 + four) * 256 + five
+    if LAST == 6:
+        total = total * 256 + six
 
     if i_chunk == 0:
         p_out = p_gram + tl.multiple_of(tl.load(p_row + OFFSET), 32)
@@ -117,33 +133,33 @@ def chunk_of(chunk: int) -> int:
 
 
 def integer_gram_(
-    gram: Tensor, partial: Tensor, table: Tensor, tiles: Tensor, decided: Tensor, slices: Tensor, count: int
+    gram: Tensor, partial: Tensor, table: Tensor, tiles: Tensor, decided: Tensor, slices: Tensor, products: int
 ) -> None:
-    """Writes the tiles on and below the diagonal of the integers I of matrices of `count` slices.
+    """Writes the tiles on and below the diagonal of the integers I.
 
     Args:
         gram, partial: INT64, as the FP64 ones of `gram.gram_`. table, tiles, decided: as there.
-        slices: INT8, of `cut.cut_`.
+        slices: INT8, of `cut.cut_`. products: 10 or 13.
     """
-    variant = integer_gram_variant(count, config(capability(gram.device)))
+    variant = integer_gram_variant(products, config(capability(gram.device)))
     given = {"p_table": table, "p_tiles": tiles, "p_decided": decided, "p_slices": slices, "p_gram": gram}
     launch(variant, (len(tiles),), {**given, "p_partial": partial})
 
 
-def integer_gram_cost(shapes: Sequence[Shape], count: int) -> tuple[int, int]:
+def integer_gram_cost(shapes: Sequence[Shape], products: int) -> tuple[int, int]:
     """Bytes and operations: slices read once, the lower triangle of I written once; half of each product."""
-    moved = sum(count * s.rows * s.columns + 4 * s.order**2 for s in shapes)
-    return moved, (10 if count == 4 else 8) * sum(s.rows**2 * s.columns for s in shapes)
+    moved = sum(4 * s.rows * s.columns + 4 * s.order**2 for s in shapes)
+    return moved, products * sum(s.rows**2 * s.columns for s in shapes)
 
 
-def integer_gram_variant(slices: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+def integer_gram_variant(products: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
     return Variant(
         kernel=integer_gram_kernel,
         signature={
             "p_table": "*i64:16", "p_tiles": "*i32:16", "p_decided": "*i32:16", "p_slices": "*i8:16",
             "p_gram": "*i64:16", "p_partial": "*i64:16",
         },
-        constexprs={"S": slices, "BLOCK": c.block, "BLOCK_K": 32},
+        constexprs={"LAST": LAST[products], "BLOCK": c.block, "BLOCK_K": 32},
         num_warps=c.num_warps,
         num_stages=c.num_stages,
         architectures=architectures,
@@ -152,4 +168,4 @@ def integer_gram_variant(slices: int, c: Config, architectures: tuple[str, ...] 
 
 def variants() -> Iterator[Variant]:
     for c, architectures in chosen(config).items():
-        yield from (integer_gram_variant(slices, c, architectures) for slices in (3, 4))
+        yield from (integer_gram_variant(products, c, architectures) for products in LAST)

@@ -21,9 +21,9 @@ from torch import Tensor
 from ..cuda import build
 from ..device import capability, current, to_device
 from ..inertia import Factors, Problems, growth_parts, variants_of_factors
-from ..inertia.table import OFFSET, Shape, slice_size
+from ..inertia.table import COUNT, OFFSET, Shape, slice_size
 from ..launch import AnyVariant
-from . import again, cut, finish, gram, largest, power, row, shifts, tiny
+from . import again, finish, gram, largest, power, row, shifts, tiny
 from .answers import Answers
 from .grams import Grams, chunk_of, cuttable, sorted_out, variants_of_grams
 from .largest import largest_
@@ -32,29 +32,29 @@ from .shifts import shifts_
 
 
 def variants_of_counts(
-    orders: Collection[int], dtypes: Collection[torch.dtype], device: torch.device, integers: bool = False
+    orders: Collection[int], dtypes: Collection[torch.dtype], device: torch.device, products: int = 0
 ) -> list[AnyVariant]:
     """Every variant that a tracker's counts launch on `device`, for matrices of these orders and dtypes."""
-    made, found = variants_of_grams(dtypes, integers, device)
+    found = variants_of_grams(dtypes, products, device)
     if any(dtype != torch.float64 for dtype in dtypes):
         found += [shifts.shifts_variant(gram.config(capability(device)).block)]
         found += [power.POWER, power.POWER_SMALL, row.ROW]
     if torch.float64 in dtypes:  # which are not sketched, nor is any matrix beside them
         found += [finish.TRACE, largest.LARGEST]
     found += [again.AGAIN] if any(order > again.ABOVE for order in orders) else []
-    return [*made, *found, *variants_of_factors(orders, device)]
+    return [*found, *variants_of_factors(orders, device)]
 
 
-def workspace_bytes(matrix: Tensor, shifts: int, keep: bool, integers: bool = False) -> int:
+def workspace_bytes(matrix: Tensor, shifts: int, keep: bool, products: int = 0) -> int:
     """Bytes of workspace that `Launches` needs for a 2-D `matrix`: its Gram, partial sums of it, a factor a shift. Its
     slices are where the factors come later."""
     shape, at = Shape.of(matrix), capability(matrix.device)
-    by_slices = integers and cuttable(matrix.dtype, shape)
-    if not (keep or by_slices) and _tiny_config(shape, matrix.device) is not None:
+    sliced = cuttable(matrix.dtype, shape, products)
+    if not (keep or sliced) and _tiny_config(shape, matrix.device) is not None:
         return 0
-    chunks = -(-shape.columns // chunk_of(shape, by_slices, at))
-    sliced = cut.slices_of(matrix.dtype) * slice_size(shape) if by_slices else 0
-    return 8 * shape.order**2 * chunks + max(8 * shape.order**2 * shifts, sliced)
+    chunks = -(-shape.columns // chunk_of(shape, sliced, at))
+    slices = COUNT * slice_size(shape) if sliced else 0
+    return 8 * shape.order**2 * chunks + max(8 * shape.order**2 * shifts, slices)
 
 
 class Launches:
@@ -69,7 +69,8 @@ class Launches:
         only: indices of the matrices that this object counts; None: all. All others have a row in the table too, so
             that tensors `(b, ...)` can be those of all matrices, shared by several such objects.
         decided: `(b,)` int32, see below; None: zeros of its own.
-        integers: make Grams of all but FP64 matrices from INT8 slices. Then `tiny_` counts none of these.
+        products: how many products of INT8 slices, 10 or 13, the Gram of a matrix is made of that is not FP64; `tiny_`
+            then counts none of these. 0: all are made in FP64.
 
     Attributes:
         shapes: `Shape` of each matrix.
@@ -83,7 +84,7 @@ class Launches:
 
     def __init__(
         self, matrices: Sequence[Tensor], shifts: int, keep: bool, *, pairs: int | None = None,
-        only: Sequence[int] | None = None, decided: Tensor | None = None, integers: bool = False,
+        only: Sequence[int] | None = None, decided: Tensor | None = None, products: int = 0,
     ) -> None:  # fmt: skip
         self.device = matrices[0].device
         self.shapes = [Shape.of(matrix) for matrix in matrices]
@@ -93,12 +94,12 @@ class Launches:
         dtypes = [matrix.dtype for matrix in matrices]
         configs = {}
         if not keep:
-            others = [i for i in mine if not (integers and cuttable(dtypes[i], self.shapes[i]))]
+            others = [i for i in mine if not cuttable(dtypes[i], self.shapes[i], products)]
             configs = {i: _tiny_config(self.shapes[i], self.device) for i in others}
         loose = {i: config for i, config in configs.items() if config is not None}
         stored = [i for i in mine if i not in loose]
         pointers = [matrix.data_ptr() for matrix in matrices]
-        self._grams = Grams(pointers, self.shapes, dtypes, stored, keep, integers, self.decided)
+        self._grams = Grams(pointers, self.shapes, dtypes, stored, keep, products, self.decided)
         self.table, self.offsets = self._grams.on_device, self._grams.table[:, OFFSET.value].tolist()
         self._gram, self._partial = self._grams.size, self._grams.partial
         self.size = self._gram + self._partial + max(self._gram * shifts, -(-self._grams.slices // 8))

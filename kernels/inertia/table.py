@@ -12,8 +12,7 @@ that no kernel masks a column and every row is aligned. The padding of a Gram is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import torch
@@ -44,6 +43,8 @@ POINTER, ROWS, COLUMNS, STRIDE_ROW, STRIDE_COLUMN, ORDER, OFFSET, CHUNK, PARTIAL
 """
 FIELDS = tl.constexpr(11)
 """Number of fields of a row."""
+COUNT = 4
+"""Slices of a matrix that is cut into any."""
 WIDTH = tl.constexpr(64)
 """Lengths of the rows of a slice are multiples of this, so that every row is aligned and no product masks a column. The
 padding is zero."""
@@ -85,7 +86,7 @@ def rows_of(
     shapes: Sequence[Shape],
     chunks: Sequence[int],
     stored: Collection[int],
-    slices: Mapping[int, int] = MappingProxyType({}),
+    sliced: Collection[int] = (),
 ) -> tuple[Tensor, int, int]:
     """The table, and the sizes of the workspaces that it has offsets into.
 
@@ -94,19 +95,19 @@ def rows_of(
         chunks: of each matrix, the columns that one program sums.
         stored: indices of the matrices whose Grams are stored. The workspaces have no place for others, and their
             offsets mean nothing.
-        slices: how many slices each matrix is cut into that is, by its index (default: none is).
+        sliced: indices of the matrices that are cut into slices (default: none is).
 
     Returns:
         The table `(b, FIELDS)` int64 on the CPU, the size of all Grams and the size of all partial sums, in elements.
     """
-    stored = set(stored)
-    offset = partial = tops = sliced = 0
+    stored, cut = set(stored), set(sliced)
+    offset = partial = tops = slices = 0
     rows = []
     for i, (pointer, shape, chunk) in enumerate(zip(pointers, shapes, chunks, strict=True)):
-        rows.append((pointer, *shape, shape.order, offset, chunk, partial, tops, sliced))
-        if i in slices:
+        rows.append((pointer, *shape, shape.order, offset, chunk, partial, tops, slices))
+        if i in cut:
             tops += shape.order
-            sliced += slices[i] * slice_size(shape)
+            slices += COUNT * slice_size(shape)
         if i in stored:
             offset += shape.order**2
             partial += (-(-shape.columns // chunk) - 1) * shape.order**2
