@@ -23,7 +23,7 @@ def probe(device: torch.device, orders: Sequence[int] = (1, 4, 16, 64, 256)) -> 
     """
     from . import counts, products, rounding
     from .required import emulation_of, rounding_of_thread, rounding_of_threads
-    from .ways import decompositions, factors, ways
+    from .ways import decompositions, factors, slices, ways
 
     found = [rounding_of_thread(), rounding_of_threads(device), *rounding.findings(device)]
     found += [emulation_of(device), *products.findings(device)]
@@ -31,4 +31,6 @@ def probe(device: torch.device, orders: Sequence[int] = (1, 4, 16, 64, 256)) -> 
         found += counts.findings(way, device, orders)
     if backend.kernels_serve(device):
         found.append(factors(device, orders))
+        if backend.integer_products(device):
+            found.append(slices(device, [(7, 9), (70, 130), (64, 1000)]))
     return [*found, decompositions(device, orders)]

@@ -21,8 +21,8 @@ from ..counting import (
 )
 from ..device import one_thread
 from ..metrics import RankBounds, Tolerance
-from ..reference import Moments, gram, inertia
-from .exact import integers, known
+from ..reference import Moments, gram, inertia, integer_gram
+from .exact import exponents, integers, known
 from .finding import REPORTED, Finding
 
 NARROW = 1e-10
@@ -65,8 +65,8 @@ def _bounds_by_numba(matrix: Tensor, tolerances: Sequence[Tolerance]) -> list[Ra
     return [batch.rank_bounds(i) for i in range(len(tolerances))]
 
 
-def _grams_by_gpu(matrices: Sequence[Tensor]) -> list[Tensor]:
-    batch = RaggedBatch(matrices, keep=True)
+def _grams_by_gpu(matrices: Sequence[Tensor], products: int = 0) -> list[Tensor]:
+    batch = RaggedBatch(matrices, keep=True, products=products)
     found: dict[int, Tensor] = {}
 
     def keep(chunk: Chunk, moments: Moments, grams: Iterator[GroupGrams]) -> list[ShiftPair]:
@@ -116,6 +116,24 @@ def factors(device: torch.device, orders: Sequence[int]) -> Finding:
                 seen = f"of order {order} there are {counts.tolist()} positive pivots, and the growth is off"
                 return Finding(name, False, seen, REPORTED)
     return Finding(name, True, f"kernels of the GPU: pivots and growth are, of {len(orders)} matrices")
+
+
+def slices(device: torch.device, shapes: Sequence[tuple[int, int]]) -> Finding:
+    """Gram matrices of INT8 slices by the kernels of a GPU, with rows from 2^-60 to 2^60: bits of the twin, whose
+    integers are exact."""
+    name, count = "integers that INT8 slices sum up to are exact", 0
+    for i, (rows, columns) in enumerate(shapes):
+        numbers = integers((rows, columns), 24, 40 + i).astype(np.float64)
+        scales = exponents(rows, 60, 50 + i)[:, None] - exponents(columns, 6, 60 + i)
+        matrix = torch.from_numpy(np.ldexp(numbers, scales)).float()
+        for products in (10, 13):
+            (found,) = _grams_by_gpu([matrix.to(device)], products)
+            expected = integer_gram(matrix[None], products).matrix[0]
+            if not torch.equal(found.cpu().tril(), expected.tril()):
+                seen = f"{products} products make another Gram matrix of one of {rows} x {columns}"
+                return Finding(name, False, seen, REPORTED)
+            count += 1
+    return Finding(name, True, f"kernels of the GPU: all bits of {count} Gram matrices are those of sums in INT64")
 
 
 def decompositions(device: torch.device, orders: Sequence[int]) -> Finding:

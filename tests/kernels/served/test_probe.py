@@ -7,7 +7,7 @@ import pytest
 from fastrank.probing import counts, ways
 
 pytest.importorskip("triton")
-from fastrank.kernels.count import launches
+from fastrank.kernels.count import integer_gram, launches
 
 pytestmark = pytest.mark.usefixtures("served")
 
@@ -43,3 +43,10 @@ def test_what_loses_a_bit_is_caught(device, orders, monkeypatch):
     monkeypatch.setattr(launches.Launches, "sum_grams", off)
     assert not ways.factors(device, (40,)).passed
     assert not counts._rounded(of_kernels(device), device, [(7, 9)]).passed
+
+
+def test_integers_that_are_not_exact_are_caught(device, monkeypatch):
+    shapes = [(7, 9), (40, 70)]
+    assert ways.slices(device, shapes).passed
+    monkeypatch.setitem(integer_gram.LAST, 10, 6)  # other products than are asked for
+    assert not ways.slices(device, shapes).passed
