@@ -112,7 +112,7 @@ def _by_gram(A: Any, by_gram: Callable[[Gram], Sequence[Tensor]]) -> list[Tensor
             dist.all_reduce(packed, group=A.device_mesh.get_group(i))
     parts = []
     for some in torch.split(packed, chunk_size(order, packed.device)):
-        matrix, trace, scale, finite, _ = zip(*(unpacked(one, order, inner) for one in some), strict=True)
+        matrix, trace, scale, finite, *_ = zip(*(unpacked(one, order, inner) for one in some), strict=True)
         parts.append(by_gram(Gram(torch.cat(matrix), torch.cat(trace), torch.cat(scale), torch.cat(finite), inner)))
     answers = [torch.cat(pieces) for pieces in zip(*parts, strict=True)]
     return [_of_first(A, answer.reshape(A.shape[:-2] + answer.shape[1:])) for answer in answers]
