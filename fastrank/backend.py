@@ -7,7 +7,7 @@ import os
 import shutil
 import sysconfig
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -82,7 +82,7 @@ def why_not_cuda(device: torch.device) -> str:
 
 
 PRODUCTS = "FASTRANK_PRODUCTS"
-"""Environment variable that overrules `integer_products`: "fp64" or "integers"."""
+"""Environment variable that overrules `integer_products` and `sketches_by_integers`: "fp64" or "integers"."""
 ADVANTAGE = 4
 """How many times faster integers have to be by the rates of an architecture. Products in FP64 are exact to 1e-13, have
 been measured, and leave fewer ranks open; and what rates say of integers nobody has measured."""
@@ -92,6 +92,12 @@ SERVED = {COARSE: {"frobenius": 1e-3, "spectral": 2e-2}, FINE: {"frobenius": 1e-
 """Smallest tolerances that either number of products serves. By `fastrank.kernels.count.cut` it changes the Gram of
 usual matrices by 0.5 %, or 2 %, of that tau^2; and of one relative to sigma_1 where 512 singular values are alike by as
 much. An absolute tau may be anything."""
+FEW = 16
+"""FP64 operations a clock and multiprocessor up to which sketches are made by integers. To cut an element of W takes
+100 instructions, 0.8 clocks of a multiprocessor, whatever its number of columns is; with 16 columns an element takes 32
+FP64 operations: 8 clocks at a rate of 4, and less than 0.3 at 128."""
+SKETCHED = {"frobenius": 5e-4, "spectral": 1e-2}
+"""Smallest tolerances that sketches by integers serve: they leave open 1e-8 ||W||_F^2, which is 4 % of that tau^2."""
 
 
 def integer_products(device: torch.device, tolerances: Iterable[Tolerance] = ()) -> int:
@@ -104,16 +110,41 @@ def integer_products(device: torch.device, tolerances: Iterable[Tolerance] = ())
     Raises:
         ValueError: the environment variable `FASTRANK_PRODUCTS` is neither "fp64" nor "integers".
     """
-    told = os.environ.get(PRODUCTS, "")
-    if told not in ("", "fp64", "integers"):
-        raise ValueError(f"{PRODUCTS}: 'fp64' or 'integers', or nothing, not {told!r}")
+    told = _told()
     if told == "fp64" or (not told and why_fp64(device)):
         return 0
     asked = list(tolerances)
     for products, least in SERVED.items():
-        if all(t.value >= least.get(t.relative_to, float("inf")) for t in asked):
+        if _serve(least, asked):
             return products
     return FINE if told else 0
+
+
+def sketches_by_integers(device: torch.device, tolerances: Iterable[Tolerance] = ()) -> bool:
+    """Whether sketches, products of W with few columns, are made by integers on `device`: where FP64 units are so few
+    that cutting W costs less than they do, and the tolerances allow for it; or where the environment says so.
+
+    Raises:
+        ValueError: as `integer_products`.
+    """
+    from .kernels.device import RATES, capability
+
+    told, rates = _told(), RATES.get(capability(device))
+    if told:
+        return told == "integers"
+    return rates is not None and rates.fp64 <= FEW and _serve(SKETCHED, tolerances)
+
+
+def _told() -> str:
+    """What the environment says of products: "fp64", "integers", or nothing."""
+    told = os.environ.get(PRODUCTS, "")
+    if told not in ("", "fp64", "integers"):
+        raise ValueError(f"{PRODUCTS}: 'fp64' or 'integers', or nothing, not {told!r}")
+    return told
+
+
+def _serve(least: Mapping[str, float], tolerances: Iterable[Tolerance]) -> bool:
+    return all(t.value >= least.get(t.relative_to, float("inf")) for t in tolerances)
 
 
 def why_fp64(device: torch.device) -> str:
@@ -182,15 +213,19 @@ def report() -> list[Choice]:
             choices.append(
                 Choice("LDL^T inertia", name, factoring, lacking or "a shorter chain of instructions a pivot")
             )
-            choices.append(_products(torch.device("cuda", torch.cuda.current_device()), name))
+            choices.extend(_products(torch.device("cuda", torch.cuda.current_device()), name))
     return choices
 
 
-def _products(device: torch.device, name: str) -> Choice:
-    chosen = "INT8 slices of FP32 and narrower matrices" if integer_products(device) else "FP64"
-    told = os.environ.get(PRODUCTS, "")
-    reason = f"{PRODUCTS}={told}" if told else why_fp64(device) or "this architecture has little FP64"
-    return Choice("products", name, chosen, reason)
+def _products(device: torch.device, name: str) -> list[Choice]:
+    slices, told = "INT8 slices of FP32 and narrower matrices", os.environ.get(PRODUCTS, "")
+    given = f"{PRODUCTS}={told}" if told else ""
+    little, enough = "this architecture has little FP64", "FP64 units keep up with cutting"
+    grams, sketches = bool(integer_products(device)), sketches_by_integers(device)
+    return [
+        Choice("products", name, slices if grams else "FP64", given or why_fp64(device) or little),
+        Choice("sketches", name, slices if sketches else "FP64", given or (little if sketches else enough)),
+    ]
 
 
 def _counting_on_cpu() -> list[Choice]:

@@ -156,3 +156,20 @@ def test_the_environment_says_how_products_are_made(monkeypatch, a_gpu):
     monkeypatch.setenv(backend.PRODUCTS, "fp32")
     with pytest.raises(ValueError, match="FASTRANK_PRODUCTS: 'fp64' or 'integers', or nothing, not 'fp32'"):
         backend.integer_products(CUDA)
+
+
+@pytest.mark.parametrize(
+    ("capability", "few"), [((8, 0), False), ((8, 9), True), ((9, 0), False), ((10, 0), False), ((10, 3), True),
+                            ((12, 0), True), ((7, 5), False)],
+)  # fmt: skip
+def test_sketches_are_made_by_integers_where_fp64_units_are_few_or_as_told(monkeypatch, a_gpu, capability, few):
+    assert a_gpu(capability)["sketches"].implementation.startswith("INT8" if few else "FP64")
+    assert backend.sketches_by_integers(CUDA, [Tolerance(), Tolerance(0.01, "spectral")]) == few
+    for tolerance in (Tolerance(1e-4), Tolerance(1e-3, "spectral"), Tolerance(100.0, "absolute")):
+        assert not backend.sketches_by_integers(CUDA, [tolerance])
+    for told in ("fp64", "integers"):
+        monkeypatch.setenv(backend.PRODUCTS, told)
+        assert backend.sketches_by_integers(CUDA, [Tolerance(1e-9)]) == (told == "integers")
+    monkeypatch.setenv(backend.PRODUCTS, "int8")
+    with pytest.raises(ValueError, match="'int8'"):
+        backend.sketches_by_integers(CUDA)

@@ -44,7 +44,7 @@ class Bases:
     Args:
         tolerances: of the ranks, `(t, 2)` FP64 on the CPU, see `fastrank.kernels.sketch.proof`.
         device: where all matrices are; the kernels serve it.
-        seed: key of the noise (default 0).
+        seed: key of the noise (default 0). integers: whether products are made from INT8 slices (default False).
 
     Attributes:
         sketches: bases, products and what they prove; None until `prepare` has returned True.
@@ -52,9 +52,10 @@ class Bases:
         skip: `(1,)` FP32 on the device; where it is not 0, the step that is concluded changes no basis.
     """
 
-    def __init__(self, tolerances: Tensor, device: torch.device, seed: int = 0) -> None:
+    def __init__(self, tolerances: Tensor, device: torch.device, seed: int = 0, integers: bool = False) -> None:
         self._compilation = compilation_of(device)
         self._tolerances, self._device, self._seed = tolerances, device, seed
+        self._integers = integers
         self.step = torch.zeros((), dtype=torch.int64, device=device)
         self.skip = torch.zeros(1, device=device)
         self.sketches: Sketches | None = None
@@ -137,7 +138,8 @@ class Bases:
                     if capturing(self._device):  # which cannot make the table of rows
                         warnings.warn(UNFUSED, RuntimeWarning, stacklevel=2)
                         continue
-                    if not self._compilation.ready([sgd_sketch_variant(kind, each.k, self._device, scaled, guarded)]):
+                    variant = sgd_sketch_variant(kind, each.k, self._device, scaled, guarded, self._integers)
+                    if not self._compilation.ready([variant]):
                         continue
                     each.compiled.add(form)
                 self._rows.write(self._found, self._captured)
@@ -214,7 +216,7 @@ class Bases:
         from ..kernels.sketch import variants_of_sketches
 
         wanted = {(source.matrix.dtype, k) for source, k in zip(sources, ks, strict=True)}
-        return variants_of_sketches(wanted, self._device)
+        return variants_of_sketches(wanted, self._device, self._integers)
 
     def _plan(self, layouts: list[tuple[object, ...]], ks: list[int], bases: Mapping[int, Basis]) -> None:
         from ..kernels.sketch import Sketches
@@ -225,7 +227,7 @@ class Bases:
         # No step is fused with the sketch of a copy, and a pass is fused as a whole or not at all.
         apart = [source.offset is None for source in self._sources]
         views = views_of(self._sources)
-        given = (self._tolerances, self.step, self.skip, self._seed)
+        given = (self._tolerances, self.step, self.skip, self._seed, self._integers)
         self.sketches = Sketches(views, dtypes, ks, apart, *given)
         self.sketches.adopt(bases)
         self._passes = [BasisPass(self.sketches, each) for each in self.sketches.passes]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..backend import integer_products
+from ..backend import integer_products, sketches_by_integers
 from ..counting import group, singular_values
 from ..device import UNPREPARED, capturing, mark, to_host
 from ..kernels.device import current
@@ -66,7 +66,7 @@ class SketchMeasurer:
         self._spectrum, self._device, self._stream = spectrum, device, stream
         self._products = integer_products(device, tolerances)
         self._metrics = list(spectrum_metrics(spectrum))
-        self._bases = Bases(self._tolerances, device)
+        self._bases = Bases(self._tolerances, device, integers=sketches_by_integers(device, tolerances))
         self._begun = False  # whether there are sketches
         self._copies = Copies()
         self._plan: Plan | None = None

@@ -77,6 +77,8 @@ class Sketched(NamedTuple):
     """C (b, k, k) FP64."""
     norm: Tensor
     """||W||_F^2 (b,) FP64; not finite where W is not."""
+    cut: float = 0.0
+    """Share of ||W||_F^2 that is spare because the product is not that of W itself, see `integer_sketch`."""
 
 
 class Proof(NamedTuple):
@@ -214,7 +216,7 @@ def seen(sketched: Sketched, basis: Basis) -> tuple[Tensor, Tensor, Tensor, Tens
     v = basis.columns.double()
     c = torch.where(both & finite[:, None, None], sketched.gram, 0.0)
     b = torch.where(both, v.mT @ v, 0.0)
-    slack = 4 * allowance(norm, r, n, k)
+    slack = 4 * allowance(norm, r, n, k) + sketched.cut * norm
     orthonormal = torch.linalg.matrix_norm(b - torch.diag_embed(basis.kept.double())) <= 0.5
     left = (norm - (c * (2 * torch.eye(k, dtype=c.dtype) - b)).sum((-2, -1))).clamp(min=0) + slack
     return norm, c, b, slack, orthonormal, left

@@ -120,12 +120,15 @@ def needs_of(
     first = dict.fromkeys((dtype, ks[0]) for dtype, ks in choices)
     more = dict.fromkeys((dtype, k) for dtype, ks in choices for k in ks if (dtype, k) not in first)
 
+    integers = backend.sketches_by_integers(device, tolerances)
+
     def fused(dtype: torch.dtype, k: int, form: tuple[bool, bool]) -> list[AnyVariant]:
-        return [sgd_sketch_variant(kind, k, device, *form) for kind in kinds if kind.dtype == dtype]
+        own = [kind for kind in kinds if kind.dtype == dtype]
+        return [sgd_sketch_variant(kind, k, device, *form, integers=integers) for kind in own]
 
     later: list[AnyVariant] = []
     for dtype, k in [*first, *more]:
-        later += [*variants_of_sketches([(dtype, k)], device), *fused(dtype, k, forms[0])]
+        later += [*variants_of_sketches([(dtype, k)], device, integers), *fused(dtype, k, forms[0])]
     for form in forms[1:]:
         later += [sgd_variant(kind, *form) for kind in kinds]
         later += [variant for dtype, k in [*first, *more] for variant in fused(dtype, k, form)]

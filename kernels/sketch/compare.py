@@ -111,7 +111,7 @@ def _write_problems(p_first, p_last, p_tolerances, p_kept, kept, norm, certified
 
 @triton.jit
 def _compare(p_row, p_other, p_norms, p_grams, p_basis_grams, p_kept, p_top, p_tolerances, p_small, p_x, p_trace,
-             p_growth, p_number, TOLERANCES, K: tl.constexpr, BLOCK: tl.constexpr,
+             p_growth, p_number, cut, TOLERANCES, K: tl.constexpr, BLOCK: tl.constexpr,
              AT_ONCE: tl.constexpr):  # fmt: skip
     ORDER: tl.constexpr = K if K > LEAST else LEAST
     problems = FIRST + 2 * TOLERANCES
@@ -132,7 +132,7 @@ def _compare(p_row, p_other, p_norms, p_grams, p_basis_grams, p_kept, p_top, p_t
 
     within, deviation = _sum_up(p_c, p_b, c_strips, b_strips, p_first, p_last, p_kept, kept, K, BLOCK, ORDER, AT_ONCE)
     tl.debug_barrier()
-    spare = 4 * UNIT * K * terms.to(tl.float64) * norm
+    spare = (4 * UNIT * K * terms.to(tl.float64) + cut) * norm
     left = tl.maximum(norm - within, 0.0) + spare
     orthonormal = deviation <= 0.25
 
@@ -162,7 +162,7 @@ def _compare(p_row, p_other, p_norms, p_grams, p_basis_grams, p_kept, p_top, p_t
 
 @triton.jit(do_not_specialize=["MATRICES", "TOLERANCES"])
 def compare_kernel(p_table, p_step, p_norms, p_grams, p_basis_grams, p_kept, p_top, p_tolerances, p_small, p_x, p_trace,
-                   p_growth, p_numbers, MATRICES, TOLERANCES):  # fmt: skip
+                   p_growth, p_numbers, cut, MATRICES, TOLERANCES):  # fmt: skip
     i_matrix = tl.program_id(0).to(tl.int64)
     side = tl.load(p_step) & 1
     p_row = p_table + (side * MATRICES + i_matrix) * FIELDS
@@ -176,25 +176,26 @@ def compare_kernel(p_table, p_step, p_norms, p_grams, p_basis_grams, p_kept, p_t
     p_number = p_numbers + i_matrix * NUMBERS
     if k == 16:
         _compare(p_row, p_other, p_norms, p_grams, p_basis_grams, p_kept, p_top, p_tolerances, p_small, p_x, p_trace,
-                 p_growth, p_number, TOLERANCES, 16, 16, 8)  # fmt: skip
+                 p_growth, p_number, cut, TOLERANCES, 16, 16, 8)  # fmt: skip
     elif k == 32:
         _compare(p_row, p_other, p_norms, p_grams, p_basis_grams, p_kept, p_top, p_tolerances, p_small, p_x, p_trace,
-                 p_growth, p_number, TOLERANCES, 32, 16, 4)  # fmt: skip
+                 p_growth, p_number, cut, TOLERANCES, 32, 16, 4)  # fmt: skip
     elif k == 64:
         _compare(p_row, p_other, p_norms, p_grams, p_basis_grams, p_kept, p_top, p_tolerances, p_small, p_x, p_trace,
-                 p_growth, p_number, TOLERANCES, 64, 16, 2)  # fmt: skip
+                 p_growth, p_number, cut, TOLERANCES, 64, 16, 2)  # fmt: skip
     else:
         _compare(p_row, p_other, p_norms, p_grams, p_basis_grams, p_kept, p_top, p_tolerances, p_small, p_x, p_trace,
-                 p_growth, p_number, TOLERANCES, 128, 16, 1)  # fmt: skip
+                 p_growth, p_number, cut, TOLERANCES, 128, 16, 1)  # fmt: skip
 
 
-def compare_(scratch: Mapping[str, Tensor]) -> None:
+def compare_(scratch: Mapping[str, Tensor], cut: float = 0.0) -> None:
     """Writes the problems of each matrix, and the numbers that `conclude_` needs besides their counts.
 
     scratch: see `Sketches.tensors`. Written are `small`, the problems; `trace` and `growth`, as `ldl.factor_` needs
         them; `numbers`, see `sketch.proof`; and `x`.
+    cut: share of ||W||_F^2 that is spare because the products are not those of W itself (default 0: they are).
     """
-    launch_all(compare_variant(config(capability(scratch["table"].device))), scratch)
+    launch_all(compare_variant(config(capability(scratch["table"].device))), scratch, {"cut": cut})
 
 
 def config(capability: tuple[int, int]) -> tuple[int, int | None]:

@@ -40,6 +40,8 @@ NUMBERS = tl.constexpr(6)
 """Number of fields of a row of `numbers`."""
 FIRST = tl.constexpr(2)
 """Number of the first problem that belongs to a tolerance."""
+CUT = 5.3e-9
+"""Share of ||W||_F^2 that is spare where products are made by integers; that of `fastrank.reference.integer_sketch`."""
 
 
 LEAST = tl.constexpr(32)
@@ -51,19 +53,20 @@ def order_of(k: int) -> int:
     return max(int(LEAST.value), k)
 
 
-def launch_all(variant: Variant, scratch: Mapping[str, Tensor]) -> None:
+def launch_all(variant: Variant, scratch: Mapping[str, Tensor], numbers: Mapping[str, float] | None = None) -> None:
     """Launches `compare_kernel` or `conclude_kernel`, one program a matrix.
 
-    scratch: every tensor that the kernel takes, by its name without `p_`, see `Sketches.tensors`.
+    scratch: every tensor that the kernel takes, by its name without `p_`, see `Sketches.tensors`. numbers: what else it
+    takes.
     """
     matrices, tolerances = scratch["table"].shape[1], len(scratch["tolerances"])
     given = arguments(variant.kernel, scratch)
-    launch(variant, (matrices,), {**given, "MATRICES": matrices, "TOLERANCES": tolerances})
+    launch(variant, (matrices,), {**given, **(numbers or {}), "MATRICES": matrices, "TOLERANCES": tolerances})
 
 
 def variant_of(kernel: Any, num_warps: int, maxnreg: int | None) -> Variant:
     kinds = {"p_table": "*i64:16", "p_step": "*i64:16", "p_counts": "*i64:16", "p_kept": "*i32:16",
-             "p_decided": "*i32:16", "p_skip": "*fp32:16", "MATRICES": "i32", "TOLERANCES": "i32"}  # fmt: skip
+             "p_decided": "*i32:16", "p_skip": "*fp32:16", "cut": "fp32", "MATRICES": "i32", "TOLERANCES": "i32"}  # fmt: skip
     return Variant(
         kernel=kernel,
         signature={name: kinds.get(name, "*fp64:16") for name in kernel.arg_names},

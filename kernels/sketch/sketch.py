@@ -32,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial as partial_
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -44,7 +45,18 @@ from ..device import capability, chosen, wide_tiles
 from ..launch import launch
 from ..limits import KS
 from ..variant import Variant, arguments
-from .strip import extent, in_vectors, lines, multiply, no_squares, place, start_of, store_product, tile_of
+from .strip import (
+    extent,
+    in_vectors,
+    lines,
+    multiply,
+    multiply_slices,
+    no_squares,
+    place,
+    start_of,
+    store_product,
+    tile_of,
+)
 from .table import COLUMNS, STRIDE_COLUMN, STRIDE_ROW, Pass
 
 
@@ -57,9 +69,12 @@ class Config(NamedTuple):
     """Columns of W a step."""
     num_warps: int
     num_stages: int
+    maxnreg: int | None = None
 
 
-def config(k: int, capability: tuple[int, int]) -> Config:
+def config(k: int, capability: tuple[int, int], integers: bool = False) -> Config:
+    if integers:
+        return Config(32, 32, 4 if k <= 32 else 8, 1, 255 if k in (32, 64) else None)
     if not wide_tiles(capability):
         return Config(32, 32 if k <= 32 else 16, 4 if k == 64 else 8, 1)
     return {32: Config(64, 16, 4, 2), 64: Config(64, 16, 8, 2)}.get(k, Config(64, 32, 8, 2))
@@ -67,25 +82,29 @@ def config(k: int, capability: tuple[int, int]) -> Config:
 
 @triton.jit
 def _sum_with(address, p_basis, o_row, rows, stride_row, stride_column, begin, end, UNIT: tl.constexpr,
-              N: tl.constexpr, DTYPE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
-              K: tl.constexpr):  # fmt: skip
+              N: tl.constexpr, DTYPE: tl.constexpr, INTEGERS: tl.constexpr, BLOCK: tl.constexpr,
+              BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
     p = start_of(address, DTYPE, N)
     rows, stride_row, stride_column, begin, end = lines(rows, stride_row, stride_column, begin, end, UNIT, N)
     m_row = o_row < rows
     total = tl.zeros((BLOCK, K), tl.float64)
     squares = no_squares(UNIT, BLOCK, BLOCK_K)
-    for i_k in range(begin, end, BLOCK_K):
+    for i_k in tl.range(begin, end, BLOCK_K, disable_licm=INTEGERS):
         o_k = i_k + tl.arange(0, BLOCK_K).to(tl.int64)
         offsets, mask = tile_of(o_row, o_k, stride_row, stride_column, m_row, end, UNIT)
         b_w = tl.load(p + offsets, mask=mask, other=0.0)
-        total, squares = multiply(b_w.to(tl.float32), p_basis, o_k, end, total, squares, UNIT,
-                                  b_w.dtype.primitive_bitwidth == 16, K)  # fmt: skip
+        tile = b_w.to(tl.float32)
+        if INTEGERS:
+            total, squares = multiply_slices(tile, p_basis, o_k, end, total, squares, UNIT, K)
+        else:
+            total, squares = multiply(tile, p_basis, o_k, end, total, squares, UNIT,
+                                      b_w.dtype.primitive_bitwidth == 16, K)  # fmt: skip
     return total, tl.sum(squares)
 
 
 @triton.jit(do_not_specialize=["MATRICES"])
 def sketch_kernel(p_pointers, p_table, p_tiles, p_step, p_bases, p_partial, p_norms, MATRICES, DTYPE: tl.constexpr,
-                  BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
+                  INTEGERS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
     i_matrix, i_strip, i_chunk, p_row, _side = place(p_table, p_tiles, p_step, tl.program_id(0), MATRICES)
     if i_matrix < 0:
         return
@@ -96,17 +115,17 @@ def sketch_kernel(p_pointers, p_table, p_tiles, p_step, p_bases, p_partial, p_no
     if in_vectors(address, stride_row, stride_column, rows, tl.load(p_row + COLUMNS), N):
         if stride_column == 1:
             total, norm = _sum_with(address, p_basis, o_row, rows, stride_row, 1, begin, end, "column", N, DTYPE,
-                                    BLOCK, BLOCK_K, K)  # fmt: skip
+                                    INTEGERS, BLOCK, BLOCK_K, K)  # fmt: skip
         else:
             total, norm = _sum_with(address, p_basis, o_row, rows, 1, stride_column, begin, end, "row", N, DTYPE,
-                                    BLOCK, BLOCK_K, K)  # fmt: skip
+                                    INTEGERS, BLOCK, BLOCK_K, K)  # fmt: skip
     else:
         total, norm = _sum_with(address, p_basis, o_row, rows, stride_row, stride_column, begin, end, "none", 1,
-                                DTYPE, BLOCK, BLOCK_K, K)  # fmt: skip
+                                DTYPE, INTEGERS, BLOCK, BLOCK_K, K)  # fmt: skip
     store_product(p_row, p_partial, p_norms, i_strip, i_chunk, rows, o_row, total, norm, K)
 
 
-def sketch_(scratch: Mapping[str, Tensor], made: Pass, pointers: Tensor) -> None:
+def sketch_(scratch: Mapping[str, Tensor], made: Pass, pointers: Tensor, integers: bool = False) -> None:
     """Writes `partial`, the products of each chunk, and `norms`, one a program.
 
     Args:
@@ -114,8 +133,10 @@ def sketch_(scratch: Mapping[str, Tensor], made: Pass, pointers: Tensor) -> None
             whose turn it is.
         made: the matrices that are multiplied.
         pointers: `(b,)` int64, the address of each matrix of the table, of which those of `made` are read.
+        integers: whether the product is made from INT8 slices (default False: in FP64).
     """
-    variant = sketch_variant(made.dtype, made.k, config(made.k, capability(made.tiles.device)))
+    c = config(made.k, capability(made.tiles.device), integers)
+    variant = sketch_variant(made.dtype, made.k, c, integers)
     given = arguments(sketch_kernel, {**scratch, "tiles": made.tiles, "pointers": pointers})
     launch(variant, (made.tiles.shape[1],), {**given, "MATRICES": scratch["table"].shape[1]})
 
@@ -125,16 +146,21 @@ def sketch_cost(shapes: Sequence[tuple[int, int]], k: int, itemsize: int) -> tup
     return sum(m * n * itemsize + k * (4 * n + 8 * m) for m, n in shapes), sum(2 * m * n * k for m, n in shapes)
 
 
-def sketch_variant(dtype: torch.dtype, k: int, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+def sketch_variant(
+    dtype: torch.dtype, k: int, c: Config, integers: bool = False, architectures: tuple[str, ...] = ()
+) -> Variant:
     return Variant(
         kernel=sketch_kernel,
         signature={
             "p_pointers": "*i64:16", "p_table": "*i64:16", "p_tiles": "*i32:16", "p_step": "*i64:16",
             "p_bases": "*fp32:16", "p_partial": "*fp64:16", "p_norms": "*fp64:16", "MATRICES": "i32",
         },
-        constexprs={"DTYPE": TRITON_TYPES[dtype], "BLOCK": c.block, "BLOCK_K": c.block_k, "K": k},
+        constexprs={
+            "DTYPE": TRITON_TYPES[dtype], "INTEGERS": integers, "BLOCK": c.block, "BLOCK_K": c.block_k, "K": k,
+        },
         num_warps=c.num_warps,
         num_stages=c.num_stages,
+        maxnreg=c.maxnreg,
         label=str(dtype).removeprefix("torch."),
         architectures=architectures,
     )  # fmt: skip
@@ -142,6 +168,7 @@ def sketch_variant(dtype: torch.dtype, k: int, c: Config, architectures: tuple[s
 
 def variants() -> Iterator[Variant]:
     """FP16 is left out: it is BF16 but for one conversion."""
-    for k in KS:
-        for c, architectures in chosen(partial_(config, k)).items():
-            yield from (sketch_variant(dtype, k, c, architectures) for dtype in (torch.bfloat16, torch.float32))
+    for k, integers in product(KS, (False, True)):
+        for c, architectures in chosen(partial_(config, k, integers=integers)).items():
+            for dtype in (torch.bfloat16, torch.float32):
+                yield sketch_variant(dtype, k, c, integers, architectures)

@@ -2,7 +2,8 @@
 
     Y = sum over chunks (r, k)           FP64, written
     C[strip] = Y[strip]^T Y[strip]       (k, k) FP64: `product_grams_`
-    B[strip] = V[strip]^T V[strip]       (k, k) FP64, of the basis V (r, k) FP32 that was made from Y: `basis_grams_`
+    B[strip] = V[strip]^T V[strip]       (k, k) FP64, of the basis V (r, k) FP32 that was made from Y: `basis_grams_`;
+                                         INTEGERS: of V as products by integers round it, see `strip.units_of`
 
 The kernels that read them, `sketch.compare` and `lowrank.unit_gram`, sum them over all strips to C and B. B is the Gram
 of V as it is stored, rounded to FP32.
@@ -23,7 +24,7 @@ from torch import Tensor
 from ..device import capability, chosen
 from ..launch import launch
 from ..variant import Variant, arguments
-from .strip import place
+from .strip import place, units_of
 from .table import (
     ACROSS,
     CHUNKS,
@@ -53,12 +54,13 @@ def config(capability: tuple[int, int]) -> Config:
 
 
 @triton.jit
-def _rows_of(p, o_row, end, o_column, k, rows, chunks, PRODUCTS: tl.constexpr):
+def _rows_of(p, o_row, end, o_column, k, rows, chunks, PRODUCTS: tl.constexpr, INTEGERS: tl.constexpr):
     """Rows `o_row` below `end`, columns `o_column` of the sum of all chunks, FP64. Four at a time are on their way."""
     p_tile = p + (o_row[:, None] * k + o_column[None, :])
     m_column = (o_column < k)[None, :]
     mask = (o_row < end)[:, None] & m_column
-    total = tl.load(p_tile, mask=mask, other=0.0).to(tl.float64)
+    first = tl.load(p_tile, mask=mask, other=0.0)
+    total = units_of(first).to(tl.float64) * 2.0**-22 if INTEGERS else first.to(tl.float64)
     if PRODUCTS:
         size = rows * k
         for i in range(1, chunks, 4):
@@ -76,7 +78,7 @@ def _rows_of(p, o_row, end, o_column, k, rows, chunks, PRODUCTS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["MATRICES"])
 def sketch_gram_kernel(p_table, p_strips, p_step, p_skip, p_from, p_product, p_grams, MATRICES, PRODUCTS: tl.constexpr,
-                       BLOCK: tl.constexpr):  # fmt: skip
+                       INTEGERS: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """One tile of one strip's Gram. PRODUCTS: of Y, whose chunks are summed and stored; else of the basis from Y."""
     i_matrix, i_strip, i_tile, p_row, _side = place(p_table, p_strips, p_step, tl.program_id(0), MATRICES)
     if (i_matrix < 0) | (tl.load(p_skip) != 0):
@@ -96,10 +98,10 @@ def sketch_gram_kernel(p_table, p_strips, p_step, p_skip, p_from, p_product, p_g
     end = tl.minimum((i_strip + 1) * span, rows)
     for i in range(i_strip * span, end, BLOCK):
         o_row = i + tl.arange(0, BLOCK)
-        a = _rows_of(p, o_row, end, o_a, k, rows, chunks, PRODUCTS)
+        a = _rows_of(p, o_row, end, o_a, k, rows, chunks, PRODUCTS, INTEGERS)
         b = a
         if i_a != i_b:
-            b = _rows_of(p, o_row, end, o_b, k, rows, chunks, PRODUCTS)
+            b = _rows_of(p, o_row, end, o_b, k, rows, chunks, PRODUCTS, INTEGERS)
         elif PRODUCTS:
             tl.store(p_to + (o_row[:, None] * k + o_a[None, :]), a, mask=(o_row < end)[:, None] & m_a[None, :])
         total = tl.dot(tl.trans(a), b, total, out_dtype=tl.float64)
@@ -116,14 +118,19 @@ def product_grams_(scratch: Mapping[str, Tensor]) -> None:
     _launch(scratch, scratch["partial"], scratch["grams"], True)
 
 
-def basis_grams_(scratch: Mapping[str, Tensor]) -> None:
-    """Writes `basis_grams`, FP64: (k, k) one a strip of the `bases` that this step has made. As above."""
-    _launch(scratch, scratch["bases"], scratch["basis_grams"], False)
+def basis_grams_(scratch: Mapping[str, Tensor], integers: bool = False) -> None:
+    """Writes `basis_grams`, FP64: (k, k) one a strip of the `bases` that this step has made. As above.
+
+    integers: whether these bases are multiplied by integers.
+    """
+    _launch(scratch, scratch["bases"], scratch["basis_grams"], False, integers)
 
 
-def _launch(scratch: Mapping[str, Tensor], source: Tensor, grams: Tensor, products: bool) -> None:
+def _launch(
+    scratch: Mapping[str, Tensor], source: Tensor, grams: Tensor, products: bool, integers: bool = False
+) -> None:
     strips = scratch["strips"]
-    variant = sketch_gram_variant(products, config(capability(strips.device)))
+    variant = sketch_gram_variant(products, config(capability(strips.device)), integers)
     given = arguments(sketch_gram_kernel, {**scratch, "from": source, "grams": grams})
     launch(variant, (strips.shape[1],), {**given, "MATRICES": scratch["table"].shape[1]})
 
@@ -133,7 +140,9 @@ def sketch_gram_cost(shapes: list[tuple[int, int]], k: int) -> tuple[int, int]:
     return sum(16 * r * k for r, _ in shapes), sum(r * k * k for r, _ in shapes)
 
 
-def sketch_gram_variant(products: bool, c: Config, architectures: tuple[str, ...] = ()) -> Variant:
+def sketch_gram_variant(
+    products: bool, c: Config, integers: bool = False, architectures: tuple[str, ...] = ()
+) -> Variant:
     return Variant(
         kernel=sketch_gram_kernel,
         signature={
@@ -141,7 +150,7 @@ def sketch_gram_variant(products: bool, c: Config, architectures: tuple[str, ...
             "p_from": "*fp64:16" if products else "*fp32:16", "p_product": "*fp64:16", "p_grams": "*fp64:16",
             "MATRICES": "i32",
         },
-        constexprs={"PRODUCTS": products, "BLOCK": c.block},
+        constexprs={"PRODUCTS": products, "INTEGERS": integers, "BLOCK": c.block},
         num_warps=c.num_warps,
         num_stages=1,
         architectures=architectures,
@@ -150,4 +159,5 @@ def sketch_gram_variant(products: bool, c: Config, architectures: tuple[str, ...
 
 def variants() -> Iterator[Variant]:
     for c, architectures in chosen(config).items():
-        yield from (sketch_gram_variant(products, c, architectures) for products in (True, False))
+        for products, integers in ((True, False), (False, False), (False, True)):
+            yield sketch_gram_variant(products, c, integers, architectures)

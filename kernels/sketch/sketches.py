@@ -29,19 +29,25 @@ from . import compare, sketch, sketch_gram
 from .compare import compare_
 from .conclude import CONCLUDE, conclude_
 from .lift import LIFT, lift_
-from .proof import FIRST, NUMBERS, order_of
+from .proof import CUT, FIRST, NUMBERS, order_of
 from .rotate import ROTATE, rotate_
 from .sketch import config, sketch_
 from .sketch_gram import basis_grams_, product_grams_
 from .table import SMALL, WIDEST, Pass, View, is_complete, tables
 
 
-def variants_of_sketches(pairs: Iterable[tuple[torch.dtype, int]], device: torch.device) -> list[AnyVariant]:
-    """Every variant that sketches of matrices of these dtypes and numbers of columns k launch on `device`."""
+def variants_of_sketches(
+    pairs: Iterable[tuple[torch.dtype, int]], device: torch.device, integers: bool = False
+) -> list[AnyVariant]:
+    """Every variant that sketches of matrices of these dtypes and numbers of columns k launch on `device`.
+
+    integers: as of `Sketches`.
+    """
     at = capability(device)
     return [
-        *(sketch.sketch_variant(dtype, k, config(k, at)) for dtype, k in pairs),
-        *(sketch_gram.sketch_gram_variant(products, sketch_gram.config(at)) for products in (True, False)),
+        *(sketch.sketch_variant(dtype, k, config(k, at, integers), integers) for dtype, k in pairs),
+        sketch_gram.sketch_gram_variant(True, sketch_gram.config(at)),
+        sketch_gram.sketch_gram_variant(False, sketch_gram.config(at), integers),
         compare.compare_variant(compare.config(at)),
         *variants_of_factors([k for _, k in pairs], device),
         CONCLUDE,
@@ -62,6 +68,7 @@ class Sketches:
             owner counts it up, after `rotate` and `lift`.
         skip: 1 element, FP32, on the device; where it is not 0 a step changes nothing that is carried.
         seed: key of the noise.
+        integers: whether products are made from INT8 slices (default False: in FP64), see `sketch.sketch`.
 
     Attributes:
         passes: the launches that multiply matrices; each matrix belongs to one of them.
@@ -81,14 +88,16 @@ class Sketches:
         step: Tensor,
         skip: Tensor,
         seed: int,
+        integers: bool = False,
     ) -> None:
         device, b = step.device, len(views)
         self._device = device
         self.views, self.dtypes, self.ks, self.seed = list(views), list(dtypes), list(ks), seed
+        self.integers = integers
         groups: dict[tuple[torch.dtype, int, bool], list[int]] = {}
         for i, key in enumerate(zip(dtypes, ks, map(bool, apart), strict=True)):
             groups.setdefault(key, []).append(i)
-        blocks = [config(k, capability(device)).block for k in ks]
+        blocks = [config(k, capability(device), integers).block for k in ks]
         made = tables(views, ks, blocks, list(groups.values()))
         self.passes = [
             Pass(dtype, k, indices, to_device(tiles, device))
@@ -163,7 +172,7 @@ class Sketches:
                 whole = left if len(left) <= len(right) else right
                 whole.copy_(torch.eye(*whole.shape, device=whole.device))
                 kept[: len(whole)] = 1
-            basis_grams_(self._before())
+            basis_grams_(self._before(), self.integers)
 
     def basis(self, i: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What is carried of matrix i (m, n), as views of the state.
@@ -187,7 +196,7 @@ class Sketches:
                 own[..., :k] = theirs[..., :k]
         if bases:
             with current(self._device):
-                basis_grams_(self._before())
+                basis_grams_(self._before(), self.integers)
 
     def _before(self) -> dict[str, Tensor]:
         """The tensors as in the step before: what launches make from them is the basis whose turn it is now."""
@@ -199,13 +208,13 @@ class Sketches:
         pointers: `(b,)` int64, the addresses of all matrices, of which those of the pass are read.
         """
         with current(self._device):
-            sketch_(self.tensors, made, pointers)
+            sketch_(self.tensors, made, pointers, self.integers)
 
     def conclude(self) -> None:
         """From the products of this step: writes `proof` and `decided`."""
         with current(self._device):
             product_grams_(self.tensors)
-            compare_(self.tensors)
+            compare_(self.tensors, CUT if self.integers else 0.0)
             self._factors.launch(self._problems)
             conclude_(self.tensors)
 
@@ -213,7 +222,7 @@ class Sketches:
         """Writes the bases of the next step, after `conclude`."""
         with current(self._device):
             rotate_(self.tensors, self.seed)
-            basis_grams_(self.tensors)
+            basis_grams_(self.tensors, self.integers)
 
     def lift(self, vectors: Tensor) -> None:
         """Writes each matrix' first singular vector into its row of `vectors` `(b, length)`, after `rotate`; see

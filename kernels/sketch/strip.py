@@ -1,8 +1,8 @@
 """Strips: what every program does that multiplies a strip of rows of W with a basis, whether it reads W or steps it.
 
 A program has a strip of `BLOCK` rows and a chunk of columns of one matrix. `place` says which, `extent` where they are,
-`tile_of` where a tile of them stands in memory, and `multiply` adds the tile's product with the basis to what the
-program has; `store_product` writes that. The loop over the tiles is the kernel's own: `sketch.sketch` reads each tile,
+`tile_of` where a tile of them stands in memory, and `multiply` or `multiply_slices` adds the tile's product with the
+basis to what the program has; `store_product` writes that. The loop over the tiles is the kernel's own: `sketch.sketch` reads each tile,
 `step.sgd_sketch` makes it by a step of SGD.
 
 A thread takes 16 bytes at once where the matrix allows it (`in_vectors`): that is a property of its addresses, and a
@@ -14,6 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..slices import NOT_FINITE, bytes_of, fixed_point, magnitude, slice_of, top_of
 from .table import BASIS, CHUNK, CHUNKS, COLUMNS, FIELDS, FIRST_NORM, PARTIAL, ROWS, TILE_FIELDS
 
 
@@ -109,6 +110,46 @@ def multiply(tile, p_basis, o_column, end, total, squares, UNIT: tl.constexpr, H
     o_basis = o_column[:, None] * K + tl.arange(0, K)[None, :]
     b_basis = tl.load(p_basis + o_basis, mask=(o_column < end)[:, None], other=0.0)
     return tl.dot(b_wide, b_basis.to(tl.float64), total, out_dtype=tl.float64), squares
+
+
+@triton.jit
+def units_of(basis):
+    """An FP32 basis V in units of 2^-22, int32: cut to [-1, 1] and rounded to nearest, ties to even. V is finite.
+
+    1.5 * 2^23 makes it a sum between 2^23 and 2^24, where the unit of FP32 numbers is 1, and whose bits count it.
+    """
+    inside = tl.minimum(tl.maximum(basis, -1.0), 1.0)
+    return (inside * 4194304.0 + 12582912.0).to(tl.int32, bitcast=True) - 0x4B400000
+
+
+@triton.jit
+def multiply_slices(tile, p_basis, o_column, end, total, squares, UNIT: tl.constexpr, K: tl.constexpr):
+    """The same, by INT8 slices of both: `total` with round(tile) round(V), see `sketch.sketch`, and the same `squares`.
+
+    Where a row of the tile is not finite `total` is NaN.
+    """
+    ROW: tl.constexpr = 0 if UNIT == "row" else 1  # the axis along which a row of W is
+    wide = tile.to(tl.float64)
+    squares = tl.fma(wide, wide, squares)
+    largest = tl.max(magnitude(tile), ROW)
+    top = top_of(largest)
+    b_w = bytes_of(fixed_point(tile, tl.expand_dims(top, ROW), 4), 4)
+    b_w = tl.trans(b_w) if UNIT == "row" else b_w
+    o_basis = o_column[:, None] * K + tl.arange(0, K)[None, :]
+    b_v = bytes_of(units_of(tl.load(p_basis + o_basis, mask=(o_column < end)[:, None], other=0.0)), 3)
+    value = tl.zeros(total.shape, tl.int64)
+    for pair in tl.static_range(3):
+        # Slices p of W and q of V have p + q in common: all products of two such groups fit into one INT32.
+        part = tl.zeros(total.shape, tl.int32)
+        for group in tl.static_range(2 + 2 * pair, 4 + 2 * pair):
+            part = part * 256
+            for p in tl.static_range(max(1, group - 3), min(4, group - 1) + 1):
+                part = tl.dot(slice_of(b_w, p, 4), slice_of(b_v, group - p, 3), part, out_dtype=tl.int32)
+        value = value * 65536 + part
+    # A unit of the sum is 2^(top - 157) times 2^-22.
+    unit = ((top + (1023 - 179)).to(tl.int64) << 52).to(tl.float64, bitcast=True)
+    unit = tl.where(largest < NOT_FINITE, unit, float("nan"))
+    return tl.fma(value.to(tl.float64), tl.broadcast_to(unit[:, None], total.shape), total), squares
 
 
 @triton.jit

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial as partial_
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,18 @@ from ..device import capability, chosen
 from ..launch import launch
 from ..limits import KS
 from ..sketch import sketch
-from ..sketch.strip import extent, in_vectors, lines, multiply, no_squares, place, start_of, store_product, tile_of
+from ..sketch.strip import (
+    extent,
+    in_vectors,
+    lines,
+    multiply,
+    multiply_slices,
+    no_squares,
+    place,
+    start_of,
+    store_product,
+    tile_of,
+)
 from ..sketch.table import COLUMNS, OFFSET, STRIDE_COLUMN, STRIDE_ROW, Pass
 from ..variant import Variant, arguments
 from . import sgd
@@ -57,23 +69,26 @@ class Config(NamedTuple):
     block_k: int
     num_warps: int
     num_stages: int
+    maxnreg: int | None = None
 
 
-def config(k: int, capability: tuple[int, int]) -> Config:
+def config(k: int, capability: tuple[int, int], integers: bool = False) -> Config:
+    if integers:
+        return Config(*sketch.config(k, capability, integers)[:4], 255 if capability[0] >= 10 else None)
     return Config(sketch.config(k, capability).block, 32 if k <= 32 else 16, 8, 1)
 
 
 @triton.jit
 def _step_with(weight, gradient, buffer, p_basis, o_row, rows, stride_row, stride_column, begin, end, go, lr, decay,
                momentum, undamped, scale, fresh, UNIT: tl.constexpr, N: tl.constexpr, DTYPE: tl.constexpr,
-               HAS_MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, MAXIMIZE: tl.constexpr, BLOCK: tl.constexpr,
-               BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
+               HAS_MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, MAXIMIZE: tl.constexpr, INTEGERS: tl.constexpr,
+               BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
     p_w, p_g, p_b = start_of(weight, DTYPE, N), start_of(gradient, DTYPE, N), start_of(buffer, DTYPE, N)
     rows, stride_row, stride_column, begin, end = lines(rows, stride_row, stride_column, begin, end, UNIT, N)
     m_row, m_go = o_row < rows, o_row < tl.where(go, rows, 0)
     total = tl.zeros((BLOCK, K), tl.float64)
     squares = no_squares(UNIT, BLOCK, BLOCK_K)
-    for i_k in range(begin, end, BLOCK_K):
+    for i_k in tl.range(begin, end, BLOCK_K, disable_licm=INTEGERS):
         o_k = i_k + tl.arange(0, BLOCK_K).to(tl.int64)
         offsets, mask = tile_of(o_row, o_k, stride_row, stride_column, m_row, end, UNIT)
         _, m_step = tile_of(o_row, o_k, stride_row, stride_column, m_go, end, UNIT)
@@ -88,16 +103,20 @@ def _step_with(weight, gradient, buffer, p_basis, o_row, rows, stride_row, strid
             tl.store(p_b + offsets, b_b.to(DTYPE), mask=m_step)
         if scale is not None:
             tl.store(p_g + offsets, tl.div_rn(b_g, scale).to(DTYPE), mask=m_step)
-        total, squares = multiply(b_new.to(tl.float32), p_basis, o_k, end, total, squares, UNIT,
-                                  DTYPE.primitive_bitwidth == 16, K)  # fmt: skip
+        tile = b_new.to(tl.float32)
+        if INTEGERS:
+            total, squares = multiply_slices(tile, p_basis, o_k, end, total, squares, UNIT, K)
+        else:
+            total, squares = multiply(tile, p_basis, o_k, end, total, squares, UNIT, DTYPE.primitive_bitwidth == 16,
+                                      K)  # fmt: skip
     return total, tl.sum(squares)
 
 
 @triton.jit(do_not_specialize=["MATRICES"])
 def sgd_sketch_kernel(p_pointers, p_meta, p_hyper, p_rows, p_scale, p_found_inf, p_table, p_tiles, p_step, p_bases,
                       p_partial, p_norms, momentum, undamped, MATRICES, DTYPE: tl.constexpr,
-                      HAS_MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, MAXIMIZE: tl.constexpr, BLOCK: tl.constexpr,
-                      BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
+                      HAS_MOMENTUM: tl.constexpr, NESTEROV: tl.constexpr, MAXIMIZE: tl.constexpr,
+                      INTEGERS: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr, K: tl.constexpr):  # fmt: skip
     i_matrix, i_strip, i_chunk, p_row, _side = place(p_table, p_tiles, p_step, tl.program_id(0), MATRICES)
     if i_matrix < 0:
         return
@@ -123,15 +142,15 @@ def sgd_sketch_kernel(p_pointers, p_meta, p_hyper, p_rows, p_scale, p_found_inf,
         if stride_column == 1:
             total, norm = _step_with(weight, gradient, buffer, p_basis, o_row, rows, stride_row, 1, begin, end, go, lr,
                                      decay, momentum, undamped, scale, fresh, "column", N, DTYPE, HAS_MOMENTUM,
-                                     NESTEROV, MAXIMIZE, BLOCK, BLOCK_K, K)  # fmt: skip
+                                     NESTEROV, MAXIMIZE, INTEGERS, BLOCK, BLOCK_K, K)  # fmt: skip
         else:
             total, norm = _step_with(weight, gradient, buffer, p_basis, o_row, rows, 1, stride_column, begin, end, go,
                                      lr, decay, momentum, undamped, scale, fresh, "row", N, DTYPE, HAS_MOMENTUM,
-                                     NESTEROV, MAXIMIZE, BLOCK, BLOCK_K, K)  # fmt: skip
+                                     NESTEROV, MAXIMIZE, INTEGERS, BLOCK, BLOCK_K, K)  # fmt: skip
     else:
         total, norm = _step_with(weight, gradient, buffer, p_basis, o_row, rows, stride_row, stride_column, begin, end,
                                  go, lr, decay, momentum, undamped, scale, fresh, "none", 1, DTYPE, HAS_MOMENTUM,
-                                 NESTEROV, MAXIMIZE, BLOCK, BLOCK_K, K)  # fmt: skip
+                                 NESTEROV, MAXIMIZE, INTEGERS, BLOCK, BLOCK_K, K)  # fmt: skip
     store_product(p_row, p_partial, p_norms, i_strip, i_chunk, rows, o_row, total, norm, K)
 
 
@@ -142,6 +161,7 @@ def sgd_sketch_(
     kind: sgd.Kind,
     grad_scale: Tensor | None = None,
     found_inf: Tensor | None = None,
+    integers: bool = False,
 ) -> None:
     """One step of the parameters of the matrices of `made`, all of one kind; writes what `sketch_` does.
 
@@ -150,10 +170,12 @@ def sgd_sketch_(
             in the descent's tables. Of other matrices than those of `made` it is not read.
         descent: `pointers`, `meta` and `hyper`, see `step.descent`.
         grad_scale, found_inf: one FP32 element each, on the device.
+        integers: as of `sketch_`.
     """
     tiles = made.tiles
     scalars = {"scale": grad_scale, "found_inf": found_inf}
-    variant = sgd_sketch_variant(kind, made.k, tiles.device, grad_scale is not None, found_inf is not None)
+    form = (grad_scale is not None, found_inf is not None, integers)
+    variant = sgd_sketch_variant(kind, made.k, tiles.device, *form)
     given = arguments(sgd_sketch_kernel, {**scratch, **descent, **scalars, "tiles": tiles})
     numbers = {"momentum": float(kind.momentum), "undamped": 1.0 - kind.dampening}
     launch(variant, (tiles.shape[1],), {**given, **numbers, "MATRICES": scratch["table"].shape[1]})
@@ -167,14 +189,25 @@ def sgd_sketch_cost(shapes: list[tuple[int, int]], k: int, itemsize: int, moment
 
 
 def sgd_sketch_variant(
-    kind: sgd.Kind, k: int, device: torch.device, scaled: bool = False, guarded: bool = False
+    kind: sgd.Kind,
+    k: int,
+    device: torch.device,
+    scaled: bool = False,
+    guarded: bool = False,
+    integers: bool = False,
 ) -> Variant:
-    """What a step of that kind launches on a device, with `grad_scale` and `found_inf` or not."""
-    return _variant(kind, scaled, guarded, k, config(k, capability(device)))
+    """What a step of that kind launches on a device, with `grad_scale` and `found_inf` or not, by integers or not."""
+    return _variant(kind, scaled, guarded, integers, k, config(k, capability(device), integers))
 
 
 def _variant(
-    kind: sgd.Kind, scaled: bool, guarded: bool, k: int, c: Config, architectures: tuple[str, ...] = ()
+    kind: sgd.Kind,
+    scaled: bool,
+    guarded: bool,
+    integers: bool,
+    k: int,
+    c: Config,
+    architectures: tuple[str, ...] = (),
 ) -> Variant:
     scalars = {"p_scale": scaled, "p_found_inf": guarded}
     kinds = {"p_hyper": "*fp32:16", "p_tiles": "*i32:16", "p_bases": "*fp32:16", "p_partial": "*fp64:16",
@@ -185,6 +218,7 @@ def _variant(
         "HAS_MOMENTUM": kind.momentum != 0,
         "NESTEROV": kind.nesterov,
         "MAXIMIZE": kind.maximize,
+        "INTEGERS": integers,
         "BLOCK": c.block,
         "BLOCK_K": c.block_k,
         "K": k,
@@ -195,6 +229,7 @@ def _variant(
         constexprs=constexprs,
         num_warps=c.num_warps,
         num_stages=c.num_stages,
+        maxnreg=c.maxnreg,
         enable_fp_fusion=False,
         label=str(kind.dtype).removeprefix("torch."),
         architectures=architectures,
@@ -204,7 +239,7 @@ def _variant(
 def variants() -> Iterator[Variant]:
     """For each k the one that does most: with any option less, a kernel does less and holds less. FP16 is left out: it
     is BF16 but for its conversions."""
-    for k in KS:
-        for c, architectures in chosen(partial_(config, k)).items():
+    for k, integers in product(KS, (False, True)):
+        for c, architectures in chosen(partial_(config, k, integers=integers)).items():
             kinds = (sgd.Kind(dtype, 0.9, 0.0, True, True) for dtype in (torch.bfloat16, torch.float32))
-            yield from (_variant(kind, True, True, k, c, architectures) for kind in kinds)
+            yield from (_variant(kind, True, True, integers, k, c, architectures) for kind in kinds)

@@ -25,7 +25,7 @@ def planted(family, m, n, device, seed=0):
 class Steps:
     """Sketches of matrices, step by step; k: a number for all, or one for each."""
 
-    def __init__(self, matrices, k=16, tolerances=PAPER, keys=None, apart=None):
+    def __init__(self, matrices, k=16, tolerances=PAPER, keys=None, apart=None, integers=False):
         device = matrices[0].device
         keys = range(len(matrices)) if keys is None else keys
         views = [View(0, *m.shape, *m.stride(), key) for m, key in zip(matrices, keys, strict=True)]
@@ -33,7 +33,8 @@ class Steps:
         self.tolerances, self.keys = tolerances, list(keys)
         self.ks = [k] * len(matrices) if isinstance(k, int) else list(k)
         dtypes, apart = [m.dtype for m in matrices], apart or [False] * len(matrices)
-        self.sketches = Sketches(views, dtypes, self.ks, apart, squares_of(tolerances), step, skip, SEED)
+        given = (squares_of(tolerances), step, skip, SEED, integers)
+        self.sketches = Sketches(views, dtypes, self.ks, apart, *given)
         self.tensors = self.sketches.tensors
 
     def multiply(self, matrices):

@@ -54,6 +54,17 @@ def test_all_that_a_tracker_may_launch_is_asked_for(momentum):
     assert not [v for v in [*unfused.urgent, *unfused.later] if "sgd" in v.name]
 
 
+def test_what_is_asked_for_makes_products_as_the_environment_says(monkeypatch):
+    optimizer = fastrank.SGD([torch.nn.Parameter(torch.zeros(40, 30))], lr=0.1, momentum=0.9)
+    for integers in (False, True):
+        monkeypatch.setenv("FASTRANK_PRODUCTS", "integers" if integers else "fp64")
+        later = ahead.needs_of([torch.zeros(40, 30)], [optimizer], CPU).later
+        assert keys(variants_of_sketches([(torch.float32, 32)], CPU, integers)) <= keys(later)
+        told = [v.constexprs["INTEGERS"] for v in later if v.name in ("sketch_kernel", "sgd_sketch_kernel")]
+        assert set(told) == {integers}
+        assert len(told) > 1
+
+
 def test_fp64_matrices_are_counted_and_never_sketched():
     double, single = torch.eye(5, dtype=torch.float64), torch.eye(5)
     needs = ahead.needs_of([double], [], CPU)

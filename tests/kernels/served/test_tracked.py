@@ -102,9 +102,14 @@ def assert_row(row, matrix, bounds):
 MOMENTUM = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}
 
 
-@pytest.mark.parametrize(("options", "steps"), [({}, 1), (MOMENTUM, 4)], ids=["plain", "nesterov"])
-def test_bits_of_torch_and_ranks_of_a_cpu(options, steps, device, fused, on_a_cpu, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "steps", "products"),
+    [({}, 1, "fp64"), (MOMENTUM, 4, "fp64"), (MOMENTUM, 4, "integers")],
+    ids=["plain", "nesterov", "integers"],
+)
+def test_bits_of_torch_and_ranks_of_a_cpu(options, steps, products, device, fused, on_a_cpu, monkeypatch):
     """The fourth step leaves the basis; what is decided is not counted, and everything else is."""
+    monkeypatch.setenv(backend.PRODUCTS, products)
     gates = []
     stock = Plan.conclude
 

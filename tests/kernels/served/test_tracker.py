@@ -24,8 +24,10 @@ def quick(short_strips, monkeypatch):
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_tracked_run_is_that_of_the_cpu(mlp, train, device, monkeypatch):
+@pytest.mark.parametrize("products", ["fp64", "integers"])
+def test_a_tracked_run_is_that_of_the_cpu(products, mlp, train, device, monkeypatch):
     """The same weights measured both ways at every step, spectrum and all."""
+    monkeypatch.setenv(backend.PRODUCTS, products)
     tolerances = [Tolerance(), Tolerance(0.1, "spectral")]
     optimizer = fastrank.SGD(mlp.parameters(), lr=0.5, weight_decay=0.05)
     there = copy.deepcopy(mlp).to(device)
@@ -51,6 +53,7 @@ def test_a_tracked_run_is_that_of_the_cpu(mlp, train, device, monkeypatch):
     assert ((a.effective_rank - b.effective_rank).abs().dropna() <= 2e-5 * a.effective_rank.dropna()).all()
     assert a.effective_rank.isna().tolist() == b.effective_rank.isna().tolist()
     sketch = by_kernels._measurer._home._trained._sketches
+    assert sketch._bases.sketches.integers == (products == "integers")
     assert by_kernels.memory() == {"history": by_kernels._history.nbytes, "workspace": sketch.nbytes}
     assert sketch._plan._workspace.nbytes == 8 * 3 * 32 * 32 * (1 + 2 * (len(tolerances) + 1))
     assert sketch.nbytes == sketch._bases.nbytes + sketch._plan.nbytes

@@ -13,9 +13,9 @@ from fastrank.kernels.step import Kind, sgd_, sgd_sketch_, tiles_of
 SIZES = {"any": [(40, 33), (20, 70), (36, 50)], "16 bytes at a time": [(40, 32), (24, 72), (36, 48)]}
 
 
-@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize(("side", "integers"), [(0, False), (1, False), (0, True)])
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
-def test_a_pass_steps_its_own_matrices_and_multiplies_them(sizes, side, device):
+def test_a_pass_steps_its_own_matrices_and_multiplies_them(sizes, side, integers, device):
     """Three matrices of two dtypes and two k; a step of one pass leaves the parameters of the others alone."""
     dtypes, ks = [torch.float32, torch.float16, torch.float32], (16, 16, 32)
     weights = [noise(*size, seed=i, dtype=dtypes[i]).to(device) for i, size in enumerate(sizes)]
@@ -28,7 +28,8 @@ def test_a_pass_steps_its_own_matrices_and_multiplies_them(sizes, side, device):
 
     meta = torch.tensor([[w.numel(), i, 0] for i, w in enumerate(weights)], device=device)
     hyper = torch.tensor([[0.1, 0.01], [0.2, 0.0], [0.3, 0.02]], device=device)
-    steps, plain = Steps(weights, ks), Steps([own[0] for own in alone], ks)
+    steps = Steps(weights, ks, integers=integers)
+    plain = Steps([own[0] for own in alone], ks, integers=integers)
     for each in (steps, plain):
         each.tensors["step"] += side
         each.tensors["bases"].copy_(noise(len(each.tensors["bases"]), seed=9))  # of the other side it is 0 at first
@@ -40,7 +41,7 @@ def test_a_pass_steps_its_own_matrices_and_multiplies_them(sizes, side, device):
         assert made.indices == [i]
         before = [w.clone() for w in weights]
         kind = Kind(dtypes[i], 0.9, 0.0, False, False)
-        sgd_sketch_({**steps.tensors, "rows": rows}, made, descent, kind)
+        sgd_sketch_({**steps.tensors, "rows": rows}, made, descent, kind, integers=integers)
         sgd_(table(alone), meta, tiles_of([(1, w.numel()) for w in weights], [i]).to(device), hyper, kind)
         for j, (w, old) in enumerate(zip(weights, before, strict=True)):
             assert torch.equal(w, old) == (i != j)
@@ -49,4 +50,4 @@ def test_a_pass_steps_its_own_matrices_and_multiplies_them(sizes, side, device):
     for name in ("partial", "norms"):
         found, expected = steps.tensors[name], plain.tensors[name]
         assert expected.any()
-        torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+        assert torch.equal(found, expected) if integers else torch.allclose(found, expected, rtol=1e-13, atol=1e-13)
