@@ -133,13 +133,12 @@ class Bases:
                 kind = each.kind
                 if kind is None:
                     continue
-                form = (kind, scaled, guarded)
+                form = (kind, each.k, self._device, scaled, guarded, self._integers)
                 if form not in each.compiled:
                     if capturing(self._device):  # which cannot make the table of rows
                         warnings.warn(UNFUSED, RuntimeWarning, stacklevel=2)
                         continue
-                    variant = sgd_sketch_variant(kind, each.k, self._device, scaled, guarded, self._integers)
-                    if not self._compilation.ready([variant]):
+                    if not self._compilation.ready([sgd_sketch_variant(*form)]):
                         continue
                     each.compiled.add(form)
                 self._rows.write(self._found, self._captured)
@@ -225,8 +224,7 @@ class Bases:
             raise RuntimeError(UNPREPARED)
         dtypes = [source.matrix.dtype for source in self._sources]
         # No step is fused with the sketch of a copy, and a pass is fused as a whole or not at all.
-        apart = [source.offset is None for source in self._sources]
-        views = views_of(self._sources)
+        apart, views = [source.offset is None for source in self._sources], views_of(self._sources)
         given = (self._tolerances, self.step, self.skip, self._seed, self._integers)
         self.sketches = Sketches(views, dtypes, ks, apart, *given)
         self.sketches.adopt(bases)

@@ -83,8 +83,9 @@ class BasisPass:
 
         given = [rows, *tables.values(), *flags]
         key = (kind, *(x if x is None else x.data_ptr() for x in given))
-        scratch, integers = {**self._sketches.tensors, "rows": rows}, self._sketches.integers
-        self._play(True, key, lambda: sgd_sketch_(scratch, self._pass, tables, kind, *flags, integers=integers))
+        scratch, (scale, found) = {**self._sketches.tensors, "rows": rows}, flags
+        integers = self._sketches.integers
+        self._play(True, key, lambda: sgd_sketch_(scratch, self._pass, tables, kind, scale, found, integers))
 
     def _play(self, fused: bool, key: object, body: Callable[[], None]) -> None:
         """Launches what `body` launches: as the last time, if the `key` is the same."""

@@ -5,8 +5,8 @@
 Sums of integers are exact, and the sums over tiles are made in FP64, in the kernels' order: the bits are theirs. V' is
 the basis as far as any proof goes. What is proven of W' = W - dW holds for W with a share `CUT` of ||W||_F^2 to spare:
 an element is off by at most 2^-31 (1 + 2^-7.9) of the largest of its row of a tile, so that ||dW||_F <= e ||W||_F with
-e = sqrt(TILE) 2^-31 (1 + 2^-7.9) = 2.65e-9, and no square of a singular value moves by more than 2 e (1 + 2 e) ||W||_F^2
-(docs/proof.md, "Products by integers").
+e = sqrt(TILE) 2^-31 (1 + 2^-7.9) = 2.65e-9, and no square of a singular value moves by more than 2 e (1 + 2 e) of
+||W||_F^2 (docs/proof.md, "Products by integers").
 """
 
 from __future__ import annotations

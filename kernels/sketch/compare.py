@@ -6,8 +6,9 @@
     LOW = theta_1 - spare,   HIGH = theta_1 (1 + SLACK) + t^2 + 2 spare at most        bounds of sigma_1^2
 
 The thresholds are theta_1 (1 + SLACK) + spare for problem 1, and tau^2 + spare and tau^2 - t^2 - spare for each
-tolerance. Where tau is relative to sigma_1 the first has HIGH in place of sigma_1^2, the second LOW. See `sketch.proof`
-for the problems and for what becomes of them, and `fastrank.reference.sketch`, the twin, for why.
+tolerance. Where tau is relative to sigma_1 the first has HIGH in place of sigma_1^2, the second LOW. `spare` allows for
+rounding and, by a share `cut` of ||W||_F^2, for what products by integers leave out of W. See `sketch.proof` for the
+problems and for what becomes of them, and `fastrank.reference.sketch`, the twin, for why.
 
 One program a matrix, with a branch for each k. Bytes: 8 k^2 for each strip's Gram read, 8 k^2 (2 tolerances + 3)
 written and read again, from L2. Flops: 24 k^3 and 12 k^2 for theta_1. What bounds it is a chain of latencies, an

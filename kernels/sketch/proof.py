@@ -66,7 +66,8 @@ def launch_all(variant: Variant, scratch: Mapping[str, Tensor], numbers: Mapping
 
 def variant_of(kernel: Any, num_warps: int, maxnreg: int | None) -> Variant:
     kinds = {"p_table": "*i64:16", "p_step": "*i64:16", "p_counts": "*i64:16", "p_kept": "*i32:16",
-             "p_decided": "*i32:16", "p_skip": "*fp32:16", "cut": "fp32", "MATRICES": "i32", "TOLERANCES": "i32"}  # fmt: skip
+             "p_decided": "*i32:16", "p_skip": "*fp32:16", "cut": "fp32", "MATRICES": "i32",
+             "TOLERANCES": "i32"}  # fmt: skip
     return Variant(
         kernel=kernel,
         signature={name: kinds.get(name, "*fp64:16") for name in kernel.arg_names},

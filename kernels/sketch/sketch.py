@@ -1,4 +1,4 @@
-"""Sketch: Y = W V for the matrices of one dtype and one k of a ragged batch, in FP64 and in one pass over W.
+"""Sketch: Y = W V for the matrices of one dtype and one k of a ragged batch, in FP64 or by INT8, in one pass over W.
 
     Y (r, k) = W (r, n) V (n, k)     W FP32, BF16 or FP16, any strides; V FP32; Y FP64
     norm = ||W||_F^2                 FP64; not finite where W is not
@@ -15,9 +15,32 @@ are exact in FP64, and the tensor cores make them.
 Bytes: W once, V once a strip from L2, 8 k r a chunk of Y. Flops: 2 r n k, FP64. Floor on sm_90 for 1e8 FP32 parameters:
 93 us of an H200's copy bandwidth (4.3 TB/s), 48 us of its FP64 tensor cores (67 TFLOP/s) at k = 16, 382 us at k = 128:
 from k = 32 on arithmetic is the bound, and in the fused step (20 bytes a parameter, 465 us) from k = 128 on. Sides that
-alternate have half the flops of both at once, and need no sums across programs but those of chunks. On sm_86,
-sm_89 and sm_120, which have a 64th of the FP32 rate for FP64, arithmetic is the bound always. A thread reads 16
+alternate have half the flops of both at once, and need no sums across programs but those of chunks. A thread reads 16
 bytes at a time where the matrix allows it (`strip.in_vectors`). Times are not measured.
+
+INTEGERS, for sm_86, sm_89, sm_103 and sm_120, which have a 64th of the FP32 rate for FP64: Y = W' V' exactly, but for
+the FP64 sums over tiles of 32 columns. V' is V in units of 2^-22, and its Gram is B; W' is W to 2^-31 of the largest of
+32 elements of a row, and what is cut off has an allowance of 5.3e-9 ||W||_F^2, where the proof needs 1e-6
+(`fastrank.reference.integer_sketch`, the twin). The allowance is known beforehand: to measure what is cut off would
+take two FP64 operations more an element, of four at k = 16. Squares for the norm are those of W, in FP64. An element
+takes 24 k INT8 operations. For an RTX 4090 (128 multiprocessors, 2.52 GHz; a clock: 2 FP64, 1024 INT8 and 64 integer
+operations, 128 instructions, 3.1 bytes) these are times in ms at 1e8 parameters, by the instructions of the fused step
+that Triton 3.6 makes for sm_89:
+
+    k                                              16     32     64    128
+    FP64 instructions an element                    4      6      6     10      2 for its square, 2 k / 32 and copies
+    their time                                   0.62   0.93   0.93   1.55      FP64 products alone: 2.5 to 20
+    integer instructions an element                66     90     76    110
+    their time                                   0.32   0.44   0.37   0.53
+    products on tensor cores, with copies        0.12   0.23   0.23   0.47
+    all instructions an element                    92    127    112    165
+    time to issue them                           0.22   0.31   0.27   0.40
+    20 bytes an element, of the fused step        2.0    2.0    2.0    2.0
+    4 bytes an element, of the sketch alone       0.4    0.4    0.4    0.4
+
+So the fused step should be bound by its bytes, and the sketch alone by FP64, of which a B300 (28 bytes a clock) has too
+little for either. That is counted and not measured. Sums of pairs of FP32 numbers would take 10 instructions a product, 3.1 ms at k = 128, and lose the lower
+halves of what is below 2^-126.
 
 Tried, by what the compiler makes of it:
     sm_80, sm_90     BLOCK 64, BLOCK_K 32, 4 warps: 168 registers at k = 16, and sm_80 spills 12 bytes; 8 warps: 104 and
@@ -26,6 +49,10 @@ Tried, by what the compiler makes of it:
                      has: at most 235, none
     sm_100, sm_120   BLOCK 64 fails under Triton 3.6 and spills 2 kB; BLOCK 32, BLOCK_K 32, 8 warps: none up to k = 32;
                      BLOCK_K 16 above that, with 4 warps at k = 64 and 8 at k = 128: none
+    INTEGERS         BLOCK 64 spills up to 8 kB, with INT8 products in tensor memory on sm_100; BLOCK 32, with
+                     mma.m16n8k32 everywhere: none, if loops keep what does not change in them (`disable_licm`; 40 bytes
+                     otherwise). Rows are multiplied twice at k = 16 and 32, in two pairs of warps, because the sums of
+                     twelve products are one chain; each added up as INT64 by itself: also, and 13 % more instructions
 """
 
 from __future__ import annotations

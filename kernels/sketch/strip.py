@@ -2,8 +2,8 @@
 
 A program has a strip of `BLOCK` rows and a chunk of columns of one matrix. `place` says which, `extent` where they are,
 `tile_of` where a tile of them stands in memory, and `multiply` or `multiply_slices` adds the tile's product with the
-basis to what the program has; `store_product` writes that. The loop over the tiles is the kernel's own: `sketch.sketch` reads each tile,
-`step.sgd_sketch` makes it by a step of SGD.
+basis to what the program has; `store_product` writes that. The loop over the tiles is the kernel's own: `sketch.sketch`
+reads each tile, `step.sgd_sketch` makes it by a step of SGD.
 
 A thread takes 16 bytes at once where the matrix allows it (`in_vectors`): that is a property of its addresses, and a
 matrix that does not have it goes through the same code element by element. What tells the compiler so is `multiple`.
@@ -124,9 +124,9 @@ def units_of(basis):
 
 @triton.jit
 def multiply_slices(tile, p_basis, o_column, end, total, squares, UNIT: tl.constexpr, K: tl.constexpr):
-    """The same, by INT8 slices of both: `total` with round(tile) round(V), see `sketch.sketch`, and the same `squares`.
-
-    Where a row of the tile is not finite `total` is NaN.
+    """What `multiply` does, with W' V' in place of W V, by INT8 slices: four of each element of W', in units that a row
+    of the tile shares, and three of V', see `units_of`. Of W' V' nothing is left out; an INT64 holds the sum over a
+    tile of 32 columns, which is rounded once on its way to FP64. In a row that is not finite `total` is NaN.
     """
     ROW: tl.constexpr = 0 if UNIT == "row" else 1  # the axis along which a row of W is
     wide = tile.to(tl.float64)
@@ -139,7 +139,7 @@ def multiply_slices(tile, p_basis, o_column, end, total, squares, UNIT: tl.const
     b_v = bytes_of(units_of(tl.load(p_basis + o_basis, mask=(o_column < end)[:, None], other=0.0)), 3)
     value = tl.zeros(total.shape, tl.int64)
     for pair in tl.static_range(3):
-        # Slices p of W and q of V have p + q in common: all products of two such groups fit into one INT32.
+        # The products of slices p of W and q of V with one p + q share a unit. Two such groups fit into an INT32.
         part = tl.zeros(total.shape, tl.int32)
         for group in tl.static_range(2 + 2 * pair, 4 + 2 * pair):
             part = part * 256

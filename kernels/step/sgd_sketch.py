@@ -9,8 +9,9 @@ sketch costs no bytes of W. Bits of w and b are those of `step.sgd`, those of Y 
 Y and the norm.
 
 Bytes, FP32: 20 an element with momentum, V once a strip from L2, 8 k r a chunk of Y: 2 % more at k = 16 and 512 columns
-a chunk. Flops: 7 an element in FP32, 2 k in FP64. Floor on sm_90 for 1e8 elements with momentum: 465 us of an H200's
-copy bandwidth against 48 us of its FP64 tensor cores at k = 16 and 382 us at k = 128: bound by its bytes.
+a chunk. Flops: 7 an element in FP32, 2 k in FP64, or what `sketch.sketch` says of INTEGERS. Floor on sm_90 for 1e8
+elements with momentum: 465 us of an H200's copy bandwidth against 48 us of its FP64 tensor cores at k = 16 and 382 us
+at k = 128: bound by its bytes.
 
 Measured on an H200, ResNet-18 with k = 16 and complete bases of 27 and 64: 260 us, where the step alone takes 57 us.
 That was with 4 bytes an access, a sum over lanes a tile, BLOCK_K 16 and three stages: 282 instructions a thread for 4
@@ -24,6 +25,10 @@ Tried, by what the compiler makes of it:
     BLOCK_K 32      one stage: 128 registers at k = 16 and 32; two stages: 174 of 8 warps, so one program; held to 128:
                     32 bytes spilled. 4 warps: 230
     BLOCK_K 64      244 registers at k = 16
+    INTEGERS        4 warps at k = 16 and 32: 168 to 198 registers of Triton 3.6, so that an RTX 4090 has two or three
+                    programs, each with 12 KB on its way; a tile takes the memory 6500 clocks there, and its chain an
+                    estimated 3000. 8 warps at k = 16: 224. On sm_100 and sm_120 ptxas spills 8 to 28 bytes to get down
+                    to 168 registers, unless it is told that 255 will do
     a path more     for lines of rows that are no multiple of 16 bytes: 16 to 152 bytes spilled in half precision
 """
 

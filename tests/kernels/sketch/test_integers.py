@@ -72,7 +72,7 @@ def test_products_of_more_columns_are_the_twins(k, device):
 
 
 def test_a_basis_is_rounded_to_nearest_and_within_one(device):
-    """By the product with a row that has one 1: ties, all of [-1, 1], what is beyond it, and what is next to nothing."""
+    """By products with rows that have one 1 each: ties, the ends of [-1, 1], what is beyond, and next to nothing."""
     values = [0.5, 1.5, 2.5, -0.5, -1.5, 2.0**22, 2.0**22 - 0.5, -(2.0**22), 2.0**23, -3e9, 1e-20, -0.0, 2.0**21 + 0.25]
     column = torch.tensor(values) / 2.0**22
     rows, n = 40, len(values) + 20
