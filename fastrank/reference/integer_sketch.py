@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .grams import widened
 from .sketch import Basis, Sketched
-from .slices import fixed_point, top_of
+from .slices import NOT_FINITE, fixed_point, top_of
 
 TILE = 32
 """Columns of W whose elements, in one row, share a unit."""
@@ -42,10 +42,11 @@ def products(stack: Tensor, basis: Basis, chunk: int | None = None) -> Tensor:
         total = torch.zeros(*stack.shape[:2], columns.shape[-1], dtype=torch.float64)
         for i in range(begin, end, TILE):
             tile = narrow[..., i : min(i + TILE, end)].contiguous()
-            largest = (tile.view(torch.int32) & 0x7FFFFFFF).amax(-1, keepdim=True)
+            largest = (tile.view(torch.int32).long() & 0x7FFFFFFF).amax(-1, keepdim=True)
             top = top_of(largest)
-            value = fixed_point(tile, top, 4) @ columns[:, i : min(i + TILE, end)]
-            unit = ((top - 157 + 1023) << 52).view(torch.float64).where(largest < 0x7F800000, torch.nan)
+            x, _ = fixed_point(tile, top, 4)
+            value = x @ columns[:, i : min(i + TILE, end)]
+            unit = torch.exp2((top - 157).double()).where(largest < NOT_FINITE, torch.nan)
             total = total + value.double() * unit / UNITS
         partial.append(total)
     return torch.stack(partial)

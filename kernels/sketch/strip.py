@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ..slices import NOT_FINITE, bytes_of, fixed_point, magnitude, slice_of, top_of
+from ..slices import NOT_FINITE, bytes_of, fixed_point, magnitude, power_of_two, slice_of, top_of
 from .table import BASIS, CHUNK, CHUNKS, COLUMNS, FIELDS, FIRST_NORM, PARTIAL, ROWS, TILE_FIELDS
 
 
@@ -147,8 +147,7 @@ def multiply_slices(tile, p_basis, o_column, end, total, squares, UNIT: tl.const
                 part = tl.dot(slice_of(b_w, p, 4), slice_of(b_v, group - p, 3), part, out_dtype=tl.int32)
         value = value * 65536 + part
     # A unit of the sum is 2^(top - 157) times 2^-22.
-    unit = ((top + (1023 - 179)).to(tl.int64) << 52).to(tl.float64, bitcast=True)
-    unit = tl.where(largest < NOT_FINITE, unit, float("nan"))
+    unit = tl.where(largest < NOT_FINITE, power_of_two(top - 179), float("nan"))
     return tl.fma(value.to(tl.float64), tl.broadcast_to(unit[:, None], total.shape), total), squares
 
 
