@@ -38,9 +38,9 @@ that Triton 3.6 makes for sm_89:
     20 bytes an element, of the fused step        2.0    2.0    2.0    2.0
     4 bytes an element, of the sketch alone       0.4    0.4    0.4    0.4
 
-So the fused step should be bound by its bytes, and the sketch alone by FP64, as both are on a B300, which reads 28 bytes
-a clock. That is counted, and not measured. Sums of pairs of FP32 numbers would take 10 instructions a product, 3.1 ms
-at k = 128, and lose the lower halves of products below 2^-126.
+So the fused step should be bound by its bytes, and the sketch alone by FP64; on a B300, which reads 28 bytes a clock,
+both. That is counted, and not measured. Sums of pairs of FP32 numbers would take 10 instructions a product, 3.1 ms at
+k = 128, and lose the lower halves of products below 2^-126.
 
 Tried, by what the compiler makes of it:
     sm_80, sm_90     BLOCK 64, BLOCK_K 32, 4 warps: 168 registers at k = 16, and sm_80 spills 12 bytes; 8 warps: 104 and
