@@ -7,7 +7,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Two at a time, unless whoever calls has said how many: `make --jobs=N`.
 SIDE_BY_SIDE = --no-print-directory $(if $(findstring --jobserver,$(MAKEFLAGS)),,--jobs=2 --output-sync=target)
 
-.PHONY: sweep test test-library test-kernels test-emulated coverage truth endurance fuzz lint types wheel release kernels kernels-3.9 kernels-3.6 bench notebook attention factors
+.PHONY: sweep test test-library test-kernels test-emulated coverage truth endurance fuzz lint types wheel release kernels kernels-3.9 kernels-3.6 bench cards notebook attention factors
 .PHONY: docs docs-build docs-pictures
 .PHONY: gpu-check gpu-measure gpu-reproduce gpu-carry gpu-rehearse hub clean
 
@@ -110,6 +110,10 @@ bench: .venv/.ready
 	$(BIN)/python bench/throughput.py --device cpu
 	$(BIN)/python bench/figures.py
 	$(BIN)/python bench/tables.py --write
+
+# Rooflines of cards that nobody has measured, into bench/results/cards.md.
+cards: .venv/.ready
+	$(BIN)/python bench/cards.py --write
 
 # The notebooks with their outputs, which are committed; in a folder of their own, as they write files beside themselves.
 notebook: .venv/.ready
