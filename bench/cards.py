@@ -70,7 +70,7 @@ CUT = 49
 """32-bit integer instructions an element of `cut_kernel`, of 69 in all: both its loops as Triton 3.9 compiles them for
 sm_89, FP32, rows of neighbours. The other 20 are multiplications and accesses, which other units take."""
 FINISH = 8
-"""FP64 operations an element of the triangle: 4 instructions, for conversion, product with two powers of two, square."""
+"""FP64 operations an element of the triangle: 4 instructions, for conversion, product with two powers, square."""
 SHIFTS = 4
 """Where a tracker counts for a tolerance and for sigma_1. `rank_bounds` needs two of them."""
 PIVOT, INSTRUCTIONS = 156, 266 / 8

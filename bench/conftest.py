@@ -73,13 +73,14 @@ def by_importance(headline: bool) -> list[tuple[Operation, str, Provider]]:
     """All rows, or those of the headline's workloads, the most telling first, so that a deadline loses the least.
 
     Ours and the telling rivals on every operation's first workload, then on its second, and so on; then those of them
-    that take long to prepare. The other rivals follow in the same order.
+    that take long to prepare, and ours by integers whatever the device. The other rivals follow in the same order.
     """
     rows = []
     for operation in OPERATIONS.values():
         for place, workload in enumerate(operation.headline if headline else operation.workloads):
             for provider in operation.providers:
-                rank = (not (provider.ours or provider.telling), provider.compiled, place)
+                later = provider.compiled or provider.kernels == "integers"
+                rank = (not (provider.ours or provider.telling), later, place)
                 rows.append((rank, (operation, workload, provider)))
     return [row for _, row in sorted(rows, key=lambda ranked: ranked[0])]  # stable: else as they are listed
 

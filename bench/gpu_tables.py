@@ -34,7 +34,7 @@ def rows(drill: Drill) -> Iterator[str]:
         time = results.time_ms(row)
         shown = "-" if time is None else f"{time:.4g}"
         floor, ratio = row.get("roof_ms") or "-", row.get("ratio") or "-"
-        said = f"{row['status']} {row['note'][:30]}".strip()
+        said = f"{row['status']} {row['note'][:30]}".strip() + results.path(row)
         named = f"{row['operation'][:9]:10}{row['workload'][:21]:22}{row['provider'][:33]:34}"
         yield f"{named}{shown:>10}{floor:>9}{ratio:>8}  {said}"
     if len(found) > MOST_ROWS:

@@ -1,4 +1,4 @@
-"""Providers of FP64 Grams, the first half of a certified rank: our kernel, and cuBLAS's products.
+"""Providers of FP64 Grams, the first half of a certified rank: our kernels, and cuBLAS's products.
 
 Only the lower triangle of an answer is looked at. cuBLAS takes FP64, so that its matrices are widened first, as a user
 would have to; that is part of the time.
@@ -6,13 +6,17 @@ would have to; that is part of the time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import cublas
 import torch
 from providers import Provider, by_shape, of, wide
 from torch import Tensor
 
+from fastrank.backend import COARSE
 from fastrank.reference import grams as reference
 
 
@@ -36,41 +40,67 @@ def ours(matrices: list[Tensor]) -> list[Tensor]:
     return by_shape(matrices, lambda stack: reference.gram(stack).matrix)
 
 
-def by_kernel(matrices: list[Tensor]) -> Callable[[], list[Tensor]]:
-    """Plans and workspace are made once, as a tracker does; what is timed is the launches.
+class Sliced(NamedTuple):
+    """Grams from INT8 slices, and what these have changed, by their own measure."""
 
-    The call keeps the matrices: launches know only their addresses, and memory may go back to the driver before them.
+    grams: list[Tensor]
+    error: Tensor
+    """`(b,)` FP64: at least the Frobenius norm of each Gram's error."""
+
+
+LARGEST = 1e-7
+"""Of the trace: most that slices may say that they have changed, some twenty times what is usual."""
+
+
+def by_kernel(products: int, matrices: list[Tensor]) -> Callable[[], list[Tensor] | Sliced]:
+    """From so many `products` of INT8 slices, or in FP64 where that is 0.
+
+    Plans and workspace are made once, as a tracker does; what is timed is the launches. The call keeps the matrices: launches know only their addresses, and memory may go back to the driver before them.
     """
     from fastrank.kernels.count import Launches
 
-    launches = Launches(matrices, shifts=1, keep=True)
+    launches = Launches(matrices, shifts=1, keep=True, products=products)
     workspace = torch.empty(launches.size, dtype=torch.float64, device=launches.device)
     trace = torch.empty(len(matrices), dtype=torch.float64, device=launches.device)
     places = zip(launches.shapes, launches.offsets, strict=True)
     views = [workspace[o : o + s.order**2].view(s.order, s.order)[: s.rows, : s.rows] for s, o in places]
 
-    def run(kept: list[Tensor] = matrices) -> list[Tensor]:
+    def run(kept: list[Tensor] = matrices) -> list[Tensor] | Sliced:
         largest = launches.largest()
         launches.sum_grams(workspace, trace, None if largest is None else reference.power_of_two(largest))
-        return views
+        return Sliced(views, launches.error) if products else views
 
     return run
 
 
-def relative_error(matrices: list[Tensor], answer: list[Tensor]) -> float:
-    """Largest error of an element below the diagonal, of the trace; the truth is an FP64 product, row by row."""
-    errors = [0.0]
-    for matrix, gram in zip(matrices, answer, strict=True):
+def relative_error(matrices: list[Tensor], answer: list[Tensor] | Sliced) -> float:
+    """Largest error of an element below the diagonal, of the trace; the truth is an FP64 product, row by row.
+
+    Of `Sliced` it is the Frobenius norm of a Gram's error, less what the answer says of it, or may say.
+    """
+    errors = []
+    for i, matrix in enumerate(matrices):
         w = wide(matrix).double()
-        exact = (w @ w.mT).tril()
-        errors.append(((gram.tril() - exact).abs().max() / exact.trace().clamp(min=torch.finfo(w.dtype).tiny)).item())
-    return max(errors)
+        exact = w @ w.mT
+        trace = exact.trace().clamp(min=torch.finfo(w.dtype).tiny)
+        if isinstance(answer, Sliced):
+            errors.append((answer.grams[i] - exact).norm() / trace - (answer.error[i] / trace).clamp(0, LARGEST))
+        else:
+            errors.append((answer[i] - exact).tril().abs().max() / trace)
+    return max((math.inf if error.isnan() else error.item() for error in errors), default=0.0)
 
 
 FP64 = torch.float64  # an error of 1e-12 of the trace is beyond any narrower arithmetic
 PROVIDERS = (
     Provider("fastrank gram", of(ours), devices=("cpu",), strict=True, products=FP64),
-    Provider("fastrank gram kernel", by_kernel, ("triton",), ("cuda",), strict=True, graph=True, products=FP64),
+    Provider(
+        "fastrank gram kernel", partial(by_kernel, 0), ("triton",), ("cuda",), strict=True, graph=True,
+        products=FP64, kernels="fp64",
+    ),
     Provider("torch.matmul by shape", of(stock), graph=True, products=FP64, telling=True),
     Provider("cublas dsyrk", of(by_syrk), devices=("cuda",), graph=True, products=FP64, telling=True),
-)
+    Provider(
+        "fastrank integer gram kernel", partial(by_kernel, COARSE), ("triton",), ("cuda",), strict=True, graph=True,
+        kernels="integers",
+    ),
+)  # fmt: skip

@@ -81,6 +81,9 @@ def tracked(fused: bool, run: Run) -> Call:
 
 
 PROVIDERS = (
-    Provider("fastrank.RankTracker", partial(tracked, True), ("triton",), ("cuda",), strict=True),
-    Provider("fastrank.RankTracker, sketches apart", partial(tracked, False), ("triton",), ("cuda",), strict=True),
-)
+    Provider("fastrank.RankTracker", partial(tracked, True), ("triton",), ("cuda",), strict=True, kernels=TOLERANCE),
+    Provider(
+        "fastrank.RankTracker, sketches apart", partial(tracked, False), ("triton",), ("cuda",), strict=True,
+        kernels=TOLERANCE,
+    ),
+)  # fmt: skip

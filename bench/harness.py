@@ -96,6 +96,7 @@ class Harness:
             row: dict[str, object] = {"operation": operation.name, "workload": name, "provider": provider.name}
             row |= {"dtype": str(self.dtype).removeprefix("torch."), "limit": float(operation.limit)}
             row |= environment.columns(self.device) | {"threads": str(torch.get_num_threads())}
+            row["products"] = provider.path(self.device, self.dtype)
             try:
                 first = self._prepare(operation, name, provider)
                 row |= self._check(operation, name, provider, first)
@@ -238,11 +239,12 @@ class Harness:
         columns: dict[str, object] = {"bytes": float(cost.bytes), "flops": float(cost.flops)}
         if provider.buffers < timing.buffer_count(operation.bytes(self._problem(operation, name))):
             return columns  # a cache may hold its few buffers, which none holds of a roof's
-        roof, floor = self.roofs.floor(cost, provider.products)
+        products = provider.needs_products(self.device, self.dtype)
+        roof, floor = self.roofs.floor(cost, products)
         if measured < roofs.ALLOWANCE * floor and self.remeasure is not None:
             self.roofs = self.roofs.faster(self.remeasure())  # it may be the machine that is faster now
             self.remeasure = None  # which it is once
-            roof, floor = self.roofs.floor(cost, provider.products)
+            roof, floor = self.roofs.floor(cost, products)
         if measured < roofs.ALLOWANCE * floor:
             raise Wrong(f"faster than its floor: {measured:.3g} ms where {floor:.3g} ms is the least")
         return columns | {"roof": roof, "roof_ms": floor, "roof_share": floor / measured}

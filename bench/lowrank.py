@@ -77,7 +77,7 @@ def sklearn_randomized_svd(matrices: list[Tensor]) -> list[Factors]:
 
 
 PROVIDERS = (
-    Provider("fastrank.svd_lowrank", of(ours), strict=True),
+    Provider("fastrank.svd_lowrank", of(ours), strict=True, kernels="fp64"),
     Provider("torch.svd_lowrank", of(torch_svd_lowrank), telling=True),
     Provider("torch.pca_lowrank", of(torch_pca_lowrank)),
     Provider("torch.lobpcg", of(torch_lobpcg)),

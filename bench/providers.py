@@ -12,6 +12,8 @@ import timing
 import torch
 from torch import Tensor
 
+from fastrank import Tolerance, backend
+
 
 @dataclass(frozen=True)
 class Provider:
@@ -29,6 +31,8 @@ class Provider:
             without FP64 ones: the operation's flops then count in the floor of its time. None: only its bytes do.
         compiled: whether its first calls compile for long: it is measured after the others that are as telling.
         telling: whether it is among the rivals that a user would pick first: they are measured before the others.
+        kernels: from which products kernels of ours make its Grams and sketches: "fp64", "integers", or whichever
+            `backend.integer_products` has for a tolerance. None: they make none.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Provider:
     products: torch.dtype | None = None
     telling: bool = False
     compiled: bool = False
+    kernels: str | Tolerance | None = None
 
     @property
     def ours(self) -> bool:
@@ -52,6 +57,18 @@ class Provider:
             return f"not for {device.type}"
         missing = [name for name in self.needs if importlib.util.find_spec(name) is None]
         return f"{', '.join(missing)} not installed" if missing else None
+
+    def path(self, device: torch.device, dtype: torch.dtype) -> str:
+        """What its products are on a device, as its row says: "fp64" or "integers"; empty where no kernel makes any."""
+        if self.kernels is None or not backend.kernels_serve(device):
+            return ""
+        if isinstance(self.kernels, str):
+            return self.kernels
+        return "integers" if dtype != torch.float64 and backend.integer_products(device, [self.kernels]) else "fp64"
+
+    def needs_products(self, device: torch.device, dtype: torch.dtype) -> torch.dtype | None:
+        """`products`, where not made otherwise: for those of INT8 slices no rate of FP64 products is a floor."""
+        return None if self.path(device, dtype) == "integers" else self.products
 
 
 def of(run: Callable[[list[Tensor]], Any]) -> Callable[[list[Tensor]], Callable[[], Any]]:

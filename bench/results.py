@@ -9,6 +9,7 @@ from pathlib import Path
 KEY = ("operation", "workload", "provider", "dtype")
 COLUMNS = (
     *KEY,
+    "products",  # from which kernels of ours made Grams and sketches: fp64 or integers; before 0.1.0 had both: empty
     "status",  # ok; wrong: refused, its error is above the limit, or as the note says; failed: it raised that note
     "error",
     "limit",
@@ -91,6 +92,11 @@ def time_ms(row: Row) -> float | None:
     """What a row is compared by: the device's time where there is one, else what the user waits."""
     device = number(row, "device_ms")
     return number(row, "wall_ms") if device is None else device
+
+
+def path(row: Row) -> str:
+    """What is said of a row that is not by FP64 products; rows of before there were others have no such column."""
+    return ", by integers" if row.get("products") == "integers" else ""
 
 
 def _text(value: object) -> str:

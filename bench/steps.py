@@ -10,7 +10,7 @@ import torch
 from providers import Provider
 from torch import Tensor, nn
 from torch.optim.sgd import sgd
-from workloads import Workload
+from workloads import TOLERANCE, Workload
 
 import fastrank
 
@@ -132,9 +132,12 @@ def continued_error(parameters: list[Tensor], call: Call) -> float:
 
 PROVIDERS = (
     Provider("fastrank.SGD", partial(prepare, fastrank.SGD), strict=True, graph=True),
-    Provider("fastrank.SGD and RankTracker", prepare_tracked, ("triton",), ("cuda",), strict=True, graph=True),
+    Provider(
+        "fastrank.SGD and RankTracker", prepare_tracked, ("triton",), ("cuda",), strict=True, graph=True,
+        kernels=TOLERANCE,
+    ),
     Provider("torch SGD fused", partial(prepare, torch.optim.SGD, fused=True), graph=True, telling=True),
     Provider("torch SGD compiled", prepare_compiled, graph=True, telling=True, compiled=True),
     Provider("torch SGD foreach", partial(prepare, torch.optim.SGD, foreach=True), graph=True),
     Provider("torch SGD for-loop", partial(prepare, torch.optim.SGD, foreach=False), graph=True),
-)
+)  # fmt: skip

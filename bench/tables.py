@@ -22,6 +22,8 @@ FOLDED = '<details markdown="1">'
 """What is folded on a page; the word makes the site read the tables in it as Markdown, as GitHub does anyway."""
 PROVIDERS = ("fastrank.RankTracker", "fastrank.RankTracker every 10", "torch.linalg.svdvals hook")
 """Columns of the README's table."""
+FP64 = "All times of fastrank are by FP64 products: none by INT8 slices, as cards with little FP64 have, was measured."
+"""Said as long as it is true."""
 STEPS = {"training": "", "graph": ", in a CUDA graph"}
 """Operations that are whole training steps -> what is said of them."""
 TABLES = {
@@ -52,12 +54,14 @@ def summary(folder: Path = RESULTS) -> str:
             if operation in STEPS and provider == PROVIDERS[0] and of[operation, workload, provider]["ratio"]:
                 ratios = (of.get((operation, workload, name), {}).get("ratio") for name in PROVIDERS)
                 cells = (f"{float(ratio):.2f}" if ratio else "not timed" for ratio in ratios)
-                body.append((f"{workload}{STEPS[operation]}, times an untracked step", rows[0]["device"], *cells))
+                made = f"{workload}{STEPS[operation]}{results.path(of[operation, workload, provider])}"
+                body.append((f"{made}, times an untracked step", rows[0]["device"], *cells))
         ours, stock = (of.get(("rank", "resnet18-cifar", name)) for name in TABLES["rank"][1:])
         times = [row and time_ms(row) for row in (ours, stock)]
         if times[0]:
             cells = ["not timed" if time is None else milliseconds(time) for time in times]
-            body.append(("resnet18-cifar, all matrices once", rows[0]["device"], cells[0], "", cells[1]))
+            made = f"resnet18-cifar{results.path(ours) if ours else ''}, all matrices once"
+            body.append((made, rows[0]["device"], cells[0], "", cells[1]))
     return (
         listed(("rank of every matrix", "device", "fastrank", "every tenth step", "`torch.linalg.svdvals`"), body)
         + "\n"
@@ -74,6 +78,8 @@ def section(folder: Path = RESULTS) -> str:
     ]
     if not any(row["cuda"] for _, rows in files for row in rows):
         parts.append("No CUDA device has been measured yet: there are no times for one.")
+    if not any(results.path(row) for _, rows in files for row in rows):
+        parts.append(f"{FP64} What these promise is in [Rooflines of cards]({link(RESULTS / 'cards.md')}).")
     return "\n\n".join(parts) + "\n"
 
 
@@ -112,7 +118,7 @@ def training(rows: Iterable[Row]) -> str:
     body = [
         (
             row["workload"] + STEPS[row["operation"]],
-            row["provider"],
+            row["provider"] + results.path(row),
             f"{float(row['ratio']):.2f}",
             f"{row['ratio_p20']} to {row['ratio_p80']}",
         )
@@ -137,10 +143,13 @@ def against(rows: Iterable[Row], operation: str) -> str:
     """Ours against what PyTorch has at hand, and against the best right rival of each workload."""
     title, ours, stock = TABLES[operation]
     timed: dict[str, dict[str, float]] = {}
+    paths: dict[str, str] = {}
     wrong: dict[str, list[str]] = {}
     for row in rows:
         if row["operation"] == operation:
             time = time_ms(row)
+            if row["provider"] == ours:
+                paths[row["workload"]] = results.path(row)
             if time is not None:
                 timed.setdefault(row["workload"], {})[row["provider"]] = time
             wrong.setdefault(row["workload"], []).extend([row["provider"]] if row["status"] == "wrong" else [])
@@ -153,7 +162,7 @@ def against(rows: Iterable[Row], operation: str) -> str:
             beside = "wrong" if stock in refused else faster(rivals.get(stock), mine)
             cells = (
                 workload,
-                milliseconds(mine),
+                milliseconds(mine) + paths[workload],
                 beside,
                 f"{best}: {faster(rivals[best], mine)}" if best else "not timed",
                 str(sum(not name.startswith("fastrank") for name in refused)),

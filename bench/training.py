@@ -153,9 +153,9 @@ def hooked(spectrum: baselines.Spectrum, every: int, run: Run) -> Call:
 
 
 PROVIDERS = (
-    Provider("fastrank.RankTracker", partial(tracked, 1), strict=True),
+    Provider("fastrank.RankTracker", partial(tracked, 1), strict=True, kernels=TOLERANCE),
     Provider("torch.linalg.svdvals hook", partial(hooked, baselines.svdvals, 1)),
     Provider("gram eigvalsh hook", partial(hooked, baselines.gram_eigvalsh_batched, 1)),
-    Provider("fastrank.RankTracker every 10", partial(tracked, 10), strict=True),
+    Provider("fastrank.RankTracker every 10", partial(tracked, 10), strict=True, kernels=TOLERANCE),
     Provider("torch.linalg.svdvals hook every 10", partial(hooked, baselines.svdvals, 10)),
 )
