@@ -20,6 +20,12 @@ __device__ inline double reciprocal(double x) {
 // c += a b for one warp, a 16 x 8, b 8 x 8, c 16 x 8. With g = lane / 4 and t = lane % 4, a lane has
 // a[g][t], a[g + 8][t], a[g][t + 4], a[g + 8][t + 4];  b[t][g], b[t + 4][g];  c[g][2 t], c[g][2 t + 1] and the same of
 // row g + 8.
+//
+// Also where FP64 has two units a multiprocessor, in 8.6, 8.9, 10.3 and 12.0: these have the instruction (DMMA, which is
+// no loop and no call there), and its 256 products of 8 x 8 x 4 wait for the same units as other FP64 operations do. By
+// CUDA 13.0's assembler it keeps them for 584 cycles on 10.3 and 12.0, and the eight FMAs in its place for 8 x 64, which
+// is 12 % less; for 8.6 and 8.9 the assembler does not say. Not built: with 4 x 584 cycles for one product 16 x 8 x 8 the
+// units are the bound either way, elements would have to be exchanged by 64 shuffles, and nobody has measured it.
 __device__ inline void multiply_add(double (&c)[4], const double (&a)[4], const double (&b)[2]) {
 #if __CUDA_ARCH__ >= 900
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f64.f64.f64.f64 "
