@@ -55,7 +55,8 @@ LARGEST = 1e-7
 def by_kernel(products: int, matrices: list[Tensor]) -> Callable[[], list[Tensor] | Sliced]:
     """From so many `products` of INT8 slices, or in FP64 where that is 0.
 
-    Plans and workspace are made once, as a tracker does; what is timed is the launches. The call keeps the matrices: launches know only their addresses, and memory may go back to the driver before them.
+    Plans and workspace are made once, as a tracker does; what is timed is the launches. The call keeps the matrices:
+    launches know only their addresses, and memory may go back to the driver before them.
     """
     from fastrank.kernels.count import Launches
 
