@@ -75,12 +75,13 @@ SHIFTS = 4
 """Where a tracker counts for a tolerance and for sigma_1. `rank_bounds` needs two of them."""
 PIVOT, INSTRUCTIONS = 156, 266 / 8
 """From pivot to pivot of `ldl_kernel`: cycles by latencies alone; FP64 instructions of a warp on that way (sm_89)."""
-PARAMETERS, KS, SIDE = 10**8, (16, 32, 64, 128), 4096
+PARAMETERS, SIDE = 10**8, 4096
 """Of the step: FP32, in square matrices of this side, about."""
-SLICED, STEP = 12, 40
-"""Products of INT8 slices an element and column of V, and the most 32-bit integer instructions an element, expected."""
-TILE = 32
-"""Columns after which the step by integers turns its sums into FP64: two operations a row and column of V."""
+SLICED = 12
+"""Products of INT8 slices an element and column of V."""
+STEPS = {16: (4, 2, 66), 32: (6, 2, 90), 64: (6, 1, 76), 128: (10, 1, 110)}
+"""Of the step by integers, by k: FP64 instructions an element, how often each product is made, and 32-bit integer
+instructions an element, as Triton 3.6 compiles them for sm_89."""
 GOALS = {"grams": 0.15, "step": 1.1}
 """On an RTX 4090: most milliseconds for the Grams of ResNet-18, and times its bytes for a step with k = 16."""
 
@@ -156,11 +157,10 @@ def step(k: int, integers: bool) -> Work:
     """SGD with momentum and the sketch of every matrix, in one pass."""
     matrices = [(SIDE, SIDE)] * (PARAMETERS // SIDE**2) + [(SIDE, PARAMETERS % SIDE**2 // SIDE)]
     moved, _ = sgd_sketch_cost(matrices, k, 4, True)
-    squares = 2 * PARAMETERS
     if not integers:
-        return Work(moved, fp64=squares + 2 * k * PARAMETERS)
-    fp64 = squares + 2 * k * PARAMETERS / TILE
-    return Work(moved, fp64, int8=2 * SLICED * k * PARAMETERS, int32=STEP * PARAMETERS)
+        return Work(moved, fp64=(2 * k + 2) * PARAMETERS)
+    fp64, times, int32 = STEPS[k]
+    return Work(moved, 2 * fp64 * PARAMETERS, 2 * SLICED * k * times * PARAMETERS, int32 * PARAMETERS)
 
 
 TEXT = """# Rooflines of cards
@@ -192,7 +192,9 @@ By FP64 products / by INT8 slices, for k columns of a sketch. The bytes are thos
 - {name}, step with k = 16, goal {times} times its bytes: {step_met} by the roofline ({share:.3f}).
 - LDL^T matters: {factors:.2f} ms on an {name}, {more:.1f} times the Grams by integers. It is the largest part of a
   count there, for integers have taken only the Grams out of FP64. A tracker makes it of what sketches leave open alone.
-- B300 has little INT8 as well: from k = 32 on its step is bound by that, and not by bytes.
+- B300 reads so fast, and has so little of FP64 and INT8, that these bound its step and not its bytes.
+- B200 gains by integers in Grams, and loses in steps with k up to 64: its FP64 keeps up with the bytes, its 32-bit
+  integers do not.
 """
 
 
@@ -211,7 +213,7 @@ def _count(card: Card, shapes: Sequence[Shape]) -> Sequence[str]:
 
 
 def _step(card: Card) -> Sequence[str]:
-    pairs = (f"{step(k, False).ms(card):.2f} / {step(k, True).ms(card):.2f}" for k in KS)
+    pairs = (f"{step(k, False).ms(card):.2f} / {step(k, True).ms(card):.2f}" for k in STEPS)
     return (card.name, f"{Work(20 * PARAMETERS).ms(card):.2f}", *pairs)
 
 
@@ -228,7 +230,7 @@ def text() -> str:
     values: dict[str, object] = {
         "cards": listed(head.split("|"), [_card(card) for card in CARDS]),
         "counts": listed(counts.split("|"), [_count(card, shapes) for card in CARDS]),
-        "steps": listed(("card", "bytes", *(f"k = {k}" for k in KS)), [_step(card) for card in CARDS]),
+        "steps": listed(("card", "bytes", *(f"k = {k}" for k in STEPS)), [_step(card) for card in CARDS]),
         "matrices": len(shapes), "millions": sum(s.rows * s.columns for s in shapes) / 1e6, "shifts": SHIFTS,
         "longest": max(s.rows for s in shapes), "name": first.name, "goal": GOALS["grams"], "times": GOALS["step"],
         "inside": inside, "outside": outside, "share": share, "factors": factors, "more": factors / inside,

@@ -54,7 +54,12 @@ def test_the_step_by_hand():
     moved = cards.step(16, True)
     assert moved.ms(FIRST) == pytest.approx(moved.bytes / 1008e9 * 1e3)
     assert 20e8 < moved.bytes < 20.1e8
-    assert (moved.fp64, moved.int8, moved.int32) == (3e8, 384e8, 40e8)
+    assert (moved.fp64, moved.int8, moved.int32) == (8e8, 768e8, 66e8)
+    b300 = next(card for card in CARDS if card.name == "B300")
+    assert cards.step(128, True).ms(b300) == pytest.approx(3072e8 / (148 * 2.03e9 * 512) * 1e3)  # bound by INT8
+    b200 = next(card for card in CARDS if card.name == "B200")
+    slower = [k for k in cards.STEPS if cards.step(k, True).ms(b200) > cards.step(k, False).ms(b200)]
+    assert slower == [16, 32, 64]
 
 
 def test_the_file_is_what_the_script_writes():
