@@ -101,7 +101,7 @@ class Config(NamedTuple):
 
 def config(k: int, capability: tuple[int, int], integers: bool = False) -> Config:
     if integers:
-        return Config(32, 32, 4 if k <= 32 else 8, 1, 255 if k in (32, 64) else None)
+        return Config(32, 32, 4 if k <= 32 else 8, 1, 255 if k in (32, 64) or capability[0] == 10 else None)
     if not wide_tiles(capability):
         return Config(32, 32 if k <= 32 else 16, 4 if k == 64 else 8, 1)
     return {32: Config(64, 16, 4, 2), 64: Config(64, 16, 8, 2)}.get(k, Config(64, 32, 8, 2))
