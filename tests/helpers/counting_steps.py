@@ -36,12 +36,15 @@ def nothing_known(b, tolerances=TOLERANCES):
 class Step:
     """A step's launches for some matrices, in chunks, and what they read and write."""
 
-    def __init__(self, matrices, tolerances=TOLERANCES, proof=None, decided=None, chunks=None, more=0):
+    def __init__(
+        self, matrices, tolerances=TOLERANCES, proof=None, decided=None, chunks=None, more=0, integers=False
+    ):  # fmt: skip
         self.matrices, self.tolerances, self.device = matrices, tolerances, matrices[0].device
         b, shifts = len(matrices), 2 * (len(tolerances) + 1)
         self.decided = torch.tensor(decided or [0] * b, dtype=torch.int32, device=self.device)
         chunks = chunks or [range(b)]
-        self.chunks = [Launches(matrices, shifts, keep=True, only=c, decided=self.decided) for c in chunks]
+        given = {"keep": True, "decided": self.decided, "integers": integers}
+        self.chunks = [Launches(matrices, shifts, only=c, **given) for c in chunks]
         width = max(shape.order for shape in self.chunks[0].shapes)
         orders = torch.tensor([shape.rows for shape in self.chunks[0].shapes])
         self.noise = (noise(b, width, seed=9) * (torch.arange(width) < orders[:, None])).to(self.device)

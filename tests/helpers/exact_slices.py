@@ -62,6 +62,7 @@ CASES = {
 }  # fmt: skip
 CASES |= {f"{name}, {dtype}": CASES[name].clamp(-6e4, 6e4).to(dtype) for dtype in HALF
           for name in ("noise", "every binade", "one large", "rows of all scales", "zero")}  # fmt: skip
+CASES["least, BF16"] = torch.tensor([[1, 2, 0x7F, 0x80], [1, 0, 0, 0x7F]], dtype=torch.int16).view(torch.bfloat16)
 CASES["least, FP16"] = torch.tensor([[1, 2, 0x3FF, 0x400], [1, 0, 0, 0x7BFF]], dtype=torch.int16).view(torch.float16)
 
 

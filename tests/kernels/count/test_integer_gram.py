@@ -18,8 +18,7 @@ from fastrank.kernels.inertia.table import Shape, rows_of
 
 # One element, one row, primes, an exact tile, one more and one less, more than one tile, tall, several chunks.
 SIZES = [(1, 1), (1, 9), (7, 7), (31, 40), (32, 32), (65, 33), (64, 64), (65, 70), (5, 520)]
-SUBNORMAL = [name for name, matrix in CASES.items()
-             if matrix.dtype == torch.bfloat16 and (matrix.abs() < 2.0**-126)[matrix != 0].any()]  # fmt: skip
+SUBNORMAL = [name for name in CASES if name == "least, BF16"]
 """Cases with numbers that Triton's interpreter takes for others, which no GPU does."""
 
 
@@ -67,7 +66,7 @@ def test_every_size_in_one_batch(keep, device):
 def test_matrices_that_are_hard_to_cut(device):
     """Each is the twin's, and its error is not less than the true one, which whole numbers of any length know."""
     names = [name for name in CASES if name not in SUBNORMAL]
-    assert len(names) >= len(CASES) - 2
+    assert len(names) >= len(CASES) - 1
     matrices = [CASES[name].to(device) for name in names]
     made = Made(matrices)
     for i, name in enumerate(names):
@@ -144,10 +143,9 @@ def test_what_is_not_finite_shows_in_its_own_trace_only(device):
     assert made.launches.error.tolist() == [0, 0, 0, clean.launches.error[3], clean.launches.error[4], 0, 0]
 
 
-@pytest.mark.parametrize("count", [3, 4])
-def test_the_longest_chunk_has_room_for_the_largest_products(count, device):
-    """Every slice -128 throughout, and then every other one 127: sums of INT32 do not overflow."""
-    n = integer_gram.LONGEST
+def test_the_longest_chunk_has_room_for_the_largest_products(device):
+    """Every slice -128 throughout, but for one row of 127: sums of INT32 do not overflow."""
+    count, n = 4, integer_gram.LONGEST
     shape = Shape(32, n, n, 1)
     table, size, _ = rows_of([0], [shape], [integer_gram.chunk_of(n)], [0], {0: count})
     tiles = gram.tiles_of([shape], [0], [integer_gram.chunk_of(n)], integer_gram.config(capability(device)).block)

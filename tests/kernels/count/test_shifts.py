@@ -13,6 +13,7 @@ from fastrank.counting.ragged import ShiftPair
 from fastrank.metrics import Status
 from fastrank.reference import UNIT, Moments, kato_bound
 from fastrank.reference.grams import gram as gram_of
+from fastrank.reference.slices import integer_gram
 
 pytest.importorskip("triton")
 from counting_steps import FP64, TOLERANCES, Step, noise, nothing_known, with_spectrum
@@ -26,8 +27,8 @@ from fastrank.kernels.sketch import proof as proofs
 TIGHT, SLACK = module.TIGHT.value, module.SLACK.value
 
 
-def moments_of(matrices):
-    grams = [gram_of((m if m.shape[0] <= m.shape[1] else m.mT)[None].cpu()) for m in matrices]
+def moments_of(matrices, made=gram_of):
+    grams = [made((m if m.shape[0] <= m.shape[1] else m.mT)[None].cpu()) for m in matrices]
     trace = torch.tensor([float(g.trace) for g in grams], dtype=FP64)
     order = torch.tensor([float(min(m.shape)) for m in matrices], dtype=FP64)
     inner = torch.tensor([float(max(m.shape)) for m in matrices], dtype=FP64)
@@ -59,19 +60,24 @@ def test_constants_are_those_of_the_library():
 SIZES = [(1, 1), (1, 9), (7, 7), (40, 33), (64, 90), (SMALL, SMALL), (SMALL + 1, 140), (20, 1100)]
 
 
-@pytest.mark.parametrize("sketched", [False, True], ids=["first", "sketched"])
-def test_shifts_are_those_of_the_twins(sketched, device):
-    """With nothing known, and with a sketch that knows sigma_1 better than the power iteration, or worse."""
+@pytest.mark.parametrize(
+    ("sketched", "integers"), [(False, False), (True, False), (True, True)], ids=["first", "sketched", "integers"]
+)
+def test_shifts_are_those_of_the_twins(sketched, integers, device):
+    """With nothing known, and with a sketch that knows sigma_1 better than the power iteration, or worse. Slices are
+    off by more than all roundings, and that is part of every delta."""
     matrices = [noise(*size, seed=i).float().to(device) for i, size in enumerate(SIZES)]
     matrices.append(with_spectrum([3.0, 1.0, 0.5], 5).to(device))
-    moments, grams = moments_of(matrices)
-    exact = torch.stack([torch.linalg.eigvalsh(g)[-1] for g in grams])
+    exact = torch.stack([torch.linalg.eigvalsh(g)[-1] for g in moments_of(matrices)[1]])
+    moments, grams = moments_of(matrices, integer_gram if integers else gram_of)
     proof = nothing_known(len(matrices))
     if sketched:
         near = torch.tensor([1e-7 if i % 2 else 0.3 for i in range(len(matrices))], dtype=FP64)
         proof[:, :3] = torch.stack([moments.trace, exact * (1 - near), exact * (1 + near)], -1)
-    step = Step(matrices, proof=proof)
+    step = Step(matrices, proof=proof, integers=integers)
     step.shift(step.chunks[0])
+    moments = moments._replace(error=step.chunks[0].error.cpu())
+    assert (moments.error > 1e-10 * moments.trace).all() if integers else not moments.error.any()
     a = Answers(*(x.cpu() for x in step.answers))
     x, y = step.last.cpu().nan_to_num()  # beyond its order nothing is written
 
@@ -87,11 +93,11 @@ def test_shifts_are_those_of_the_twins(sketched, device):
     length = x.norm(dim=-1)
     theta = (x * y).sum(-1) / length
     rho = (y - x * (theta / length)[:, None]).norm(dim=-1)
-    error = UNIT * (moments.inner + 4 * moments.order + 64) * moments.trace
+    error = UNIT * (moments.inner + 4 * moments.order + 64) * moments.trace + moments.error
     square = torch.stack([g.square().sum() for g in grams])
     bound = kato_bound(theta, rho, square, error, moments.order)
     low = torch.maximum(proof[:, 1], theta - error)
-    first = moments.trace * (1 + UNIT * (moments.inner + moments.order + 64))
+    first = moments.trace * (1 + UNIT * (moments.inner + moments.order + 64)) + moments.error
     high = torch.minimum(proof[:, 2] if sketched else first, bound)
     torch.testing.assert_close(a.top[:, 0], low, rtol=1e-13, atol=0)
     torch.testing.assert_close(a.top[:, 1], high, rtol=1e-12, atol=0)
@@ -160,3 +166,24 @@ def test_few_products_with_shifts_do_more_than_many_without(second):
     assert missing(SHIFTS) < TIGHT / 2
     plain = missing([0.0] * PRODUCTS)
     assert missing(SHIFTS) < plain or plain < TIGHT / 100, "what lies far below lambda_1 is gone anyway"
+
+
+def test_a_step_by_integers_says_what_is_true(device):
+    """Ranks relative to ||W||_F, to sigma_1 and to nothing, and both norms, of planted spectra and of hard rows."""
+    spectra = [
+        torch.logspace(0, -5, 20),
+        [1.0, *torch.linspace(0.6, 0.1, 8)],
+        torch.tensor([2.0, 1.0, 0.6, 4e-3, 1e-3, 1e-4]),
+    ]
+    matrices = [with_spectrum(sigma, 30 + i, seed=i) for i, sigma in enumerate(spectra)]
+    matrices += [matrices[0] * 2.0**-70, matrices[2].bfloat16(), matrices[1] * torch.logspace(0, -9, 9)[:, None]]
+    step = Step([matrix.to(device) for matrix in matrices], integers=True)
+    values = step.run().cpu()
+    for row_of, matrix in zip(values, matrices, strict=True):
+        sigma = torch.linalg.svdvals(matrix.double())
+        for i, tau in enumerate((1e-3 * sigma.norm(), 0.3 * sigma[0], 0.5)):
+            assert row_of[2 * i] == row_of[2 * i + 1] == (sigma > tau).sum()
+        torch.testing.assert_close(row_of[7], sigma[0], rtol=2e-4, atol=0)
+        torch.testing.assert_close(row_of[8], sigma.norm(), rtol=1e-8, atol=0)
+        assert row_of[9] == Status.OK
+    assert step.chunks[0].error.gt(0).all()
