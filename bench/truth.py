@@ -7,9 +7,10 @@ Every family of `truth_spectra.py` and `truth_structures.py` in turn, in batches
 each in every way that ranks are counted in (`truth_paths.py`). The truth is FP64 singular values where these are
 beyond doubt, and whole numbers where they are not (`truth_made.py`); a matrix too large for that is counted as
 ambiguous, and its bounds are false only if they exclude every rank that it may have. Bounds are the count's alone
-first, then with what it left open resolved; the table says by family how many of either were left open. With
-TRITON_INTERPRET=1 the kernels count on a CPU, slowly. So many `--jobs` work side by side on a CPU; where a GPU counts,
-they make the matrices.
+first, then with what it left open resolved; the table says by family how many of either were left open. Products of
+slices, integers, are a way of their own, and for `--results` there is a second file, `integers.csv`, of what they leave
+open beside FP64. With TRITON_INTERPRET=1 the kernels count on a CPU, slowly. So many `--jobs` work side by side on a
+CPU; where a GPU counts, they make the matrices.
 
 With `--out` the outcome of every batch is written there at once, and the same command goes on where it was ended
 (`truth_ledger.py`). Matrices with a false bound are written there, too. `--worst` writes, of every family, the matrices
@@ -172,10 +173,13 @@ def main() -> int:
     count(wanted, device, ledger, stopped, jobs, folder)
     rows = ledger.summary(len(wanted))
     if arguments.results:
+        sliced = arguments.results.with_name("integers.csv")
         save(arguments.results, rows)
+        save(sliced, ledger.beside(len(wanted)))
         if arguments.report:
-            today = time.strftime("%Y-%m-%d", time.gmtime())
-            truth_report.write(arguments.results, note=f"Counted on {device} until {today}, by commit {commit()}.")
+            note = f"Counted on {device} until {time.strftime('%Y-%m-%d', time.gmtime())}, by commit {commit()}."
+            truth_report.write(arguments.results, note=note)
+            truth_report.write_beside(sliced, note)
     if arguments.worst:
         by_number = {s.number: s for s in wanted}
         cases = [(f"{k.family}, {k.why} {abs(k.score):.3g}", by_number[k.number], k.place)

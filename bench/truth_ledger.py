@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from truth_made import Specification, matrices_of, truth_of
-from truth_paths import Outcome, Tally
+from truth_paths import INTEGERS, Outcome, Tally, beside
 
 import fastrank
 from fastrank import Tolerance
@@ -100,6 +100,23 @@ class Ledger:
             (self._fingerprint, 10**18 if up_to is None else up_to),
         )
         return [Row(family, path, r, bits, Tally(*tally)) for family, path, r, bits, *tally in found]
+
+    def beside(self, up_to: int) -> list[Row]:
+        """Sums of the ways by integers, and of the same batches in FP64 by the same means, as `truth_paths.beside`
+        calls it."""
+        sums = ", ".join(f"sum(o.{name})" for name in Tally._fields)
+        rows = []
+        for path in sorted({row.path for row in self.summary(up_to) if INTEGERS in row.path}):
+            fp64, name = beside(path)
+            found = self._base.execute(
+                f"select o.family, o.path, o.r, o.bits, {sums} from outcomes o join outcomes i "
+                "on i.fingerprint = o.fingerprint and i.number = o.number and i.path = ? "
+                "where o.fingerprint = ? and o.number < ? and o.path in (?, ?) "
+                "group by o.family, o.path, o.r, o.bits order by min(o.rowid)",
+                (path, self._fingerprint, up_to, path, fp64),
+            )
+            rows += [Row(*one[:1], name if one[1] == fp64 else path, *one[2:4], Tally(*one[4:])) for one in found]
+        return rows
 
     def kept(self) -> list[Keeping]:
         """The nearest call of each family, and the largest growths and widest brackets of all; no matrix twice."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ from truth_made import Made, distances
 
 import fastrank
 from fastrank import RankBounds, Tolerance, backend, linalg, testing
+from fastrank.linalg.measures import bounds_of_gram
 from fastrank.reference import gram, unpivoted_inertia
 from fastrank.reference.noise import normal
 from fastrank.reference.sketch import next_basis, prove, sketch, start
+from fastrank.reference.slices import integer_gram
 
 COLUMNS = 16
 """Of the sketches."""
@@ -23,6 +26,8 @@ TRACKED = 4
 """One batch in so many is given to a tracker as well."""
 SMALL = 256
 """Elements of a matrix that may be kept as a worst case."""
+INTEGERS, FORCED = "integers", ", forced"
+"""In the names of ways by integers; the other where the tolerance is such that only the environment chooses them."""
 Two = tuple[RankBounds, RankBounds]
 """The bounds of the count alone, and those after what it left open is resolved."""
 
@@ -71,7 +76,7 @@ def judge(made: Made, device: torch.device) -> Outcome:
     outcome = Outcome(made.specification.number)
     ambiguous = int(made.truth.ambiguous.sum())
     s = made.specification
-    for name, path in paths(device, s.dtype, s.number % TRACKED == 0).items():
+    for name, path in paths(device, s.dtype, made.tolerance, s.number % TRACKED == 0).items():
         count, last = path(made.matrices, made.tolerance)
         wrong = _false(count, made.truth) | _false(last, made.truth)
         left = (int((bounds.lower < bounds.upper).sum()) for bounds in (count, last))
@@ -90,16 +95,24 @@ def _false(bounds: RankBounds, truth: testing.TrueRank) -> Tensor:
 
 
 def paths(
-    device: torch.device, dtype: torch.dtype, tracked: bool = True
+    device: torch.device, dtype: torch.dtype, tolerance: Tolerance, tracked: bool = True
 ) -> dict[str, Callable[[Tensor, Tolerance], Two]]:
-    """All ways to have a stack `(b, m, n)` of a dtype bounded. The first is what the library chooses on the device."""
-    if device.type != "cpu" or backend.kernels_serve(device):
-        return {"kernels" if backend.kernels_serve(device) else "torch": lambda m, t: _ranks(m.to(device), t)}
+    """All ways to have a stack `(b, m, n)` of a dtype bounded. The first is what the library chooses on the device, or
+    kernels that multiply in FP64. The other, by integers, has a name of its own where it is not chosen by itself."""
+    narrow, forced = dtype != torch.float64, "" if backend.is_coarse(tolerance) else FORCED
     found: dict[str, Callable[[Tensor, Tolerance], Two]] = {}
+    if backend.kernels_serve(device):
+        found["kernels"] = lambda m, t: _by_kernels("fp64", m.to(device), t)
+        if narrow and tolerance.relative_to != "spectral":
+            found[f"kernels, {INTEGERS}{forced}"] = lambda m, t: _by_kernels("integers", m.to(device), t)
+        return found
+    if device.type != "cpu":
+        return {"torch": lambda m, t: _ranks(m.to(device), t)}
     if backend.compiled_serve(device):
         found["compiled"] = _ranks
     found["torch"] = _by_torch
-    if dtype != torch.float64:
+    if narrow:
+        found[f"{INTEGERS}{forced}"] = _by_integers
         found["sketch"] = _sketched
     if tracked:
         found["tracker"] = _tracked
@@ -107,8 +120,16 @@ def paths(
     return found
 
 
+def beside(path: str) -> tuple[str, str]:
+    """The way in FP64 that a way by integers is compared with, and what to call it where it took the same batches."""
+    return "kernels" if path.startswith("kernels") else "torch", f"{path}: FP64"
+
+
 def _ranks(matrices: Tensor, tolerance: Tolerance) -> Two:
-    count = linalg.rank_bounds(matrices, tolerance, resolve=False)
+    return _resolved(linalg.rank_bounds(matrices, tolerance, resolve=False), matrices, tolerance)
+
+
+def _resolved(count: RankBounds, matrices: Tensor, tolerance: Tolerance) -> Two:
     left = (count.lower < count.upper).nonzero().flatten()
     if not len(left):
         return count, count
@@ -131,6 +152,23 @@ def by_torch() -> Iterator[None]:
 def _by_torch(matrices: Tensor, tolerance: Tolerance) -> Two:
     with by_torch():
         return _ranks(matrices, tolerance)
+
+
+def _by_integers(matrices: Tensor, tolerance: Tolerance) -> Two:
+    """As PyTorch counts, from Grams of slices; what they leave open is counted in FP64, and resolved."""
+    wide = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
+    with by_torch():
+        return _resolved(bounds_of_gram(integer_gram(wide), tolerance), matrices, tolerance)
+
+
+def _by_kernels(products: str, matrices: Tensor, tolerance: Tolerance) -> Two:
+    """Of Grams that are made of these products, where the library chooses as it is told."""
+    before = os.environ.get(backend.PRODUCTS, "")
+    os.environ[backend.PRODUCTS] = products
+    try:
+        return _ranks(matrices, tolerance)
+    finally:
+        os.environ[backend.PRODUCTS] = before
 
 
 def _sketched(matrices: Tensor, tolerance: Tolerance) -> Two:

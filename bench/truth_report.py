@@ -1,6 +1,7 @@
 """Tables of what `make truth` has counted.
 
 python bench/truth_report.py SUMMARY.csv [--before OTHER.csv] [--note TEXT]     # writes SUMMARY.md beside it
+python bench/truth_report.py integers.csv --beside [--note TEXT]                # of integers beside FP64
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from truth_ledger import Row, load, totals
-from truth_paths import Tally
+from truth_paths import Tally, beside
 
 from fastrank.files import replacing
 
@@ -80,10 +81,51 @@ def write(path: Path, before: Path | None = None, note: str = "") -> Path:
     return table
 
 
+def write_beside(path: Path, note: str = "") -> Path:
+    """What integers leave open beside FP64, of the same matrices, as Markdown beside the file of `Ledger.beside`."""
+    rows = load(path)
+    ways = [way for way in dict.fromkeys(row.path for row in rows) if not way.endswith(": FP64")]
+    text = ["# Integers beside FP64, counted by `make truth`", ""]
+    text += [
+        "Gram matrices from INT8 slices, and what their measured error leaves open beside products in FP64: of the"
+    ]
+    text += [
+        "same matrices, and by the same means but for the products. *Forced* are tolerances below those that integers"
+    ]
+    text += ["serve (`LEAST_VALUE` in [`backend.py`](../../../fastrank/backend.py)), and all that are absolute: only"]
+    text += [
+        "`FASTRANK_PRODUCTS=integers` has these counted so. What the count leaves open of integers is counted again in"
+    ]
+    text += [f"FP64, and resolved as ever: hence what is open at last. {note}".rstrip(), ""]
+    text += ["| way | matrices | ambiguous | wrong | open by the count | the same in FP64 | open at last | in FP64 |"]
+    text += ["| --- |" + " ---: |" * 7]
+    by_path = totals(rows, "path")
+    for way in ways:
+        t, fp64 = by_path[way], by_path[beside(way)[1]]
+        shares = [_share(part, t) for part in (t.open, fp64.open, t.last, fp64.last)]
+        text.append(f"| {way} | {t.matrices} | {t.ambiguous} | {t.wrong + fp64.wrong} | " + " | ".join(shares) + " |")
+    for title, by in (("bits of the dtype", "bits"), ("r", "r"), ("family", "family")):
+        columns = [column for way in ways for column in ("matrices", way, "FP64")]
+        text += ["", f"Open by the count, by {title}:", "", f"| {title} | " + " | ".join(columns) + " |"]
+        text += ["| --- |" + " ---: |" * len(columns)]
+        tables = {way: totals([row for row in rows if row.path == way], by) for way in by_path}
+        for name in totals(rows, by):
+            cells = []
+            for way in ways:
+                t, fp64 = (tables[w].get(name, Tally()) for w in (way, beside(way)[1]))
+                cells += [str(t.matrices), _share(t.open, t), _share(fp64.open, t)]
+            text.append(f"| {name} | " + " | ".join(cells) + " |")
+    table = path.with_suffix(".md")
+    with replacing(table) as file:
+        file.write("\n".join([*text, ""]).encode())
+    return table
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("summary", type=Path)
     parser.add_argument("--before", type=Path)
+    parser.add_argument("--beside", action="store_true", help="the summary is that of integers beside FP64")
     parser.add_argument("--note", default="")
     given = parser.parse_args()
-    print(write(given.summary, given.before, given.note))
+    print(write_beside(given.summary, given.note) if given.beside else write(given.summary, given.before, given.note))

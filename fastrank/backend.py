@@ -7,7 +7,7 @@ import os
 import shutil
 import sysconfig
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -113,11 +113,15 @@ def integer_products(device: torch.device, tolerances: Iterable[Tolerance] = ())
     told = _told()
     if told == "fp64" or (not told and why_fp64(device)):
         return 0
-    asked = list(tolerances)
+    return products_for(list(tolerances)) or (FINE if told else 0)
+
+
+def products_for(tolerances: Sequence[Tolerance]) -> int:
+    """The fewest products of slices that serve tolerances, see `SERVED`; 0: none do."""
     for products, least in SERVED.items():
-        if _serve(least, asked):
+        if _serve(least, tolerances):
             return products
-    return FINE if told else 0
+    return 0
 
 
 def sketches_by_integers(device: torch.device, tolerances: Iterable[Tolerance] = ()) -> bool:

@@ -27,7 +27,8 @@ FIRST = [
     ("zero", (3, 2), torch.float16, Tolerance(3.82253779577971e-05, "spectral")),
     ("identity", (3, 2), torch.float32, Tolerance(5.600265186807292e-06, "absolute")),
 ]
-PATHS = {"compiled", "torch", "sketch", "tracker", "tracker, torch"}
+SLICED = {"integers", "integers, forced"}
+PATHS = {"compiled", "torch", "sketch", "tracker", "tracker, torch"} | SLICED
 
 
 def specifications(count, largest=24, seed=0, most=4):
@@ -152,6 +153,43 @@ def test_a_summary_is_written_read_and_tabled(tmp_path):
     assert "| identity | 4 | 0 | 0 | 0.00% | 0.00% |\n" in table
 
 
+def test_integers_are_compared_with_fp64_on_the_same_matrices(tmp_path):
+    """Forced where the tolerance is finer than those that they serve; FP64 matrices are left out."""
+    wanted = specifications(300, 24, seed=3)
+    ledger = counted(wanted)
+    rows = ledger.beside(10**9)
+    sums = truth_ledger.totals(rows, "path")
+    narrow = [s for s in wanted if s.dtype != torch.float64]
+    assert sums["integers"].matrices + sums["integers, forced"].matrices == sum(s.size for s in narrow)
+    assert min(sums[path].matrices for path in SLICED) > 50
+    by_way = {s.number: set(truth_paths.paths(CPU, s.dtype, truth_made.make(s).tolerance)) & SLICED for s in wanted}
+    assert all(len(ways) == (s.dtype != torch.float64) for s, ways in zip(wanted, by_way.values(), strict=True))
+    for path in SLICED:
+        name = truth_paths.beside(path)[1]
+        assert sums[name][:2] == sums[path][:2]
+        assert sums[name].open <= sums[path].open
+        assert sums[path].wrong == 0
+        these = [s for s in wanted if path in by_way[s.number]]
+        assert sums[name] == truth_ledger.totals(_of(counted(these), "torch"), "path")["torch"]
+    truth_ledger.save(tmp_path / "integers.csv", rows)
+    table = truth_report.write_beside(tmp_path / "integers.csv").read_text()
+    t, fp64 = sums["integers"], sums["integers: FP64"]
+    assert f"| integers | {t.matrices} | 0 | 0 | {t.open / t.matrices:.2%} | {fp64.open / t.matrices:.2%} |" in table
+    assert re.search(r"^\| hadamard \| \d+ \| [\d.]+% \| [\d.]+% \| \d+ \| [\d.]+% \| [\d.]+% \|$", table, re.MULTILINE)
+
+
+def _of(ledger, path):
+    return [row for row in ledger.summary() if row.path == path]
+
+
+def test_a_false_bound_of_integers_is_seen(monkeypatch):
+    """One more than what slices make of it."""
+    honest = truth_paths.integer_gram
+    monkeypatch.setattr(truth_paths, "integer_gram", lambda stack: honest(torch.ones_like(stack)))
+    rows = counted([w for w in specifications(400, most=1) if w.family == "identity" and w.rows > 1]).summary()
+    assert {row.path for row in rows if row.tally.wrong} == {row.path for row in rows} & SLICED != set()
+
+
 def test_the_program_prints_a_table_and_writes_its_files(tmp_path):
     program, out = Path(truth.__file__), tmp_path / "out"
     command = [sys.executable, str(program), "--matrices", "84", "--largest", "16", "--out", str(out)]
@@ -159,11 +197,13 @@ def test_the_program_prints_a_table_and_writes_its_files(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     printed = done.stdout.splitlines()
     names = [line[:18].strip() for line in printed]
-    assert names[1:-7] == list(truth_made.FAMILIES)
-    assert set(names[-6:-1]) == PATHS
+    assert names[1:-9] == list(truth_made.FAMILIES)
+    assert set(names[-8:-1]) == PATHS
     assert re.match(r"counted 84 matrices on cpu in \d+ s$", printed[-1])
     assert len(truth_ledger.kept(out / "worst.npz")) >= len(truth_made.FAMILIES)
     assert (out / "s.md").exists()
+    assert {row.path for row in truth_ledger.load(out / "integers.csv")} >= SLICED
+    assert (out / "integers.md").exists()
 
 
 def test_when_it_is_stopped_it_tells_what_it_has_found(tmp_path):

@@ -31,7 +31,7 @@ def test_there_are_cases_of_every_family():
 def test_a_nearest_call_is_right_in_every_way(case):
     rank = ExactMatrix(case.matrix).rank(case.tolerance)
     assert case.rank == (rank, rank)
-    ways = truth_paths.paths(CPU, case.matrix.dtype)
+    ways = truth_paths.paths(CPU, case.matrix.dtype, case.tolerance)
     for name, way in ways.items():
         for bounds in way(case.matrix[None], case.tolerance):
             assert bounds.lower <= rank <= bounds.upper, name
