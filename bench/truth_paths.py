@@ -14,7 +14,6 @@ from truth_made import Made, distances
 
 import fastrank
 from fastrank import RankBounds, Tolerance, backend, linalg, testing
-from fastrank.linalg.measures import bounds_of_gram
 from fastrank.reference import gram, unpivoted_inertia
 from fastrank.reference.noise import normal
 from fastrank.reference.sketch import next_basis, prove, sketch, start
@@ -156,9 +155,14 @@ def _by_torch(matrices: Tensor, tolerance: Tolerance) -> Two:
 
 def _by_integers(matrices: Tensor, tolerance: Tolerance) -> Two:
     """As PyTorch counts, from Grams of slices; what they leave open is counted in FP64, and resolved."""
-    wide = matrices.mT if matrices.shape[-2] > matrices.shape[-1] else matrices
     with by_torch():
-        return _resolved(bounds_of_gram(integer_gram(wide), tolerance), matrices, tolerance)
+        before = linalg.functions.gram
+        linalg.functions.gram = integer_gram
+        try:
+            count = linalg.rank_bounds(matrices, tolerance, resolve=False)
+        finally:
+            linalg.functions.gram = before
+        return _resolved(count, matrices, tolerance)
 
 
 def _by_kernels(products: str, matrices: Tensor, tolerance: Tolerance) -> Two:
