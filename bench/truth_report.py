@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from truth_ledger import Row, load, totals
+from truth_made import FAMILIES
 from truth_paths import Tally, beside
 
 from fastrank.files import replacing
@@ -92,11 +93,13 @@ def write_beside(path: Path, note: str = "") -> Path:
     text += [
         "same matrices, and by the same means but for the products. *Forced* are tolerances below those that integers"
     ]
-    text += ["serve (`LEAST_VALUE` in [`backend.py`](../../../fastrank/backend.py)), and all that are absolute: only"]
     text += [
-        "`FASTRANK_PRODUCTS=integers` has these counted so. What the count leaves open of integers is counted again in"
+        "serve (`LEAST_VALUE` in `fastrank/backend.py`), and all that are absolute: `FASTRANK_PRODUCTS=integers` alone"
     ]
-    text += [f"FP64, and resolved as ever: hence what is open at last. {note}".rstrip(), ""]
+    text += [
+        "has these counted so. What integers leave open is counted again in FP64, and resolved as ever: hence what is"
+    ]
+    text += [f"open at last. {note}".rstrip(), ""]
     text += ["| way | matrices | ambiguous | wrong | open by the count | the same in FP64 | open at last | in FP64 |"]
     text += ["| --- |" + " ---: |" * 7]
     by_path = totals(rows, "path")
@@ -109,11 +112,12 @@ def write_beside(path: Path, note: str = "") -> Path:
         text += ["", f"Open by the count, by {title}:", "", f"| {title} | " + " | ".join(columns) + " |"]
         text += ["| --- |" + " ---: |" * len(columns)]
         tables = {way: totals([row for row in rows if row.path == way], by) for way in by_path}
-        for name in totals(rows, by):
+        places = {name: i for i, name in enumerate(FAMILIES)}
+        for name in sorted(totals(rows, by), key=lambda name: places.get(name, 0)):
             cells = []
             for way in ways:
                 t, fp64 = (tables[w].get(name, Tally()) for w in (way, beside(way)[1]))
-                cells += [str(t.matrices), _share(t.open, t), _share(fp64.open, t)]
+                cells += [str(t.matrices), *(_share(x.open, t) if t.matrices else "" for x in (t, fp64))]
             text.append(f"| {name} | " + " | ".join(cells) + " |")
     table = path.with_suffix(".md")
     with replacing(table) as file:
