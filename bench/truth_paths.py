@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -25,8 +26,8 @@ TRACKED = 4
 """One batch in so many is given to a tracker as well."""
 SMALL = 256
 """Elements of a matrix that may be kept as a worst case."""
-INTEGERS, FORCED = "integers", ", forced"
-"""In the names of ways by integers; the other where the tolerance is such that only the environment chooses them."""
+INTEGERS = "integers"
+"""In the names of all ways by products of slices."""
 Two = tuple[RankBounds, RankBounds]
 """The bounds of the count alone, and those after what it left open is resolved."""
 
@@ -97,13 +98,13 @@ def paths(
     device: torch.device, dtype: torch.dtype, tolerance: Tolerance, tracked: bool = True
 ) -> dict[str, Callable[[Tensor, Tolerance], Two]]:
     """All ways to have a stack `(b, m, n)` of a dtype bounded. The first is what the library chooses on the device, or
-    kernels that multiply in FP64. The other, by integers, has a name of its own where it is not chosen by itself."""
-    narrow, forced = dtype != torch.float64, "" if backend.is_coarse(tolerance) else FORCED
+    kernels that multiply in FP64."""
+    narrow = dtype != torch.float64
     found: dict[str, Callable[[Tensor, Tolerance], Two]] = {}
     if backend.kernels_serve(device):
         found["kernels"] = lambda m, t: _by_kernels("fp64", m.to(device), t)
         if narrow and tolerance.relative_to != "spectral":
-            found[f"kernels, {INTEGERS}{forced}"] = lambda m, t: _by_kernels("integers", m.to(device), t)
+            found[f"kernels, {sliced(tolerance)}"] = lambda m, t: _by_kernels("integers", m.to(device), t)
         return found
     if device.type != "cpu":
         return {"torch": lambda m, t: _ranks(m.to(device), t)}
@@ -111,12 +112,18 @@ def paths(
         found["compiled"] = _ranks
     found["torch"] = _by_torch
     if narrow:
-        found[f"{INTEGERS}{forced}"] = _by_integers
+        found[sliced(tolerance)] = _by_integers
         found["sketch"] = _sketched
     if tracked:
         found["tracker"] = _tracked
         found["tracker, torch"] = _tracked_by_torch
     return found
+
+
+def sliced(tolerance: Tolerance) -> str:
+    """What to call a way by integers: how many products they make, and whether only the environment chooses them."""
+    served = backend.products_for([tolerance])
+    return f"{INTEGERS}, {served}" if served else f"{INTEGERS}, {backend.FINE}, forced"
 
 
 def beside(path: str) -> tuple[str, str]:
@@ -157,7 +164,8 @@ def _by_integers(matrices: Tensor, tolerance: Tolerance) -> Two:
     """As PyTorch counts, from Grams of slices; what they leave open is counted in FP64, and resolved."""
     with by_torch():
         before = linalg.functions.gram
-        linalg.functions.gram = integer_gram
+        products = backend.products_for([tolerance]) or backend.FINE
+        linalg.functions.gram = partial(integer_gram, products=products)
         try:
             count = linalg.rank_bounds(matrices, tolerance, resolve=False)
         finally:

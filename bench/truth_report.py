@@ -25,15 +25,15 @@ def lines(rows: Sequence[Row]) -> list[str]:
     families, paths = totals(chosen, "family"), totals(rows, "path")
     false = {name: tally.wrong for name, tally in totals(rows, "family").items()}
     head = f"{'matrices':>9} {'ambiguous':>10} {'wrong':>6} {'open by the count':>18} {'open at last':>13}"
-    found = [f"{'family':18} {head}"]
+    found = [f"{'family':30} {head}"]
     found += [_line(name, tally._replace(wrong=false[name])) for name, tally in families.items()]
-    found += [f"{'counted by':18} {head}", *(_line(name, tally) for name, tally in paths.items())]
+    found += [f"{'counted by':30} {head}", *(_line(name, tally) for name, tally in paths.items())]
     return found
 
 
 def _line(name: str, t: Tally) -> str:
     count, last = _share(t.open, t), _share(t.last, t)
-    return f"{name:18} {t.matrices:9} {t.ambiguous:10} {t.wrong:6} {count:>18} {last:>13}"
+    return f"{name:30} {t.matrices:9} {t.ambiguous:10} {t.wrong:6} {count:>18} {last:>13}"
 
 
 def _share(part: int, t: Tally) -> str:
@@ -87,19 +87,17 @@ def write_beside(path: Path, note: str = "") -> Path:
     rows = load(path)
     ways = [way for way in dict.fromkeys(row.path for row in rows) if not way.endswith(": FP64")]
     text = ["# Integers beside FP64, counted by `make truth`", ""]
+    text += ["Gram matrices from INT8 slices, and what their measured error leaves open beside products in FP64: of"]
     text += [
-        "Gram matrices from INT8 slices, and what their measured error leaves open beside products in FP64: of the"
+        "the same matrices, and by the same means but for the products. There are ten for the tolerances that these"
     ]
     text += [
-        "same matrices, and by the same means but for the products. *Forced* are tolerances below those that integers"
+        "serve, and thirteen for finer ones (`SERVED` in `fastrank/backend.py`); *forced* are still finer ones, and"
     ]
     text += [
-        "serve (`LEAST_VALUE` in `fastrank/backend.py`), and all that are absolute: `FASTRANK_PRODUCTS=integers` alone"
+        "all that are absolute, which `FASTRANK_PRODUCTS=integers` alone has counted so. What integers leave open is"
     ]
-    text += [
-        "has these counted so. What integers leave open is counted again in FP64, and resolved as ever: hence what is"
-    ]
-    text += [f"open at last. {note}".rstrip(), ""]
+    text += [f"counted again in FP64, and resolved as ever: hence what is open at last. {note}".rstrip(), ""]
     text += ["| way | matrices | ambiguous | wrong | open by the count | the same in FP64 | open at last | in FP64 |"]
     text += ["| --- |" + " ---: |" * 7]
     by_path = totals(rows, "path")

@@ -37,13 +37,13 @@ class Step:
     """A step's launches for some matrices, in chunks, and what they read and write."""
 
     def __init__(
-        self, matrices, tolerances=TOLERANCES, proof=None, decided=None, chunks=None, more=0, integers=False
+        self, matrices, tolerances=TOLERANCES, proof=None, decided=None, chunks=None, more=0, products=0
     ):  # fmt: skip
         self.matrices, self.tolerances, self.device = matrices, tolerances, matrices[0].device
         b, shifts = len(matrices), 2 * (len(tolerances) + 1)
         self.decided = torch.tensor(decided or [0] * b, dtype=torch.int32, device=self.device)
         chunks = chunks or [range(b)]
-        given = {"keep": True, "decided": self.decided, "integers": integers}
+        given = {"keep": True, "decided": self.decided, "products": products}
         self.chunks = [Launches(matrices, shifts, only=c, **given) for c in chunks]
         width = max(shape.order for shape in self.chunks[0].shapes)
         orders = torch.tensor([shape.rows for shape in self.chunks[0].shapes])

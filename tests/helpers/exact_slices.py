@@ -84,9 +84,14 @@ class Exact:
         self.values = [part * one for part, one in zip(self.parts, unit, strict=True)]
         self.lost = self.matrix - sum(self.values)
         self.last = unit[-1]
-        pairs = [(i, j) for i in range(len(unit)) for j in range(len(unit)) if i + j + 2 <= slices.LAST]
-        self.gram = sum(self.values[i] @ self.values[j].T for i, j in pairs)
-        self.error = self.matrix @ self.matrix.T - self.gram
+
+    def gram(self, products):
+        """Of all products but those that are left out."""
+        last, values = slices.LAST[products], dict(enumerate(self.values, 1))
+        return sum(values[i] @ values[j].T for i in values for j in values if i + j <= last)
+
+    def error(self, products):
+        return self.matrix @ self.matrix.T - self.gram(products)
 
 
 def root(square, bits):

@@ -14,6 +14,7 @@ from fastrank import Tolerance, linalg
 from fastrank.linalg.measures import bounds_of_gram
 from fastrank.reference import slices
 
+either = pytest.mark.parametrize("products", [10, 13])
 every_case = pytest.mark.parametrize("matrix", CASES.values(), ids=CASES.keys())
 
 
@@ -24,7 +25,7 @@ def test_slices_and_what_is_cut_off_are_the_matrix(matrix):
     for part in e.parts:
         assert part.min() >= -128
         assert part.max() <= 127
-    assert len(e.parts) == (4 if matrix.dtype == torch.float32 else 3)
+    assert len(e.parts) == 4
     assert (2 * abs(e.lost) <= e.last).all()
     largest = abs(e.matrix).max(1)
     assert (abs(e.lost).max(1) * 2 ** (8 * len(e.parts) - 1) * 1000 <= 1005 * largest).all()
@@ -44,46 +45,51 @@ def test_the_norm_of_what_is_cut_off_is_never_too_small(matrix):
     assert float(measured) * 2.0**BITS <= 1.02 * math.sqrt(true) + tiny * (true > 0)
 
 
+@either
 @every_case
-def test_a_gram_is_the_kept_products_rounded_once(matrix):
-    e, found = Exact(matrix), slices.integer_gram(matrix[None])
-    expected = [[math.ldexp(float(Fraction(x)), -2 * BITS) for x in row] for row in e.gram]
+def test_a_gram_is_the_kept_products_rounded_once(matrix, products):
+    e, found = Exact(matrix), slices.integer_gram(matrix[None], products)
+    gram = e.gram(products)
+    expected = [[math.ldexp(float(Fraction(x)), -2 * BITS) for x in row] for row in gram]
     assert found.matrix[0].tolist() == expected
     assert found.finite.all()
     assert found.inner == matrix.shape[1]
-    trace = Fraction(sum(e.gram.diagonal().tolist()), 4**BITS)
+    trace = Fraction(sum(gram.diagonal().tolist()), 4**BITS)
     assert abs(Fraction(float(found.trace)) - trace) <= trace * len(matrix) * Fraction(2) ** -53
     assert (trace == 0) == (not e.matrix.any()), "a trace of 0 is a rank of 0 to whoever counts"
 
 
+@either
 @every_case
-def test_the_error_is_never_too_small(matrix):
-    e, found = Exact(matrix), slices.integer_gram(matrix[None])
-    said = Fraction(float(found.error)) * 4**BITS
-    assert said**2 >= squares(e.error)
-    assert said >= abs(sum(e.error.diagonal().tolist()))
+def test_the_error_is_never_too_small(matrix, products):
+    e, found = Exact(matrix), slices.integer_gram(matrix[None], products)
+    said, error = Fraction(float(found.error)) * 4**BITS, e.error(products)
+    assert said**2 >= squares(error)
+    assert said >= abs(sum(error.diagonal().tolist()))
     if not any(squares(part) for part in (e.lost, *e.values[2:])):
         assert said == 0
-        assert not e.error.any()
+        assert not error.any()
 
 
 def test_no_smaller_error_would_do():
-    """Rows alike, with nothing but third slices beside the largest element: all that is left out is A_3 A_3^T."""
-    matrix = torch.full((3, 20), 100 * 2.0**-22).index_fill(1, torch.tensor([4]), 1.0)
-    for dtype in HALF:
-        e, found = Exact(matrix.to(dtype)), slices.integer_gram(matrix[None].to(dtype))
+    """Rows alike, with nothing but third, or fourth, slices beside the largest element: all that is left out is the
+    product of these."""
+    for products, small in ((10, 100 * 2.0**-22), (13, 100 * 2.0**-30)):
+        matrix = torch.full((3, 20), small).index_fill(1, torch.tensor([4]), 1.0)
+        e, found = Exact(matrix), slices.integer_gram(matrix[None], products)
         assert not e.lost.any()
-        true = root(squares(e.error), 2 * BITS)
+        true = root(squares(e.error(products)), 2 * BITS)
         assert 0 < true <= float(found.error) <= true * (1 + 2.0**-19)
 
 
+@pytest.mark.parametrize(("products", "share"), [(10, 5e-9), (13, 2.5e-10)])
 @pytest.mark.parametrize("n", [40, 400])
-def test_the_error_of_noise_is_as_small_as_promised(n):
-    """5e-9 ||W||_F^2 or less; all norms are taken for the worst that they may come to."""
-    e, found = Exact(noise(12, n)), slices.integer_gram(noise(12, n)[None])
-    true = root(squares(e.error), 2 * BITS)
+def test_the_error_of_noise_is_as_small_as_promised(n, products, share):
+    """Such a share of ||W||_F^2; all norms are taken for the worst that they may come to."""
+    e, found = Exact(noise(12, n)), slices.integer_gram(noise(12, n)[None], products)
+    true = root(squares(e.error(products)), 2 * BITS)
     assert true < float(found.error) < 100 * true
-    assert float(found.error) < 5e-9 * float(found.trace)
+    assert float(found.error) < share * float(found.trace)
 
 
 def test_no_row_but_zero_has_a_diagonal_of_zero():
@@ -92,8 +98,9 @@ def test_no_row_but_zero_has_a_diagonal_of_zero():
     a_1, a_2, a_3, a_4 = torch.meshgrid(torch.tensor([-2, -1, 0, 1, 2]), byte, byte, torch.tensor([-128, 0, 127]),
                                         indexing="ij")  # fmt: skip
     kept = a_1 * a_1 * 256**3 + 2 * a_1 * a_2 * 256**2 + (2 * a_1 * a_3 + a_2 * a_2) * 256 + 2 * (a_1 * a_4 + a_2 * a_3)
-    assert kept.min() == 0
-    assert kept[a_1 != 0].min() > 0
+    for last in (kept, kept * 256 + 2 * a_2 * a_4 + a_3 * a_3):
+        assert last.min() == 0
+        assert last[a_1 != 0].min() > 0
     # With |a_1| of 3 and more the first two terms are larger than all others together.
     mantissas = torch.arange(0, 2**23, 2**10 + 1, dtype=torch.int32)
     for field in (0, 1, 127, 254):
@@ -105,16 +112,18 @@ def test_no_row_but_zero_has_a_diagonal_of_zero():
             assert torch.equal(found.trace > 0, nonzero)
 
 
+@either
 @pytest.mark.parametrize("value", [1.0, -(2.0 - 2.0**-23), float(floats([0x3F7EFEFE])), float(floats([0x3F7EFEFF]))])
-def test_sums_of_many_columns_have_room(value):
+def test_sums_of_many_columns_have_room(value, products):
     """All of one sign, as large as slices get: the sums are n times one product."""
-    n = 2**17
-    one = slices.integers(slices.cut(torch.full((1, 1, 1), value)))
-    many = slices.integers(slices.cut(torch.full((1, 2, n), value)))
-    assert many.unique().tolist() == [int(one) * n]
+    n, last = (2**17, 5) if products == 10 else (2**16, 6)
+    one = slices.integers(slices.cut(torch.full((1, 1, 1), value)), products)
     cut = slices.cut(torch.full((1, 2, n), value))
-    worst = slices.integers(cut._replace(parts=torch.full_like(cut.parts, -128)))
-    expected = sum(256 ** (5 - i - j) for i in range(1, 5) for j in range(1, 6 - i)) * 2**14 * n
+    assert slices.integers(cut, products).unique().tolist() == [int(one) * n]
+    worst = slices.integers(cut._replace(parts=torch.full_like(cut.parts, -128)), products)
+    kept = [(i, j) for i in range(1, 5) for j in range(1, 5) if i + j <= last]
+    assert len(kept) == products
+    expected = sum(256 ** (last - i - j) for i, j in kept) * 2**14 * n
     assert worst.unique().tolist() == [expected]
     assert expected < 2**63
 
@@ -132,13 +141,14 @@ def test_what_is_not_finite_is_said_and_harms_no_neighbour(bad):
     assert [float(x[1]) for x in (found.trace, found.error)] == [0.0, 0.0]
 
 
+@either
 @pytest.mark.parametrize("tolerance", [Tolerance(), Tolerance(0.05, "spectral"), Tolerance(0.7, "absolute")], ids=str)
-def test_bounds_through_slices_hold_and_are_certified(tolerance):
+def test_bounds_through_slices_hold_and_are_certified(tolerance, products):
     for seed, scale in enumerate((1.0, 2.0**-60, 2.0**60)):
         matrix = noise(30, 50, seed) * torch.logspace(0, -5, 30)[:, None]
         if tolerance.relative_to != "absolute":
             matrix *= scale
-        bounds = bounds_of_gram(slices.integer_gram(matrix[None]), tolerance)
+        bounds = bounds_of_gram(slices.integer_gram(matrix[None], products), tolerance)
         expected = linalg.rank_bounds(matrix, tolerance)
         assert bounds.lower == bounds.upper == expected.lower == expected.upper
 

@@ -11,7 +11,7 @@ from exact_slices import BITS, CASES, Exact, noise, squares
 from fastrank.reference import slices as twin
 
 pytest.importorskip("triton")
-from fastrank.kernels.count import cut, gram, grams, integer_gram
+from fastrank.kernels.count import gram, grams, integer_gram
 from fastrank.kernels.count.launches import Launches
 from fastrank.kernels.device import capability
 from fastrank.kernels.inertia.table import Shape, rows_of
@@ -25,9 +25,9 @@ SUBNORMAL = [name for name in CASES if name == "least, BF16"]
 class Made:
     """Whole Grams, traces and errors of a batch by the kernels, in memory that was NaN before."""
 
-    def __init__(self, matrices, keep=True, decided=()):
-        device = matrices[0].device
-        self.launches = Launches(matrices, 2, keep=keep, integers=True)
+    def __init__(self, matrices, keep=True, decided=(), products=10):
+        device, self.products = matrices[0].device, products
+        self.launches = Launches(matrices, 2, keep=keep, products=products)
         self.launches.decided[list(decided)] = 1
         self.launches.error.fill_(torch.nan)
         self.workspace = torch.full((self.launches.size,), torch.nan, dtype=torch.float64, device=device)
@@ -43,7 +43,7 @@ class Made:
 def same(made, i, matrix, keep=True):
     """The Gram of the twin bit for bit, at least on and below the diagonal; the trace, but for the order of its sum."""
     wide = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT).cpu()
-    expected, whole, r = twin.integer_gram(wide[None]), made.whole(i).cpu(), len(wide)
+    expected, whole, r = twin.integer_gram(wide[None], made.products), made.whole(i).cpu(), len(wide)
     part = whole if keep else whole.tril()
     assert torch.equal(part[:r, :r], expected.matrix[0] if keep else expected.matrix[0].tril())
     assert not part[r:].any()
@@ -52,29 +52,30 @@ def same(made, i, matrix, keep=True):
     torch.testing.assert_close(made.launches.error[i].cpu(), expected.error[0], rtol=1e-2, atol=0)
 
 
-@pytest.mark.parametrize("keep", [True, False], ids=["keep", ""])
-def test_every_size_in_one_batch(keep, device):
-    """Dtypes in turn, or those that have three slices."""
-    dtypes = (torch.float32, torch.bfloat16, torch.float32, torch.float16) if keep else (torch.float16, torch.bfloat16)
-    matrices = [noise(*size, seed=i).to(dtypes[i % len(dtypes)]).to(device) for i, size in enumerate(SIZES)]
-    made = Made(matrices, keep)
+@pytest.mark.parametrize(("products", "keep"), [(10, True), (13, False)], ids=["10, keep", "13"])
+def test_every_size_in_one_batch(products, keep, device):
+    dtypes = (torch.float32, torch.bfloat16, torch.float32, torch.float16)
+    matrices = [noise(*size, seed=i).to(dtypes[i % 4]).to(device) for i, size in enumerate(SIZES)]
+    made = Made(matrices, keep, products=products)
     assert made.launches._partial > 0
     for i, matrix in enumerate(matrices):
         same(made, i, matrix, keep)
 
 
-def test_matrices_that_are_hard_to_cut(device):
+@pytest.mark.parametrize("products", [10, 13])
+def test_matrices_that_are_hard_to_cut(products, device):
     """Each is the twin's, and its error is not less than the true one, which whole numbers of any length know."""
     names = [name for name in CASES if name not in SUBNORMAL]
     assert len(names) >= len(CASES) - 1
+    names = names[:: 1 if products == 10 else 3]
     matrices = [CASES[name].to(device) for name in names]
-    made = Made(matrices)
+    made = Made(matrices, products=products)
     for i, name in enumerate(names):
         same(made, i, matrices[i])
         wide = CASES[name] if len(CASES[name]) <= CASES[name].shape[1] else CASES[name].mT
         e, said = Exact(wide), Fraction(float(made.launches.error[i])) * 4**BITS
-        assert said**2 >= squares(e.error)
-        assert said >= abs(sum(e.error.diagonal().tolist()))
+        assert said**2 >= squares(e.error(products))
+        assert said >= abs(sum(e.error(products).diagonal().tolist()))
         assert (made.trace[i] > 0) == wide.bool().any()
 
 
@@ -84,7 +85,7 @@ def test_any_strides(dtype, device):
     base, kernel = noise(34, 50).to(dtype).to(device), noise(9, 18).view(9, 2, 3, 3).to(dtype).to(device)
     views = [base.mT, base[::2], base[:, ::2], base[::3, ::2].mT, base[:1].expand(40, 50), kernel.flatten(1)]
     views += [kernel[0, 0], base[3:4], base[:, 3:4]]
-    made = Made(views)
+    made = Made(views, products=13)
     for i, view in enumerate(views):
         same(made, i, view)
 
@@ -125,11 +126,11 @@ def test_fp64_matrices_beside_them_are_not_cut_and_those_decided_not_read(device
     torch.testing.assert_close(made.whole(0)[:9, :9], expected, rtol=1e-13, atol=1e-13)
     assert made.whole(2).isnan().all()
     assert made.launches.error.isnan().tolist() == [True, False, True, False, False], "nothing is written of others"
-    assert Launches(matrices, 2, keep=True, integers=True).error.tolist() == [0.0] * 5
+    assert Launches(matrices, 2, keep=True, products=10).error.tolist() == [0.0] * 5
 
 
 def test_what_is_not_finite_shows_in_its_own_trace_only(device):
-    """NaN, also with all bits set, Inf and -Inf, anywhere, in either number of slices."""
+    """NaN, also with all bits set, Inf and -Inf, anywhere, in wide and in narrow numbers."""
     matrices = [noise(6, 9, i).to(torch.bfloat16 if i > 3 else torch.float32).to(device) for i in range(7)]
     clean = Made(matrices)
     matrices[0].view(torch.int32)[0, 8] = 0x7FFFFFFF
@@ -145,17 +146,17 @@ def test_what_is_not_finite_shows_in_its_own_trace_only(device):
 
 def test_the_longest_chunk_has_room_for_the_largest_products(device):
     """Every slice -128 throughout, but for one row of 127: sums of INT32 do not overflow."""
-    count, n = 4, integer_gram.LONGEST
+    products, n = 13, integer_gram.LONGEST
     shape = Shape(32, n, n, 1)
-    table, size, _ = rows_of([0], [shape], [integer_gram.chunk_of(n)], [0], {0: count})
+    table, size, _ = rows_of([0], [shape], [integer_gram.chunk_of(n)], [0], [0])
     tiles = gram.tiles_of([shape], [0], [integer_gram.chunk_of(n)], integer_gram.config(capability(device)).block)
     assert len(tiles) == 1
-    slices = torch.full((count, 32, n), -128, dtype=torch.int8, device=device)
+    slices = torch.full((4, 32, n), -128, dtype=torch.int8, device=device)
     slices[:, 1] = 127
     found = torch.full((size + 1,), -7, device=device)
     decided = torch.zeros(1, dtype=torch.int32, device=device)
-    integer_gram.integer_gram_(found, found[size:], table.to(device), tiles.to(device), decided, slices, count)
-    kept = sum(256 ** (5 - i - j) for i in range(1, count + 1) for j in range(1, count + 1) if i + j <= 5)
+    integer_gram.integer_gram_(found, found[size:], table.to(device), tiles.to(device), decided, slices, products)
+    kept = sum(256 ** (6 - i - j) for i in range(1, 5) for j in range(1, 5) if i + j <= 6)
     values = torch.full((32,), -128)
     values[1] = 127
     assert torch.equal(found[:size].view(32, 32).cpu(), values[:, None] * values * kept * n)
@@ -163,8 +164,16 @@ def test_the_longest_chunk_has_room_for_the_largest_products(device):
     assert found[size] == -7
 
 
-def test_what_can_be_cut_and_into_how_many_slices():
-    assert [grams.cuttable(d, Shape(2, 3, 3, 1)) for d in (torch.float64, torch.float32)] == [False, True]
-    assert [grams.cuttable(torch.float32, Shape(2, n, n, 1)) for n in (2**23, 2**23 + 1)] == [True, False]
-    for dtype in (torch.float16, torch.bfloat16, torch.float32):
-        assert cut.slices_of(dtype) == twin.slices_of(dtype)
+def test_what_can_be_cut():
+    """Not FP64, nor more columns than INT64 sums, or the FP32 sums of what is cut off, have room for."""
+    assert integer_gram.LAST == twin.LAST
+    shape = Shape(2, 3, 3, 1)
+    assert not grams.cuttable(torch.float64, shape, 10)
+    assert not grams.cuttable(torch.float32, shape, 0)
+    for products, most in integer_gram.MOST.items():
+        can = [grams.cuttable(torch.bfloat16, Shape(2, n, n, 1), products) for n in (3, most, most + 1)]
+        assert can == [True, True, False]
+        last = twin.LAST[products]
+        largest = sum(256 ** (last - i - j) for i in range(1, 5) for j in range(1, 5) if i + j <= last) * 2**14
+        assert most * largest < 2**63
+        assert most / 128 * 2.0**-24 < 2.0**-7
