@@ -82,6 +82,17 @@ def test_no_smaller_error_would_do():
         assert 0 < true <= float(found.error) <= true * (1 + 2.0**-19)
 
 
+def test_no_smaller_error_would_do_for_what_is_cut_off():
+    """Rows alike, of many elements that lose half a unit each and one that is 128 times as large: dW is nearly
+    parallel to W, and no slice but the first two holds anything."""
+    matrix = torch.full((2, 2**14), 2.0**-7 * (1 - 2.0**-24)).index_fill(1, torch.tensor([4]), 1.0)
+    e, found = Exact(matrix), slices.integer_gram(matrix[None])
+    assert e.lost.any()
+    assert not any(part.any() for part in e.parts[2:])
+    true = root(squares(e.error(10)), 2 * BITS)
+    assert 0.7 * float(found.error) < true <= float(found.error)
+
+
 @pytest.mark.parametrize(("products", "share"), [(10, 5e-9), (13, 2.5e-10)])
 @pytest.mark.parametrize("n", [40, 400])
 def test_the_error_of_noise_is_as_small_as_promised(n, products, share):

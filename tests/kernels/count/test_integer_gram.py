@@ -11,10 +11,10 @@ from exact_slices import BITS, CASES, Exact, noise, squares
 from fastrank.reference import slices as twin
 
 pytest.importorskip("triton")
-from fastrank.kernels.count import gram, grams, integer_gram
+from fastrank.kernels.count import cut, gram, grams, integer_gram
 from fastrank.kernels.count.launches import Launches
 from fastrank.kernels.device import capability
-from fastrank.kernels.inertia.table import Shape, rows_of
+from fastrank.kernels.inertia.table import TOPS, Shape, rows_of
 
 # One element, one row, primes, an exact tile, one more and one less, more than one tile, tall, several chunks.
 SIZES = [(1, 1), (1, 9), (7, 7), (31, 40), (32, 32), (65, 33), (64, 64), (65, 70), (5, 520)]
@@ -34,6 +34,12 @@ class Made:
         self.trace = torch.full((len(matrices),), torch.nan, dtype=torch.float64, device=device)
         scale = torch.ones_like(self.trace) if self.launches.scaled else None
         self.launches.sum_grams(self.workspace, self.trace, scale)
+
+    def lost(self, i):
+        """Four sums of squares of a matrix, see `count.cut`."""
+        strip, table = cut.STRIP.value, self.launches.table
+        first, strips = int(table[i, TOPS.value]) // strip, self.launches.shapes[i].order // strip
+        return self.launches._grams._lost.view(-1, 4)[first : first + strips].sum(0).tolist()
 
     def whole(self, i):
         offset, shape = self.launches.offsets[i], self.launches.shapes[i]
@@ -76,6 +82,10 @@ def test_matrices_that_are_hard_to_cut(products, device):
         e, said = Exact(wide), Fraction(float(made.launches.error[i])) * 4**BITS
         assert said**2 >= squares(e.error(products))
         assert said >= abs(sum(e.error(products).diagonal().tolist()))
+        off, *others = made.lost(i)
+        assert (lost := squares(e.lost)) <= Fraction(off) * 4**BITS
+        assert Fraction(off) * 4**BITS <= lost * (1 + Fraction(2) ** -6) + squares(e.last * wide.shape[1]) // 2**72
+        assert others == pytest.approx(twin.cut(wide[None]).norms()[0, 1:].square().tolist(), rel=1e-12)
         assert (made.trace[i] > 0) == wide.bool().any()
 
 
