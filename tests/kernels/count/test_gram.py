@@ -213,7 +213,7 @@ def test_work_lists_each_tile_of_each_chunk_once(device):
 
 def test_the_benchmark_of_grams_asks_for_all_of_them(device):
     matrices = [noise(*size, seed=i).to(device) for i, size in enumerate([(40, 70), (90, 33), (7, 7)])]
-    answer = grams.by_kernel(matrices)()
+    answer = grams.by_kernel(0, matrices)()
     assert [g.shape for g in answer] == [(40, 40), (33, 33), (7, 7)]
     assert grams.relative_error(matrices, answer) < 1e-14
     answer[1][20, 3] *= 1 + 1e-6
@@ -223,5 +223,5 @@ def test_the_benchmark_of_grams_asks_for_all_of_them(device):
 def test_the_benchmark_of_grams_scales_as_the_library_does(device):
     """FP64 matrices by a power of two, so that both providers have the same bits to answer with."""
     matrices = [noise(20, 30, dtype=torch.float64).to(device) * 5, noise(9, 70).to(device)]
-    for a, b in zip(grams.by_kernel(matrices)(), grams.ours(matrices), strict=True):
+    for a, b in zip(grams.by_kernel(0, matrices)(), grams.ours(matrices), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
