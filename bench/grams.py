@@ -1,4 +1,4 @@
-"""Providers of FP64 Grams, the first half of a certified rank: our kernels, and cuBLAS's products.
+"""Providers of Grams, the first half of a certified rank: our kernels, in FP64 and from INT8 slices, and cuBLAS's products.
 
 Only the lower triangle of an answer is looked at. cuBLAS takes FP64, so that its matrices are widened first, as a user
 would have to; that is part of the time.
@@ -41,19 +41,19 @@ def ours(matrices: list[Tensor]) -> list[Tensor]:
 
 
 class Sliced(NamedTuple):
-    """Grams from INT8 slices, and what these have changed, by their own measure."""
+    """Grams from INT8 slices, and the bounds of their errors that are measured with them."""
 
     grams: list[Tensor]
     error: Tensor
-    """`(b,)` FP64: at least the Frobenius norm of each Gram's error."""
+    """`(b,)` FP64: bound of the Frobenius norm of each Gram's error."""
 
 
 LARGEST = 1e-7
-"""Of the trace: most that slices may say that they have changed, some twenty times what is usual."""
+"""Share of the trace that the benchmark believes of such a bound, some twenty times what is usual."""
 
 
 def by_kernel(products: int, matrices: list[Tensor]) -> Callable[[], list[Tensor] | Sliced]:
-    """From so many `products` of INT8 slices, or in FP64 where that is 0.
+    """Grams from so many `products` of INT8 slices; 0: in FP64.
 
     Plans and workspace are made once, as a tracker does; what is timed is the launches. The call keeps the matrices:
     launches know only their addresses, and memory may go back to the driver before them.
@@ -77,7 +77,7 @@ def by_kernel(products: int, matrices: list[Tensor]) -> Callable[[], list[Tensor
 def relative_error(matrices: list[Tensor], answer: list[Tensor] | Sliced) -> float:
     """Largest error of an element below the diagonal, of the trace; the truth is an FP64 product, row by row.
 
-    Of `Sliced` it is the Frobenius norm of a Gram's error, less what the answer says of it, or may say.
+    Of `Sliced` it is the Frobenius norm of a Gram's error less the answer's own bound, of which `LARGEST` is believed.
     """
     errors = []
     for i, matrix in enumerate(matrices):

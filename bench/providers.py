@@ -31,8 +31,8 @@ class Provider:
             without FP64 ones: the operation's flops then count in the floor of its time. None: only its bytes do.
         compiled: whether its first calls compile for long: it is measured after the others that are as telling.
         telling: whether it is among the rivals that a user would pick first: they are measured before the others.
-        kernels: from which products kernels of ours make its Grams and sketches: "fp64", "integers", or whichever
-            `backend.integer_products` has for a tolerance. None: they make none.
+        kernels: in which arithmetic our kernels make its Grams and sketches on CUDA: "fp64", "integers", or what
+            `backend.integer_products` chooses for a tolerance. None: it has no Grams or sketches of theirs.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Provider:
         return f"{', '.join(missing)} not installed" if missing else None
 
     def path(self, device: torch.device, dtype: torch.dtype) -> str:
-        """What its products are on a device, as its row says: "fp64" or "integers"; empty where no kernel makes any."""
+        """What a row says of products on a device: "fp64" or "integers"; empty where no kernel of ours makes any."""
         if self.kernels is None or not backend.kernels_serve(device):
             return ""
         if isinstance(self.kernels, str):
@@ -67,7 +67,7 @@ class Provider:
         return "integers" if dtype != torch.float64 and backend.integer_products(device, [self.kernels]) else "fp64"
 
     def needs_products(self, device: torch.device, dtype: torch.dtype) -> torch.dtype | None:
-        """`products`, where not made otherwise: for those of INT8 slices no rate of FP64 products is a floor."""
+        """`products`, or None where Grams are made from INT8 slices: the rate of FP64 products is then no floor."""
         return None if self.path(device, dtype) == "integers" else self.products
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 KEY = ("operation", "workload", "provider", "dtype")
 COLUMNS = (
     *KEY,
-    "products",  # from which kernels of ours made Grams and sketches: fp64 or integers; before 0.1.0 had both: empty
+    "products",  # of our kernels' Grams and sketches: fp64 or integers; empty: none, or the row is older than integers
     "status",  # ok; wrong: refused, its error is above the limit, or as the note says; failed: it raised that note
     "error",
     "limit",
@@ -95,7 +95,7 @@ def time_ms(row: Row) -> float | None:
 
 
 def path(row: Row) -> str:
-    """What is said of a row that is not by FP64 products; rows of before there were others have no such column."""
+    """What is added to the name of a row whose products are not FP64. Rows that are older than integers are FP64."""
     return ", by integers" if row.get("products") == "integers" else ""
 
 

@@ -22,7 +22,7 @@ FOLDED = '<details markdown="1">'
 """What is folded on a page; the word makes the site read the tables in it as Markdown, as GitHub does anyway."""
 PROVIDERS = ("fastrank.RankTracker", "fastrank.RankTracker every 10", "torch.linalg.svdvals hook")
 """Columns of the README's table."""
-FP64 = "All times of fastrank are by FP64 products: none by INT8 slices, as cards with little FP64 have, was measured."
+FP64 = "All times of fastrank are by FP64 products. INT8 slices, which cards with little FP64 use, have not been measured."
 """Said as long as it is true."""
 STEPS = {"training": "", "graph": ", in a CUDA graph"}
 """Operations that are whole training steps -> what is said of them."""
@@ -79,7 +79,7 @@ def section(folder: Path = RESULTS) -> str:
     if not any(row["cuda"] for _, rows in files for row in rows):
         parts.append("No CUDA device has been measured yet: there are no times for one.")
     if not any(results.path(row) for _, rows in files for row in rows):
-        parts.append(f"{FP64} What these promise is in [Rooflines of cards]({link(RESULTS / 'cards.md')}).")
+        parts.append(f"{FP64} [Rooflines of cards]({link(RESULTS / 'cards.md')}).")
     return "\n\n".join(parts) + "\n"
 
 

@@ -84,28 +84,29 @@ def why_not_cuda(device: torch.device) -> str:
 PRODUCTS = "FASTRANK_PRODUCTS"
 """Environment variable that overrules `integer_products` and `sketches_by_integers`: "fp64" or "integers"."""
 ADVANTAGE = 4
-"""How many times faster integers have to be by the rates of an architecture. Products in FP64 are exact to 1e-13, have
-been measured, and leave fewer ranks open; and what rates say of integers nobody has measured."""
+"""Least factor by which Grams have to be faster by integers than in FP64, by the rates of an architecture. FP64 leaves
+fewer ranks open and has been measured; integers have not."""
 COARSE, FINE = 10, 13
-"""Products of INT8 slices in place of one of FP32 numbers, see `fastrank.kernels.count.integer_gram`."""
+"""Numbers of products of INT8 slices that make one product of FP32 matrices, see `fastrank.kernels.count.integer_gram`."""
 SERVED = {COARSE: {"frobenius": 1e-3, "spectral": 2e-2}, FINE: {"frobenius": 1e-4, "spectral": 2e-3}}
-"""Smallest tolerances that either number of products serves. By `fastrank.kernels.count.cut` it changes the Gram of
-usual matrices by 0.5 %, or 2 %, of that tau^2; and of one relative to sigma_1 where 512 singular values are alike by as
-much. An absolute tau may be anything."""
+"""Smallest tolerances for which COARSE and FINE products are enough: at these, what they leave out of the Gram of usual
+matrices is 0.5 % and 2 % of tau^2 (see the table in `fastrank.kernels.count.cut`). For a tau relative to sigma_1 that is
+so of matrices with ||W||_F^2 of up to 512 sigma_1^2. For an absolute tau it cannot be known: these have FP64."""
 FEW = 16
-"""FP64 operations a clock and multiprocessor up to which sketches are made by integers. To cut an element of W takes
-100 instructions, 0.8 clocks of a multiprocessor, whatever its number of columns is; with 16 columns an element takes 32
-FP64 operations: 8 clocks at a rate of 4, and less than 0.3 at 128."""
+"""FP64 operations a clock and multiprocessor up to which sketches are made by integers. With 16 columns an element of W
+takes 90 instructions by integers, 0.7 clocks of a multiprocessor (see `fastrank.kernels.sketch.sketch`), and 32 FP64
+operations otherwise: 8 clocks where a multiprocessor makes 4 in a clock, 0.25 where it makes 128."""
 SKETCHED = {"frobenius": 5e-4, "spectral": 1e-2}
-"""Smallest tolerances that sketches by integers serve: they leave open 1e-8 ||W||_F^2, which is 4 % of that tau^2."""
+"""Smallest tolerances for which sketches are made by integers: what these leave open, 1e-8 ||W||_F^2, is 4 % of tau^2 at
+the first, and of a tau relative to sigma_1 where ||W||_F^2 is 400 sigma_1^2."""
 
 
 def integer_products(device: torch.device, tolerances: Iterable[Tolerance] = ()) -> int:
-    """How many products of INT8 slices make one of FP32 or narrower matrices on `device`: 10 or 13, or 0 where they are
-    made in FP64.
+    """How many products of INT8 slices make the Gram of an FP32 or narrower matrix on `device`: 10 or 13; 0: it is made
+    in FP64.
 
-    Integers do it where the tensor cores are faster at that by far, and the tolerances allow for what slices lose;
-    or where the environment says so.
+    It is made of slices where tensor cores are `ADVANTAGE` times faster at that, and every tolerance is one of those
+    that are `SERVED`; or where the environment says so.
 
     Raises:
         ValueError: the environment variable `FASTRANK_PRODUCTS` is neither "fp64" nor "integers".
@@ -125,8 +126,9 @@ def products_for(tolerances: Sequence[Tolerance]) -> int:
 
 
 def sketches_by_integers(device: torch.device, tolerances: Iterable[Tolerance] = ()) -> bool:
-    """Whether sketches, products of W with few columns, are made by integers on `device`: where FP64 units are so few
-    that cutting W costs less than they do, and the tolerances allow for it; or where the environment says so.
+    """Whether sketches, products of W with few columns, are made from INT8 slices on `device`: where FP64 units are so
+    `FEW` that cutting W into slices takes less time than they do, and every tolerance is large enough (`SKETCHED`); or
+    where the environment says so.
 
     Raises:
         ValueError: as `integer_products`.
@@ -152,14 +154,22 @@ def _serve(least: Mapping[str, float], tolerances: Iterable[Tolerance]) -> bool:
 
 
 def why_fp64(device: torch.device) -> str:
-    """Why an architecture is left to FP64; the empty string where integers are faster by far."""
+    """Why Grams are made in FP64 on an architecture; the empty string where integers are faster by far."""
+    from .kernels.device import RATES, capability
+
+    rates = RATES.get(capability(device))
+    if rates is None:
+        return _unknown(device)
+    factor = rates.int8 / (COARSE * rates.fp64)
+    return "" if factor >= ADVANTAGE else f"integers are {factor:.1f} times as fast by the rates, less than {ADVANTAGE}"
+
+
+def _unknown(device: torch.device) -> str:
+    """What is not known of the rates of a device; the empty string if they are."""
     from .kernels.device import RATES, capability
 
     at = capability(device)
-    if at not in RATES:
-        return f"the rates of compute capability {at[0]}.{at[1]} are not known here"
-    factor = RATES[at].int8 / (COARSE * RATES[at].fp64)
-    return "" if factor >= ADVANTAGE else f"integers promise {factor:.1f} times its rate, and {ADVANTAGE} are asked for"
+    return "" if at in RATES else f"the rates of compute capability {at[0]}.{at[1]} are not known here"
 
 
 @cache
@@ -222,13 +232,14 @@ def report() -> list[Choice]:
 
 
 def _products(device: torch.device, name: str) -> list[Choice]:
-    slices, told = "INT8 slices of FP32 and narrower matrices", os.environ.get(PRODUCTS, "")
-    given = f"{PRODUCTS}={told}" if told else ""
-    little, enough = "this architecture has little FP64", "FP64 units keep up with cutting"
-    grams, sketches = bool(integer_products(device)), sketches_by_integers(device)
+    told, grams, sketches = _told(), integer_products(device), sketches_by_integers(device)
+    given = f"{PRODUCTS}={told}" if told else _unknown(device)
+    slices = f"INT8 slices, but for FP64 matrices{'' if told else ' and small tolerances'}"
+    few, enough = "few FP64 units", "FP64 units are faster than cutting into slices"
+    reason = given or why_fp64(device) or "INT8 units are faster than FP64 by far"
     return [
-        Choice("products", name, slices if grams else "FP64", given or why_fp64(device) or little),
-        Choice("sketches", name, slices if sketches else "FP64", given or (little if sketches else enough)),
+        Choice("Gram matrices", name, slices if grams else "FP64", reason),
+        Choice("sketches", name, slices if sketches else "FP64", given or (few if sketches else enough)),
     ]
 
 

@@ -132,10 +132,11 @@ def test_the_report_tells_whether_cuda_or_triton_factors(monkeypatch, a_gpu, rea
     [((8, 0), False), ((8, 6), True), ((8, 9), True), ((9, 0), False), ((10, 0), True), ((10, 3), True),
      ((12, 0), True), ((7, 5), False)],
 )  # fmt: skip
-def test_products_are_those_of_integers_where_fp64_is_slow(a_gpu, capability, integers):
-    told = a_gpu(capability)["products"]
-    assert told.implementation.startswith("INT8" if integers else "FP64")
-    assert ("7.5" in told.reason) == (capability == (7, 5))
+def test_grams_are_made_by_integers_where_fp64_is_slow(a_gpu, capability, integers):
+    told = a_gpu(capability)
+    assert told["Gram matrices"].implementation.startswith("INT8" if integers else "FP64")
+    for row in (told["Gram matrices"], told["sketches"]):
+        assert ("7.5" in row.reason) == (capability == (7, 5))
     gpu = torch.device("cuda", 3)
     coarse, fine = Tolerance(1e-3), Tolerance(1e-4)
     assert backend.integer_products(gpu, [coarse, Tolerance(0.02, "spectral")]) == 10 * integers
@@ -148,7 +149,7 @@ def test_products_are_those_of_integers_where_fp64_is_slow(a_gpu, capability, in
 def test_the_environment_says_how_products_are_made(monkeypatch, a_gpu):
     for told, capability in (("integers", (9, 0)), ("fp64", (8, 9))):
         monkeypatch.setenv(backend.PRODUCTS, told)
-        row = a_gpu(capability)["products"]
+        row = a_gpu(capability)["Gram matrices"]
         assert row.implementation.startswith("INT8") == (told == "integers")
         assert told in row.reason
         assert backend.integer_products(CUDA, [Tolerance(1e-9, "absolute")]) == 13 * (told == "integers")
