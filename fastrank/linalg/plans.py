@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import backend
 from ..counting import CompiledBatch, RaggedBatch, is_open, signature, workspace_of_thread
 from ..device import capturing
-from ..metrics import RankBounds, Status, Tolerance
+from ..metrics import RankBounds, Tolerance
 from .arrays import Matrices
 
 
@@ -41,7 +41,7 @@ def counted_by_kernels(matrices: Matrices, tolerance: Tolerance, resolve: bool) 
     counted = planned(matrices, products=products).bounds([tolerance])[0]
     if not (products and resolve):
         return counted
-    open_ = (is_open(counted) | (counted.status == Status.FALLBACK)).nonzero().flatten()
+    open_ = is_open(counted).nonzero().flatten()
     if not len(open_):
         return counted
     again = RaggedBatch([matrices.data[i] for i in open_.tolist()]).bounds([tolerance])[0]

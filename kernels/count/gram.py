@@ -57,9 +57,7 @@ from ..inertia.table import (
     CHUNK,
     COLUMNS,
     FIELDS,
-    OFFSET,
     ORDER,
-    PARTIAL,
     POINTER,
     ROWS,
     STRIDE_COLUMN,
@@ -69,7 +67,7 @@ from ..inertia.table import (
 from ..launch import launch
 from ..limits import DTYPES
 from ..variant import Variant
-from .product import TRITON_TYPES, sum_products
+from .product import TRITON_TYPES, start_of_chunk, sum_products
 
 
 class Config(NamedTuple):
@@ -112,10 +110,7 @@ def gram_kernel(p_table, p_tiles, p_decided, p_scale, p_gram, p_partial, DTYPE: 
     total = sum_products(p, o_a, o_b, stride_row, stride_column, rows, begin, end, factor, BLOCK, BLOCK_K)
     offsets = o_a[:, None] * order + o_b[None, :]
     m_tile = (o_a < order)[:, None] & (o_b < order)[None, :]
-    if i_chunk == 0:
-        p_out = p_gram + tl.multiple_of(tl.load(p_row + OFFSET), 32)
-    else:
-        p_out = p_partial + tl.multiple_of(tl.load(p_row + PARTIAL) + (i_chunk - 1) * order * order, 32)
+    p_out = start_of_chunk(p_row, i_chunk, order, p_gram, p_partial)
     tl.store(p_out + offsets, total, mask=m_tile)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..device import capability, to_device
-from ..inertia.table import COUNT, Shape, rows_of, slice_size
+from ..inertia.table import Shape, rows_of, slices_size
 from ..launch import AnyVariant
 from . import cut, finish, gram, integer_gram
 
@@ -76,7 +76,7 @@ class Grams:
         others = [i for i in stored if i not in set(sliced)]
         chunks = [chunk_of(shape, i in set(sliced), at) for i, shape in enumerate(shapes)]
         self.table, self.size, self.partial = rows_of(pointers, shapes, chunks, stored, sliced)
-        self.slices = sum(COUNT * slice_size(shapes[i]) for i in sliced)
+        self.slices = sum(slices_size(shapes[i]) for i in sliced)
         self._decided = decided
         self.on_device = to_device(self.table, device)
 

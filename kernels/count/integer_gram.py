@@ -37,10 +37,11 @@ import triton.language as tl
 from torch import Tensor
 
 from ..device import capability, chosen
-from ..inertia.table import CHUNK, COLUMNS, FIELDS, OFFSET, ORDER, PARTIAL, SLICES, WIDTH, Shape
+from ..inertia.table import CHUNK, COLUMNS, FIELDS, ORDER, SLICES, WIDTH, Shape
 from ..launch import launch
 from ..variant import Variant
 from .gram import TILE_FIELDS
+from .product import start_of_chunk
 
 LONGEST = 2**14
 """Most columns of a chunk."""
@@ -119,11 +120,7 @@ def integer_gram_kernel(p_table, p_tiles, p_decided, p_slices, p_gram, p_partial
     if LAST == 6:
         total = total * 256 + six
 
-    if i_chunk == 0:
-        p_out = p_gram + tl.multiple_of(tl.load(p_row + OFFSET), 32)
-    else:
-        p_out = p_partial + tl.multiple_of(tl.load(p_row + PARTIAL) + (i_chunk - 1) * order * order, 32)
-    p_out += first_a * order + first_b
+    p_out = start_of_chunk(p_row, i_chunk, order.to(tl.int64), p_gram, p_partial) + (first_a * order + first_b)
     tl.store(p_out + (o[:, None] * order + o[None, :]), total, mask=m_a & (o < order - first_b)[None, :])
 
 

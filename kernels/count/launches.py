@@ -21,7 +21,7 @@ from torch import Tensor
 from ..cuda import build
 from ..device import capability, current, to_device
 from ..inertia import Factors, Problems, growth_parts, variants_of_factors
-from ..inertia.table import COUNT, OFFSET, Shape, slice_size
+from ..inertia.table import OFFSET, Shape, slices_size
 from ..launch import AnyVariant
 from . import again, finish, gram, largest, power, row, shifts, tiny
 from .answers import Answers
@@ -53,7 +53,7 @@ def workspace_bytes(matrix: Tensor, shifts: int, keep: bool, products: int = 0) 
     if not (keep or sliced) and _tiny_config(shape, matrix.device) is not None:
         return 0
     chunks = -(-shape.columns // chunk_of(shape, sliced, at))
-    slices = COUNT * slice_size(shape) if sliced else 0
+    slices = slices_size(shape) if sliced else 0
     return 8 * shape.order**2 * chunks + max(8 * shape.order**2 * shifts, slices)
 
 

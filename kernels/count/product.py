@@ -1,10 +1,13 @@
-"""Product: one tile of W W^T, summed in FP64, for W of any dtype and strides. For `count.gram` and `count.tiny`."""
+"""Product: one tile of W W^T, summed in FP64, for W of any dtype and strides, and where a tile's sums are stored. For
+`count.gram`, `count.integer_gram` and `count.tiny`."""
 
 from __future__ import annotations
 
 import torch
 import triton
 import triton.language as tl
+
+from ..inertia.table import OFFSET, PARTIAL
 
 TRITON_TYPES = {
     torch.float16: tl.float16,
@@ -34,6 +37,19 @@ def wide_tile(p, o_row, o_column, stride_row, stride_column, m_row, end, UNIT: t
         # look through a sum.
         tile = tl.sum(tile.to(tl.float32)[:, :, None], 2)
     return tile
+
+
+@triton.jit
+def start_of_chunk(p_row, i_chunk, order, p_gram, p_partial):
+    """Where the sums of a chunk of columns are stored: in the Gram those of the first, beside it those of others.
+
+    order: of the Gram, int64.
+    """
+    if i_chunk == 0:
+        p_out = p_gram + tl.multiple_of(tl.load(p_row + OFFSET), 32)
+    else:
+        p_out = p_partial + tl.multiple_of(tl.load(p_row + PARTIAL) + (i_chunk - 1) * order * order, 32)
+    return p_out
 
 
 @triton.jit

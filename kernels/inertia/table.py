@@ -43,7 +43,7 @@ POINTER, ROWS, COLUMNS, STRIDE_ROW, STRIDE_COLUMN, ORDER, OFFSET, CHUNK, PARTIAL
 """
 FIELDS = tl.constexpr(11)
 """Number of fields of a row."""
-COUNT = 4
+SLICES_EACH = 4
 """Slices of a matrix that is cut into any."""
 WIDTH = tl.constexpr(64)
 """Lengths of the rows of a slice are multiples of this, so that every row is aligned and no product masks a column. The
@@ -75,10 +75,10 @@ def order_of(rows: int) -> int:
     return -(-rows // PAD) * PAD
 
 
-def slice_size(shape: Shape) -> int:
-    """Bytes of one slice of a matrix."""
+def slices_size(shape: Shape) -> int:
+    """Bytes of all slices of a matrix."""
     width = int(WIDTH.value)
-    return shape.order * -(-shape.columns // width) * width
+    return SLICES_EACH * shape.order * -(-shape.columns // width) * width
 
 
 def rows_of(
@@ -107,7 +107,7 @@ def rows_of(
         rows.append((pointer, *shape, shape.order, offset, chunk, partial, tops, slices))
         if i in cut:
             tops += shape.order
-            slices += COUNT * slice_size(shape)
+            slices += slices_size(shape)
         if i in stored:
             offset += shape.order**2
             partial += (-(-shape.columns // chunk) - 1) * shape.order**2

@@ -37,7 +37,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import partial as partial_
 from itertools import product
-from typing import NamedTuple
 
 import torch
 import triton
@@ -67,20 +66,12 @@ from . import sgd
 from .descent import BUFFER, DECAY, FRESH, GRADIENT, HYPER, LR, META, NUMEL, PARAMETER, POINTERS, SLOT, descend
 
 
-class Config(NamedTuple):
-    """Launch configuration; strips are those of `sketch`."""
-
-    block: int
-    block_k: int
-    num_warps: int
-    num_stages: int
-    maxnreg: int | None = None
-
-
-def config(k: int, capability: tuple[int, int], integers: bool = False) -> Config:
+def config(k: int, capability: tuple[int, int], integers: bool = False) -> sketch.Config:
+    """Its strips are those of `sketch`, which goes on where a step is not fused."""
+    like = sketch.config(k, capability, integers)
     if integers:
-        return Config(*sketch.config(k, capability, integers)[:4], 255 if capability[0] >= 10 else None)
-    return Config(sketch.config(k, capability).block, 32 if k <= 32 else 16, 8, 1)
+        return like._replace(maxnreg=255 if capability[0] >= 10 else None)
+    return sketch.Config(like.block, 32 if k <= 32 else 16, 8, 1)
 
 
 @triton.jit
@@ -211,7 +202,7 @@ def _variant(
     guarded: bool,
     integers: bool,
     k: int,
-    c: Config,
+    c: sketch.Config,
     architectures: tuple[str, ...] = (),
 ) -> Variant:
     scalars = {"p_scale": scaled, "p_found_inf": guarded}
