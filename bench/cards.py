@@ -173,9 +173,9 @@ sheets and from counts of operations: nothing here is measured, and real times a
 ## ResNet-18, milliseconds
 
 Grams of its {matrices} matrices, {millions:.1f} million FP32 elements: in FP64; from INT8 slices, with all bytes
-through memory; and with what fits into L2 kept there between launches. Then LDL^T for {shifts} shifts a matrix, in FP64
-on either path: by its flops, and by the chain of its {longest} pivots. A count is the Grams, with L2, and the longer of
-these two.
+through memory; and with what fits into L2 kept there between launches: these three launches are listed. Then LDL^T for
+{shifts} shifts a matrix, in FP64 either way: by its flops, and by the chain of its {longest} pivots. A count is the
+Grams, with L2, and the longer of these two.
 
 {counts}
 
@@ -191,10 +191,10 @@ By FP64 products / by INT8 slices, for k columns of a sketch. The bytes are thos
   memory ({outside:.3f}).
 - {name}, step with k = 16, goal {times} times its bytes: {step_met} by the roofline ({share:.3f}).
 - LDL^T matters: {factors:.2f} ms on an {name}, {more:.1f} times the Grams by integers. It is the largest part of a
-  count there, for integers have taken only the Grams out of FP64. A tracker makes it of what sketches leave open alone.
-- B300 reads so fast, and has so little of FP64 and INT8, that these bound its step and not its bytes.
+  count there, for integers have taken only the Grams out of FP64. A tracker factors only what sketches leave open.
+- B300 reads so fast, and has so little FP64 and INT8, that these bound its step, and its bytes do not.
 - B200 gains by integers in Grams, and loses in steps with k up to 64: its FP64 keeps up with the bytes, its 32-bit
-  integers do not.
+  integers do not. So its sketches stay in FP64 (`sketches_by_integers` in `fastrank/backend.py`).
 """
 
 

@@ -10,8 +10,8 @@ the operation may do with less than is counted against it.
   bytes alone, though its answer is checked like every other. Flops are also what the amount of work is told by, from
   which the time of a larger workload is foreseen.
 - Proofs are assumed to be made in FP64, on the units that FP64 matrix products run on. Products that are exact on
-  other units (of INT8, in slices) may take less than this floor where FP64 is slow: where a provider's Grams are made of
-  these, its floor is its bytes alone (`Provider.needs_products`).
+  other units (of INT8, in slices) may take less than this floor where FP64 is slow: a provider whose Grams are made of
+  these has the floor of its bytes alone (`Provider.needs_products`).
 
 A matrix is r x n, r <= n; one that is not is taken transposed.
 """

@@ -1,4 +1,4 @@
-"""Providers of Grams, the first half of a certified rank: our kernels, in FP64 and from INT8 slices, and cuBLAS's products.
+"""Providers of Grams, the first half of a certified rank: our kernels (FP64, or INT8 slices) and cuBLAS's products.
 
 Only the lower triangle of an answer is looked at. cuBLAS takes FP64, so that its matrices are widened first, as a user
 would have to; that is part of the time.

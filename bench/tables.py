@@ -22,7 +22,7 @@ FOLDED = '<details markdown="1">'
 """What is folded on a page; the word makes the site read the tables in it as Markdown, as GitHub does anyway."""
 PROVIDERS = ("fastrank.RankTracker", "fastrank.RankTracker every 10", "torch.linalg.svdvals hook")
 """Columns of the README's table."""
-FP64 = "All times of fastrank are by FP64 products. INT8 slices, which cards with little FP64 use, have not been measured."
+FP64 = "All times of fastrank are by FP64 products: INT8 slices, for cards with little FP64, have not been measured."
 """Said as long as it is true."""
 STEPS = {"training": "", "graph": ", in a CUDA graph"}
 """Operations that are whole training steps -> what is said of them."""

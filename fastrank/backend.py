@@ -87,18 +87,18 @@ ADVANTAGE = 4
 """Least factor by which Grams have to be faster by integers than in FP64, by the rates of an architecture. FP64 leaves
 fewer ranks open and has been measured; integers have not."""
 COARSE, FINE = 10, 13
-"""Numbers of products of INT8 slices that make one product of FP32 matrices, see `fastrank.kernels.count.integer_gram`."""
+"""How many products of INT8 slices make a Gram of FP32 numbers, see `fastrank.kernels.count.integer_gram`."""
 SERVED = {COARSE: {"frobenius": 1e-3, "spectral": 2e-2}, FINE: {"frobenius": 1e-4, "spectral": 2e-3}}
-"""Smallest tolerances for which COARSE and FINE products are enough: at these, what they leave out of the Gram of usual
-matrices is 0.5 % and 2 % of tau^2 (see the table in `fastrank.kernels.count.cut`). For a tau relative to sigma_1 that is
-so of matrices with ||W||_F^2 of up to 512 sigma_1^2. For an absolute tau it cannot be known: these have FP64."""
+"""Smallest tolerances for which COARSE and FINE products are enough: what they leave out of the Gram of usual matrices
+is 0.5 % and 2 % of that tau^2 (see the table in `fastrank.kernels.count.cut`). For a tau relative to sigma_1 this is so
+of matrices with ||W||_F^2 of up to 512 sigma_1^2. For an absolute tau it cannot be known: these have FP64."""
 FEW = 16
 """FP64 operations a clock and multiprocessor up to which sketches are made by integers. With 16 columns an element of W
-takes 90 instructions by integers, 0.7 clocks of a multiprocessor (see `fastrank.kernels.sketch.sketch`), and 32 FP64
-operations otherwise: 8 clocks where a multiprocessor makes 4 in a clock, 0.25 where it makes 128."""
+takes 90 instructions by integers, 0.7 clocks (see `fastrank.kernels.sketch.sketch`), and 32 FP64 operations otherwise:
+8 clocks at a rate of 4, and 0.25 at 128."""
 SKETCHED = {"frobenius": 5e-4, "spectral": 1e-2}
-"""Smallest tolerances for which sketches are made by integers: what these leave open, 1e-8 ||W||_F^2, is 4 % of tau^2 at
-the first, and of a tau relative to sigma_1 where ||W||_F^2 is 400 sigma_1^2."""
+"""Smallest tolerances for which sketches are made by integers. What these leave open, 1e-8 ||W||_F^2, is 4 % of tau^2
+for the first; for the second, relative to sigma_1, where ||W||_F^2 is 400 sigma_1^2."""
 
 
 def integer_products(device: torch.device, tolerances: Iterable[Tolerance] = ()) -> int:
@@ -157,19 +157,11 @@ def why_fp64(device: torch.device) -> str:
     """Why Grams are made in FP64 on an architecture; the empty string where integers are faster by far."""
     from .kernels.device import RATES, capability
 
-    rates = RATES.get(capability(device))
-    if rates is None:
-        return _unknown(device)
-    factor = rates.int8 / (COARSE * rates.fp64)
-    return "" if factor >= ADVANTAGE else f"integers are {factor:.1f} times as fast by the rates, less than {ADVANTAGE}"
-
-
-def _unknown(device: torch.device) -> str:
-    """What is not known of the rates of a device; the empty string if they are."""
-    from .kernels.device import RATES, capability
-
     at = capability(device)
-    return "" if at in RATES else f"the rates of compute capability {at[0]}.{at[1]} are not known here"
+    if at not in RATES:
+        return f"the rates of compute capability {at[0]}.{at[1]} are not known here"
+    factor = RATES[at].int8 / (COARSE * RATES[at].fp64)
+    return "" if factor >= ADVANTAGE else f"integers are {factor:.1f} times as fast by the rates, less than {ADVANTAGE}"
 
 
 @cache
@@ -232,14 +224,14 @@ def report() -> list[Choice]:
 
 
 def _products(device: torch.device, name: str) -> list[Choice]:
-    told, grams, sketches = _told(), integer_products(device), sketches_by_integers(device)
-    given = f"{PRODUCTS}={told}" if told else _unknown(device)
+    grams, sketches, told = integer_products(device), sketches_by_integers(device), _told()
     slices = f"INT8 slices, but for FP64 matrices{'' if told else ' and small tolerances'}"
-    few, enough = "few FP64 units", "FP64 units are faster than cutting into slices"
-    reason = given or why_fp64(device) or "INT8 units are faster than FP64 by far"
+    given = f"{PRODUCTS}={told}" if told else ""
+    why = given or why_fp64(device) or "INT8 units are faster than FP64 by far"
+    few = given or ("few FP64 units" if sketches else "not known to have few FP64 units")
     return [
-        Choice("Gram matrices", name, slices if grams else "FP64", reason),
-        Choice("sketches", name, slices if sketches else "FP64", given or (few if sketches else enough)),
+        Choice("Gram matrices", name, slices if grams else "FP64", why),
+        Choice("sketches", name, slices if sketches else "FP64", few),
     ]
 
 

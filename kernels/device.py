@@ -66,5 +66,5 @@ RATES = {
     (8, 0): Rates(128, 4096), (8, 6): Rates(4, 2048), (8, 9): Rates(4, 2048), (9, 0): Rates(256, 8192),
     (10, 0): Rates(128, 16384), (10, 3): Rates(4, 512), (12, 0): Rates(4, 2048),
 }  # fmt: skip
-"""By compute capability: A100; A10, A40 and RTX 30; L4, L40S and RTX 40; H100 and H200; B200; B300; RTX 50. Of
-others nothing is known: they make products in FP64. `bench/cards.py` compares these with the data sheets."""
+"""By compute capability: A100; A10, A40 and RTX 30; L4, L40S and RTX 40; H100 and H200; B200; B300; RTX 50. Cards that
+are not listed make products in FP64. The tests of `bench/cards.py` compare these rates with the data sheets."""

@@ -93,8 +93,8 @@ def shifts(moments: Moments, tolerance: Tolerance, of: Assumed, top: tuple[Tenso
 def shifts_around(moments: Moments, low: Affine, high: Affine, error: Affine, of: Assumed) -> Shifts:
     """Shifts for a tau^2 between `low` and `high`, each of which was computed with an error of at most `error`.
 
-    delta covers that error and the Gram matrix's own, the rounding of its sums and of the shift, and the errors of
-    factors whose growth is within the limit.
+    delta covers that error, those of the Gram matrix (rounding of its sums, and slices), the rounding of the shift, and
+    the errors of factors whose growth is within the limit.
 
     of: the factors, see `fastrank.counting.growth`.
     """
@@ -171,8 +171,8 @@ def tau_error(moments: Moments, tolerance: Tolerance) -> Affine:
 
 def top_error(moments: Moments) -> Affine:
     """More than the error of the trace, (n + r + 1) u ||W||_F^2, and of what `fastrank.reference.power` says of
-    lambda_1: (n + 1) u ||W||_F^2 by the Gram, and (4 r + 64) u ||W||_F^2 by its Rayleigh quotient; and of what else the
-    Gram is off by."""
+    lambda_1: (n + 1) u ||W||_F^2 by the Gram, and (4 r + 64) u ||W||_F^2 by its Rayleigh quotient; and the error of a
+    Gram made from slices."""
     return TRACE * (UNIT * (moments.inner + 8.0 * (moments.order + 10.0))) + Affine(0.0, moments.error)
 
 

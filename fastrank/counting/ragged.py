@@ -93,7 +93,8 @@ class RaggedBatch:
         tolerances: the largest number of tolerances to count for at a time (default 1).
         keep: store the whole Gram matrix of every matrix in the workspace, so that the caller can work on it.
         budget: bytes, see `BUDGET`.
-        products: of INT8 slices that make the Gram matrices of all but FP64 matrices, see `kernels.count.Launches`.
+        products: how many products of INT8 slices make the Gram matrix of a matrix that is not FP64, 10 or 13; 0
+            (default): it is made in FP64.
 
     Attributes:
         empty: indices of matrices without elements, which are in no chunk.

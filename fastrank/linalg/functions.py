@@ -29,16 +29,17 @@ def rank_bounds(A: Any, tolerance: Tolerance | None = None, *, resolve: bool = T
     Args:
         A: matrices, see `fastrank.linalg`.
         tolerance: threshold of the numerical rank (default `Tolerance()`: 1e-3 of the Frobenius norm).
-        resolve: True (default) settles what the count leaves open by FP64 singular values, status `FALLBACK`. False
-            returns the count's own interval. On CUDA this never waits for the device, unless the tolerance is relative
-            to sigma_1 or there is a DTensor, and a CUDA graph can capture the call after a first one with the same
-            tensors.
+        resolve: True (default) settles what the count leaves open by FP64 singular values, status `FALLBACK`; where
+            the Gram was made from INT8 slices, a count on a Gram made in FP64 comes first. False returns the count's
+            own interval. On CUDA this never waits for the device, unless the tolerance is relative to sigma_1 or there
+            is a DTensor, and a CUDA graph can capture the call after a first one with the same tensors.
 
     Returns:
-        `RankBounds` of shape `(...)`. Bounds still differ only where a singular value is within FP64 rounding of the
-        threshold.
+        `RankBounds` of shape `(...)`. With `resolve`, bounds still differ only where a singular value is within FP64
+        rounding of the threshold.
 
-    Source: Sylvester's law of inertia on the FP64 Gram, see `fastrank.counting.bounds`.
+    Source: Sylvester's law of inertia on the Gram, see `fastrank.counting.bounds`. On CUDA devices with little FP64 the
+    Gram of an FP32 or narrower matrix is made from INT8 slices, see `fastrank.reference.slices`.
     """
     tolerance = Tolerance() if tolerance is None else tolerance
     if not isinstance(tolerance, Tolerance):

@@ -36,7 +36,8 @@ def _all_on(matrices: Matrices, served: Callable[[torch.device], bool]) -> bool:
 
 
 def counted_by_kernels(matrices: Matrices, tolerance: Tolerance, resolve: bool) -> RankBounds:
-    """Bounds `(b,)` of the ranks. If `resolve`, what integers leave open is counted in FP64, and the host waits."""
+    """Bounds `(b,)` of the ranks. If `resolve`, ranks that Grams from INT8 slices leave open are counted again with
+    Grams in FP64, for which the host waits."""
     products = backend.integer_products(matrices.data[0].device, [tolerance])
     counted = planned(matrices, products=products).bounds([tolerance])[0]
     if not (products and resolve):

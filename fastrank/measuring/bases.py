@@ -44,7 +44,8 @@ class Bases:
     Args:
         tolerances: of the ranks, `(t, 2)` FP64 on the CPU, see `fastrank.kernels.sketch.proof`.
         device: where all matrices are; the kernels serve it.
-        seed: key of the noise (default 0). integers: whether products are made from INT8 slices (default False).
+        seed: key of the noise (default 0).
+        integers: whether sketches are made from INT8 slices (default False: in FP64).
 
     Attributes:
         sketches: bases, products and what they prove; None until `prepare` has returned True.

@@ -46,7 +46,7 @@ class Plan:
         sketches: of these matrices, in this order; None until their kernels are compiled: all ranks are then open.
         step: 0-d int64, counted up by each step that is taken. skip: `(1,)` FP32, not 0 where none is.
         more: columns that a row has for metrics of the whole spectrum.
-        products: of INT8 slices that make a Gram, see `Launches`.
+        products: how many products of INT8 slices make a Gram; 0 (default): it is made in FP64. See `Launches`.
 
     Attributes:
         values: `(matrices, columns)` FP64, the rows of the last step, see `row.columns`; overwritten by the next.

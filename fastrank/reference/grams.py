@@ -102,8 +102,8 @@ class Moments(NamedTuple):
     inner: float | Tensor
     """n, the length of the sums, with which the rounding of the Gram matrix grows: one number for all, or (b,)."""
     error: float | Tensor = 0.0
-    """What else the Gram matrix may be off by, in the spectral norm, and its trace: one number for all, or (b,) FP64.
-    It is not 0 where the products are those of slices, see `reference.slices`."""
+    """Bound of what the Gram matrix, in the spectral norm, and its trace are off by beside rounding: one number for all
+    or (b,) FP64. It is not 0 where the Gram matrix is made from slices, see `reference.slices`."""
 
 
 class Gram(NamedTuple):
@@ -120,7 +120,7 @@ class Gram(NamedTuple):
     inner: int
     """n, the length of the sums, with which the rounding of `matrix` grows."""
     error: float | Tensor = 0.0
-    """What else `matrix` and `trace` may be off by, see `Moments`."""
+    """Bound of what `matrix` and `trace` are off by beside rounding, see `Moments`."""
 
     @property
     def moments(self) -> Moments:

@@ -5,7 +5,7 @@
 Sums of integers are exact, and the sums over tiles are made in FP64, in the kernels' order: the bits are theirs. V' is
 the basis as far as any proof goes. What is proven of W' = W - dW holds for W with a share `CUT` of ||W||_F^2 to spare:
 an element is off by at most 2^-31 (1 + 2^-7.9) of the largest of its row of a tile, so that ||dW||_F <= e ||W||_F with
-e = sqrt(TILE) 2^-31 (1 + 2^-7.9) = 2.65e-9, and no square of a singular value moves by more than 2 e (1 + 2 e) of
+e = sqrt(TILE) 2^-31 (1 + 2^-7.9) < 2.65e-9, and no square of a singular value moves by more than 2 e (1 + 2 e) of
 ||W||_F^2 (docs/proof.md, "Products by integers").
 """
 
@@ -23,7 +23,7 @@ TILE = 32
 UNITS = 2.0**22
 """Of an element of a basis: so many are 1."""
 CUT = 5.3e-9
-"""Spare share of ||W||_F^2, for what W' has not of W."""
+"""Share of ||W||_F^2 by which proofs allow for W' in place of W."""
 
 
 def rounded(basis: Basis) -> Basis:

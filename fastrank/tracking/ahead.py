@@ -40,7 +40,8 @@ def prepare(model: nn.Module, optimizer: Optimizer | Sequence[Optimizer] | None 
     Without this call they are compiled in the background, from the construction of a `RankTracker` on: a step waits
     for no more than the kernels that count, and sketches begin when their own kernels are compiled. Call it before a
     step is captured in a CUDA graph, which stays as it was captured, or before steps are timed. Triton keeps compiled
-    kernels on disk, where the next process finds them.
+    kernels on disk, where the next process finds them. On a device with little FP64 the kernels depend on the
+    tolerances: those for the default tolerance are compiled.
 
     Numba does the same for CPUs: the first measurement on a machine waits for it.
 

@@ -1,4 +1,6 @@
-"""Counting ranks: the FP64 Gram of every matrix of a ragged batch, and the signs of the pivots of its shifted LDL^T.
+"""Counting ranks: the Gram of every matrix of a ragged batch, and the signs of the pivots of its shifted LDL^T.
+
+A Gram is FP64. It is summed in FP64, or put together from exact products of INT8 slices (`grams`).
 
 `Launches` runs the kernels in their order, those of `inertia` among them.
 """

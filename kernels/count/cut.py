@@ -4,15 +4,16 @@
     top (r,) int32                                     of each row, see `fastrank.kernels.slices`
     lost (4,) FP64 a program                           ||dW||_F^2, and ||A_p||_F^2 for p = 2, 3, 4, in units of W
 
-    error >= ||E||_F, |tr E|                           of E = W W^T less what the products of slices make of it:
+    error >= ||E||_F, |tr E|                           E = W W^T less the Gram that the products of slices make:
         2 ||A|| ||dW|| + ||dW||^2  +  sum over i + j > LAST of ||A_i|| ||A_j||         in Frobenius norms, A = W - dW
 
-dW is measured: where all elements of a row are within 2^-7 of the largest, or have few bits, it is zero. It is summed
-in FP32, to 2^-8, and taken 2^-7 larger. `count.shifts` and `fastrank.counting.bounds` add the error to delta. A row
-that is not finite has the top `NOT_FINITE`, of which `count.finish` makes NaN.
+dW is measured: where all elements of a row are within 2^-7 of the largest, or have few bits, it is zero. Its squares
+are summed in FP32, whose relative error is below 2^-7.9, and the sum is taken 2^-7 larger. `count.shifts` and
+`fastrank.counting.bounds` add the error to delta. A row that is not finite has the top `NOT_FINITE`, of which
+`count.finish` makes NaN.
 
 The error by the number of slices and products, in per cent of tau^2 = 1e-6 ||W||_F^2, of 256 x 1024 matrices: Gaussian;
-Gaussian with one element of 1000 in the first row; with one column 30 times as large; Cauchy (BF16 is as FP32 there):
+Gaussian with one element of 1000 in the first row; Gaussian with one column 30 times as large; Cauchy:
 
     slices, products       FP32                            BF16
     3, 8                   31      208    237    330       0.24    30     11     274
@@ -64,7 +65,7 @@ from .product import TRITON_TYPES, wide_tile
 STRIP = tl.constexpr(8)
 """Rows of a program; a divisor of `inertia.table.PAD`."""
 LOST = tl.constexpr(4)
-"""Numbers that a program says of what is lost."""
+"""Numbers that a program writes: squares of norms of dW and of the slices 2, 3 and 4."""
 
 
 @triton.jit
@@ -193,7 +194,7 @@ def strips_of(shapes: Sequence[Shape], ids: Sequence[int]) -> Tensor:
 def cut_(
     slices: Tensor, tops: Tensor, lost: Tensor, table: Tensor, strips: Tensor, decided: Tensor, dtype: torch.dtype
 ) -> None:
-    """Writes slices and tops of matrices of one `dtype`, and what is lost.
+    """Writes slices and tops of matrices of one `dtype`, and norms of what products of them leave out.
 
     Args:
         slices: INT8, see `inertia.table.SLICES`. tops: int32, one for each row, see `TOPS`.

@@ -1,8 +1,8 @@
 """Finish: a Gram after its products (`count.gram`): chunks added up, tiles mirrored and squared, the trace.
 
     G = sum of chunks        in place, in a fixed order, so that two runs give the same bits
-    G = 2^(top_a + top_b - 250 - 8 LAST) I        where chunks are those of integers (`count.integer_gram`): their sum I
-                                                  is exact, and rounded once; NaN in the rows that are not finite
+    G = 2^(top_a + top_b - 250 - 8 LAST) I        where chunks are integers (`count.integer_gram`): their sum I is
+                                                  exact, and G rounds once; NaN in the rows that are not finite
     G above the diagonal = (G below)^T
     squares[tile] = sum g_ij^2        twice that for a tile off the diagonal: the sum over the tiles is ||G||_F^2
 
@@ -105,8 +105,8 @@ def finish_(
         gram, partial, table, decided: as of `gram_`. tiles: too, but with every tile once, as chunk 0.
         squares: FP64, elements of `gram` / SMALLEST, written, and with it the tiles above the diagonal. Matrices with
             one chunk need that as well. None: neither is asked for.
-        tops, products: of `cut_` and of `integer_gram_`, where the sums are those of integers, of one chunk or several;
-            None and 0: they are FP64.
+        tops, products: as of `cut_` and `integer_gram_`, where the sums are integers; matrices with one chunk then need
+            this kernel too. None and 0 (default): the sums are FP64.
     """
     mirror = squares is not None
     given = {"p_table": table, "p_tiles": tiles, "p_decided": decided, "p_gram": gram, "p_partial": partial}

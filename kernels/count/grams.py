@@ -23,12 +23,12 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 def cuttable(dtype: torch.dtype, shape: Shape, products: int) -> bool:
-    """Whether so many products of slices make the Gram of a matrix; squares of FP64 numbers need more than pay."""
+    """Whether so many products of slices make the Gram of a matrix. An FP64 matrix would need far more of them."""
     return products > 0 and dtype != torch.float64 and shape.columns <= integer_gram.MOST[products]
 
 
 def chunk_of(shape: Shape, sliced: bool, at: tuple[int, int]) -> int:
-    """Columns that one program sums for a matrix."""
+    """Columns that one program sums for a matrix; `sliced`: whether its Gram is made from slices."""
     chunk = gram.chunk_of(shape, integer_gram.config(at).block if sliced else gram.config(at).block)
     return integer_gram.chunk_of(chunk) if sliced else chunk
 
@@ -55,14 +55,14 @@ class Grams:
         pointers, shapes, dtypes: of all b matrices.
         stored: indices of those whose Grams are made.
         keep: store every Gram whole.
-        products: how many products of slices, 10 or 13, a Gram is made of where it can be; 0: all are made in FP64.
+        products: how many products of slices, 10 or 13, make the Gram of each matrix that is `cuttable`; 0: none is.
         decided: `(b,)` int32 on the device; where it is not 0, nothing is written for a matrix.
 
     Attributes:
         table: `(b, FIELDS)` int64 on the CPU. size, partial: FP64 elements of the Grams and of the partial sums.
         slices: bytes of the slices, which are needed only until the Grams are made.
-        error: `(b,)` FP64 on the device, of the last Grams: more than slices have changed in the spectral norm and in
-            the trace; 0 for those in FP64.
+        error: `(b,)` FP64 on the device: bounds of what slices have changed in the last Grams, in the spectral norm and
+            in the trace; 0 for Grams made in FP64.
         squares: sums of squares by tiles, see `finish_`; None unless `keep`.
     """
 

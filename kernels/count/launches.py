@@ -47,7 +47,7 @@ def variants_of_counts(
 
 def workspace_bytes(matrix: Tensor, shifts: int, keep: bool, products: int = 0) -> int:
     """Bytes of workspace that `Launches` needs for a 2-D `matrix`: its Gram, partial sums of it, a factor a shift. Its
-    slices are where the factors come later."""
+    slices are where the factors are later."""
     shape, at = Shape.of(matrix), capability(matrix.device)
     sliced = cuttable(matrix.dtype, shape, products)
     if not (keep or sliced) and _tiny_config(shape, matrix.device) is not None:
@@ -69,8 +69,8 @@ class Launches:
         only: indices of the matrices that this object counts; None: all. All others have a row in the table too, so
             that tensors `(b, ...)` can be those of all matrices, shared by several such objects.
         decided: `(b,)` int32, see below; None: zeros of its own.
-        products: how many products of INT8 slices, 10 or 13, the Gram of a matrix is made of that is not FP64; `tiny_`
-            then counts none of these. 0: all are made in FP64.
+        products: how many products of INT8 slices, 10 or 13, make the Gram of a matrix that is not FP64; `tiny_` then
+            counts none of these matrices. 0 (default): all Grams are made in FP64.
 
     Attributes:
         shapes: `Shape` of each matrix.
@@ -78,7 +78,8 @@ class Launches:
             this object holds: it must not outlive them.
         decided: `(b,)` int32 on the device. The caller sets it, in place, where it knows the rank of a matrix already:
             kernels then skip the matrix, its count is 0 and its trace keeps its value.
-        size: FP64 elements of the workspace: Grams, partial sums of Grams, and S factors a Gram, in this order.
+        size: FP64 elements of the workspace: Grams, partial sums of Grams, and S factors a Gram, in this order. Slices
+            are where the factors are later.
         offsets: where the Gram of each matrix begins in the workspace, in elements; meaningless where none is stored.
     """
 
@@ -120,7 +121,7 @@ class Launches:
 
     @property
     def error(self) -> Tensor:
-        """`(b,)` FP64: what slices have changed in the last Grams, see `Grams.error`."""
+        """`(b,)` FP64: bounds of what slices have changed in the last Grams, see `Grams.error`."""
         return self._grams.error
 
     @property

@@ -20,12 +20,12 @@ bytes at a time where the matrix allows it (`strip.in_vectors`). Times are not m
 
 INTEGERS, for sm_86, sm_89, sm_103 and sm_120, which have a 64th of the FP32 rate for FP64: Y = W' V' exactly, but for
 the FP64 sums over tiles of 32 columns. V' is V in units of 2^-22, and its Gram is B; W' is W to 2^-31 of the largest of
-32 elements of a row, and what is cut off has an allowance of 5.3e-9 ||W||_F^2, where the proof needs 1e-6
-(`fastrank.reference.integer_sketch`, the twin). The allowance is known beforehand: to measure what is cut off would
-take two FP64 operations more an element, of four at k = 16. Squares for the norm are those of W, in FP64. An element
-takes 24 k INT8 operations. For an RTX 4090 (128 multiprocessors, 2.52 GHz; a clock: 2 FP64, 1024 INT8 and 64 integer
-operations, 128 instructions, 3.1 bytes) these are times in ms at 1e8 parameters, by the instructions of the fused step
-that Triton 3.6 makes for sm_89:
+32 elements of a row. Proofs allow for W' in place of W by 5.3e-9 ||W||_F^2, where tau^2 is 1e-6 of it at the paper's
+tolerance (`fastrank.reference.integer_sketch`, the twin). This allowance is known beforehand: to measure what is cut
+off would take two FP64 operations more an element, beside four at k = 16. Squares for the norm are those of W, in FP64.
+An element takes 24 k INT8 operations. For an RTX 4090 (128 multiprocessors, 2.52 GHz; a clock: 2 FP64, 1024 INT8 and 64
+integer operations, 128 instructions, 3.1 bytes) these are times in ms at 1e8 parameters, by the instructions of the
+fused step that Triton 3.6 makes for sm_89:
 
     k                                              16     32     64    128
     FP64 instructions an element                    4      6      6     10      2 for its square, 2 k / 32 and copies
@@ -39,8 +39,8 @@ that Triton 3.6 makes for sm_89:
     4 bytes an element, of the sketch alone       0.4    0.4    0.4    0.4
 
 So the fused step should be bound by its bytes, and the sketch alone by FP64; on a B300, which reads 28 bytes a clock,
-both. That is counted, and not measured. Sums of pairs of FP32 numbers would take 10 instructions a product, 3.1 ms at
-k = 128, and lose the lower halves of products below 2^-126.
+both should be bound by FP64, at k = 128 by INT8. That is counted, and not measured. Sums of pairs of FP32 numbers would
+take 10 instructions a product, 3.1 ms at k = 128, and lose the lower halves of products below 2^-126.
 
 Tried, by what the compiler makes of it:
     sm_80, sm_90     BLOCK 64, BLOCK_K 32, 4 warps: 168 registers at k = 16, and sm_80 spills 12 bytes; 8 warps: 104 and
