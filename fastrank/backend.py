@@ -187,12 +187,7 @@ def report() -> list[Choice]:
     choices = [
         *_counting_on_cpu(),
         Choice("rank", "cpu", "an FP64 SVD and its residual", "where tau is too small for a squared matrix"),
-        Choice(
-            "svd_lowrank",
-            "cpu",
-            "FP32 products and FP64 Cholesky-QR, or all in FP64",
-            "as the proof of the error allows",
-        ),
+        Choice("svd_lowrank", "cpu", "FP32 products and FP64 Cholesky-QR, or all in FP64", "as its proof allows"),
         Choice(
             "SGD",
             "cpu",
@@ -214,12 +209,11 @@ def report() -> list[Choice]:
             Choice("SGD", name, serving if by_kernels else "torch.optim.SGD's own forms", reason),
         ]
         if by_kernels:
-            lacking = why_not_cuda(torch.device("cuda", torch.cuda.current_device()))
+            device = torch.device("cuda", torch.cuda.current_device())
+            lacking = why_not_cuda(device)
             factoring = "Triton kernels" if lacking else "CUDA C++ kernels, by NVRTC through CuPy"
-            choices.append(
-                Choice("LDL^T inertia", name, factoring, lacking or "a shorter chain of instructions a pivot")
-            )
-            choices.extend(_products(torch.device("cuda", torch.cuda.current_device()), name))
+            why = lacking or "a shorter chain of instructions a pivot"
+            choices += [Choice("LDL^T inertia", name, factoring, why), *_products(device, name)]
     return choices
 
 
@@ -242,13 +236,9 @@ def _counting_on_cpu() -> list[Choice]:
             Choice("rank", "cpu", "LDL^T inertia of the FP64 Gram, by LAPACK and with its residual", lacking),
             Choice("tracking", "cpu", "the same, and power iteration for sigma_1", lacking),
         ]
+    compiled = "kernels compiled by Numba: LDL^T inertia of the FP64 Gram"
     return [
-        Choice(
-            "rank",
-            "cpu",
-            "kernels compiled by Numba: LDL^T inertia of the FP64 Gram",
-            "no LAPACK, all shapes in one call",
-        ),
+        Choice("rank", "cpu", compiled, "no LAPACK, all shapes in one call"),
         Choice("tracking", "cpu", "the same, and Lanczos for sigma_1", "one call a step"),
     ]
 

@@ -56,8 +56,9 @@ def test_products_are_the_twins_of_any_stride_and_size(dtype, device, monkeypatc
     monkeypatch.setattr(table, "chunk_of", lambda view, block: 64)
     base = noise(70, 150, dtype=dtype).to(device)
     matrices = [base[:64, :96].contiguous(), base[:40, :72].contiguous().mT, base.mT, base[::3, ::2].mT]
-    matrices += [noise(*size, dtype=dtype).to(device) for size in ((1, 1), (7, 7), (130, 17), (1, 40))]
+    matrices += [noise(7, 7, dtype=dtype).to(device)]
     if dtype == torch.float32:
+        matrices += [noise(*size).to(device) for size in ((1, 1), (130, 17), (1, 40))]
         matrices += [extremes(20, 70).to(device), extremes(24, 64).to(device).mT]
     steps = Steps(matrices, integers=True)
     for _ in range(2):
@@ -92,7 +93,7 @@ def test_steps_are_the_twins(device):
     matrices = [planted("noisy_low_rank", 44, 40, device), planted("low_rank", 17, 70, device, seed=1)]
     matrices += [torch.zeros(20, 24, device=device), planted("arithmetic", 5, 9, device)]
     steps = Steps(matrices, tolerances=tolerances, integers=True)
-    for _ in range(3):
+    for _ in range(2):
         matrices = [m * (1 + 0.01 * noise(m.shape[1], seed=3).to(device)) for m in matrices]
         expected, step = [], int(steps.tensors["step"])
         for place, matrix in enumerate(matrices):
@@ -122,15 +123,15 @@ def test_steps_are_the_twins(device):
 
 
 @pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning")  # the interpreter's maximum
-@pytest.mark.parametrize("bad", [torch.nan, -torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("bad", [(torch.nan, -torch.inf), (torch.inf, -torch.nan)])
 def test_what_is_not_finite_is_seen_by_its_norm(bad, device):
     """The row has no products, and nothing is concluded from the others; nor is anything kept."""
     matrix, whole = planted("low_rank", 20, 30, device), planted("low_rank", 9, 30, device)
     steps = Steps([matrix, whole], integers=True)
     steps([matrix, whole])
     spoilt = [matrix.clone(), whole.clone()]
-    for each in spoilt:
-        each[3, 5] = bad
+    for each, value in zip(spoilt, bad, strict=True):
+        each[3, 5] = value
     steps(spoilt)
     for place in range(2):
         right, left, kept, top, proven, decided = steps.of(place)
