@@ -10,6 +10,7 @@ import torch
 
 from fastrank import backend, probing
 
+from .errors import UserError
 from .provenance import commit, versions
 from .terminal import align_columns
 
@@ -20,7 +21,11 @@ def describe() -> list[str]:
     lines.append(f"{'cpu':14}{os.cpu_count()} cores, {torch.get_num_threads()} threads, {platform.machine()}")
     gpus = [f"{f'cuda:{i}':14}{torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     lines += gpus or [f"{'cuda':14}none: {_why_no_cuda()}"]
-    rows = [("operation", "device", "implementation", "reason"), *backend.report()]
+    try:
+        chosen = backend.report()
+    except ValueError as error:  # an environment variable says what is none of its values
+        raise UserError(str(error)) from error
+    rows = [("operation", "device", "implementation", "reason"), *chosen]
     return [*lines, "", *align_columns(rows)]
 
 

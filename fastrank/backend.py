@@ -222,6 +222,7 @@ def _products(device: torch.device, name: str) -> list[Choice]:
     slices = f"INT8 slices, but for FP64 matrices{'' if told else ' and small tolerances'}"
     given = f"{PRODUCTS}={told}" if told else ""
     why = given or why_fp64(device) or "INT8 units are faster than FP64 by far"
+    why += "; delta is wider by some 5e-9 ||W||_F^2" if grams else ""
     few = given or ("few FP64 units" if sketches else "not known to have few FP64 units")
     return [
         Choice("Gram matrices", name, slices if grams else "FP64", why),

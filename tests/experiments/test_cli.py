@@ -221,6 +221,13 @@ def test_doctor_says_what_serves_what_and_why(run, capsys) -> None:  # type: ign
         assert all(field in output for field in choice)
 
 
+def test_doctor_names_a_variable_that_says_nothing_it_may(run, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv(backend.PRODUCTS, "fp32")
+    monkeypatch.setattr(backend, "report", backend._told)  # as on a machine with a GPU
+    assert run("doctor") == (1, "")
+    assert capsys.readouterr().err.startswith("fastrank: FASTRANK_PRODUCTS: 'fp64' or 'integers'")
+
+
 def test_doctor_probes_what_proofs_assume(run, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     holds, fails = probing.Finding("sums are right", True, "3 of 3"), probing.Finding("roots", False, "0 of 3", "stop")
     monkeypatch.setattr(probing, "probe", lambda device: [holds])

@@ -91,7 +91,7 @@ ROOMS = {
         "analyze": ["against", "errors", "files", "sweeps", "terminal"],
         "factorize": ["analyze", "errors", "files", "sweeps", "terminal"],
         "show": ["errors", "records", "terminal"],
-        "doctor": ["provenance", "terminal"],
+        "doctor": ["errors", "provenance", "terminal"],
         "commands": ["analyze", "data", "doctor", "errors", "factorize", "reports", "show", "sweeps"],
         "cli": ["commands", "doctor", "errors"],
         "__init__": [],
