@@ -212,16 +212,13 @@ def test_an_interrupt_of_a_command_is_quiet_and_can_be_cleaned_up_after(  # type
     assert signal.getsignal(signal.SIGINT) is earlier
 
 
-def test_doctor_says_what_serves_what_and_why(run, capsys) -> None:  # type: ignore[no-untyped-def]
+def test_doctor_says_what_serves_what_and_why(run, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     assert run("doctor") == (0, "")
     output = capsys.readouterr().out
     for name in ("python", "torch", "fastrank", "commit", "cpu"):
         assert re.search(rf"^{name} +\S", output, re.MULTILINE)
     for choice in backend.report():
         assert all(field in output for field in choice)
-
-
-def test_doctor_names_a_variable_that_says_nothing_it_may(run, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setenv(backend.PRODUCTS, "fp32")
     monkeypatch.setattr(backend, "report", backend._told)  # as on a machine with a GPU
     assert run("doctor") == (1, "")
