@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fastrank.experiments.cli import main
 from fastrank.experiments.records.layout import Layout
 from fastrank.experiments.records.ledger import MAX_ATTEMPTS, Ledger, Status
 
@@ -204,3 +206,17 @@ def _toml(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value) if isinstance(value, str | bool) else repr(value)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    """`run(*arguments)`: the exit status of `fastrank arguments...` and a message it may leave with."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["fastrank", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        code = caught.value.code
+        return (code, "") if isinstance(code, int) else (1 if code else 0, str(code or ""))
+
+    return call

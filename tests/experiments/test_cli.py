@@ -1,7 +1,6 @@
 """The command line: exit statuses, what is printed, and no traceback for what the user can mend."""
 
 import os
-import re
 import runpy
 import signal
 import subprocess
@@ -12,8 +11,6 @@ import pytest
 import torch
 
 import fastrank
-from fastrank import backend, probing
-from fastrank.experiments.cli import main
 
 CONFIG = """
 name = "tiny"
@@ -29,20 +26,6 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.toml"
     path.write_text(CONFIG)
     return path
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
-    """`run(*arguments)`: the exit status of `fastrank arguments...` and a message it may leave with."""
-
-    def call(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["fastrank", *map(str, arguments)])
-        with pytest.raises(SystemExit) as caught:
-            main()
-        code = caught.value.code
-        return (code, "") if isinstance(code, int) else (1 if code else 0, str(code or ""))
-
-    return call
 
 
 def test_a_sweep_from_plan_to_status(run, config: Path, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
@@ -210,32 +193,6 @@ def test_an_interrupt_of_a_command_is_quiet_and_can_be_cleaned_up_after(  # type
     assert run("analyze", tmp_path / "x.pt") == (130, "")
     assert (capsys.readouterr().err, cleaned) == ("", [True])
     assert signal.getsignal(signal.SIGINT) is earlier
-
-
-def test_doctor_says_what_serves_what_and_why(run, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    assert run("doctor") == (0, "")
-    output = capsys.readouterr().out
-    for name in ("python", "torch", "fastrank", "commit", "cpu"):
-        assert re.search(rf"^{name} +\S", output, re.MULTILINE)
-    for choice in backend.report():
-        assert all(field in output for field in choice)
-    monkeypatch.setenv(backend.PRODUCTS, "fp32")
-    monkeypatch.setattr(backend, "report", backend._told)  # as on a machine with a GPU
-    assert run("doctor") == (1, "")
-    assert capsys.readouterr().err.startswith("fastrank: FASTRANK_PRODUCTS: 'fp64' or 'integers'")
-
-
-def test_doctor_probes_what_proofs_assume(run, capsys, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    holds, fails = probing.Finding("sums are right", True, "3 of 3"), probing.Finding("roots", False, "0 of 3", "stop")
-    monkeypatch.setattr(probing, "probe", lambda device: [holds])
-    assert run("doctor", "--probe") == (0, "")
-    whole = r"^cpu +yes +sums are right +3 of 3\n(.*\n)*\n(\d+) of \2 tests passed$"
-    assert re.search(whole, capsys.readouterr().out, re.MULTILINE)
-    monkeypatch.setattr(probing, "probe", lambda device: [holds, fails])
-    assert run("doctor", "--probe") == (1, "")
-    output = capsys.readouterr().out
-    assert re.search(r"^cpu +NO +roots +0 of 3$", output, re.MULTILINE)
-    assert re.search(r"^\d+ of \d+ tests passed; the others, and what to do:\ncpu: roots: stop$", output, re.M)
 
 
 @pytest.mark.parametrize("missing", ["typer", "pydantic", "rich"])
