@@ -111,10 +111,9 @@ def needs_of(
     kinds = list(dict.fromkeys(kind for optimizer in optimizers for kind in _kinds(optimizer)))
     forms = list(dict.fromkeys(form for optimizer in optimizers for form in _forms(optimizer))) or [(False, False)]
     present = [matrix for matrix in matrices if matrix.numel()]
-    dtypes = list(dict.fromkeys(matrix.dtype for matrix in present))
     products = backend.integer_products(device, tolerances)
     urgent: list[AnyVariant] = [sgd_variant(kind, *forms[0]) for kind in kinds]
-    urgent += variants_of_counts([Shape.of(matrix).order for matrix in present], dtypes, device, products)
+    urgent += variants_of_counts([(m.dtype, Shape.of(m)) for m in present], device, products)
     urgent += [POKE, RECORD]
     # FP64 matrices are not sketched.
     choices = [(m.dtype, basis_sizes(min(m.shape))) for m in present if m.dtype != torch.float64]

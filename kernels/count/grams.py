@@ -33,11 +33,13 @@ def chunk_of(shape: Shape, sliced: bool, at: tuple[int, int]) -> int:
     return integer_gram.chunk_of(chunk) if sliced else chunk
 
 
-def variants_of_grams(dtypes: Collection[torch.dtype], products: int, device: torch.device) -> list[AnyVariant]:
-    """Every variant that makes whole Grams of matrices of these dtypes on `device`."""
+def variants_of_grams(
+    matrices: Collection[tuple[torch.dtype, Shape]], products: int, device: torch.device
+) -> list[AnyVariant]:
+    """Every variant that makes whole Grams of these matrices on `device`."""
     at = capability(device)
-    sliced = [dtype for dtype in dtypes if products and dtype != torch.float64]
-    others = [dtype for dtype in dtypes if dtype not in sliced]
+    sliced = dict.fromkeys(dtype for dtype, shape in matrices if cuttable(dtype, shape, products))
+    others = dict.fromkeys(dtype for dtype, shape in matrices if not cuttable(dtype, shape, products))
     made: list[AnyVariant] = [gram.gram_variant(dtype, dtype == torch.float64, gram.config(at)) for dtype in others]
     if others:
         made += [finish.finish_variant(True, 0, gram.config(at))]

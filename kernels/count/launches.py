@@ -32,10 +32,11 @@ from .shifts import shifts_
 
 
 def variants_of_counts(
-    orders: Collection[int], dtypes: Collection[torch.dtype], device: torch.device, products: int = 0
+    matrices: Collection[tuple[torch.dtype, Shape]], device: torch.device, products: int = 0
 ) -> list[AnyVariant]:
-    """Every variant that a tracker's counts launch on `device`, for matrices of these orders and dtypes."""
-    found = variants_of_grams(dtypes, products, device)
+    """Every variant that a tracker's counts launch on `device`, for matrices of these dtypes and shapes."""
+    dtypes, orders = {dtype for dtype, _ in matrices}, [shape.order for _, shape in matrices]
+    found = variants_of_grams(matrices, products, device)
     if any(dtype != torch.float64 for dtype in dtypes):
         found += [shifts.shifts_variant(gram.config(capability(device)).block)]
         found += [power.POWER, power.POWER_SMALL, row.ROW]

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import fastrank
+from fastrank import Tolerance
 from fastrank.kernels.limits import KS
 from fastrank.measuring import basis_size, compilation
 from fastrank.tracking import ahead
@@ -17,7 +18,7 @@ pytest.importorskip("triton")
 
 from fastrank.kernels import compile as compiling
 from fastrank.kernels import pointers
-from fastrank.kernels.count import variants_of_counts
+from fastrank.kernels.count import Shape, variants_of_counts
 from fastrank.kernels.sketch import variants_of_sketches
 from fastrank.kernels.step import sgd
 
@@ -41,7 +42,8 @@ def test_all_that_a_tracker_may_launch_is_asked_for(momentum):
     needs = ahead.needs_of(matrices, [optimizer], CPU)
     kind = KIND._replace(dtype=torch.bfloat16, momentum=momentum)
     assert keys([sgd.sgd_variant(kind), pointers.POKE]) <= keys(needs.urgent)
-    assert keys(variants_of_counts([64, 224, 608], [torch.bfloat16], CPU)) <= keys(needs.urgent)
+    shapes = [(torch.bfloat16, Shape(r, r, r, 1)) for r in (40, 200, 600)]
+    assert keys(variants_of_counts(shapes, CPU)) <= keys(needs.urgent)
     for k in KS:
         assert keys(variants_of_sketches([(torch.bfloat16, k)], CPU)) <= keys(needs.later)
     first = len(variants_of_sketches([(torch.bfloat16, 64)], CPU))
@@ -63,6 +65,18 @@ def test_what_is_asked_for_makes_products_as_the_environment_says(monkeypatch):
         told = [v.constexprs["INTEGERS"] for v in later if v.name in ("sketch_kernel", "sgd_sketch_kernel")]
         assert set(told) == {integers}
         assert len(told) > 1
+
+
+def test_matrices_too_long_for_slices_have_their_kernel_too(monkeypatch):
+    """At a tolerance of 1e-4 Grams of more than 2^16 columns are made in FP64, beside those that are made by slices."""
+    monkeypatch.setenv("FASTRANK_PRODUCTS", "integers")
+    for matrices, names in (
+        ([torch.zeros(2, 2**16)], {"integer_gram_kernel"}),
+        ([torch.zeros(2, 2**16 + 1)], {"gram_kernel"}),
+        ([torch.zeros(2, 2**16 + 1), torch.zeros(2, 3)], {"gram_kernel", "integer_gram_kernel"}),
+    ):
+        needs = ahead.needs_of(matrices, [], CPU, [Tolerance(1e-4)])
+        assert {v.name for v in needs.urgent} & {"gram_kernel", "integer_gram_kernel"} == names
 
 
 def test_fp64_matrices_are_counted_and_never_sketched():
