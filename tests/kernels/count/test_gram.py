@@ -194,6 +194,7 @@ def test_offsets_of_grams_beyond_2_to_the_31(device):
     assert size == 34 * 8192**2
 
 
+@pytest.mark.int8
 def test_offsets_of_chunks_beyond_2_to_the_31(device):
     """The third chunk of integers of a Gram of order 46368 begins 46368^2 > 2^31 elements behind the second."""
     order = 46368

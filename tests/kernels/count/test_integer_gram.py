@@ -16,6 +16,8 @@ from fastrank.kernels.count.launches import Launches
 from fastrank.kernels.device import capability
 from fastrank.kernels.inertia.table import TOPS, Shape, rows_of
 
+pytestmark = pytest.mark.int8
+
 # One element, one row, primes, an exact tile, one more and one less, more than one tile, tall, several chunks.
 SIZES = [(1, 1), (1, 9), (7, 7), (31, 40), (32, 32), (65, 33), (64, 64), (65, 70), (5, 520)]
 SUBNORMAL = [name for name in CASES if name == "least, BF16"]

@@ -61,7 +61,9 @@ SIZES = [(1, 1), (1, 9), (7, 7), (40, 33), (64, 90), (SMALL, SMALL), (SMALL + 1,
 
 
 @pytest.mark.parametrize(
-    ("sketched", "products"), [(False, 0), (True, 0), (True, 10)], ids=["first", "sketched", "integers"]
+    ("sketched", "products"),
+    [(False, 0), (True, 0), pytest.param(True, 10, marks=pytest.mark.int8)],
+    ids=["first", "sketched", "integers"],
 )
 def test_shifts_are_those_of_the_twins(sketched, products, device):
     """With nothing known, and with a sketch that knows sigma_1 better than the power iteration, or worse. Slices are
@@ -168,6 +170,7 @@ def test_few_products_with_shifts_do_more_than_many_without(second):
     assert missing(SHIFTS) < plain or plain < TIGHT / 100, "what lies far below lambda_1 is gone anyway"
 
 
+@pytest.mark.int8
 def test_a_step_by_integers_says_what_is_true(device):
     """Ranks relative to ||W||_F, to sigma_1 and to nothing, and both norms, of planted spectra and of hard rows."""
     spectra = [

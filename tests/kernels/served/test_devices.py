@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import fastrank
-from fastrank import RankTracker, testing
+from fastrank import RankTracker, Tolerance, testing
 from fastrank.measuring import devices
 from fastrank.measuring.bases import Bases
 from fastrank.optim import descents
@@ -136,7 +136,7 @@ def test_kernels_of_every_device_are_asked_for_ahead(device, away, monkeypatch):
     monkeypatch.setattr(ahead, "compilation_of", Compilation)
     model = network(device)
     home = model[0].weight.device
-    until_compiled = ahead.compile_ahead(RankTracker(model)._weights.sources(), ())
+    until_compiled = ahead.compile_ahead(RankTracker(model)._weights.sources(), (), [Tolerance()])
     assert set(asked) == {home, away}
     until_compiled()
     assert all(asked["waited", on] == asked[on][0] > 0 for on in (home, away))

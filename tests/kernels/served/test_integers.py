@@ -13,7 +13,7 @@ from fastrank.linalg import functions
 from fastrank.measuring import bases
 
 pytest.importorskip("triton")
-pytestmark = pytest.mark.usefixtures("served")
+pytestmark = [pytest.mark.usefixtures("served"), pytest.mark.int8]
 TAU = 1e-3
 
 

@@ -45,6 +45,7 @@ def test_what_loses_a_bit_is_caught(device, orders, monkeypatch):
     assert not counts._rounded(of_kernels(device), device, [(7, 9)]).passed
 
 
+@pytest.mark.int8
 def test_integers_that_are_not_exact_are_caught(device, monkeypatch):
     shapes = [(7, 9), (40, 70)]
     assert ways.slices(device, shapes).passed

@@ -104,7 +104,7 @@ MOMENTUM = {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1}
 
 @pytest.mark.parametrize(
     ("options", "steps", "products"),
-    [({}, 1, "fp64"), (MOMENTUM, 4, "fp64"), (MOMENTUM, 4, "integers")],
+    [({}, 1, "fp64"), (MOMENTUM, 4, "fp64"), pytest.param(MOMENTUM, 4, "integers", marks=pytest.mark.int8)],
     ids=["plain", "nesterov", "integers"],
 )
 def test_bits_of_torch_and_ranks_of_a_cpu(options, steps, products, device, fused, on_a_cpu, monkeypatch):

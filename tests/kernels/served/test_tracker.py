@@ -24,7 +24,7 @@ def quick(short_strips, monkeypatch):
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("products", ["fp64", "integers"])
+@pytest.mark.parametrize("products", ["fp64", pytest.param("integers", marks=pytest.mark.int8)])
 def test_a_tracked_run_is_that_of_the_cpu(products, mlp, train, device, monkeypatch):
     """The same weights measured both ways at every step, spectrum and all."""
     monkeypatch.setenv(backend.PRODUCTS, products)

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.usefixtures("served")
 
 
 @pytest.mark.heavy
+@pytest.mark.int8
 def test_no_false_bound_in_hundreds_of_matrices(device):
     """Open by the count alone: singular values within FP64's own noise of tau^2, and few others."""
     largest = 512 if device.type == "cuda" else 64  # the interpreter takes seconds for one of 512

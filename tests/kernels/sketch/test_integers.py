@@ -15,7 +15,7 @@ from sketch_steps import SEED, Steps, noise, planted
 
 from fastrank.kernels.sketch import proof, table
 
-pytestmark = pytest.mark.usefixtures("short_strips")
+pytestmark = [pytest.mark.usefixtures("short_strips"), pytest.mark.int8]
 
 
 def extremes(m, n):
