@@ -59,6 +59,7 @@ from ..launch import launch
 from ..limits import NARROW
 from ..slices import NOT_FINITE, bytes_of, cut_off, fixed_point, magnitude, power_of_two, slice_of, top_of
 from ..variant import Variant
+from .finish import trace_of
 from .integer_gram import LAST
 from .product import TRITON_TYPES, wide_tile
 
@@ -167,12 +168,7 @@ def error_kernel(p_table, p_ids, p_decided, p_gram, p_lost, p_error, LAST: tl.co
         return
     p_row = p_table + i_matrix * FIELDS
     order = tl.load(p_row + ORDER)
-    p = p_gram + tl.load(p_row + OFFSET)
-    diagonal = tl.zeros((BLOCK,), tl.float64)
-    for i in range(0, order, BLOCK):
-        o = i + tl.arange(0, BLOCK)
-        diagonal += tl.load(p + o * (order + 1), mask=o < order, other=0.0)
-    trace = tl.sum(diagonal)
+    trace = trace_of(p_gram + tl.load(p_row + OFFSET), order, BLOCK)
     p_own, strips = p_lost + tl.load(p_row + TOPS) // STRIP * LOST, order // STRIP
     cut, second = _norm(p_own, 0, strips, BLOCK), _norm(p_own, 1, strips, BLOCK)
     third, fourth = _norm(p_own, 2, strips, BLOCK), _norm(p_own, 3, strips, BLOCK)

@@ -80,19 +80,24 @@ def finish_kernel(p_table, p_tiles, p_decided, p_tops, p_gram, p_partial, p_squa
 
 
 @triton.jit
+def trace_of(p_gram, order, BLOCK: tl.constexpr):
+    """Trace of the finished Gram that begins at `p_gram`."""
+    total = tl.zeros((BLOCK,), tl.float64)
+    for i in range(0, order, BLOCK):
+        o = i + tl.arange(0, BLOCK)
+        total += tl.load(p_gram + o * (order + 1), mask=o < order, other=0.0)
+    return tl.sum(total)
+
+
+@triton.jit
 def trace_kernel(p_table, p_ids, p_decided, p_gram, p_trace, BLOCK: tl.constexpr):
     """Trace of one finished Gram."""
     i_matrix = tl.load(p_ids + tl.program_id(0))
     if tl.load(p_decided + i_matrix) != 0:
         return
     p_row = p_table + i_matrix * FIELDS
-    order = tl.load(p_row + ORDER)
-    p = p_gram + tl.load(p_row + OFFSET)
-    total = tl.zeros((BLOCK,), tl.float64)
-    for i in range(0, order, BLOCK):
-        o = i + tl.arange(0, BLOCK)
-        total += tl.load(p + o * (order + 1), mask=o < order, other=0.0)
-    tl.store(p_trace + i_matrix, tl.sum(total))
+    trace = trace_of(p_gram + tl.load(p_row + OFFSET), tl.load(p_row + ORDER), BLOCK)
+    tl.store(p_trace + i_matrix, trace)
 
 
 def finish_(
