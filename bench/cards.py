@@ -24,7 +24,7 @@ import torch
 from tables import listed
 from workloads import WORKLOADS
 
-from fastrank.backend import COARSE
+from fastrank.backend import COARSE, FINE
 from fastrank.kernels.count import cut, finish, gram, grams, integer_gram
 from fastrank.kernels.device import RATES
 from fastrank.kernels.inertia.ldl import ldl_cost
@@ -117,29 +117,30 @@ def _moved(card: Card, sizes: Sequence[float], cached: bool) -> list[float]:
     return shares
 
 
-def gram_launches(card: Card, shapes: Sequence[Shape], integers: bool, cached: bool) -> dict[str, Work]:
+def gram_launches(card: Card, shapes: Sequence[Shape], products: int, cached: bool) -> dict[str, Work]:
     """The launches that make FP32 matrices' Grams.
 
+    products: of INT8 slices in place of one in FP64; 0: in FP64.
     cached: what fits into L2 stays there between launches: slices, sums of products, and W, which was there before.
     """
     at, orders = card.capability, [shape.order for shape in shapes]
-    chunks = [-(-shape.columns // grams.chunk_of(shape, integers, at)) for shape in shapes]
+    chunks = [-(-shape.columns // grams.chunk_of(shape, products > 0, at)) for shape in shapes]
     w = sum(4 * shape.rows * shape.columns for shape in shapes)
     sums = sum(4 * r * r * n for r, n in zip(orders, chunks, strict=True))
     finishing, squaring = finish.finish_cost(orders, chunks)
-    slices = cut.cut_cost(shapes, torch.float32)[0] - w if integers else 0
+    slices = cut.cut_cost(shapes, torch.float32)[0] - w if products else 0
     through, of_sums, of_w = _moved(card, (slices, sums, w), cached)
-    if not integers:
+    if not products:
         product = Work(w * of_w + sums * of_sums, fp64=_tiled(shapes, gram.config(at).block))
         return {"product": product, "finish": Work(finishing * of_sums, fp64=squaring)}
-    int8 = COARSE * _tiled(shapes, integer_gram.config(at).block)
+    int8 = products * _tiled(shapes, integer_gram.config(at).block)
     finished = Work(finishing * of_sums, fp64=FINISH * sum(r * r for r in orders) / 2)
     made = Work(w * of_w + slices * through, int32=CUT * w / 4)
     return {"cut": made, "product": Work(slices * through + sums * of_sums, int8=int8), "finish": finished}
 
 
-def grams_ms(card: Card, shapes: Sequence[Shape], integers: bool, cached: bool) -> float:
-    return sum(work.ms(card) for work in gram_launches(card, shapes, integers, cached).values())
+def grams_ms(card: Card, shapes: Sequence[Shape], products: int, cached: bool) -> float:
+    return sum(work.ms(card) for work in gram_launches(card, shapes, products, cached).values())
 
 
 def factors_ms(card: Card, shapes: Sequence[Shape]) -> tuple[float, float]:
@@ -172,10 +173,10 @@ sheets and from counts of operations: nothing here is measured, and real times a
 
 ## ResNet-18, milliseconds
 
-Grams of its {matrices} matrices, {millions:.1f} million FP32 elements: in FP64; from INT8 slices, with all bytes
-through memory; and with what fits into L2 kept there between launches: these three launches are listed. Then LDL^T for
-{shifts} shifts a matrix, in FP64 either way: by its flops, and by the chain of its {longest} pivots. A count is the
-Grams, with L2, and the longer of these two.
+Grams of its {matrices} matrices, {millions:.1f} million FP32 elements: in FP64; from {fine} products of INT8
+slices, with all bytes through memory; and with what fits into L2 kept there between launches. Then LDL^T for
+{shifts} shifts a matrix, in FP64 on either path: by its flops, and by the chain of its {longest} pivots. A count
+is the Grams, with L2, and the longer of these two.
 
 {counts}
 
@@ -187,8 +188,9 @@ By FP64 products / by INT8 slices, for k columns of a sketch. The bytes are thos
 
 ## What follows
 
-- {name}, Grams of ResNet-18, goal {goal} ms: {grams_met} by the roofline with L2 ({inside:.3f}), {memory_met} through
-  memory ({outside:.3f}).
+- {name}, Grams of ResNet-18, goal {goal} ms, by the roofline with L2: {grams_met} by the {fine} products that a
+  tolerance of 1e-3 takes ({inside:.3f}), {coarse_met} by the {few} for 5e-3 and more ({coarse:.3f}). Through memory,
+  {memory_met} ({outside:.3f}).
 - {name}, step with k = 16, goal {times} times its bytes: {step_met} by the roofline ({share:.3f}).
 - LDL^T matters: {factors:.2f} ms on an {name}, {more:.1f} times the Grams by integers. It is the largest part of a
   count there, for integers have taken only the Grams out of FP64. A tracker factors only what sketches leave open.
@@ -204,10 +206,10 @@ def _card(card: Card) -> Sequence[str]:
 
 
 def _count(card: Card, shapes: Sequence[Shape]) -> Sequence[str]:
-    parts = [work.ms(card) for work in gram_launches(card, shapes, True, True).values()]
+    parts = [work.ms(card) for work in gram_launches(card, shapes, FINE, True).values()]
     flops, chain = factors_ms(card, shapes)
-    counts = [max(flops, chain) + made for made in (grams_ms(card, shapes, False, True), sum(parts))]
-    made = (grams_ms(card, shapes, False, False), grams_ms(card, shapes, True, False), sum(parts))
+    counts = [max(flops, chain) + made for made in (grams_ms(card, shapes, 0, True), sum(parts))]
+    made = (grams_ms(card, shapes, 0, False), grams_ms(card, shapes, FINE, False), sum(parts))
     numbers = [f"{x:.3f}" for x in (*made, flops, chain, *counts)]
     return (card.name, *numbers[:3], " + ".join(f"{x:.3f}" for x in parts), *numbers[3:])
 
@@ -219,7 +221,8 @@ def _step(card: Card) -> Sequence[str]:
 
 def text() -> str:
     shapes, first = shapes_of("resnet18-cifar"), CARDS[0]
-    inside, outside = (grams_ms(first, shapes, True, cached) for cached in (True, False))
+    inside, outside = (grams_ms(first, shapes, FINE, cached) for cached in (True, False))
+    coarse = grams_ms(first, shapes, COARSE, True)
     share, factors = step(16, True).ms(first) / Work(20 * PARAMETERS).ms(first), max(factors_ms(first, shapes))
     head = "card|capability|SMs|GHz|GB/s|L2, MB|FP64, TFLOP/s|INT8, TOP/s|INT32, TOP/s"
     counts = "card|Grams, FP64|INT8|INT8, L2|cut + product + finish|LDL^T|its chain|count, FP64|count, INT8"
@@ -234,6 +237,7 @@ def text() -> str:
         "matrices": len(shapes), "millions": sum(s.rows * s.columns for s in shapes) / 1e6, "shifts": SHIFTS,
         "longest": max(s.rows for s in shapes), "name": first.name, "goal": GOALS["grams"], "times": GOALS["step"],
         "inside": inside, "outside": outside, "share": share, "factors": factors, "more": factors / inside,
+        "fine": FINE, "few": COARSE, "coarse": coarse, "coarse_met": met(coarse, GOALS["grams"]),
         "grams_met": met(inside, GOALS["grams"]), "memory_met": met(outside, GOALS["grams"]),
         "step_met": met(share, GOALS["step"]),
     }  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 from providers import Provider, by_shape, of, wide
 from torch import Tensor
 
-from fastrank.backend import COARSE
+from fastrank.backend import FINE
 from fastrank.reference import grams as reference
 
 
@@ -101,7 +101,7 @@ PROVIDERS = (
     Provider("torch.matmul by shape", of(stock), graph=True, products=FP64, telling=True),
     Provider("cublas dsyrk", of(by_syrk), devices=("cuda",), graph=True, products=FP64, telling=True),
     Provider(
-        "fastrank integer gram kernel", partial(by_kernel, COARSE), ("triton",), ("cuda",), strict=True, graph=True,
+        "fastrank integer gram kernel", partial(by_kernel, FINE), ("triton",), ("cuda",), strict=True, graph=True,
         kernels="integers",
     ),
 )  # fmt: skip

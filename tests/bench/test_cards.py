@@ -31,13 +31,13 @@ def test_grams_of_resnet18_by_hand():
     shapes = cards.shapes_of("resnet18-cifar")
     by_order = {64: 4 * 576, 128: 3 * 1152 + 576, 256: 3 * 2304 + 1152, 512: 3 * 4608 + 2304}
     tiled = sum((1 + 64 / r) * r * r * n for r, n in by_order.items()) + 2 * 64 * 64 * 64  # the last is 27 x 64
-    cached, streamed = (cards.gram_launches(FIRST, shapes, True, kept) for kept in (True, False))
+    cached, streamed = (cards.gram_launches(FIRST, shapes, 10, kept) for kept in (True, False))
     assert cached["product"].ms(FIRST) == pytest.approx(10 * tiled / (128 * 2.52e9 * 2048) * 1e3)
     assert cached["cut"].ms(FIRST) == pytest.approx(10_987_200 * 4 / 1008e9 * 1e3)  # slices stay in L2, W does not
     assert streamed["cut"].ms(FIRST) == pytest.approx(10_987_200 * 8 / 1008e9 * 1e3)
     padded = sum(r * r * n for r, n in {64: 4, 128: 4, 256: 4, 512: 4, 32: 1}.items())
     assert cached["finish"].ms(FIRST) == pytest.approx(4 * padded / (128 * 2.52e9 * 4) * 1e3)
-    in_fp64 = cards.gram_launches(FIRST, shapes, False, False)["product"].ms(FIRST)
+    in_fp64 = cards.gram_launches(FIRST, shapes, 0, False)["product"].ms(FIRST)
     tiled = sum((1 + 32 / r) * r * r * n for r, n in by_order.items()) + 2 * 32 * 32 * 64
     assert in_fp64 == pytest.approx(tiled / (128 * 2.52e9 * 4) * 1e3)
 

@@ -8,14 +8,14 @@ import torch
 pytest.importorskip("triton")
 import grams
 
-from fastrank.backend import COARSE
+from fastrank.backend import FINE
 
 
 def noise(*shape, seed=0, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-@pytest.mark.parametrize("products", [0, pytest.param(COARSE, marks=pytest.mark.int8)])
+@pytest.mark.parametrize("products", [0, pytest.param(FINE, marks=pytest.mark.int8)])
 def test_grams_that_are_timed_are_right_and_see_other_values(device, products):
     matrices = [noise(*size, seed=i).to(device) for i, size in enumerate([(33, 70), (90, 40), (7, 7)])]
     call = grams.by_kernel(products, matrices)
