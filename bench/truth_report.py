@@ -82,22 +82,22 @@ def write(path: Path, before: Path | None = None, note: str = "") -> Path:
     return table
 
 
+BESIDE = [
+    "# Integers beside FP64, counted by `make truth`",
+    "",
+    "Gram matrices from INT8 slices, and what their measured error leaves open beside products in FP64: of",
+    "the same matrices, and by the same means but for the products. There are ten for the tolerances that these",
+    "serve, and thirteen for finer ones (`SERVED` in `fastrank/backend.py`); *forced* are still finer ones, and",
+    "all that are absolute, which `FASTRANK_PRODUCTS=integers` alone has counted so. What integers leave open is",
+]
+"""How the page that `write_beside` writes begins."""
+
+
 def write_beside(path: Path, note: str = "") -> Path:
     """What integers leave open beside FP64, of the same matrices, as Markdown beside the file of `Ledger.beside`."""
     rows = load(path)
     ways = [way for way in dict.fromkeys(row.path for row in rows) if not way.endswith(": FP64")]
-    text = ["# Integers beside FP64, counted by `make truth`", ""]
-    text += ["Gram matrices from INT8 slices, and what their measured error leaves open beside products in FP64: of"]
-    text += [
-        "the same matrices, and by the same means but for the products. There are ten for the tolerances that these"
-    ]
-    text += [
-        "serve, and thirteen for finer ones (`SERVED` in `fastrank/backend.py`); *forced* are still finer ones, and"
-    ]
-    text += [
-        "all that are absolute, which `FASTRANK_PRODUCTS=integers` alone has counted so. What integers leave open is"
-    ]
-    text += [f"counted again in FP64, and resolved as ever: hence what is open at last. {note}".rstrip(), ""]
+    text = [*BESIDE, f"counted again in FP64, and resolved as ever: hence what is open at last. {note}".rstrip(), ""]
     text += ["| way | matrices | ambiguous | wrong | open by the count | the same in FP64 | open at last | in FP64 |"]
     text += ["| --- |" + " ---: |" * 7]
     by_path = totals(rows, "path")

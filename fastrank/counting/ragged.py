@@ -172,7 +172,8 @@ class RaggedBatch:
             scale = None if largest is None else power_of_two(largest)
             launches.sum_grams(workspace, trace, scale)
             ones = torch.ones_like(trace) if scale is None else scale
-            before = Moments(trace, ones, trace.isfinite(), chunk.order, chunk.inner, launches.error)
+            error = launches.error if self._products else 0.0
+            before = Moments(trace, ones, trace.isfinite(), chunk.order, chunk.inner, error)
             pairs = wanted(chunk, before, self._grams(chunk, workspace, before))
             if len(pairs) > self.tolerances:
                 raise ValueError(f"tolerances: {len(pairs)}, but this batch was made for {self.tolerances} at a time")
@@ -215,8 +216,8 @@ class RaggedBatch:
             finite = moments.finite[rows]
             whole = stack[:, : g.rows, : g.rows].masked_fill(~finite[:, None, None], 0.0)
             trace = moments.trace[rows].masked_fill(~finite, 0.0)
-            error = chunk.launches.error
-            yield GroupGrams(g, rows, Gram(whole, trace, moments.scale[rows], finite, g.columns, error[rows]))
+            error = moments.error[rows] if isinstance(moments.error, Tensor) else moments.error
+            yield GroupGrams(g, rows, Gram(whole, trace, moments.scale[rows], finite, g.columns, error))
 
 
 def signature(matrices: Sequence[Tensor]) -> list[tuple[object, ...]]:

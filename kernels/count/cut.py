@@ -72,7 +72,7 @@ LOST = tl.constexpr(4)
 @triton.jit
 def _cut_with(p, p_top, p_slices, o_row, order, width, stride_row, stride_column, rows, columns,
               UNIT: tl.constexpr, STRIP: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
-    """Cuts the rows `o_row`; returns their four sums of squares, FP64 `(STRIP,)` each. UNIT: see `wide_tile`."""
+    """Cuts the rows `o_row`; returns four sums of squares, FP64, see `LOST`. UNIT: see `wide_tile`."""
     m_row = o_row < rows
     largest = tl.zeros((STRIP, BLOCK), tl.int32)
     for i in range(0, columns, BLOCK):
@@ -96,14 +96,13 @@ def _cut_with(p, p_top, p_slices, o_row, order, width, stride_row, stride_column
         cut += off * off
         packed = bytes_of(x, 4)
         p_out, m_out = p_slices + (o_row[:, None] * width + o[None, :]), (o < width)[None, :]
+        a_2, a_3, a_4 = slice_of(packed, 2, 4), slice_of(packed, 3, 4), slice_of(packed, 4, 4)
         tl.store(p_out, slice_of(packed, 1, 4), mask=m_out)
-        a_2, a_3 = slice_of(packed, 2, 4), slice_of(packed, 3, 4)
         tl.store(p_out + size, a_2, mask=m_out)
         tl.store(p_out + 2 * size, a_3, mask=m_out)
+        tl.store(p_out + 3 * size, a_4, mask=m_out)
         second += a_2.to(tl.int32) * a_2
         third += a_3.to(tl.int32) * a_3
-        a_4 = slice_of(packed, 4, 4)
-        tl.store(p_out + 3 * size, a_4, mask=m_out)
         fourth += a_4.to(tl.int32) * a_4
     # Squares of units: that of slice p is 2^(top - 125 - 8 p), and that of X is the last slice's.
     unit = power_of_two(2 * (top - 125))

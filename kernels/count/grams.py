@@ -75,8 +75,9 @@ class Grams:
         device, at = decided.device, capability(decided.device)
         block = gram.config(at).block
         sliced = [i for i in stored if cuttable(dtypes[i], shapes[i], products)]
-        others = [i for i in stored if i not in set(sliced)]
-        chunks = [chunk_of(shape, i in set(sliced), at) for i, shape in enumerate(shapes)]
+        cut_up = set(sliced)
+        others = [i for i in stored if i not in cut_up]
+        chunks = [chunk_of(shape, i in cut_up, at) for i, shape in enumerate(shapes)]
         self.table, self.size, self.partial = rows_of(pointers, shapes, chunks, stored, sliced)
         self.slices = sum(slices_size(shapes[i]) for i in sliced)
         self._decided = decided
